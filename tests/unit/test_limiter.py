@@ -1,0 +1,287 @@
+"""The limiter alone: who gets the next slot, who is told what, and that no slot is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from proxy_cache.limiter import Limits, OriginLimiter, Overloaded, Place, Ticket, TicketState
+
+
+def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 10))
+
+
+class Flow:
+    """A flow as the limiter sees it: it remembers how its wait ended."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def __call__(self, overloaded: Overloaded) -> None:
+        self.ended.set_result(overloaded)
+
+
+class Harness:
+    def __init__(self, **limits: Any) -> None:
+        self.observed: list[str] = []
+        self.limiter = OriginLimiter(
+            Limits(**limits), observe=lambda outcome, seconds: self.observed.append(outcome), rng=random.Random(1)
+        )
+
+    def enter(self, client: str = "a", host: str = "h") -> tuple[Ticket, Place | None, Flow]:
+        flow = Flow()
+        ticket, place = self.limiter.enter(host, client, flow)
+        return ticket, place, flow
+
+
+def test_without_a_limit_nobody_waits_and_nothing_is_observed() -> None:
+    async def story() -> None:
+        harness = Harness()
+        tickets = [harness.enter()[0] for _ in range(100)]
+        assert harness.limiter.in_flight == 100
+        for ticket in tickets:
+            ticket.end()
+        assert harness.limiter.in_flight == 0
+        assert harness.observed == []
+
+    run(story)
+
+
+def test_a_slot_that_comes_back_goes_to_the_next_in_line() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        first, _, _ = harness.enter()
+        second, _, _ = harness.enter()
+        third, _, _ = harness.enter()
+        assert [first.state, second.state, third.state] == [TicketState.ACTIVE, TicketState.QUEUED, TicketState.QUEUED]
+        first.end()
+        first.end()  # idempotent: no second slot comes of it
+        assert (second.state, third.state) == (TicketState.ACTIVE, TicketState.QUEUED)
+        assert harness.observed == ["admitted"]
+
+    run(story)
+
+
+def test_turns_go_round_between_clients() -> None:
+    """One agent queues five, another comes later with one: it is next but one, not sixth."""
+
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        running, _, _ = harness.enter("greedy")
+        greedy = [harness.enter("greedy")[0] for _ in range(5)]
+        modest, _, _ = harness.enter("modest")
+        order = []
+        current = running
+        for _ in range(6):
+            current.end()
+            current = next(ticket for ticket in [*greedy, modest] if ticket.state is TicketState.ACTIVE)
+            order.append("modest" if current is modest else "greedy")
+        assert order.index("modest") <= 1
+
+    run(story)
+
+
+def test_joining_a_fill_that_a_greedy_client_queued_far_back_brings_it_forward() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        running, _, _ = harness.enter("greedy")
+        greedy = [harness.enter("greedy")[0] for _ in range(10)]
+        greedy[-1].join("modest", Flow())
+        running.end()
+        greedy[0].end()
+        assert greedy[-1].state is TicketState.ACTIVE
+
+    run(story)
+
+
+def test_a_full_queue_turns_away_at_once() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_max=1)
+        harness.enter()
+        harness.enter()
+        with pytest.raises(Overloaded) as caught:
+            harness.enter()
+        assert caught.value.outcome == "rejected"
+        assert 1 <= caught.value.retry_after <= 10
+        assert harness.observed == ["rejected"]
+
+    run(story)
+
+
+def test_a_wait_ends_at_the_time_limit() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_timeout=0.02)
+        harness.enter()
+        ticket, _, flow = harness.enter()
+        overloaded = await flow.ended
+        assert overloaded.outcome == "timeout"
+        assert ticket.state is TicketState.ENDED
+        assert harness.limiter.queued == 0
+        assert harness.observed == ["timeout"]
+
+    run(story)
+
+
+def test_a_late_joiner_has_its_own_time() -> None:
+    """The leader's time is over, the joiner's is not: the fill stays in the queue for the joiner."""
+
+    async def story() -> None:
+        now = 0.0
+        observed: list[str] = []
+        limiter = OriginLimiter(
+            Limits(max_in_flight=1, queue_timeout=10), clock=lambda: now, observe=lambda o, s: observed.append(o)
+        )
+        running, _ = limiter.enter("h", "a", Flow())
+        leader, joiner = Flow(), Flow()
+        ticket, _ = limiter.enter("h", "a", leader)
+        now = 9.0
+        ticket.join("b", joiner)
+        now = 11.0
+        limiter._on_timer()
+        assert leader.ended.done()
+        assert not joiner.ended.done()
+        assert ticket.state is TicketState.QUEUED
+        running.end()
+        assert ticket.state is TicketState.ACTIVE
+        assert observed == ["admitted"]
+
+    run(story)
+
+
+def test_the_queue_goes_with_the_last_who_leaves() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        harness.enter()
+        ticket, leader, _ = harness.enter("a")
+        joiner = ticket.join("b", Flow())
+        assert leader is not None
+        assert joiner is not None
+        leader.leave()
+        assert ticket.state is TicketState.QUEUED
+        joiner.leave()
+        assert ticket.state is TicketState.ENDED
+        assert ticket.admitted.cancelled()
+        assert harness.observed == ["canceled"]
+        assert harness.limiter.queued == 0
+
+    run(story)
+
+
+def test_limits_changed_while_running_apply_to_the_queue_at_hand() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        flows = [harness.enter() for _ in range(6)]
+        harness.limiter.configure(Limits(max_in_flight=3))
+        assert harness.limiter.in_flight == 3
+        harness.limiter.configure(Limits(max_in_flight=1, queue_max=1))
+        assert harness.limiter.queued == 1
+        assert (await flows[5][2].ended).outcome == "rejected", "the newest are turned away"
+        harness.limiter.configure(Limits(max_in_flight=0))
+        assert harness.limiter.queued == 0
+        assert harness.limiter.in_flight == 4
+
+    run(story)
+
+
+def test_a_shorter_time_limit_ends_those_who_have_waited_longer() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_timeout=1000)
+        harness.enter()
+        _, _, flow = harness.enter()
+        harness.limiter.configure(Limits(max_in_flight=1, queue_timeout=0))
+        assert (await flow.ended).outcome == "timeout"
+
+    run(story)
+
+
+def test_a_full_host_is_stepped_over_and_loses_no_turn() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=2, max_in_flight_per_host=1)
+        one, _, _ = harness.enter("a", "one")
+        waiting, _, _ = harness.enter("a", "one")
+        other, _, _ = harness.enter("b", "two")
+        assert waiting.state is TicketState.QUEUED
+        assert other.state is TicketState.ACTIVE
+        one.end()
+        assert waiting.state is TicketState.ACTIVE
+
+    run(story)
+
+
+def test_a_ticket_admitted_and_cancelled_in_one_turn_gives_its_slot_back() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        first, _, _ = harness.enter()
+        second, _, _ = harness.enter()
+
+        async def fill(ticket: Ticket) -> None:
+            try:
+                await ticket.admitted
+                await asyncio.Event().wait()
+            finally:
+                ticket.end()
+
+        task = asyncio.ensure_future(fill(second))
+        await asyncio.sleep(0)
+        first.end()  # admits the second ...
+        task.cancel()  # ... whose task never gets to run again
+        await asyncio.wait([task])
+        assert harness.limiter.in_flight == 0
+
+    run(story)
+
+
+def test_retry_after_is_spread() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1)
+        values = {harness.limiter.retry_after() for _ in range(200)}
+        assert values <= set(range(1, 11))
+        assert len(values) >= 4
+
+    run(story)
+
+
+def test_random_interleavings_never_lose_a_slot() -> None:
+    """Arrivals, departures, ends, joins and changes of the limits in any order: the counts always add up."""
+
+    async def story() -> None:
+        rng = random.Random(7)
+        harness = Harness(max_in_flight=3, max_in_flight_per_host=2, queue_max=20)
+        limiter = harness.limiter
+        tickets: list[Ticket] = []
+        places: list[Place] = []
+        for _ in range(5000):
+            match rng.randrange(6):
+                case 0 | 1:
+                    try:
+                        ticket, place, _ = harness.enter(rng.choice("abcd"), rng.choice("xyz"))
+                    except Overloaded:
+                        continue
+                    tickets.append(ticket)
+                    if place is not None:
+                        places.append(place)
+                case 2 if tickets:
+                    tickets.pop(rng.randrange(len(tickets))).end()
+                case 3 if places:
+                    places.pop(rng.randrange(len(places))).leave()
+                case 4 if tickets:
+                    place = rng.choice(tickets).join(rng.choice("abcd"), lambda overloaded: None)
+                    if place is not None:
+                        places.append(place)
+                case 5 if rng.random() < 0.05:
+                    limiter.configure(Limits(rng.choice([0, 1, 3, 5]), rng.choice([0, 1, 2]), rng.choice([5, 20])))
+            states = [ticket.state for ticket in tickets]
+            assert limiter.in_flight == states.count(TicketState.ACTIVE)
+            assert limiter.queued == states.count(TicketState.QUEUED)
+            assert sum(queue.size for queue in limiter._rotation.values()) >= limiter.queued
+            assert "of" in repr(limiter)
+        for ticket in tickets:
+            ticket.end()
+        assert (limiter.in_flight, limiter.queued, limiter.snapshot()["queued_per_client"]) == (0, 0, {})
+
+    run(story)
