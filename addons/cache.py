@@ -1,0 +1,10 @@
+"""mitmdump -s addons/cache.py: a caching forward proxy for build agents. See the README."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout, installed or not
+
+from proxy_cache.addon import CacheAddon
+
+addons = [CacheAddon()]

@@ -1,0 +1,514 @@
+"""mitmproxy hooks in, cache out.
+
+Hooks are short and leave early. What they answer with is decided in :mod:`proxy_cache.cache`; how it reaches the
+client in :mod:`proxy_cache.layers`. An exception in a hook would let mitmproxy forward the request past the cache and
+its limiter, so every hook that sees a request catches everything and answers 502 itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import secrets
+import sys
+import time
+from typing import Any
+
+from mitmproxy import ctx, exceptions, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
+from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.layer import Layer, NextLayer
+
+from . import layers, options
+from .accesslog import log_request
+from .admin import AdminError, AdminServer
+from .cache import Answer, Cache, Exchange
+from .fills import ClientGone, FillTable
+from .layers import Delivery
+from .limiter import OriginLimiter
+from .metrics import Metrics, method_label
+from .options import Settings
+from .origin import OriginClient
+from .semantics.headers import Headers, end_to_end
+from .semantics.keys import Target
+from .store.store import Store, StoreError
+
+logger = logging.getLogger(__name__)
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
+SMALL = 4096
+"""Bytes up to which an answer of our own is handed to mitmproxy as content."""
+
+_closing: asyncio.Task[None] | None = None
+"""The shutdown of an earlier instance in this process (a reloaded script), which still holds its cache folder."""
+
+
+class InFlight:
+    """One request that is being answered: for the access log, the metrics, and the client that may leave."""
+
+    __slots__ = ("delivery", "exchange", "queued", "size", "source", "started")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.exchange: Exchange | None = None
+        self.delivery: Delivery | None = None
+        self.source = "forwarded"
+        self.size = 0
+        self.queued = 0.0
+
+
+class OpenTunnel:
+    """A CONNECT tunnel, for the access log: where to, since when, and how many bytes both ways."""
+
+    __slots__ = ("size", "started", "target")
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.started = time.monotonic()
+        self.size = 0
+
+
+class CacheAddon:
+    """The addon: owns the store, the limiter, the fills and the metrics of one proxy."""
+
+    name = "proxy_cache"
+
+    def __init__(self) -> None:
+        self.via = f"proxy-cache-{secrets.token_hex(4)}"
+        """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
+        self.settings: Settings | None = None
+        self.metrics = Metrics()
+        self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.store: Store | None = None
+        self.cache: Cache | None = None
+        self.fills: FillTable | None = None
+        self.origin: OriginClient | None = None
+        self.admin: AdminServer | None = None
+        self._ready: asyncio.Event | None = None
+        self._draining = False
+        self._in_flight: dict[str, InFlight] = {}
+        self._by_client: dict[str, set[Exchange]] = {}
+        self._tunnels: dict[str, list[OpenTunnel]] = {}
+        self._idle: asyncio.Event | None = None
+
+    # -- start and stop -----------------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        options.load(loader)
+
+    def configure(self, updated: set[str]) -> None:
+        if not updated & (options.NAMES | options.MITMPROXY_NAMES):
+            return
+        try:
+            settings = options.parse(ctx.options)
+        except exceptions.OptionsError as error:
+            if self.settings is not None:
+                raise  # while running: mitmproxy refuses the change, and says why
+            # At start mitmproxy would print a traceback for an exception; an error in the log stops it as well.
+            logger.error("%s", error)
+            return
+        self.settings = settings
+        self.limiter.configure(settings.limits)
+        if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
+            self.cache.settings = settings.cache
+            self.fills.quick_abort_max = settings.quick_abort_max
+            self.origin.configure(settings.origin)
+            self.store.room = settings.room
+
+    def running(self) -> asyncio.Task[None]:
+        # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
+        self._ready = asyncio.Event()
+        return asyncio.get_running_loop().create_task(self._start())
+
+    async def _start(self) -> None:
+        settings = self.settings
+        if settings is None:
+            return  # configure has said why; mitmproxy stops
+        if _closing is not None:
+            await asyncio.wait([_closing])
+        # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
+        quiet = {"flow_detail": 0} if settings.access_log and not ctx.options.has_changed("flow_detail") else {}
+        ctx.options.update(connection_strategy="lazy", **quiet)
+        _raise_file_limit()
+        metrics = self.metrics
+        self.store = store = Store(
+            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
+        )
+        self.admin = AdminServer(metrics.registry, lambda: self.cache is not None and not self._draining, self._status)
+        metrics_at = "off"
+        try:
+            await store.open()
+            if settings.metrics_listen is not None:
+                host, port = await self.admin.start(*settings.metrics_listen)
+                metrics_at = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        except (StoreError, AdminError) as error:
+            await store.close()
+            logger.error("%s", error)
+            self.settings = None
+            return
+        self.origin = OriginClient(settings.origin, metrics.fetch_retried)
+        self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
+        fills.quick_abort_max = settings.quick_abort_max
+        self.cache = Cache(store, fills, settings.cache, self.via)
+        metrics.observe(
+            {
+                "in_flight": lambda: self.limiter.in_flight,
+                "queued": lambda: self.limiter.queued,
+                "inflight_requests": lambda: len(self._in_flight),
+                "cache_size": lambda: store.size,
+                "cache_entries": lambda: len(store.index),
+                "cache_capacity": lambda: store.capacity,
+                "tunnels_active": lambda: sum(map(len, self._tunnels.values())),
+            }
+        )
+        assert self._ready is not None
+        self._ready.set()
+        limits = settings.limits
+        logger.info(
+            "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
+            settings.cache_dir,
+            f"{len(store.index)} entries, {_human(store.size)}",
+            _human(store.capacity),
+            f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
+            metrics_at,
+        )
+
+    def done(self) -> asyncio.Task[None] | None:
+        global _closing
+        try:
+            _closing = asyncio.get_running_loop().create_task(self._stop())
+        except RuntimeError:
+            return None
+        return _closing
+
+    async def _stop(self) -> None:
+        """Stop accepting, let running responses finish for ``shutdown_grace`` seconds, close the store."""
+        self._draining = True
+        if self.store is None or self.settings is None or self.fills is None:
+            if self.admin is not None:
+                await self.admin.stop()
+            return
+        if proxyserver := ctx.master.addons.get("proxyserver"):
+            await proxyserver.servers.update([])
+        if self._in_flight:
+            logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
+            self._idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), self.settings.shutdown_grace)
+            except TimeoutError:
+                logger.warning("proxy-cache: %d responses cut after shutdown_grace", len(self._in_flight))
+        await self.fills.close()
+        for exchanges in list(self._by_client.values()):
+            for exchange in list(exchanges):
+                exchange.client_gone()
+        if self.origin is not None:
+            await self.origin.close()
+        if self.admin is not None:
+            await self.admin.stop()
+        await self.store.close()
+        logger.info("proxy-cache: stopped")
+
+    # -- connections --------------------------------------------------------------------------------------------
+
+    def next_layer(self, data: NextLayer) -> None:
+        try:
+            if data.layer is not None:
+                return
+            # A script's hook runs before the built-in one: let that one choose, then put our layer in its place.
+            ctx.master.addons.get("nextlayer").next_layer(data)
+            chosen: Layer | None = data.layer
+            if chosen is not None:
+                data.layer = layers.with_cache(chosen, self)
+        except Exception as error:
+            self.failed(error)
+            raise
+
+    def client_disconnected(self, client: Client) -> None:
+        for exchange in list(self._by_client.get(client.id, ())):
+            exchange.client_gone()
+        for tunnel in self._tunnels.pop(client.id, ()):
+            seconds = time.monotonic() - tunnel.started
+            self.metrics.tunnel_seconds.observe(seconds)
+            if self.settings is not None and self.settings.access_log:
+                log_request("CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, _address(client))
+
+    def tunnel_opened(self, client: Client, target: str, error: str | None) -> None:
+        self.metrics.tunnels.labels("failed" if error else "opened").inc()
+        if not error:
+            self._tunnels.setdefault(client.id, []).append(OpenTunnel(target))
+
+    def tunnel_data(self, client: Client, from_client: bool, size: int) -> None:
+        self.metrics.tunnel_bytes.labels("from_client" if from_client else "to_client").inc(size)
+        if tunnels := self._tunnels.get(client.id):
+            tunnels[-1].size += size
+
+    def failed(self, error: Exception) -> None:
+        """Something of ours raised. It is logged with its traceback; the request is answered by whoever calls this."""
+        self.metrics.hook_errors.inc()
+        logger.error("proxy-cache: internal error", exc_info=error)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        self.metrics.forwarded.labels("CONNECT").inc()
+        if self._draining or self.settings is None:
+            flow.response = http.Response.make(503, "shutting down\n", {"Retry-After": "1"})
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.response is not None or flow.error is not None:
+            return
+        self._in_flight[flow.id] = InFlight()
+        try:
+            if not self._is_ours(flow) and self._may_go(flow):
+                flow.request.stream = True
+        except Exception as error:
+            self.failed(error)
+            self._refuse(flow, error)
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        if flow.response is not None or flow.request.stream:
+            return
+        try:
+            if self.cache is None and self._ready is not None and self.settings is not None:
+                await self._ready.wait()
+            if not self._may_go(flow):
+                return
+            if self._is_ours(flow):
+                await self._answer(flow)
+            elif flow.request.method == "HEAD":
+                await self._answer_head(flow)
+            if flow.response is None:
+                self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
+        except Exception as error:
+            self.failed(error)
+            self._refuse(flow, error)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.response is None or isinstance(flow.response.stream, Delivery):
+            return
+        try:
+            state = self._in_flight.get(flow.id)
+            if flow.response.status_code == 101 or flow.id not in self._in_flight:
+                return
+            if flow.request.stream:
+                self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
+            if state is not None and state.source == "forwarded":
+                flow.response.stream = self._count(state)
+            if flow.request.method not in SAFE_METHODS and flow.response.status_code < 400 and self.cache is not None:
+                self.cache.invalidate(self._target(flow))
+        except Exception as error:
+            self.failed(error)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self._ended(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self._ended(flow, flow.error.msg if flow.error else "error")
+
+    async def proxy_cache_deliver(self, delivery: Delivery) -> None:
+        await delivery.wait()
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+        """A GET that the cache answers: without a body, without Upgrade, for a host that is to be cached."""
+        request = flow.request
+        headers = request.headers
+        assert self.settings is not None
+        return (
+            request.method == "GET"
+            and "upgrade" not in headers
+            and "transfer-encoding" not in headers
+            and headers.get("content-length", "0").strip() == "0"
+            and self.settings.caches(request.host, request.port)
+            # In reverse mode with keep_host_header the client's Host chooses the resource. It is no part of the key,
+            # so what is asked for under another name than the target's is not cached.
+            and not (ctx.options.keep_host_header and request.host_header != self._target(flow).authority)
+        )
+
+    def _may_go(self, flow: http.HTTPFlow) -> bool:
+        """Whether the request may go anywhere at all; if not, it is answered here."""
+        if self.cache is None or self.settings is None or self._draining:
+            flow.response = http.Response.make(503, "not ready\n", {"Retry-After": "1", "Connection": "close"})
+            return False
+        if any(self.via in value for value in flow.request.headers.get_all("via")):
+            self._respond(flow, self.cache.loop_detected())
+            return False
+        return True
+
+    def _target(self, flow: http.HTTPFlow) -> Target:
+        """The request target. Never the Host header: the client may write there what it likes."""
+        request = flow.request
+        return Target.of(request.scheme, request.host, request.port, request.path)
+
+    def _request_headers(self, flow: http.HTTPFlow) -> Headers:
+        """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
+        headers = end_to_end(Headers(flow.request.headers.fields))
+        return headers.without("host", "content-length", "expect").add("via", f"1.1 {self.via}")
+
+    async def _answer(self, flow: http.HTTPFlow) -> None:
+        assert self.cache is not None
+        client = flow.client_conn
+        target = self._target(flow)
+        exchange = Exchange(target, self._request_headers(flow), _address(client))
+        state = self._in_flight.setdefault(flow.id, InFlight())
+        state.exchange = exchange
+        self._by_client.setdefault(client.id, set()).add(exchange)
+        try:
+            answer = await self.cache.get(exchange)
+        except ClientGone as gone:
+            # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
+            answer = self.cache.overloaded("canceled", 1)
+            logger.debug("client of %s left, %s", target.key, "queued" if gone.queued else "waiting")
+        state.queued = exchange.queued_for
+        self.metrics.answered(answer.source, exchange.collapsed)
+        self._respond(flow, answer)
+
+    async def _answer_head(self, flow: http.HTTPFlow) -> None:
+        assert self.cache is not None
+        assert self.settings is not None
+        if not self.settings.caches(flow.request.host, flow.request.port):
+            return
+        target = self._target(flow)
+        exchange = Exchange(target, self._request_headers(flow), _address(flow.client_conn), "HEAD")
+        answer = await self.cache.head(exchange)
+        exchange.close()
+        if answer is not None:
+            self.metrics.answered(answer.source, False)
+            answer.body = b""
+            self._respond(flow, answer)
+
+    def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
+        """Put the answer into the flow: small and ready as content, everything else as a delivery."""
+        headers = http.Headers(answer.headers.fields)
+        has_body = answer.status >= 200 and answer.status not in (204, 304) and flow.request.method != "HEAD"
+        chunked = False
+        if answer.length is not None and answer.status not in (204, 304):
+            headers["Content-Length"] = str(answer.length)
+        elif answer.status != 304 or not answer.body:
+            headers.pop("Content-Length", None)
+            if has_body and flow.request.http_version == "HTTP/1.1":
+                chunked = True
+                headers["Transfer-Encoding"] = "chunked"
+        if self._draining:
+            headers["Connection"] = "close"
+        content = answer.body if isinstance(answer.body, bytes) else None
+        response = http.Response(
+            b"HTTP/1.1", answer.status, (answer.reason or _reason(answer.status)).encode("latin-1", "replace"),
+            headers, content, None, time.time(), None,
+        )  # fmt: skip
+        state = self._in_flight.setdefault(flow.id, InFlight())
+        state.source = answer.source
+        if isinstance(answer.body, bytes):
+            state.size = len(answer.body)
+            self.metrics.bytes_served.labels(answer.source).inc(len(answer.body))
+        else:
+            state.delivery = Delivery(answer.body, chunked=chunked)
+            response.stream = state.delivery
+        flow.response = response
+
+    def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
+        """Our own failure: answered here, so that mitmproxy does not forward it (design decision 8)."""
+        flow.request.stream = False
+        text = f"502 Bad Gateway: proxy internal error ({type(error).__name__})\n"
+        flow.response = http.Response.make(
+            502, text, {"Content-Type": "text/plain", "Proxy-Status": "proxy-cache; error=proxy_internal_error"}
+        )
+
+    def _count(self, state: InFlight) -> Any:
+        """Stream a forwarded body through, and count it."""
+        counter = self.metrics.bytes_served.labels("forwarded")
+
+        def through(data: bytes) -> bytes:
+            state.size += len(data)
+            counter.inc(len(data))
+            return data
+
+        return through
+
+    def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
+        state = self._in_flight.pop(flow.id, None)
+        if state is None:
+            return
+        try:
+            if state.delivery is not None:
+                state.delivery.close()
+                state.size = state.delivery.sent
+                self.metrics.bytes_served.labels(state.source).inc(state.size)
+            if state.exchange is not None:
+                state.exchange.close()
+                exchanges = self._by_client.get(flow.client_conn.id)
+                if exchanges is not None:
+                    exchanges.discard(state.exchange)
+                    if not exchanges:
+                        del self._by_client[flow.client_conn.id]
+            if self.settings is not None and self.settings.access_log:
+                request = flow.request
+                log_request(
+                    request.method,
+                    f"{request.scheme}://{request.host}:{request.port}{request.path}",
+                    flow.response.status_code if flow.response else 0,
+                    state.size,
+                    time.monotonic() - state.started,
+                    state.source,
+                    state.queued,
+                    _address(flow.client_conn),
+                    note,
+                )
+        except Exception as error:
+            self.failed(error)
+        finally:
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
+
+    # -- looking in ---------------------------------------------------------------------------------------------
+
+    def _status(self) -> dict[str, Any]:
+        """What ``/status`` shows."""
+        store, fills = self.store, self.fills
+        if store is None or fills is None:
+            return {"ready": False}
+        return {
+            "ready": self.cache is not None and not self._draining,
+            "limiter": self.limiter.snapshot(),
+            "fills": fills.snapshot(),
+            "store": {
+                "dir": str(store.root),
+                "entries": len(store.index),
+                "size_bytes": store.size,
+                "capacity_bytes": store.capacity,
+            },
+            "requests_in_flight": len(self._in_flight),
+            "tunnels": sum(map(len, self._tunnels.values())),
+        }
+
+
+def _address(client: Client) -> str:
+    """Who a client is, for fairness and the log: its address without the port."""
+    return str(client.peername[0]) if client.peername else "unknown"
+
+
+def _reason(status: int) -> str:
+    return str(status_codes.RESPONSES.get(status, ""))
+
+
+def _human(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1024 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def _raise_file_limit() -> None:
+    """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            print(f"proxy-cache: open files stay limited to {soft}: {error}", file=sys.stderr)

@@ -1,0 +1,457 @@
+"""The pipeline for one GET: look it up, join or start a fill, answer with a head and a body to read.
+
+Fresh → from the store. Stale → validate, which is a fill. Miss → join the fill of the key, or start one. (A lookup at
+peers has its place between the store and the limiter, in ``_from_fill``.) The result is an :class:`Answer`; nothing
+here writes to a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from .fills import ClientGone, FillHead, FillRequest, FillTable, SentOn, Waiter
+from .limiter import Overloaded
+from .origin import OriginError
+from .semantics import ranges
+from .semantics.dates import format_http_date
+from .semantics.directives import request_cache_control
+from .semantics.headers import Headers
+from .semantics.keys import Target
+from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
+from .semantics.status_fields import cache_status, proxy_status
+from .semantics.stored import StoredResponse
+from .semantics.validation import CONDITIONAL, is_conditional, not_modified, not_modified_headers
+from .semantics.vary import matches
+from .store.body import BodyError
+from .store.files import READ_SIZE, OpenBody
+from .store.index import Entry
+from .store.store import Store
+
+logger = logging.getLogger(__name__)
+
+NAME = "proxy-cache"
+"""How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
+ROUNDS = 8
+"""How often one request may be sent on from a fill that was not for it, before it asks alone."""
+
+
+class Source(Protocol):
+    """Where the bytes of an answer come from."""
+
+    def read_now(self) -> bytes | None:
+        """The next bytes without waiting: ``b""`` at the end, ``None`` if they are not there yet."""
+
+    async def read(self) -> bytes:
+        """The next bytes; ``b""`` at the end; :class:`BodyError` if the body broke off."""
+
+    def close(self) -> None:
+        """No more is wanted."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send: a head, and a body to read (``length`` in bytes, ``None`` while it is not known)."""
+
+    status: int
+    reason: str
+    headers: Headers
+    body: Source | bytes
+    length: int | None
+    source: str
+    """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
+
+
+class Exchange:
+    """One client's request on its way through the cache, and what there is to end when the client leaves."""
+
+    __slots__ = ("client", "collapsed", "gone", "headers", "method", "queued_for", "source", "target", "waiter")
+
+    def __init__(self, target: Target, headers: Headers, client: str, method: str = "GET") -> None:
+        self.target = target
+        self.headers = headers
+        self.client = client
+        self.method = method
+        self.waiter: Waiter | None = None
+        self.source: Source | None = None
+        self.queued_for = 0.0
+        self.collapsed = False
+        self.gone = False
+
+    def client_gone(self) -> None:
+        """The client disconnected: whatever is awaited on its behalf ends now."""
+        self.gone = True
+        if self.waiter is not None:
+            self.waiter.client_gone()
+        if self.source is not None:
+            self.source.close()
+
+    def close(self) -> None:
+        """The answer has been sent, or will not be. Idempotent."""
+        if self.source is not None:
+            self.source.close()
+        if self.waiter is not None:
+            self.waiter.leave()
+
+
+class StoredReader:
+    """Reads a stored body from its file."""
+
+    __slots__ = ("_entry", "_file", "_offset", "_stop", "_store")
+
+    def __init__(self, store: Store, entry: Entry, file: OpenBody, start: int, stop: int) -> None:
+        self._store = store
+        self._entry = entry
+        self._file: OpenBody | None = file
+        self._offset = start
+        self._stop = stop
+
+    def read_now(self) -> bytes | None:
+        if self._offset >= self._stop:
+            return b""
+        if self._file is None:
+            raise BodyError("the reader was closed")
+        size = min(READ_SIZE, self._stop - self._offset)
+        try:
+            data = self._store.files.read_now(self._file.fd, size, self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+        if data is not None:
+            self._offset += len(data)
+        return data
+
+    async def read(self) -> bytes:
+        data = self.read_now()
+        if data is not None:
+            return data
+        file = self._file
+        assert file is not None
+        file.users += 1  # a close() while the thread reads must not close the file under it
+        try:
+            data = await self._store.files.read(file.fd, min(READ_SIZE, self._stop - self._offset), self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+        finally:
+            self._store.files.release(file)
+        if not data:
+            raise self._torn(OSError("the body file is shorter than its entry"))
+        self._offset += len(data)
+        return data
+
+    def _torn(self, error: OSError) -> BodyError:
+        self._store.drop_unreadable(self._entry, error)
+        return BodyError(str(error))
+
+    def close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            self._store.files.release(file)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """What an operator may choose about answers."""
+
+    serve_stale_on_overload: bool = False
+
+
+class Cache:
+    """Answers GETs, from the store or from fills. One per proxy."""
+
+    def __init__(self, store: Store, fills: FillTable, settings: CacheSettings, via: str) -> None:
+        self.store = store
+        self.fills = fills
+        self.settings = settings
+        self.via = via
+
+    # -- the story of one GET -----------------------------------------------------------------------------------
+
+    async def get(self, exchange: Exchange) -> Answer:
+        """The answer to a GET. Never raises for what the origin, the disk or the queue do: those have answers too.
+
+        Raises :class:`ClientGone` when the client left while its answer was awaited.
+        """
+        key = exchange.target.key
+        alone = False
+        for turn in range(ROUNDS):
+            if exchange.gone:
+                raise ClientGone(queued=False)
+            now = time.time()
+            entry = self._select(key, exchange.headers)
+            decision = decide(exchange.headers, entry.response, now) if entry is not None else None
+            if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
+                answer = await self._from_store(exchange, entry, now, decision)
+                if answer is not None:
+                    return answer
+                continue  # the body could not be read: the entry is gone, fetch it again
+            if request_cache_control(exchange.headers).only_if_cached:
+                return self._error(504, "http_request_denied", "uri-miss", detail="only-if-cached")
+            try:
+                answer = await self._from_fill(exchange, entry, decision, alone=alone or turn == ROUNDS - 1)
+            except SentOn as sent_on:
+                alone = sent_on.alone
+                continue
+            except (Overloaded, OriginError) as error:
+                return await self._without_origin(exchange, entry, error)
+            if answer is not None:
+                return answer
+        return self._error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
+
+    async def head(self, exchange: Exchange) -> Answer | None:
+        """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2)."""
+        now = time.time()
+        entry = self._select(exchange.target.key, exchange.headers)
+        if entry is None or "range" in exchange.headers:
+            return None
+        decision = decide(exchange.headers, entry.response, now)
+        if decision.reuse is not Reuse.FRESH:
+            return None
+        return await self._from_store(exchange, entry, now, decision)
+
+    def invalidate(self, target: Target) -> None:
+        """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4)."""
+        self.fills.invalidate(target.key)
+        self.store.remove_key(target.key)
+
+    # -- from the store -----------------------------------------------------------------------------------------
+
+    def _select(self, key: str, headers: Headers) -> Entry | None:
+        """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
+        found = None
+        for entry in self.store.lookup(key):
+            if matches(entry.response.vary, headers) and (found is None or entry.response.date >= found.response.date):
+                found = entry
+        return found
+
+    async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
+        ttl = entry.response.ttl(now)
+        if decision.reuse is Reuse.STALE_WHILE_REVALIDATE:
+            self._revalidate_in_background(exchange, entry)
+            status = cache_status(NAME, hit=True, ttl=ttl, detail="stale-while-revalidate")
+            return await self._serve_entry(exchange, entry, entry.response, now, status, "stale")
+        status = cache_status(NAME, hit=True, ttl=ttl)
+        return await self._serve_entry(exchange, entry, entry.response, now, status, "hit")
+
+    async def _serve_entry(
+        self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
+    ) -> Answer | None:
+        """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
+        file = await self.store.open_body(entry)
+        if file is None:
+            return None
+        self.store.touch(entry)
+        headers = response.headers.set("age", str(response.age(now)))
+        if "accept-ranges" not in headers and response.status == 200:
+            headers = headers.add("accept-ranges", "bytes")
+        start, stop = 0, entry.length
+        code = response.status
+        if code == 200:
+            selected = ranges.single_range(exchange.headers, response.headers, entry.length)
+            if selected == "unsatisfiable":
+                self.store.files.release(file)
+                headers = headers.set("content-range", f"bytes */{entry.length}")
+                return self._plain(416, "Range Not Satisfiable", headers, status, source)
+            if selected is not None:
+                code, start, stop = 206, selected.start, selected.stop
+                headers = headers.set("content-range", ranges.content_range(selected, entry.length))
+        reader = exchange.source = StoredReader(self.store, entry, file, start, stop)
+        answer = Answer(code, "", self._head(headers, response, status), reader, stop - start, source)
+        return self._conditionally(exchange, answer)
+
+    def _revalidate_in_background(self, exchange: Exchange, entry: Entry) -> None:
+        """RFC 5861 §3. The fill has a waiter that never leaves, so it is seen through; it takes a slot like any."""
+        key = exchange.target.key
+        if self.fills.find(key, exchange.headers, lambda response: True) is not None:
+            return
+        try:
+            self.fills.start(FillRequest(key, exchange.target, _without_conditions(exchange.headers), "", entry))
+        except Overloaded:
+            logger.debug("no room in the queue to validate %s in the background", key)
+
+    # -- from a fill --------------------------------------------------------------------------------------------
+
+    async def _from_fill(
+        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, *, alone: bool
+    ) -> Answer | None:
+        key = exchange.target.key
+        waiter, collapsed, complete = self._wait_for_fill(exchange, stale, alone=alone)
+        exchange.waiter = waiter
+        try:
+            head = await waiter.head
+        except BaseException:
+            waiter.leave()
+            raise
+        finally:
+            exchange.queued_for += waiter.queued_for
+        exchange.collapsed = collapsed
+        now = time.time()
+        response = head.response
+        if (
+            stale is not None
+            and response.status >= 500
+            and may_serve_stale(exchange.headers, stale.response, now, disconnected=False)
+        ):
+            waiter.leave()
+            return await self._serve_stale(exchange, stale, now, f"origin-status-{response.status}")
+        fwd = decision.reason if decision is not None else "uri-miss"
+        if stale is None and self.store.lookup(key):
+            fwd = "vary-miss"
+        if head.entry is not None:
+            waiter.leave()
+            status = cache_status(NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now))
+            return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
+        if complete:
+            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+        else:
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=response.status, stored=head.why_not_stored is None,
+                collapsed=collapsed, detail=head.why_not_stored,
+            )  # fmt: skip
+        return self._serve_fill(exchange, waiter, head, status, "hit" if complete else None)
+
+    def _wait_for_fill(self, exchange: Exchange, stale: Entry | None, *, alone: bool) -> tuple[Waiter, bool, bool]:
+        """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
+        key, headers = exchange.target.key, exchange.headers
+        no_store = request_cache_control(headers).no_store
+        if not (alone or no_store):
+            fill = self.fills.find(key, headers, lambda response: _fresh(headers, response))
+            if fill is not None and not ("range" in headers and fill.body is None):
+                complete = fill.body is not None and fill.body.complete
+                return fill.join(exchange.client, headers), True, complete
+        private = alone or no_store or "range" in headers or self.fills.is_uncacheable(key)
+        if private and stale is None:
+            # Nobody shares this, so the client's own conditions and ranges may go through as they are.
+            request = FillRequest(
+                key, exchange.target, headers, exchange.client, private=True, keep=not (no_store or _selects(headers))
+            )
+        else:
+            stripped = _without_conditions(headers)
+            request = FillRequest(
+                key, exchange.target, stripped, exchange.client, stale, private=private, keep=not no_store
+            )
+        return self.fills.start(request), False, False
+
+    def _serve_fill(
+        self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
+    ) -> Answer:
+        response, body = head.response, head.body
+        assert body is not None
+        source = source or ("coalesced" if exchange.collapsed else "miss")
+        headers, code, start, stop = response.headers, response.status, 0, None
+        total = body.total
+        if code == 200 and total is not None and not waiter.fill.request.private:
+            selected = ranges.single_range(exchange.headers, headers, total)
+            if selected == "unsatisfiable":
+                waiter.leave()
+                headers = headers.set("content-range", f"bytes */{total}")
+                return self._plain(416, "Range Not Satisfiable", headers, status, source)
+            if selected is not None:
+                code, start, stop, total = 206, selected.start, selected.stop, selected.stop - selected.start
+                headers = headers.set("content-range", ranges.content_range(selected, body.total or 0))
+        if response.initial_age or source == "hit":
+            headers = headers.set("age", str(response.age(time.time())))
+        reader = exchange.source = body.reader(start, stop)
+        answer = Answer(
+            code, head.reason if code != 206 else "", self._head(headers, response, status), reader, total, source
+        )
+        return self._conditionally(exchange, answer)
+
+    # -- when there is no answer from the origin ------------------------------------------------------------------
+
+    async def _without_origin(self, exchange: Exchange, stale: Entry | None, error: Exception) -> Answer:
+        """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
+        now = time.time()
+        if stale is not None:
+            overload = isinstance(error, Overloaded)
+            disconnected = self.settings.serve_stale_on_overload if overload else True
+            if may_serve_stale(exchange.headers, stale.response, now, disconnected=False) or (
+                disconnected and may_serve_stale(exchange.headers, stale.response, now, disconnected=True)
+            ):
+                answer = await self._serve_stale(exchange, stale, now, "overload" if overload else "origin-error")
+                if answer is not None:
+                    return answer
+        if isinstance(error, Overloaded):
+            return self.overloaded(error.outcome, error.retry_after)
+        assert isinstance(error, OriginError)
+        return self._error(error.status, error.error, "uri-miss" if stale is None else "stale", detail=error.detail)
+
+    async def _serve_stale(self, exchange: Exchange, stale: Entry, now: float, why: str) -> Answer | None:
+        status = cache_status(NAME, hit=True, ttl=stale.response.ttl(now), detail=why)
+        return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
+
+    def overloaded(self, outcome: str, retry_after: int) -> Answer:
+        """503: the request was ``canceled``, ``timeout`` or ``rejected`` while it was to queue for a slot."""
+        return self._error(503, "connection_limit_reached", "miss", detail=outcome, retry_after=retry_after)
+
+    def _error(
+        self, code: int, error: str, fwd: str, *, detail: str | None = None, retry_after: int | None = None
+    ) -> Answer:
+        """An answer of our own making, with ``Proxy-Status`` (RFC 9209) to say so."""
+        fields = Headers().set("content-type", "text/plain; charset=utf-8")
+        if retry_after is not None:
+            fields = fields.add("retry-after", str(retry_after))
+        fields = fields.add("cache-control", "no-store")
+        fields = fields.add("proxy-status", proxy_status(NAME, error, detail=detail))
+        fields = fields.add("cache-status", cache_status(NAME, fwd=fwd, detail=detail if code == 503 else None))
+        fields = fields.add("via", f"1.1 {self.via}")
+        text = f"{code} {REASONS.get(code, 'Error')}: {error.replace('_', ' ')}{f' ({detail})' if detail else ''}\n"
+        body = text.encode("utf-8", "replace")
+        return Answer(code, REASONS.get(code, ""), fields, body, len(body), "error")
+
+    def internal_error(self, detail: str) -> Answer:
+        """Something of ours failed. The request does not go anywhere (design decision 8)."""
+        return self._error(502, "proxy_internal_error", "bypass", detail=detail)
+
+    def loop_detected(self) -> Answer:
+        """The request has been through this proxy already (RFC 9110 §7.6.3)."""
+        return self._error(502, "proxy_loop_detected", "bypass")
+
+    # -- heads --------------------------------------------------------------------------------------------------
+
+    def _head(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
+        if "date" not in headers:
+            headers = headers.add("date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
+        return headers.add("via", f"1.1 {self.via}").add("cache-status", status)
+
+    def _plain(self, code: int, reason: str, headers: Headers, status: str, source: str) -> Answer:
+        headers = headers.without("content-length", "content-type", "content-encoding", "etag", "last-modified")
+        return Answer(code, reason, headers.add("via", f"1.1 {self.via}").add("cache-status", status), b"", 0, source)
+
+    def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
+        """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""
+        if answer.status != 200 or not is_conditional(exchange.headers):
+            return answer
+        if not not_modified(exchange.headers, answer.status, answer.headers):
+            return answer
+        exchange.close()
+        exchange.source = None
+        kept = not_modified_headers(answer.headers)
+        for name in ("age", "via", "cache-status"):
+            if name in answer.headers and name not in kept:
+                kept = kept.add(name, answer.headers.get(name) or "")
+        return Answer(304, "Not Modified", kept, b"", None, answer.source)
+
+
+REASONS = {
+    416: "Range Not Satisfiable",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+def _fresh(headers: Headers, response: StoredResponse) -> bool:
+    return decide(headers, response, time.time()).reuse is Reuse.FRESH
+
+
+def _selects(headers: Headers) -> bool:
+    """Whether the request asks for less than the whole representation."""
+    return "range" in headers
+
+
+def _without_conditions(headers: Headers) -> Headers:
+    """A shared fill asks for all of it: the client's own conditions and ranges are answered from what comes back."""
+    return headers.without(*CONDITIONAL, "range")

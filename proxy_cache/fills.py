@@ -1,0 +1,447 @@
+"""Fills: one origin request for a key, however many wait, and the table in which they find each other.
+
+A fill belongs to the cache. It runs in a task of its own, takes a slot, writes at the origin's speed, and gives the
+slot back at the origin's last byte. Those who wait for it are :class:`Waiter` s: first for the head of the response,
+then as readers of its body. They come and go as they like; the fill minds only when the last one leaves:
+
+- still queued: it is cancelled, and the origin never hears of it;
+- running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known), else dropped.
+
+A response that may not be shared goes to the one waiter for whom it was asked; the others are *sent on*, all at
+once, each to ask for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .limiter import OriginLimiter, Overloaded, Place, Ticket
+from .origin import OriginClient, OriginError, OriginResponse
+from .semantics.headers import Headers
+from .semantics.keys import Target
+from .semantics.stored import StoredResponse
+from .semantics.storing import why_not_storable
+from .semantics.validation import conditional_headers
+from .semantics.vary import matches
+from .store.body import Body
+from .store.index import Entry
+from .store.store import Store
+
+logger = logging.getLogger(__name__)
+
+UNCACHEABLE_FOR = 120.0
+"""Seconds for which a key is remembered as uncacheable, so that requests for it do not wait for each other."""
+UNCACHEABLE_MOST = 10_000
+"""Keys remembered as uncacheable; the oldest make room."""
+
+
+class SentOn(Exception):
+    """The response of this fill is not for this waiter. ``alone``: it must ask for itself and wait for nobody;
+    otherwise the response was another variant than the one it selects."""
+
+    def __init__(self, *, alone: bool) -> None:
+        super().__init__("sent on")
+        self.alone = alone
+
+
+class ClientGone(Exception):
+    """The waiter's client went away. ``queued`` tells whether it was still waiting for a slot."""
+
+    def __init__(self, queued: bool) -> None:
+        super().__init__("client disconnected")
+        self.queued = queued
+
+
+class FillState(enum.Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class FillRequest:
+    """What to ask for, and on whose behalf. ``headers`` are end-to-end, as the client sent them."""
+
+    key: str
+    target: Target
+    headers: Headers
+    client: str
+    stale: Entry | None = None
+    """An entry to validate instead of fetching it again."""
+    private: bool = False
+    """Not to be shared with others: the key is uncacheable, or the request is unlike others (a range)."""
+    keep: bool = True
+    """Whether the response may be stored at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillHead:
+    """What a waiter gets: the response's head, and where its body comes from (``entry`` after a 304)."""
+
+    response: StoredResponse
+    reason: str
+    body: Body | None
+    entry: Entry | None
+    why_not_stored: str | None
+
+
+class FillEvents(Protocol):
+    """What the metrics want to know."""
+
+    def fill_ended(self, outcome: str) -> None: ...
+
+
+class Waiter:
+    """One flow's interest in a fill, from the wait for its head to the last byte read."""
+
+    __slots__ = ("_place", "fill", "head", "headers", "queued_for")
+
+    def __init__(self, fill: Fill, headers: Headers) -> None:
+        self.fill = fill
+        self.headers = headers
+        self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
+        self._place: Place | None = None
+        self.queued_for = 0.0
+        """Seconds this waiter spent in the limiter's queue."""
+
+    def overloaded(self, overloaded: Overloaded) -> None:
+        self.queued_for = overloaded.waited
+        self._fail(overloaded)
+        self.fill.leave(self)
+
+    def client_gone(self) -> None:
+        """The client disconnected: whoever awaits ``head`` gets :class:`ClientGone`."""
+        self._fail(ClientGone(self.fill.state is FillState.QUEUED))
+        self.leave()
+
+    def leave(self) -> None:
+        """Not interested any more. Idempotent; the fill goes on if it has other waiters, or little left to do."""
+        if self._place is not None:
+            place, self._place = self._place, None
+            place.leave()
+        self.fill.leave(self)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.head.done():
+            self.head.set_exception(error)
+            self.head.exception()  # retrieved: nobody may be awaiting it any more
+
+    def admitted(self) -> None:
+        if self._place is not None:
+            self.queued_for = time.monotonic() - self._place.since
+            self._place = None
+
+    def give(self, head: FillHead) -> None:
+        if not self.head.done():
+            self.head.set_result(head)
+
+
+class Fill:
+    """One origin request and what comes of it. Made by :class:`FillTable`."""
+
+    def __init__(self, table: FillTable, request: FillRequest) -> None:
+        self.table = table
+        self.request = request
+        self.state = FillState.QUEUED
+        self.started = time.monotonic()
+        self.head: FillHead | None = None
+        self.body: Body | None = None
+        self.doomed = False
+        """What it fetches may not be stored: the URL was changed by an unsafe method meanwhile (RFC 9111 §4.4)."""
+        self.waiters: dict[Waiter, None] = {}
+        self.leader: Waiter | None = None
+        self._abandoned = False
+        self._ticket: Ticket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- waiters ------------------------------------------------------------------------------------------------
+
+    def start(self) -> Waiter:
+        """Begin, on behalf of its first waiter. Raises :class:`Overloaded` if there is no place in the queue."""
+        request = self.request
+        waiter = self.leader = Waiter(self, request.headers)
+        self._ticket, waiter._place = self.table.limiter.enter(
+            request.target.authority, request.client, waiter.overloaded
+        )
+        self.waiters[waiter] = None
+        self._task = asyncio.get_running_loop().create_task(self._run(self._ticket))
+        return waiter
+
+    def join(self, client: str, headers: Headers) -> Waiter:
+        """One more flow wants this response."""
+        waiter = Waiter(self, headers)
+        self.waiters[waiter] = None
+        if self.head is not None:
+            waiter.give(self.head)
+        elif self._ticket is not None:
+            waiter._place = self._ticket.join(client, waiter.overloaded)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        if self.waiters.pop(waiter, 0) is None and not self.waiters:
+            self._nobody_waits()
+
+    def _nobody_waits(self) -> None:
+        if self._task is None or self._task.done() or self.state in (FillState.COMPLETE, FillState.FAILED):
+            return
+        if self.state is FillState.RUNNING and self._worth_finishing():
+            return
+        # Until the task has ended nobody may join: what it would tell a waiter is that it was abandoned.
+        self._abandoned = True
+        self._task.cancel()
+
+    def _worth_finishing(self) -> bool:
+        """The rule for a running fill that nobody waits for. Before the head arrives it is not known yet, so the
+        question is put again then (in :meth:`_take`)."""
+        body = self.body
+        if self.head is None:
+            return not self.request.private
+        if body is None:
+            return True
+        if not body.kept:
+            return False
+        limit = self.table.quick_abort_max
+        return body.total - body.length <= limit if body.total is not None else body.length <= limit
+
+    # -- the task -----------------------------------------------------------------------------------------------
+
+    async def _run(self, ticket: Ticket) -> None:
+        """The story of one fill. Whatever way it ends, the slot comes back and every waiter hears of it."""
+        outcome = "failed"
+        try:
+            if not ticket.admitted.done():
+                await ticket.admitted
+            for waiter in self.waiters:
+                waiter.admitted()
+            self.state = FillState.RUNNING
+            outcome = await self._fetch(ticket)
+            self.state = FillState.COMPLETE
+        except OriginError as error:
+            self._fail(error)
+            outcome = error.error
+        except asyncio.CancelledError:
+            # Nobody waits any more, the place in the queue timed out, or the proxy is shutting down.
+            outcome = "abandoned" if self.state is FillState.RUNNING else ""
+            self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
+        except Exception as error:
+            logger.exception("fill of %s failed", self.request.key)
+            self._fail(OriginError("proxy_internal_error", type(error).__name__))
+            outcome = "proxy_internal_error"
+        finally:
+            ticket.end()
+            self.table._forget(self)
+            if outcome:
+                self.table.events.fill_ended(outcome)
+
+    async def _fetch(self, ticket: Ticket) -> str:
+        """Ask the origin; hand the head to the waiters, and write the body while they read along."""
+        request = self.request
+        headers = request.headers
+        if request.stale is not None:
+            for name, value in conditional_headers(request.stale.response):
+                headers = headers.set(name, value)
+        async with self.table.origin.get(request.target, headers) as response:
+            if response.status == 304 and request.stale is not None:
+                ticket.end()
+                self._validated(request.stale, response)
+                return "not_modified"
+            head = self._take(response)
+            body = head.body
+            assert body is not None
+            async for chunk in response.body:
+                await body.write(chunk)
+            if response.content_length is not None and body.length != response.content_length:
+                raise OriginError("http_response_incomplete", f"{body.length} of {response.content_length} bytes")
+            body.finish()
+        # The slot is the origin's, not the disk's: it comes back before the body is committed. The fill stays in
+        # the table until then, so that a request in between finds the bytes here and does not go to the origin.
+        ticket.end()
+        self.state = FillState.COMPLETE
+        if head.why_not_stored is not None:
+            body.close_if_unused()
+            return "not_stored"
+        if self.doomed:
+            body.stop_keeping()
+            body.close_if_unused()
+            return "not_stored"
+        entry = await self.table.store.commit(body, request.key, head.response)
+        if entry is not None and self.doomed:
+            self.table.store.remove(entry)
+        return "stored" if entry is not None else "not_stored"
+
+    def _take(self, response: OriginResponse) -> FillHead:
+        """The head has arrived: who gets it, and is it stored?"""
+        request = self.request
+        why_not = why_not_storable(request.headers, response.status, response.headers)
+        if why_not is None and not request.keep:
+            why_not = "bypass"
+        stored = StoredResponse.of(
+            response.status, response.headers, request.headers, response.request_time, response.response_time
+        )
+        if not _is_failure(response.status):
+            self.table.remember(request.key, why_not)
+        keep = why_not is None and not self.doomed
+        self.body = self.table.store.body(response.content_length, keep=keep)
+        head = self.head = FillHead(stored, response.reason, self.body, None, why_not)
+        if why_not is not None or request.private:
+            self.table._forget(self)  # nobody joins what may not be shared
+        error_for_all = _is_failure(response.status) and not _is_personal(request.headers, stored)
+        self._give(head, shared=why_not is None or error_for_all)
+        if not self.waiters and not self._worth_finishing():
+            raise asyncio.CancelledError
+        return head
+
+    def _validated(self, entry: Entry, response: OriginResponse) -> None:
+        """304: the stored body is good, under updated header fields (RFC 9111 §4.3.4)."""
+        stored = entry.response.updated_by(response.headers, response.request_time, response.response_time)
+        if not self.doomed:
+            self.table.store.update(entry, stored)
+        head = self.head = FillHead(stored, "", None, entry, None)
+        self._give(head, shared=True)
+
+    def _give(self, head: FillHead, *, shared: bool) -> None:
+        """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
+        first = self.leader if self.leader in self.waiters else next(iter(self.waiters), None)
+        for waiter in list(self.waiters):
+            suits = matches(head.response.vary, waiter.headers)
+            if waiter is first or (shared and suits):
+                waiter.give(head)
+            else:
+                waiter._fail(SentOn(alone=not shared))
+                del self.waiters[waiter]
+
+    def _fail(self, error: OriginError) -> None:
+        self.state = FillState.FAILED
+        if self.body is not None:
+            self.body.fail(error)
+        for waiter in list(self.waiters):
+            waiter._fail(error)
+
+    # -- joining, seen from the table ---------------------------------------------------------------------------
+
+    def open_to(self, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> bool:
+        """Whether a request that arrives now may share this response.
+
+        Until the head is there everybody may wait: the origin answers after they asked. Once it is, it must suit the
+        request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh.
+        """
+        if self._abandoned or self.state is FillState.FAILED or self.request.private:
+            return False
+        if self.head is None:
+            return True
+        if self.body is None or not self.body.joinable:
+            return False
+        return matches(self.head.response.vary, headers) and fresh(self.head.response)
+
+    def snapshot(self) -> dict[str, Any]:
+        body = self.body
+        return {
+            "state": self.state.value,
+            "host": self.request.target.authority,
+            "age_seconds": round(time.monotonic() - self.started, 3),
+            "bytes": body.length if body else 0,
+            "total_bytes": body.total if body else None,
+            "waiters": len(self.waiters),
+        }
+
+    def __repr__(self) -> str:
+        size = f", {self.body.length} bytes" if self.body else ""
+        return f"<Fill {self.request.key} {self.state.value}, {len(self.waiters)} waiters{size}>"
+
+
+def _is_failure(status: int) -> bool:
+    """An answer that says the origin is in trouble, and nothing about the resource."""
+    return status >= 500 or status in (408, 429)
+
+
+def _is_personal(request: Headers, response: StoredResponse) -> bool:
+    """Whether an error page may be meant for one user only."""
+    return "authorization" in request or "cookie" in request or response.cache_control.private
+
+
+class FillTable:
+    """The running fills by key, and the keys that are known to be uncacheable."""
+
+    def __init__(self, store: Store, limiter: OriginLimiter, origin: OriginClient, events: FillEvents) -> None:
+        self.store = store
+        self.limiter = limiter
+        self.origin = origin
+        self.events = events
+        self.quick_abort_max = 1024 * 1024
+        """Bytes left at which a fill that nobody waits for is finished all the same."""
+        self._joinable: dict[str, list[Fill]] = {}
+        self._running: set[Fill] = set()
+        self._uncacheable: dict[str, float] = {}
+
+    def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
+        """A running fill that this request may share."""
+        for fill in self._joinable.get(key, ()):
+            if fill.open_to(headers, fresh):
+                return fill
+        return None
+
+    def start(self, request: FillRequest) -> Waiter:
+        """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""
+        fill = Fill(self, request)
+        waiter = fill.start()
+        if fill._task is not None and not fill._task.done():
+            self._running.add(fill)
+            if not request.private:
+                self._joinable.setdefault(request.key, []).append(fill)
+        return waiter
+
+    def is_uncacheable(self, key: str) -> bool:
+        """Whether the last response for ``key`` was not storable, a short while ago."""
+        until = self._uncacheable.get(key)
+        if until is None:
+            return False
+        if until < time.monotonic():
+            del self._uncacheable[key]
+            return False
+        return True
+
+    def remember(self, key: str, why_not: str | None) -> None:
+        """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
+        against the resource."""
+        self._uncacheable.pop(key, None)
+        if why_not in (None, "partial", "bypass", "request-no-store"):
+            return
+        if len(self._uncacheable) >= UNCACHEABLE_MOST:
+            del self._uncacheable[next(iter(self._uncacheable))]
+        self._uncacheable[key] = time.monotonic() + UNCACHEABLE_FOR
+
+    def invalidate(self, key: str) -> None:
+        """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
+        for fill in self._joinable.pop(key, []):
+            fill.doomed = True
+
+    def _forget(self, fill: Fill) -> None:
+        if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):
+            self._running.discard(fill)
+        fills = self._joinable.get(fill.request.key)
+        if fills is not None and fill in fills:
+            fills.remove(fill)
+            if not fills:
+                del self._joinable[fill.request.key]
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        return [fill.snapshot() for fill in self._running]
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def close(self) -> None:
+        """End all fills."""
+        tasks = [fill._task for fill in self._running if fill._task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

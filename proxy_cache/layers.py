@@ -1,0 +1,422 @@
+"""mitmproxy layers: bodies that stream from the cache, clean heads on the forwarded path, raw CONNECT tunnels.
+
+mitmproxy sends a response that an addon made as one blob. :class:`CacheStream` sends the head and then reads the body
+from a :class:`Delivery`, which the request hook put into ``flow.response.stream``. To a plain HTTP/1 client the
+delivery writes straight to the socket, one hook for the whole body; elsewhere (TLS, HTTP/2) chunk by chunk.
+
+What mitmproxy forwards itself keeps its flow objects untouched; the copies that leave are without hop-by-hop fields
+and with ``Via`` (RFC 9110 §7.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mitmproxy import ctx, flow, http
+from mitmproxy.connection import Client
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.commands import StartHook
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.layers.tcp import TCPLayer
+from mitmproxy.proxy.tunnel import LayerStack
+
+from .cache import NAME, Source
+from .semantics.headers import Headers, end_to_end
+from .semantics.status_fields import cache_status, proxy_status
+from .store.body import BodyError
+
+CONGESTED = 64 * 1024
+"""Unsent bytes of a client connection at which no more is read for it."""
+STALLED = 300.0
+"""Seconds after which a client that takes nothing is given up."""
+BREATHE = 1024 * 1024
+"""Bytes after which a delivery lets others run, however fast its client is."""
+
+# mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
+_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
+BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
+
+
+class Recorder(Protocol):
+    """What the layers report."""
+
+    via: str
+
+    def tunnel_opened(self, client: Client, target: str, error: str | None) -> None: ...
+
+    def tunnel_data(self, client: Client, from_client: bool, size: int) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
+
+
+class Delivery:
+    """The body of one answer on its way to one client."""
+
+    def __init__(self, source: Source, *, chunked: bool) -> None:
+        self.source = source
+        self.chunked = chunked
+        self.direct = False
+        """Whether bytes go straight to the socket (plain TCP, HTTP/1)."""
+        self.sent = 0
+        """Body bytes that were handed to the connection."""
+        self.ended = False
+        self.error: Exception | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._chunk: bytes | None = None
+
+    def __call__(self, data: bytes) -> bytes:  # pragma: no cover - mitmproxy never calls it on an addon's response
+        raise NotImplementedError("a delivery is sent by CacheStream")
+
+    def attach(self, client: Client, *, direct: bool) -> None:
+        """Find the client's socket."""
+        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        transport = handler.transports.get(client) if handler is not None else None
+        writer = transport.writer if transport is not None else None
+        self._writer = writer if isinstance(writer, asyncio.StreamWriter) else None
+        self.direct = direct and self._writer is not None
+
+    def next_now(self) -> bytes | None:
+        """The next chunk if it can be had and sent without waiting; ``b""`` at the end; ``None`` to wait first."""
+        if self._chunk is not None:
+            chunk, self._chunk = self._chunk, None
+            return chunk
+        if self.ended:
+            return b""
+        if self._writer is not None and self._writer.transport.get_write_buffer_size() > CONGESTED:
+            return None
+        try:
+            return self.source.read_now()
+        except (BodyError, OSError) as error:
+            self.error = error
+            return None
+
+    async def wait(self) -> None:
+        """Until there is a next chunk and room for it; in direct mode, until all has been written. Never raises:
+        what goes wrong is left in ``error``."""
+        try:
+            await self._drain()
+            if self.direct:
+                await self._write_all()
+            else:
+                self._chunk = await self.source.read()
+        except (BodyError, OSError, TimeoutError) as error:
+            self.error = error
+
+    async def _write_all(self) -> None:
+        writer = self._writer
+        assert writer is not None
+        unbroken = 0
+        while True:
+            chunk = self.source.read_now()
+            if chunk is None:
+                chunk = await self.source.read()
+                unbroken = 0
+            if not chunk:
+                self.ended = True
+                return
+            if self.chunked:
+                writer.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+            else:
+                writer.write(chunk)
+            self.sent += len(chunk)
+            unbroken += len(chunk)
+            if await self._drain():
+                unbroken = 0
+            elif unbroken >= BREATHE:
+                unbroken = 0
+                await asyncio.sleep(0)
+
+    async def _drain(self) -> bool:
+        """Wait until the client has taken what was written. Whether there was anything to wait for."""
+        writer = self._writer
+        if writer is None:
+            return False
+        if writer.transport.is_closing():
+            raise ConnectionResetError("client disconnected")
+        if writer.transport.get_write_buffer_size() <= CONGESTED:
+            return False
+        async with asyncio.timeout(STALLED):
+            await writer.drain()
+        return True
+
+    def reset_connection(self) -> None:
+        """Make the close of the connection a reset. Where the end of the connection is the end of the body, nothing
+        else can tell the client that this is not all of it (RFC 9112 §8)."""
+        connection = self._writer.get_extra_info("socket") if self._writer is not None else None
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def close(self) -> None:
+        self.source.close()
+
+
+@dataclass
+class ProxyCacheDeliverHook(StartHook):
+    """Our own hook: a delivery has to wait. Answered by the addon's ``proxy_cache_deliver``."""
+
+    delivery: Delivery
+
+
+class CacheStream(HttpStream):
+    """One request and its response, with streamed answers, clean forwarding and raw tunnels."""
+
+    recorder: Recorder
+    _from_origin = False
+
+    # -- answers from the cache ---------------------------------------------------------------------------------
+
+    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
+        response = self.flow.response
+        delivery = response.stream if response is not None else None
+        if already_streamed or not isinstance(delivery, Delivery):
+            yield from super().send_response(already_streamed)
+            return
+        try:
+            yield from self._deliver(delivery)
+        except Exception as error:  # left to itself mitmproxy would log it, and leave the client hanging
+            self.recorder.failed(error)
+            delivery.error = error
+            yield from self._break_off(delivery)
+        finally:
+            delivery.close()
+
+    def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
+        assert self.flow.response is not None
+        client = self.context.client
+        delivery.attach(client, direct=not client.tls and self.flow.request.http_version.startswith("HTTP/1"))
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, self.flow.response, False), client)
+        while True:
+            chunk = delivery.next_now()
+            if chunk is None and delivery.error is None:
+                yield ProxyCacheDeliverHook(delivery)
+                if (yield from self.check_killed(True)):
+                    return
+                continue
+            if delivery.error is not None:
+                yield from self._break_off(delivery)
+                return
+            if not chunk:
+                break
+            delivery.sent += len(chunk)
+            yield SendHttp(http_events.ResponseData(self.stream_id, chunk), client)
+        yield http_hooks.HttpResponseHook(self.flow)
+        self.server_state = self.state_done
+        if (yield from self.check_killed(False)):
+            return
+        if self.client_state == self.state_done:
+            yield from self.flow_done()
+
+    def _break_off(self, delivery: Delivery) -> layer.CommandGenerator[None]:
+        """The body ended early. The client must not take what it has for all of it."""
+        assert self.flow.response is not None
+        headers = self.flow.response.headers
+        if "content-length" not in headers and "transfer-encoding" not in headers:
+            delivery.reset_connection()
+        message = f"response broke off after {delivery.sent} bytes: {delivery.error}"
+        self.flow.error = flow.Error(message)
+        yield http_hooks.HttpErrorHook(self.flow)
+        yield SendHttp(http_events.ResponseProtocolError(self.stream_id, message, BROKEN_OFF), self.context.client)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield DropStream(self.stream_id)
+
+    # -- what mitmproxy forwards --------------------------------------------------------------------------------
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """As mitmproxy does, but what leaves is a clean copy of the head (RFC 9110 §7.6.1)."""
+        if isinstance(event, http_events.ResponseHeaders):
+            self._from_origin = True
+        generator = super()._handle_event(event)
+        reply: Any = None
+        while True:
+            try:
+                command = generator.send(reply)
+            except StopIteration:
+                return
+            if isinstance(command, SendHttp):
+                outgoing = command.event
+                if isinstance(outgoing, http_events.RequestHeaders):
+                    outgoing.request = self._outgoing_request(outgoing.request)
+                elif isinstance(outgoing, http_events.ResponseHeaders) and self._from_origin:
+                    outgoing.response = self._outgoing_response(outgoing.response)
+            reply = yield command
+
+    def _outgoing_request(self, request: http.Request) -> http.Request:
+        keep = ["proxy-authorization"] if self.mode is HTTPMode.upstream else []
+        data = request.data
+        return http.Request(
+            data.host, data.port, data.method, data.scheme, data.authority, data.path, data.http_version,
+            self._forwarded(request.headers, keep), data.content, data.trailers,
+            data.timestamp_start, data.timestamp_end,
+        )  # fmt: skip
+
+    def _outgoing_response(self, response: http.Response) -> http.Response:
+        headers = self._forwarded(response.headers, [], switching=response.status_code == 101)
+        if response.status_code >= 200:
+            fwd = "bypass" if self.flow.request.method == "GET" else "method"
+            headers.add("Cache-Status", cache_status(NAME, fwd=fwd, fwd_status=response.status_code))
+        data = response.data
+        return http.Response(
+            data.http_version, data.status_code, data.reason, headers, data.content, data.trailers,
+            data.timestamp_start, data.timestamp_end,
+        )  # fmt: skip
+
+    def _forwarded(self, headers: http.Headers, keep: list[str], *, switching: bool = False) -> http.Headers:
+        """End-to-end fields, the framing of the body as it came, and ``Via``."""
+        fields = http.Headers(end_to_end(Headers(headers.fields)).fields)
+        if switching or "upgrade" in self.flow.request.headers:
+            keep = [*keep, "upgrade"]
+            if "upgrade" in headers:
+                fields["Connection"] = "Upgrade"
+        for name in ("transfer-encoding", *keep):
+            if name in headers:
+                fields[name.title()] = headers[name]
+        fields.add("Via", f"1.1 {self.recorder.via}")
+        return fields
+
+    # -- CONNECT ------------------------------------------------------------------------------------------------
+
+    def handle_connect_regular(self) -> layer.CommandGenerator[None]:
+        yield from self._connect(LayerStack())
+
+    def handle_connect_upstream(self) -> layer.CommandGenerator[None]:
+        yield from self._connect(_upstream_proxy.HttpUpstreamProxy.make(self.context, True))
+
+    def _connect(self, stack: LayerStack) -> layer.CommandGenerator[None]:
+        """Dial first, answer then: a target that cannot be reached is a 502, not a 200 that goes nowhere."""
+        if self.flow.response:  # refused by another addon
+            yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
+            return
+        stack /= Tunnel(self.context, self.recorder)
+        self.child_layer = stack[0]
+        self._handle_event = self._dialling  # type: ignore[method-assign]
+        yield from self._dialling(events.Start())
+
+    def _dialling(self, event: events.Event) -> layer.CommandGenerator[None]:
+        assert self.child_layer is not None
+        for command in self.child_layer.handle_event(_connection_event(event, self.context)):
+            if isinstance(command, TunnelReady):
+                yield from self._answer_connect(command.error)
+            else:
+                yield command
+
+    def _answer_connect(self, error: str | None) -> layer.CommandGenerator[None]:
+        client = self.context.client
+        self.recorder.tunnel_opened(client, f"{self.flow.request.host}:{self.flow.request.port}", error)
+        if error is None:
+            self.flow.response = response = http.Response(
+                self.flow.request.data.http_version, 200, b"Connection established", http.Headers(), b"", None, 0, 0
+            )
+            yield http_hooks.HttpConnectedHook(self.flow)
+            self._handle_event = self.passthrough  # type: ignore[method-assign]
+        else:
+            kind = "connection_refused" if "refused" in error.lower() else "destination_unavailable"
+            self.flow.response = response = http.Response.make(
+                502, f"502 Bad Gateway: {error}\n", {"Content-Type": "text/plain; charset=utf-8"}
+            )
+            response.headers["Proxy-Status"] = proxy_status(NAME, kind, detail=error)
+            response.headers["Via"] = f"1.1 {self.recorder.via}"
+            yield http_hooks.HttpConnectErrorHook(self.flow)
+            self.flow.live = False
+        content = response.raw_content
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not content), client)
+        if content:
+            yield SendHttp(http_events.ResponseData(self.stream_id, content), client)
+        if error is not None:
+            self.client_state = self.server_state = self.state_errored
+            self._handle_event = self.state_errored  # type: ignore[assignment,method-assign]
+            yield DropStream(self.stream_id)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
+
+    def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """As mitmproxy does, but a half-close of one side of a tunnel stays half a close (RFC 9110 §9.3.6)."""
+        if self.flow.request.method != "CONNECT" or not self.flow.request.http_version.startswith("HTTP/1"):
+            yield from super().passthrough(event)
+            return
+        assert self.child_layer is not None
+        for command in self.child_layer.handle_event(_connection_event(event, self.context)):
+            if isinstance(command, commands.SendData) and command.connection is self.context.client:
+                yield SendHttp(http_events.ResponseData(self.stream_id, command.data), self.context.client)
+            else:
+                yield command
+
+
+class CacheHttpLayer(HttpLayer):
+    """mitmproxy's HTTP layer with our streams."""
+
+    def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
+        super().__init__(context, mode)
+        self.recorder = recorder
+
+    def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
+        stream = CacheStream(self.context.fork(), stream_id)
+        stream.recorder = self.recorder
+        self.streams[stream_id] = stream
+        yield from self.event_to_child(stream, events.Start())
+
+
+@dataclass
+class TunnelReady(commands.Command):
+    """The target of a CONNECT was dialled: ``error`` is why that failed."""
+
+    error: str | None
+
+
+class Tunnel(TCPLayer):
+    """A raw tunnel: relayed, counted, looked at by nobody."""
+
+    def __init__(self, context: Context, recorder: Recorder) -> None:
+        super().__init__(context, ignore=True)
+        self._recorder = recorder
+        self._handle_event = self._dial
+
+    def _dial(self, event: events.Event) -> layer.CommandGenerator[None]:
+        error = yield commands.OpenConnection(self.context.server)
+        self._handle_event = self.done if error else self._relay
+        yield TunnelReady(error)
+
+    def _relay(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived):
+            client = self.context.client
+            self._recorder.tunnel_data(client, event.connection is client, len(event.data))
+        yield from self.relay_messages(event)
+
+
+def _connection_event(event: events.Event, context: Context) -> events.Event:
+    """What a client sends through a stream, as what happens on its connection."""
+    if isinstance(event, http_events.RequestData):
+        return events.DataReceived(context.client, event.data)
+    if isinstance(event, http_events.RequestEndOfMessage):
+        return events.ConnectionClosed(context.client)
+    return event
+
+
+def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:
+    """The stack that was chosen, with our HTTP layer in place of mitmproxy's, wherever in it that was put."""
+    parent: Any = None
+    current: Any = chosen
+    while current is not None and type(current) is not HttpLayer:
+        parent, current = current, getattr(current, "child_layer", None)
+    if current is None:
+        return chosen
+    new = replacement(current, recorder)
+    if parent is None:
+        return new
+    parent.child_layer = new
+    return chosen
+
+
+def replacement(old: HttpLayer, recorder: Recorder) -> CacheHttpLayer:
+    """Our layer in the place of ``old`` in its context."""
+    new = CacheHttpLayer(old.context, old.mode, recorder)
+    layers = old.context.layers
+    layers.remove(new)
+    layers[layers.index(old)] = new
+    return new

@@ -1,0 +1,113 @@
+"""The numbers, under the names that dashboards rely on. No URL, host, path or client ever becomes a label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+PREFIX = "cache_proxy"
+WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+
+
+class Metrics:
+    """All metrics of one proxy, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"{PREFIX}_{name}", text, registry=registry)
+
+        self.hits = counter("hits_total", "GETs and HEADs answered from the store.")
+        self.misses = counter("misses_total", "GETs that needed an origin fill, their own or one that they joined.")
+        self.coalesced = counter("coalesced_total", "GETs that joined a fill started by another request.")
+        self.bytes_served = counter("bytes_served_total", "Body bytes sent to clients.", "source")
+        self.origin_fetches = counter("origin_fetches_total", "Origin fills that ended.", "outcome")
+        self.origin_retries = counter("origin_fetch_retries_total", "Further tries of a fill.", "reason")
+        self.in_flight = gauge("origin_fetches_in_flight", "Active origin fills, each with a slot.")
+        self.queued = gauge("origin_fetches_queued", "Leaders waiting for a slot now.")
+        self.queue_wait = Histogram(
+            f"{PREFIX}_origin_fetch_queue_wait_seconds",
+            "Time leaders waited for a slot, only when the limit was saturated.",
+            ("outcome",),
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
+        self.forwarded = counter("forward_requests_total", "Requests forwarded past the cache.", "method")
+        self.inflight_requests = gauge("inflight_requests", "Requests being answered now, tunnels not counted.")
+        self.cache_size = gauge("cache_size_bytes", "Bytes that stored responses take.")
+        self.cache_entries = gauge("cache_entries", "Stored responses.")
+        self.cache_capacity = gauge("cache_capacity_bytes", "Bytes that stored responses may take.")
+        self.evictions = counter("evictions_total", "Stored responses evicted to make room.")
+        self.peer_fetches = counter("peer_fetches_total", "Lookups at peers.", "outcome")
+        self.store_failures = counter("store_failures_total", "Responses that could not be kept or read.", "reason")
+        self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
+        self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
+        self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
+        self.tunnel_seconds = Histogram(
+            f"{PREFIX}_tunnel_duration_seconds",
+            "How long tunnels were open.",
+            buckets=(0.1, 1, 10, 60, 300, 1800),
+            registry=registry,
+        )
+        self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
+        for outcome in ("admitted", "canceled", "timeout", "rejected"):
+            self.queue_wait.labels(outcome)
+        for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded"):
+            self.bytes_served.labels(source)
+        for outcome in ("stored", "not_stored", "not_modified", "abandoned"):
+            self.origin_fetches.labels(outcome)
+
+    # -- what the parts report ----------------------------------------------------------------------------------
+
+    def fill_ended(self, outcome: str) -> None:
+        self.origin_fetches.labels(outcome).inc()
+
+    def queue_waited(self, outcome: str, seconds: float) -> None:
+        self.queue_wait.labels(outcome).observe(seconds)
+
+    def fetch_retried(self, reason: str) -> None:
+        self.origin_retries.labels(reason).inc()
+
+    def store_failed(self, reason: str) -> None:
+        self.store_failures.labels(reason).inc()
+
+    def evicted(self, count: int) -> None:
+        self.evictions.inc(count)
+
+    def answered(self, source: str, collapsed: bool) -> None:
+        """One GET or HEAD of the cache's own was answered."""
+        if source in ("hit", "stale", "revalidated"):
+            self.hits.inc()
+        elif source in ("miss", "coalesced"):
+            self.misses.inc()
+        if collapsed:
+            self.coalesced.inc()
+
+    def observe(self, gauges: dict[str, Callable[[], float]]) -> None:
+        """Gauges that are read when they are asked for, so that keeping them costs a request nothing."""
+        for name, function in gauges.items():
+            getattr(self, name).set_function(function)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+
+
+def method_label(method: str) -> str:
+    """A method as a label: clients may send any token, and must not be able to make new time series."""
+    return method if method in _METHODS else "other"

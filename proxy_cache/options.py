@@ -1,0 +1,214 @@
+"""Every option: name, type, default, help and check, parsed into one frozen :class:`Settings`.
+
+The options live in mitmproxy (``--set name=value`` or config.yaml) and may be changed while it runs, unless their
+help says otherwise.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mitmproxy import exceptions
+from mitmproxy.addonmanager import Loader
+from mitmproxy.net import server_spec
+
+from .cache import CacheSettings
+from .limiter import Limits
+from .origin import OriginSettings
+from .store.store import Room
+
+OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("cache_dir", str, "~/.cache/proxy-cache", "Folder for the disk cache. One process per folder. Read at start."),
+    (
+        "cache_max_size", str, "80%",
+        "The most the cache may take: bytes, a size such as 20g (k, m, g, t: powers of 1024), or a share of the disk "
+        "such as 80%.",
+    ),
+    (
+        "cache_min_free", str, "5%",
+        "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of the disk.",
+    ),
+    (
+        "cache_hosts", Sequence[str], [],
+        "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000). "
+        "GETs for other hosts are forwarded uncached. Empty: all hosts.",
+    ),
+    (
+        "origin_max_in_flight", int, 0,
+        "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
+    ),
+    ("origin_max_in_flight_per_host", int, 0, "The most origin fills at once for one host and port. 0: no limit."),
+    (
+        "origin_queue_max", int, 1024,
+        "The most fills that may wait for a slot; a request that finds the queue full is answered 503.",
+    ),
+    (
+        "origin_queue_timeout", int, 10,
+        "Seconds a request may wait for a slot before it is answered 503. pip gives up after 15 s without a byte.",
+    ),
+    (
+        "origin_timeout", int, 30,
+        "Seconds without a byte from the origin (connecting included) after which a try is given up.",
+    ),
+    (
+        "origin_retries", int, 3,
+        "Further tries of a fill after 408, 429, 500, 502, 503, 504, a timeout, or a refused or broken connection.",
+    ),
+    (
+        "origin_serve_stale_on_overload", bool, False,
+        "Answer with a stale response, where none of its directives forbids that, rather than with 503 when a fill "
+        "gets no slot in time.",
+    ),
+    (
+        "quick_abort_max", str, "1m",
+        "A running fill that nobody waits for any more is finished if at most this many bytes are left (or have come, "
+        "when the length is unknown); else it is dropped.",
+    ),
+    (
+        "metrics_listen", str, "127.0.0.1:8082",
+        "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
+        "Read at start.",
+    ),
+    ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
+    (
+        "shutdown_grace", int, 10,
+        "Seconds that running responses are given to finish when the proxy is asked to stop.",
+    ),
+)  # fmt: skip
+
+NAMES = frozenset(name for name, *_ in OPTIONS)
+MITMPROXY_NAMES = frozenset(
+    {"mode", "upstream_auth", "ssl_insecure", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"}
+)
+"""Options of mitmproxy that settings depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options, checked and typed."""
+
+    cache_dir: Path
+    room: Room
+    cache_hosts: tuple[re.Pattern[str], ...]
+    limits: Limits
+    origin: OriginSettings
+    cache: CacheSettings
+    quick_abort_max: int
+    metrics_listen: tuple[str, int] | None
+    access_log: bool
+    shutdown_grace: int
+
+    def caches(self, host: str, port: int) -> bool:
+        """Whether GETs for this host go through the cache."""
+        if not self.cache_hosts:
+            return True
+        name = host.lower()
+        return any(pattern.match(name) or pattern.match(f"{name}:{port}") for pattern in self.cache_hosts)
+
+
+def load(loader: Loader) -> None:
+    """Declare the options to mitmproxy."""
+    for name, kind, default, text in OPTIONS:
+        loader.add_option(name, kind, default, text)
+
+
+def parse(options: Any) -> Settings:
+    """Settings from mitmproxy's options. Raises ``OptionsError`` with one line that names the option and the reason."""
+    for name in (
+        "origin_max_in_flight",
+        "origin_max_in_flight_per_host",
+        "origin_queue_max",
+        "origin_queue_timeout",
+        "origin_retries",
+        "shutdown_grace",
+    ):
+        if getattr(options, name) < 0:
+            raise exceptions.OptionsError(f"{name}: must be 0 or more, not {getattr(options, name)}")
+    if options.origin_timeout < 1:
+        raise exceptions.OptionsError(f"origin_timeout: must be 1 second or more, not {options.origin_timeout}")
+    if not options.cache_dir.strip():
+        raise exceptions.OptionsError("cache_dir: must name a folder")
+    room = Room(_size("cache_max_size", options.cache_max_size), _size("cache_min_free", options.cache_min_free))
+    if not room.max_size:
+        raise exceptions.OptionsError("cache_max_size: must be more than 0")
+    quick_abort_max = _size("quick_abort_max", options.quick_abort_max)
+    if isinstance(quick_abort_max, float):
+        raise exceptions.OptionsError(f"quick_abort_max: must be a size in bytes, not {options.quick_abort_max!r}")
+    return Settings(
+        cache_dir=Path(options.cache_dir).expanduser(),
+        room=room,
+        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
+        limits=Limits(
+            options.origin_max_in_flight,
+            options.origin_max_in_flight_per_host,
+            options.origin_queue_max,
+            options.origin_queue_timeout,
+        ),
+        origin=_origin(options),
+        cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
+        quick_abort_max=quick_abort_max,
+        metrics_listen=_address("metrics_listen", options.metrics_listen),
+        access_log=options.access_log,
+        shutdown_grace=options.shutdown_grace,
+    )
+
+
+def _size(name: str, text: str) -> int | float:
+    """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmgt](?:i?b)?|b)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use bytes, 500m, 20g or a share such as 80%")
+    number, unit = float(match[1]), (match[2] or "").lower()
+    if unit == "%":
+        if number > 100:
+            raise exceptions.OptionsError(f"{name}: {text!r} is more than the whole disk")
+        return number / 100
+    power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
+    return int(number * 1024**power)
+
+
+def _address(name: str, text: str) -> tuple[str, int] | None:
+    if not text.strip():
+        return None
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise exceptions.OptionsError(f"{name}: {text!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def _host(pattern: str) -> re.Pattern[str]:
+    if not pattern or "/" in pattern:
+        raise exceptions.OptionsError(
+            f"cache_hosts: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
+        )
+    return re.compile(fnmatch.translate(pattern.lower()))
+
+
+def _origin(options: Any) -> OriginSettings:
+    proxy = None
+    for mode in options.mode:
+        kind, _, rest = mode.partition(":")
+        if kind == "upstream":
+            scheme, (host, port) = server_spec.parse(rest.split("@")[0], "http")
+            proxy = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            if urlsplit(proxy).scheme not in ("http", "https"):
+                raise exceptions.OptionsError(f"mode: fills cannot go through an upstream proxy of scheme {scheme}")
+    headers: tuple[tuple[str, str], ...] = ()
+    if proxy and options.upstream_auth:
+        from mitmproxy.addons.upstream_auth import parse_upstream_auth
+
+        headers = (("Proxy-Authorization", parse_upstream_auth(options.upstream_auth).decode()),)
+    return OriginSettings(
+        timeout=options.origin_timeout,
+        retries=options.origin_retries,
+        proxy=proxy,
+        proxy_headers=headers,
+        verify_tls=not options.ssl_insecure,
+        trusted_ca=options.ssl_verify_upstream_trusted_ca,
+    )

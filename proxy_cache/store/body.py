@@ -1,0 +1,269 @@
+"""A body while it is being written: one writer, any number of readers that read along.
+
+What has come in and is not yet on disk is the *tail*, in memory. The writer flushes it in the background, a quarter
+of a megabyte at a time, and waits when the disk falls behind, so a fill costs a bounded amount of memory whatever its
+size. A reader takes its bytes from the tail or, further back, from the file.
+
+A body that must not or cannot be kept (``no-store``, no room, a failing disk) has no file from that point on. Its
+tail is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .files import READ_SIZE, OpenBody
+
+if TYPE_CHECKING:
+    from .store import Store
+
+FLUSH_SIZE = 256 * 1024
+"""Bytes of tail that are worth a trip to the disk. A body shorter than this is written once, when complete."""
+TAIL_LIMIT = 1024 * 1024
+"""Bytes of tail at which the writer waits for the disk, or for the slowest reader where there is no file."""
+
+
+class BodyError(Exception):
+    """The body ended before its time: what a reader has is not all of it."""
+
+
+class Body:
+    """The bytes of one response, growing. ``length`` is what has arrived, ``total`` what is to come if known."""
+
+    def __init__(self, store: Store, entry_id: int, total: int | None, *, reserved: int | None) -> None:
+        self.store = store
+        self.entry_id = entry_id
+        self.total = total
+        self.length = 0
+        self.complete = False
+        self.kept = reserved is not None
+        """Whether the bytes go to a file. Turns false at most once, and never true again."""
+        self.stored = False
+        self.error: Exception | None = None
+        self.file: OpenBody | None = None
+        self.reserved = reserved or 0
+        self._tail: deque[bytes] = deque()
+        self._tail_start = 0
+        self._readers: set[Reader] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._room: asyncio.Future[None] | None = None
+        self._flush: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # -- the writer ---------------------------------------------------------------------------------------------
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Readers see the bytes at once; returns when there is room for more."""
+        self._tail.append(chunk)
+        self.length += len(chunk)
+        self._wake()
+        while self.kept and self.length - self._tail_start >= FLUSH_SIZE:
+            if not self.flushing:
+                self._flush = asyncio.get_running_loop().create_task(self._flush_tail())
+                self._flush.add_done_callback(self._flush_done)
+            if self.length - self._tail_start < TAIL_LIMIT:
+                return
+            await asyncio.shield(self._flush)  # type: ignore[arg-type]
+        while not self.kept and self._trim() > TAIL_LIMIT:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def finish(self) -> None:
+        """All bytes have arrived: readers are told. :meth:`Store.commit` then brings the last of them to disk."""
+        self.complete = True
+        self.total = self.length
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """No more bytes will come; readers that have read what there is get ``error``. Idempotent."""
+        if self.complete or self.error is not None:
+            return
+        self.error = error
+        self.stop_keeping()
+        self._wake()
+        self.close_if_unused()
+
+    def stop_keeping(self) -> None:
+        """From here on nothing is written to disk; what is in the file stays there for those who read along."""
+        if not self.kept:
+            return
+        self.kept = False
+        self.store.unreserve(self.reserved)
+        self.reserved = 0
+        if not self.flushing:
+            self.store.discard(self)
+
+    async def drain(self) -> tuple[list[bytes], int]:
+        """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
+        if self._flush is not None:
+            await asyncio.shield(self._flush)
+        return list(self._tail), self._tail_start
+
+    def drop_tail(self) -> None:
+        """All of it is in the file now. A short body keeps its tail, so that who reads along needs no file."""
+        if self.length > FLUSH_SIZE:
+            self._tail.clear()
+            self._tail_start = self.length
+
+    @property
+    def flushing(self) -> bool:
+        return self._flush is not None and not self._flush.done()
+
+    async def _flush_tail(self) -> None:
+        """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
+        chunks = list(self._tail)
+        size = sum(map(len, chunks))
+        lacking = self._tail_start + size - self.reserved
+        if lacking > 0:
+            if not self.store.reserve(lacking):
+                self.stop_keeping()
+                return
+            self.reserved += lacking
+        try:
+            await self.store.write(self, chunks, self._tail_start)
+        except OSError as error:
+            self.store.disk_error("write", error)
+            self.stop_keeping()
+            return
+        for _ in chunks:
+            self._tail.popleft()
+        self._tail_start += size
+
+    def _flush_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error if isinstance(error, Exception) else BodyError(repr(error)))
+        if not self.kept:
+            self.store.discard(self)
+        self.close_if_unused()
+
+    # -- readers ------------------------------------------------------------------------------------------------
+
+    def reader(self, start: int = 0, stop: int | None = None) -> Reader:
+        """Read bytes ``start`` to ``stop`` (exclusive; to the end if ``None``). Close it when done."""
+        reader = Reader(self, start, stop)
+        self._readers.add(reader)
+        return reader
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a reader that begins now would still find the first byte."""
+        return self.error is None and not self._closed and (self._tail_start == 0 or self.file is not None)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _trim(self) -> int:
+        """Without a file: drop the part of the tail that every reader has, and return the bytes left."""
+        behind = min((reader.offset for reader in self._readers), default=self.length)
+        while self._tail and self._tail_start + len(self._tail[0]) <= behind:
+            self._tail_start += len(self._tail.popleft())
+        return self.length - self._tail_start
+
+    def _make_room(self) -> None:
+        if not self.kept and self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def close_if_unused(self) -> None:
+        """Let go of the file once the fill is over and the last reader has left."""
+        if self._closed or self._readers or self.flushing or not (self.complete or self.error):
+            return
+        if self.kept and not self.stored:
+            return  # Store.commit still needs the file, and calls this again
+        self._closed = True
+        if self.file is not None:
+            self.store.files.release(self.file)
+            self.file = None
+
+
+class Reader:
+    """One client's way through a body. Reads from memory or disk, and waits for what has not arrived."""
+
+    __slots__ = ("_body", "_gone", "_wait", "offset", "stop")
+
+    def __init__(self, body: Body, start: int, stop: int | None) -> None:
+        self._body = body
+        self.offset = start
+        self.stop = stop
+        self._wait: asyncio.Future[None] | None = None
+        self._gone = False
+
+    def read_now(self) -> bytes | None:
+        """The next bytes if they can be had without waiting, ``b""`` at the end, ``None`` if not now.
+
+        Raises the body's error when it broke off and everything before that has been read.
+        """
+        body = self._body
+        if self._gone:
+            raise BodyError("the reader was closed")
+        if self.offset == self.stop or (body.complete and self.offset == body.length):
+            return b""
+        if self.offset >= body.length:
+            if body.error is not None:
+                raise BodyError(str(body.error)) from body.error
+            return None
+        if self.offset >= body._tail_start:
+            return self._took(self._from_tail())
+        if body.file is None:
+            raise BodyError("the beginning of this body was not kept")
+        data = body.store.files.read_now(body.file.fd, self._want(body._tail_start), self.offset)
+        return None if data is None else self._took(data)
+
+    async def read(self) -> bytes:
+        """The next bytes, at most ``READ_SIZE`` of them; ``b""`` at the end."""
+        body = self._body
+        while True:
+            data = self.read_now()
+            if data is not None:
+                return data
+            if self.offset < body.length:
+                assert body.file is not None
+                data = await body.store.files.read(body.file.fd, self._want(body._tail_start), self.offset)
+                return self._took(data)
+            self._wait = asyncio.get_running_loop().create_future()
+            body._waiting.append(self._wait)
+            await self._wait
+
+    def close(self) -> None:
+        """The client has all it wanted, or has left: a read under way ends with :class:`BodyError`. Idempotent."""
+        if self._gone:
+            return
+        self._gone = True
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(None)
+        self._body._readers.discard(self)
+        self._body._make_room()
+        self._body.close_if_unused()
+
+    def _want(self, end: int) -> int:
+        return min(READ_SIZE, end - self.offset, (self.stop if self.stop is not None else end) - self.offset)
+
+    def _from_tail(self) -> bytes:
+        body = self._body
+        start = body._tail_start
+        taken: list[bytes] = []
+        size = 0
+        stop = self.stop if self.stop is not None else body.length
+        at = self.offset
+        for chunk in body._tail:
+            end = start + len(chunk)
+            if end > at:
+                piece = chunk if start == at and end <= stop else chunk[at - start : stop - start]
+                taken.append(piece)
+                size += len(piece)
+                at += len(piece)
+                if at >= stop or size >= READ_SIZE:
+                    break
+            start = end
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    def _took(self, data: bytes) -> bytes:
+        if not data:
+            raise BodyError("the body file ended early")
+        self.offset += len(data)
+        self._body._make_room()
+        return data

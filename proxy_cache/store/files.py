@@ -1,0 +1,212 @@
+"""Body files: where they are, how they come and go, and reads that do not block the event loop.
+
+A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete, so a file in ``bodies/`` is whole. What
+is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+READ_SIZE = 256 * 1024
+"""Bytes read at once for one client; also what one client may have in memory besides its socket's buffer."""
+
+OPEN_FILES = 256
+"""Files kept open after their last reader left, so that a hot entry is not opened for every hit."""
+
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class TornFile(OSError):
+    """A stored body that is not as long as its entry says, or not there."""
+
+
+class OpenBody:
+    """An open body file with a count of its users; closed by :class:`BodyFiles` when idle for long enough."""
+
+    __slots__ = ("entry_id", "fd", "users")
+
+    def __init__(self, entry_id: int, fd: int) -> None:
+        self.entry_id = entry_id
+        self.fd = fd
+        self.users = 1
+
+
+class BodyFiles:
+    """The body files below one cache folder. All blocking calls run in ``pool``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tmp = root / "tmp"
+        self.bodies = root / "bodies"
+        self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cache-disk")
+        self._idle: OrderedDict[int, OpenBody] = OrderedDict()
+        self._open: dict[int, OpenBody] = {}
+        self._nowait = bool(_NOWAIT)
+
+    def prepare(self) -> None:
+        """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        for byte in range(256):
+            (self.bodies / f"{byte:02x}").mkdir(parents=True, exist_ok=True)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a blocking call in the disk pool."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+    def path(self, entry_id: int) -> str:
+        name = f"{entry_id:016x}"
+        return f"{self.bodies}/{name[-2:]}/{name}"
+
+    def tmp_path(self, entry_id: int) -> str:
+        return f"{self.tmp}/{entry_id:016x}"
+
+    def scan(self) -> Iterator[int]:
+        """The ids of all body files there are."""
+        for folder in os.scandir(self.bodies):
+            for file in os.scandir(folder.path):
+                try:
+                    yield int(file.name, 16)
+                except ValueError:
+                    continue
+
+    # -- writing (called in the pool) ---------------------------------------------------------------------------
+
+    def create(self, entry_id: int) -> int:
+        return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write_at(self, fd: int, chunks: list[bytes], offset: int) -> None:
+        """Write all of ``chunks`` at ``offset``, whatever a single call may take."""
+        for first in range(0, len(chunks), 512):
+            data = [memoryview(chunk) for chunk in chunks[first : first + 512] if chunk]
+            while data:
+                written = os.pwritev(fd, data, offset)
+                offset += written
+                while data and written >= len(data[0]):
+                    written -= len(data.pop(0))
+                if data and written:
+                    data[0] = data[0][written:]
+
+    def commit(self, entry_id: int, fd: int, length: int) -> None:
+        """The temporary file becomes the entry's body: complete first, then visible."""
+        if os.fstat(fd).st_size != length:
+            raise TornFile(errno.EIO, f"wrote {length} bytes, the file has {os.fstat(fd).st_size}")
+        os.rename(self.tmp_path(entry_id), self.path(entry_id))
+
+    def discard(self, entry_id: int) -> None:
+        """Drop a temporary file. Never raises: it is called where something has already gone wrong."""
+        try:
+            os.unlink(self.tmp_path(entry_id))
+        except OSError:
+            pass
+
+    def unlink(self, entry_ids: list[int]) -> None:
+        for entry_id in entry_ids:
+            try:
+                os.unlink(self.path(entry_id))
+            except OSError:
+                pass
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def open_cached(self, entry_id: int) -> OpenBody | None:
+        """The body, if its file is open already."""
+        body = self._open.get(entry_id)
+        if body is not None:
+            if not body.users:
+                del self._idle[entry_id]
+            body.users += 1
+        return body
+
+    async def open(self, entry_id: int, length: int) -> OpenBody:
+        """Open an entry's body; :class:`TornFile` if it is missing or not ``length`` bytes long."""
+        body = self.open_cached(entry_id)
+        if body is not None:
+            return body
+        fd = await self.run(self._open_checked, entry_id, length)
+        raced = self.open_cached(entry_id)
+        if raced is not None:  # two readers opened the file at once
+            os.close(fd)
+            return raced
+        body = OpenBody(entry_id, fd)
+        self.register(body)
+        return body
+
+    def register(self, body: OpenBody) -> None:
+        """Offer an open file to the readers of its entry."""
+        self._open[body.entry_id] = body
+
+    def _open_checked(self, entry_id: int, length: int) -> int:
+        try:
+            fd = os.open(self.path(entry_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise TornFile(errno.ENOENT, "body file is missing") from error
+        size = os.fstat(fd).st_size
+        if size != length:
+            os.close(fd)
+            raise TornFile(errno.EIO, f"body file has {size} bytes, the entry {length}")
+        return fd
+
+    def release(self, body: OpenBody) -> None:
+        """A user is done. The file stays open for a while, unless the entry was forgotten meanwhile."""
+        body.users -= 1
+        if body.users:
+            return
+        if self._open.get(body.entry_id) is not body:
+            os.close(body.fd)
+            return
+        self._idle[body.entry_id] = body
+        if len(self._idle) > OPEN_FILES:
+            entry_id, oldest = self._idle.popitem(last=False)
+            del self._open[entry_id]
+            os.close(oldest.fd)
+
+    def forget(self, entry_id: int) -> None:
+        """The entry is gone: readers keep the file they have open, nobody new gets it."""
+        body = self._open.pop(entry_id, None)
+        if body is not None and not body.users:
+            del self._idle[entry_id]
+            os.close(body.fd)
+
+    def read_now(self, fd: int, size: int, offset: int) -> bytes | None:
+        """``size`` bytes at ``offset`` if they are in the page cache, else ``None``. Never blocks."""
+        if not self._nowait:
+            return None
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(fd, [buffer], offset, _NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                self._nowait = False  # this file system cannot say (tmpfs, some network file systems)
+                return None
+            raise
+        if count == 0:
+            return None
+        del buffer[count:]
+        return bytes(buffer)
+
+    async def read(self, fd: int, size: int, offset: int) -> bytes:
+        data = self.read_now(fd, size, offset)
+        if data is None:
+            data = await self.run(os.pread, fd, size, offset)
+        return data
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True)
+        for body in self._idle.values():
+            os.close(body.fd)
+        self._idle.clear()
+        self._open.clear()

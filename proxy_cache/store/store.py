@@ -1,0 +1,345 @@
+"""The store: entries and their bodies, and the room they may take.
+
+Everything that decides is on the event loop and in memory; everything that blocks is in a thread. A response is
+stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. Whatever goes wrong
+on the disk costs the storing, never the serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..semantics.stored import StoredResponse
+from .body import Body
+from .files import BodyFiles, OpenBody, TornFile
+from .index import Entry, Index, footprint
+
+logger = logging.getLogger(__name__)
+
+FREE_CHECK = 0.5
+"""Seconds for which a reading of the free disk space is believed."""
+USES_FLUSH = 15.0
+"""Seconds between writes of the times of last use."""
+COMPLAIN_EVERY = 30.0
+"""Seconds between log lines about a disk that fails; the metric counts every failure."""
+MAX_VARIANTS = 32
+"""Variants kept of one key; the least recently used makes room for a new one."""
+
+
+class StoreError(Exception):
+    """The store cannot be opened. The message names the folder and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much the cache may take. Each is bytes, or a share of the disk it is on."""
+
+    max_size: int | float
+    """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
+    min_free: int | float
+    """Free bytes, or a fraction of the disk, that are never eaten into."""
+
+
+class Store:
+    """One cache folder, opened by one process.
+
+    ``on_failure(reason)`` is called for each response that could not be kept or read: ``no_space``, ``too_large``,
+    ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        room: Room,
+        *,
+        on_failure: Callable[[str], None] = lambda reason: None,
+        on_eviction: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.root = root
+        self.room = room
+        self.files = BodyFiles(root)
+        self.index = Index(root / "index.sqlite", self._index_error)
+        self._on_failure = on_failure
+        self._on_eviction = on_eviction
+        self._reserved = 0
+        self._free = 0
+        self._disk = 0
+        self._free_at = 0.0
+        self._lock: int | None = None
+        self._last_complaint = 0.0
+        self._tasks: set[asyncio.Future[object]] = set()
+        self._housekeeper: asyncio.Task[None] | None = None
+        self.is_open = False
+
+    # -- opening and closing ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the folder, take its lock, load the index. Raises :class:`StoreError`."""
+        try:
+            await self.files.run(self._open)
+        except StoreError:
+            self._unlock()
+            raise
+        except Exception as error:
+            self._unlock()
+            raise StoreError(f"cache_dir {self.root} cannot be used: {error}") from error
+        self.index.start()
+        self.is_open = True
+        self.make_room(0)
+        self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
+
+    def _open(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
+            raise StoreError(
+                f"cache_dir {self.root} is in use by another process (pid {owner or 'unknown'})"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            self.files.prepare()
+        except OSError as error:
+            raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
+        self.files.unlink(self.index.load(self.files.scan))
+        self._read_free()
+
+    async def close(self) -> None:
+        """Write what is pending and let go of the folder. Nothing may be using the store any more."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        self.index.close()
+        self.files.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(USES_FLUSH)
+            self.index.flush_uses()
+            await self.files.run(self._read_free)
+            self.make_room(0)
+
+    # -- looking up and reading ---------------------------------------------------------------------------------
+
+    def lookup(self, key: str) -> list[Entry]:
+        """The variants stored under ``key``."""
+        return self.index.get(key)
+
+    def touch(self, entry: Entry) -> None:
+        self.index.touch(entry, time.time())
+
+    def update(self, entry: Entry, response: StoredResponse) -> None:
+        """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4)."""
+        self.index.replace_response(entry, response)
+
+    async def open_body(self, entry: Entry) -> OpenBody | None:
+        """The entry's body file; ``None``, and the entry is gone, if it cannot be read or is not whole."""
+        try:
+            return self.files.open_cached(entry.id) or await self.files.open(entry.id, entry.length)
+        except OSError as error:
+            self.drop_unreadable(entry, error)
+            return None
+
+    def drop_unreadable(self, entry: Entry, error: OSError) -> None:
+        """An entry that cannot be read is worth nothing: forget it, so that it is fetched again."""
+        if isinstance(error, TornFile):
+            logger.warning("dropping %s: %s", entry, error.strerror)
+            self._on_failure("read")
+        else:
+            self.disk_error("read", error)
+        self.remove(entry)
+
+    def remove(self, entry: Entry) -> None:
+        if self.index.remove(entry):
+            self.files.forget(entry.id)
+            self._run(self.files.unlink, [entry.id])
+
+    def remove_key(self, key: str) -> None:
+        """Drop every variant of ``key`` (invalidation, RFC 9111 §4.4)."""
+        for entry in list(self.index.get(key)):
+            self.remove(entry)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def body(self, total: int | None, *, keep: bool) -> Body:
+        """A body to be filled. One that does not fit is delivered all the same, but not kept."""
+        reserved: int | None = None
+        if keep:
+            wanted = footprint(total) if total is not None else 0
+            reserved = wanted if self.reserve(wanted) else None
+        return Body(self, self.index.new_id(), total, reserved=reserved)
+
+    async def write(self, body: Body, chunks: list[bytes], offset: int) -> None:
+        """Bring a part of a body to its file, which is made with the first part."""
+        if body.file is None:
+            body.file = OpenBody(body.entry_id, await self.files.run(self.files.create, body.entry_id))
+        await self.files.run(self.files.write_at, body.file.fd, chunks, offset)
+
+    async def commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
+        """Keep a complete body. ``None`` if it could not be kept; its readers do not notice."""
+        try:
+            return await self._commit(body, key, response)
+        except OSError as error:
+            self.disk_error("write", error)
+            return None
+        finally:
+            if not body.stored:
+                body.stop_keeping()
+            body.close_if_unused()
+
+    async def _commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
+        chunks, offset = await body.drain()
+        lacking = footprint(body.length) - body.reserved
+        if not body.kept or (lacking > 0 and not self.reserve(lacking)):
+            return None
+        body.reserved += max(lacking, 0)
+        fd = None if body.file is None else body.file.fd
+        fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, body.length)
+        if body.file is None:
+            body.file = OpenBody(body.entry_id, fd)
+        self.files.register(body.file)
+        body.stored = True
+        body.drop_tail()
+        entry = Entry(body.entry_id, key, response, body.length, time.time())
+        for old in self.index.get(key)[:]:
+            if old.response.vary == response.vary:
+                self.remove(old)
+        variants = self.index.get(key)
+        if len(variants) >= MAX_VARIANTS:
+            self.remove(min(variants, key=lambda variant: variant.used))
+        self.unreserve(body.reserved)
+        body.reserved = 0
+        self.index.add(entry)
+        return entry
+
+    def _write_last(self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int) -> int:
+        opened = self.files.create(entry_id) if fd is None else fd
+        try:
+            self.files.write_at(opened, chunks, offset)
+            self.files.commit(entry_id, opened, length)
+        except BaseException:
+            if fd is None:
+                os.close(opened)
+            raise
+        return opened
+
+    def discard(self, body: Body) -> None:
+        """Remove the temporary file of a body that is not kept. Readers keep what they have open."""
+        self._run(self.files.discard, body.entry_id)
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes taken by what is stored."""
+        return self.index.size
+
+    @property
+    def capacity(self) -> int:
+        """Bytes it may take (``cache_max_size``)."""
+        return _bytes(self.room.max_size, self._disk)
+
+    def reserve(self, size: int) -> bool:
+        """Room for ``size`` more bytes, by eviction if need be. ``False`` if there is none to be had."""
+        if not self.is_open:
+            return False
+        if size > self.capacity:
+            self._on_failure("too_large")
+            return False
+        if not self.make_room(size):
+            self._on_failure("no_space")
+            return False
+        self._reserved += size
+        return True
+
+    def unreserve(self, size: int) -> None:
+        self._reserved -= size
+
+    def make_room(self, size: int) -> bool:
+        """Evict, least recently used first, until ``size`` more bytes fit under both limits."""
+        now = time.monotonic()
+        if now - self._free_at > FREE_CHECK:
+            self._run(self._read_free)
+            self._free_at = now
+        min_free = _bytes(self.room.min_free, self._disk)
+        evicted: list[int] = []
+        while self.index.size + self._reserved + size > self.capacity or self._free - self._reserved - size < min_free:
+            entry = self.index.oldest()
+            if entry is None or not self.index.remove(entry):
+                break
+            self.files.forget(entry.id)
+            self._free += entry.size
+            evicted.append(entry.id)
+        if evicted:
+            self._on_eviction(len(evicted))
+            self._run(self._evict, evicted)
+        return (
+            self.index.size + self._reserved + size <= self.capacity and self._free - self._reserved - size >= min_free
+        )
+
+    def _evict(self, entry_ids: list[int]) -> None:
+        self.files.unlink(entry_ids)
+        self._read_free()
+
+    def _read_free(self) -> None:
+        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side."""
+        stat = os.statvfs(self.root)
+        self._disk = stat.f_blocks * stat.f_frsize
+        self._free = stat.f_bavail * stat.f_frsize
+        self._free_at = time.monotonic()
+
+    # -- trouble ------------------------------------------------------------------------------------------------
+
+    def disk_error(self, what: str, error: Exception) -> None:
+        """Count it, and say so in the log now and then."""
+        self._on_failure(what)
+        now = time.monotonic()
+        if now - self._last_complaint >= COMPLAIN_EVERY:
+            self._last_complaint = now
+            logger.warning("cache_dir %s: %s failed, serving uncached: %s", self.root, what, error)
+
+    def _index_error(self, what: str, error: Exception) -> None:
+        self.disk_error(what, error)  # called in the index's thread; counters and logging are safe there
+
+    def _run(self, function: Callable[..., object], *args: object) -> None:
+        """Let a blocking call run in the pool, without waiting for it."""
+        if not self.is_open:
+            return
+        future = asyncio.get_running_loop().run_in_executor(self.files.pool, function, *args)
+        self._tasks.add(future)
+        future.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[object]) -> None:
+        self._tasks.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            logger.error("a disk task failed", exc_info=error)
+
+
+def _bytes(amount: int | float, disk: int) -> int:
+    return amount if isinstance(amount, int) else int(amount * disk)
