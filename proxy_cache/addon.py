@@ -99,7 +99,7 @@ class CacheAddon:
         options.load(loader)
 
     def configure(self, updated: set[str]) -> None:
-        if not updated & (options.NAMES | options.MITMPROXY_NAMES):
+        if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
             return
         try:
             settings = options.parse(ctx.options)
@@ -261,7 +261,7 @@ class CacheAddon:
             return
         self._in_flight[flow.id] = InFlight()
         try:
-            if not self._is_ours(flow) and self._may_go(flow):
+            if _has_body(flow.request) and self._may_go(flow):
                 flow.request.stream = True
         except Exception as error:
             self.failed(error)
@@ -320,8 +320,7 @@ class CacheAddon:
         return (
             request.method == "GET"
             and "upgrade" not in headers
-            and "transfer-encoding" not in headers
-            and headers.get("content-length", "0").strip() == "0"
+            and not _has_body(request)
             and self.settings.caches(request.host, request.port)
             # In reverse mode with keep_host_header the client's Host chooses the resource. It is no part of the key,
             # so what is asked for under another name than the target's is not cached.
@@ -483,6 +482,12 @@ class CacheAddon:
             "requests_in_flight": len(self._in_flight),
             "tunnels": sum(map(len, self._tunnels.values())),
         }
+
+
+def _has_body(request: http.Request) -> bool:
+    """Whether a body follows the request's header (RFC 9112 §6.3)."""
+    headers = request.headers
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"
 
 
 def _address(client: Client) -> str:

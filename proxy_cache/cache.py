@@ -188,6 +188,8 @@ class Cache:
                 continue  # the body could not be read: the entry is gone, fetch it again
             if request_cache_control(exchange.headers).only_if_cached:
                 return self._error(504, "http_request_denied", "uri-miss", detail="only-if-cached")
+            if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
+                continue
             try:
                 answer = await self._from_fill(exchange, entry, decision, alone=alone or turn == ROUNDS - 1)
             except SentOn as sent_on:
@@ -311,6 +313,10 @@ class Cache:
             )  # fmt: skip
         return self._serve_fill(exchange, waiter, head, status, "hit" if complete else None)
 
+    def _nothing_to_join(self, exchange: Exchange) -> bool:
+        headers = exchange.headers
+        return self.fills.find(exchange.target.key, headers, lambda response: _fresh(headers, response)) is None
+
     def _wait_for_fill(self, exchange: Exchange, stale: Entry | None, *, alone: bool) -> tuple[Waiter, bool, bool]:
         """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
         key, headers = exchange.target.key, exchange.headers
@@ -352,7 +358,9 @@ class Cache:
                 headers = headers.set("content-range", ranges.content_range(selected, body.total or 0))
         if response.initial_age or source == "hit":
             headers = headers.set("age", str(response.age(time.time())))
-        reader = exchange.source = body.reader(start, stop)
+        reader = exchange.source = waiter.reader
+        assert reader is not None
+        reader.offset, reader.stop = start, stop
         answer = Answer(
             code, head.reason if code != 206 else "", self._head(headers, response, status), reader, total, source
         )

@@ -29,7 +29,7 @@ from .semantics.stored import StoredResponse
 from .semantics.storing import why_not_storable
 from .semantics.validation import conditional_headers
 from .semantics.vary import matches
-from .store.body import Body
+from .store.body import Body, Reader
 from .store.index import Entry
 from .store.store import Store
 
@@ -101,13 +101,15 @@ class FillEvents(Protocol):
 class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
-    __slots__ = ("_place", "fill", "head", "headers", "queued_for")
+    __slots__ = ("_place", "fill", "head", "headers", "queued_for", "reader")
 
     def __init__(self, fill: Fill, headers: Headers) -> None:
         self.fill = fill
         self.headers = headers
         self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
         self._place: Place | None = None
+        self.reader: Reader | None = None
+        """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
 
@@ -126,6 +128,8 @@ class Waiter:
         if self._place is not None:
             place, self._place = self._place, None
             place.leave()
+        if self.reader is not None:
+            self.reader.close()
         self.fill.leave(self)
 
     def _fail(self, error: Exception) -> None:
@@ -140,6 +144,8 @@ class Waiter:
 
     def give(self, head: FillHead) -> None:
         if not self.head.done():
+            if head.body is not None:
+                self.reader = head.body.reader()
             self.head.set_result(head)
 
 
@@ -386,6 +392,14 @@ class FillTable:
             if fill.open_to(headers, fresh):
                 return fill
         return None
+
+    async def settled(self, key: str) -> bool:
+        """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
+        what they stored can be validated, where going to the origin now would fetch it a second time."""
+        tasks = [fill._task for fill in self._joinable.get(key, ()) if fill.state is FillState.COMPLETE and fill._task]
+        if tasks:
+            await asyncio.wait(tasks)
+        return bool(tasks)
 
     def start(self, request: FillRequest) -> Waiter:
         """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""

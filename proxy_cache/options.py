@@ -7,6 +7,7 @@ help says otherwise.
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +90,12 @@ MITMPROXY_NAMES = frozenset(
 """Options of mitmproxy that settings depend on."""
 
 
+logger = logging.getLogger(__name__)
+
+refused: set[str] = set()
+"""Options whose values could not even be converted, at start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All options, checked and typed."""
@@ -116,6 +123,19 @@ def load(loader: Loader) -> None:
     """Declare the options to mitmproxy."""
     for name, kind, default, text in OPTIONS:
         loader.add_option(name, kind, default, text)
+    # Values given with --set are converted by mitmproxy once the script has loaded. One that cannot be would end the
+    # loading in silence, and leave a proxy that runs without its cache.
+    refused.clear()
+    manager = loader.master.options
+    for name, value in list(manager.deferred.items()):
+        if name in NAMES:
+            try:
+                manager._parse_setval(manager._options[name], value.val)
+            except exceptions.OptionsError as error:
+                del manager.deferred[name]
+                message = str(error)
+                logger.error("%s", message if name in message else f"{name}: {message}")
+                refused.add(name)
 
 
 def parse(options: Any) -> Settings:

@@ -86,7 +86,7 @@ class OriginClient:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
+            self._session = session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30, keepalive_timeout=15),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -95,6 +95,8 @@ class OriginClient:
                 max_field_size=MAX_FIELD,
                 read_bufsize=128 * 1024,
             )
+            # aiohttp would repeat a GET on its own when a connection breaks, beside our count of tries.
+            session._retry_connection = False
         return self._session
 
     def _tls(self) -> ssl.SSLContext:

@@ -1,5 +1,14 @@
-"""HTTP caching as pure functions: RFC 9110 and RFC 9111, and what extends them.
+"""HTTP semantics and caching (RFC 9110, RFC 9111) as pure functions over headers and times.
 
-No clock, no disk, no network in here: times and headers come in as arguments. Each decision quotes the section it
-follows. What depends on the stored response alone is worked out once, when it is made; a hit does not parse.
+The rules of this package:
+
+- No clock, no disk, no network, no mitmproxy: time comes in as unix seconds, fields as :class:`~.headers.Headers`.
+- Every decision about what HTTP allows is made here, and names the section of the standard that it follows.
+- Nothing here raises, whatever bytes a peer sent. What cannot be understood is read in the sense that caches less.
+- What depends only on a stored response is computed when it is made (``stored``), so that a hit parses nothing.
+
+``headers`` fields and hop-by-hop · ``keys`` request target and cache key · ``dates`` HTTP-date · ``directives``
+Cache-Control · ``freshness`` age and lifetime · ``vary`` variants · ``storing`` may it be stored · ``stored`` a stored
+response · ``reuse`` may it be used now · ``validation`` conditions and 304 · ``ranges`` 206 · ``status_fields``
+Cache-Status and Proxy-Status.
 """

@@ -1,43 +1,65 @@
-"""HTTP dates (RFC 9110 §5.6.7)."""
+"""HTTP-date (RFC 9110 §5.6.7): the form that is sent, and the two old ones that a recipient must accept."""
 
 from __future__ import annotations
 
-import calendar
 import re
-from email.utils import formatdate
-from functools import lru_cache
+import time
+from datetime import UTC, datetime
+from typing import Final
 
-_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_MONTHS = {name: number for number, name in enumerate(_NAMES, 1)}
-_FORMS = (
-    re.compile(r"[A-Za-z]{3},? (?P<d>\d{1,2}) (?P<m>[A-Za-z]{3}) (?P<y>\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT", re.ASCII),
-    re.compile(r"[A-Za-z]+, (?P<d>\d\d)-(?P<m>[A-Za-z]{3})-(?P<y>\d\d) (?P<t>\d\d:\d\d:\d\d) GMT", re.ASCII),
-    re.compile(r"[A-Za-z]{3} (?P<m>[A-Za-z]{3}) (?P<d>[ \d]\d) (?P<t>\d\d:\d\d:\d\d) (?P<y>\d{4})", re.ASCII),
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
+    )
+}
+_TIME = r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})"
+_MONTH = r"(?P<month>[a-z]{3})"
+_FLAGS = re.IGNORECASE | re.ASCII
+# RFC 9111 §4.2: "a cache recipient SHOULD match the field value case-insensitively", and "SHOULD consider a date with a
+# zone abbreviation other than GMT to be invalid". The name of the day says nothing that the date doesn't.
+_FORMS: Final = (
+    re.compile(rf"[a-z]{{3}}, (?P<day>\d{{2}}) {_MONTH} (?P<year>\d{{4}}) {_TIME} GMT", _FLAGS),  # IMF-fixdate
+    re.compile(rf"[a-z]{{6,9}}, (?P<day>\d{{2}})-{_MONTH}-(?P<year>\d{{2}}) {_TIME} GMT", _FLAGS),  # RFC 850
+    re.compile(rf"[a-z]{{3}} {_MONTH} (?P<day>[ \d]\d) {_TIME} (?P<year>\d{{4}})", _FLAGS),  # asctime
 )
+_MONTH_NAMES: Final = tuple(name.title() for name in _MONTHS)
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_LAST_SECOND: Final = 253402300799  # of the year 9999
 
 
-@lru_cache(maxsize=1024)
 def parse_http_date(value: str) -> float | None:
-    """Unix seconds from any of the three formats; ``None`` if it is none of them. Never raises."""
-    text = value.strip()
+    """Unix seconds, or ``None`` if this is not an HTTP-date."""
+    value = value.strip(" \t")
     for form in _FORMS:
-        match = form.fullmatch(text)
-        if match is None:
-            continue
-        month = _MONTHS.get(match["m"].lower())
-        hour, minute, second = (int(part) for part in match["t"].split(":"))
-        day, year = int(match["d"]), int(match["y"])
-        if month is None or not (1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60):
-            return None
-        if len(match["y"]) == 2:
-            # More than 50 years in the future means the century before (§5.6.7); no clock is asked for that here.
-            year += 1900 if year >= 77 else 2000
-        if year < 1:
-            return None
-        return float(calendar.timegm((year, month, day, hour, minute, second)))
-    return None
+        found = form.fullmatch(value)
+        if found is not None:
+            break
+    else:
+        return None
+    month = _MONTHS.get(found["month"].lower())
+    if month is None:
+        return None
+    year = int(found["year"])
+    if len(found["year"]) == 2:
+        # RFC 9110 §5.6.7: a two-digit year "that appears to be more than 50 years in the future" is in the past. There
+        # is no clock here; the pivot of POSIX (69) gives the same for every date that is in use.
+        year += 1900 if year >= 69 else 2000
+    day, hour, minute, second = (int(found[part]) for part in ("day", "hour", "minute", "second"))
+    # RFC 9110 §5.6.7: 60 is a leap second, which datetime doesn't know.
+    leap = second == 60
+    try:
+        moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
+    except ValueError:
+        return None
+    return moment.timestamp() + leap
 
 
 def format_http_date(t: float) -> str:
-    """Unix seconds as an IMF-fixdate."""
-    return formatdate(t, usegmt=True)
+    """IMF-fixdate of unix seconds ``t``, whole seconds. What is outside 1970 to 9999 is brought to its edge."""
+    moment = time.gmtime(min(max(0.0, t), _LAST_SECOND))
+    # Not strftime, which writes in the language of the locale.
+    return (
+        f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02d} {_MONTH_NAMES[moment.tm_mon - 1]} {moment.tm_year:04d} "
+        f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT"
+    )

@@ -1,4 +1,8 @@
-"""Cache-Control, of requests and responses (RFC 9111 §5.2), read as it comes on the wire."""
+"""Cache-Control (RFC 9111 §5.2) as a value.
+
+What restricts counts however sloppily it is written; what permits counts only as specified. So a typo in a header
+makes the cache store less, never more.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,23 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Final
 
 from .headers import Headers
 
-MAX_DELTA = 2**31
-"""Seconds that stand for any larger number (RFC 9111 §1.2.2)."""
-
-_DIRECTIVE = re.compile(
-    r"""\s*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)      # name
-        (?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?  # value, quoted or not
-        [^,]*(?:,|$)                           # what else there is up to the comma is not heeded
-     """,
-    re.VERBOSE,
-)
+MAX_DELTA: Final = 2**31
+"""The largest number of seconds that is told apart (RFC 9111 §1.2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheControl:
-    """The directives that a shared cache knows. Times are seconds."""
+    """The directives of a request or of a response. Numbers are seconds, ``None`` if the directive is absent."""
 
     no_store: bool = False
     no_cache: bool = False
+    """Unqualified: not to be used without validation."""
     no_cache_fields: frozenset[str] = frozenset()
+    """Qualified: these fields are not to be used without validation."""
     private: bool = False
     private_fields: frozenset[str] = frozenset()
     public: bool = False
@@ -42,21 +41,29 @@ class CacheControl:
     stale_while_revalidate: int | None = None
     stale_if_error: int | None = None
     max_stale: int | None = None
+    """:data:`MAX_DELTA` if the directive has no argument: any staleness will do."""
     min_fresh: int | None = None
 
 
-_FLAGS = {
+NOTHING: Final = CacheControl()
+_NO_CACHE: Final = CacheControl(no_cache=True)
+
+_FLAGS: Final = {
     "no-store": "no_store",
-    "public": "public",
     "must-revalidate": "must_revalidate",
     "proxy-revalidate": "proxy_revalidate",
-    "must-understand": "must_understand",
-    "immutable": "immutable",
     "no-transform": "no_transform",
     "only-if-cached": "only_if_cached",
+    # RFC 8246 §2: "If any arguments are present, they have no meaning and MUST be ignored."
+    "immutable": "immutable",
 }
-_QUALIFIED = {"no-cache": "no_cache", "private": "private"}
-_SECONDS = {
+_BARE_FLAGS: Final = {
+    # RFC 9111 §5.2: "no argument is defined (nor allowed) unless stated otherwise". These two permit something.
+    "public": "public",
+    "must-understand": "must_understand",
+}
+_FIELD_LISTS: Final = {"no-cache": "no_cache", "private": "private"}
+_SECONDS: Final = {
     "max-age": "max_age",
     "s-maxage": "s_maxage",
     "stale-while-revalidate": "stale_while_revalidate",
@@ -64,69 +71,129 @@ _SECONDS = {
     "max-stale": "max_stale",
     "min-fresh": "min_fresh",
 }
-_NONE = CacheControl()
+
+TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+"""RFC 9110 §5.6.2, as a regular expression."""
+_TOKENS: Final = re.compile(TOKEN)
+_DIRECTIVE: Final = re.compile(rf"\s*({TOKEN})\s*(?:=(.*))?", re.DOTALL)
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_DELIMITER: Final = re.compile(r'\\[\\"]|[",]')
+_DELTA: Final = re.compile(r"[0-9]+")
+_REMEMBER_LENGTH: Final = 512  # characters; what is longer is parsed each time, and not kept in memory
+
+
+def parse_delta_seconds(text: str) -> int | None:
+    """RFC 9111 §1.2.2: a non-negative number of seconds, "2147483648 (2^31)" if it is larger than we hold."""
+    text = text.strip(" \t")
+    if _DELTA.fullmatch(text) is None:
+        return None
+    # int() refuses more than 4300 digits, and takes long for fewer.
+    text = text.lstrip("0")
+    return MAX_DELTA if len(text) > 10 else min(int(text or "0"), MAX_DELTA)
 
 
 def parse_cache_control(values: Iterable[str]) -> CacheControl:
-    """The directives of all Cache-Control lines. Never raises; unknown ones are not heeded (§5.2.3)."""
-    text = ", ".join(values)
-    return _parse(text) if text else _NONE
+    """The directives of all the lines of a Cache-Control header. Never raises; unknown directives are ignored."""
+    lines = tuple(values)
+    if not lines:
+        return NOTHING
+    if sum(map(len, lines)) > _REMEMBER_LENGTH:
+        return _parse(lines)
+    # Most responses of a site, and all requests of an agent, carry the same few values.
+    return _remembered(lines)
 
 
-@lru_cache(maxsize=1024)
-def _parse(text: str) -> CacheControl:
-    found: dict[str, object] = {}
-    position = 0
-    while position < len(text):
-        match = _DIRECTIVE.match(text, position)
-        if match is None:
-            comma = text.find(",", position)
-            position = len(text) if comma < 0 else comma + 1
-            continue
-        position = max(match.end(), position + 1)
-        _add(found, match[1].lower(), match[2] if match[2] is not None else match[3])
-    return CacheControl(**found)  # type: ignore[arg-type]
+def _parse(lines: tuple[str, ...]) -> CacheControl:
+    found: dict[str, Any] = {}
+    for line in lines:  # one by one: a quote that is left open in one line must not swallow the next
+        for element in _elements(line):
+            match = _DIRECTIVE.match(element)
+            if match is None:
+                continue
+            name = match[1].lower()  # RFC 9111 §5.2: "identified by a token, to be compared case-insensitively"
+            argument: str | None = match[2]
+            if name in _FLAGS:
+                found[_FLAGS[name]] = True
+            elif name in _BARE_FLAGS and argument is None:
+                found[_BARE_FLAGS[name]] = True
+            elif name in _FIELD_LISTS:
+                _add_fields(found, _FIELD_LISTS[name], argument)
+            elif name in _SECONDS:
+                _add_seconds(found, _SECONDS[name], argument)
+    return CacheControl(**found) if found else NOTHING
 
 
-def _add(found: dict[str, object], name: str, value: str | None) -> None:
-    if name in _FLAGS:
-        found[_FLAGS[name]] = True
-    elif name in _QUALIFIED:
-        attribute = _QUALIFIED[name]
-        fields = frozenset(field.strip().lower() for field in (value or "").split(",")) - {""}
-        if fields:
-            earlier = found.get(f"{attribute}_fields", frozenset())
-            assert isinstance(earlier, frozenset)
-            found[f"{attribute}_fields"] = earlier | fields
+_remembered = lru_cache(maxsize=1024)(_parse)
+
+
+def _elements(line: str) -> list[str]:
+    """The members of the list, split at commas that are not in a quoted string (RFC 9110 §5.6.1)."""
+    if '"' not in line:
+        return line.split(",")
+    elements = []
+    start = 0
+    quoted = False
+    for match in _DELIMITER.finditer(line):
+        char = match[0]
+        if quoted:
+            quoted = char != '"'
+        elif char in ('"', '\\"'):  # a backslash means nothing outside of quotes
+            quoted = True
+        elif char == ",":
+            elements.append(line[start : match.start()])
+            start = match.end()
+    # A quote that is never closed quotes nothing: `private="a, no-store` still says no-store.
+    elements.extend(line[start:].split(",") if quoted else [line[start:]])
+    return elements
+
+
+def _unquoted(argument: str) -> str:
+    """RFC 9111 §5.2: "recipients ought to accept both forms", token and quoted-string."""
+    argument = argument.strip()
+    match = _QUOTED.fullmatch(argument)
+    return argument if match is None else _ESCAPED.sub(r"\1", match[1])
+
+
+def _add_fields(found: dict[str, Any], name: str, argument: str | None) -> None:
+    text = "" if argument is None else _unquoted(argument)
+    fields = frozenset(field.lower() for field in _TOKENS.findall(text)) if '"' not in text else frozenset()
+    if fields:
+        found[f"{name}_fields"] = found.get(f"{name}_fields", frozenset()) | fields
+    else:
+        found[name] = True  # no argument, or one that can't be understood: all of it
+
+
+def _add_seconds(found: dict[str, Any], name: str, argument: str | None) -> None:
+    seconds = None if argument is None else parse_delta_seconds(_unquoted(argument))
+    if seconds is None:
+        if name == "max_stale" and argument is None:
+            # RFC 9111 §5.2.1.2: "If no value is assigned to max-stale, then the client will accept a stale response of
+            # any age."
+            seconds = MAX_DELTA
+        elif name in ("max_age", "s_maxage"):
+            # RFC 9111 §4.2.1: "Caches are encouraged to consider responses that have invalid freshness information
+            # (e.g., a max-age directive with non-integer content) to be stale."
+            seconds = 0
         else:
-            found[attribute] = True
-    elif name in _SECONDS:
-        attribute = _SECONDS[name]
-        seconds = MAX_DELTA if value is None and name == "max-stale" else _seconds(value)
-        earlier = found.get(attribute)
-        # Of several, the most restrictive (§4.2.1 leaves it to us; stale is the safe side). For max-stale,
-        # stale-* and max-age that is the smallest, for min-fresh the largest.
-        if isinstance(earlier, int):
-            seconds = max(earlier, seconds) if name == "min-fresh" else min(earlier, seconds)
-        found[attribute] = seconds
-
-
-def _seconds(value: str | None) -> int:
-    """delta-seconds (§1.2.2). What is none counts as 0: stale is the safe side (§4.2.1)."""
-    text = (value or "").strip()
-    if not (text.isascii() and text.isdigit()):
-        return 0
-    return MAX_DELTA if len(text) > 10 else min(int(text), MAX_DELTA)
+            return
+    # RFC 9111 §4.2.1: of several values "either the first occurrence should be used or the response should be
+    # considered stale"; "the most restrictive directive should be honored".
+    before = found.get(name)
+    if before is not None:
+        seconds = max(before, seconds) if name == "min_fresh" else min(before, seconds)
+    found[name] = seconds
 
 
 def request_cache_control(headers: Headers) -> CacheControl:
-    """The directives of a request; Pragma speaks where Cache-Control is silent (§5.4)."""
-    values = headers.get_all("cache-control")
-    if values:
-        return parse_cache_control(values)
-    if "pragma" in headers and "no-cache" in (headers.get("pragma") or "").lower():
-        return _PRAGMA_NO_CACHE
-    return _NONE
-
-
-_PRAGMA_NO_CACHE = CacheControl(no_cache=True)
+    """The directives of a request, Pragma included."""
+    if "cache-control" in headers:
+        return parse_cache_control(headers.get_all("cache-control"))
+    # RFC 9111 §5.4: Pragma is there "so that clients could specify a no-cache request (as Cache-Control was not defined
+    # until HTTP/1.1)". Next to Cache-Control it says nothing (RFC 7234 §5.4).
+    for value in headers.get_all("pragma"):
+        for element in _elements(value):
+            match = _DIRECTIVE.match(element)
+            if match is not None and match[1].lower() == "no-cache":
+                return _NO_CACHE
+    return NOTHING

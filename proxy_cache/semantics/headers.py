@@ -1,113 +1,61 @@
-"""Header fields, as bytes in the order they came, looked up without regard to case (RFC 9110 §5.1)."""
+"""Header fields as they came: bytes, order and spelling kept, looked up without regard to case."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Field lines, name and value, exactly as received."""
 
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "proxy-connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-authorization",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-    }
-)
-"""Fields that are for the next hop only (RFC 9110 §7.6.1, §11.7)."""
-
-_NEVER_OPTIONS = frozenset(
-    {
-        "age",
-        "authorization",
-        "cache-control",
-        "content-encoding",
-        "content-length",
-        "content-range",
-        "content-type",
-        "date",
-        "etag",
-        "expires",
-        "host",
-        "location",
-        "pragma",
-        "range",
-        "set-cookie",
-        "vary",
-        "via",
-    }
-)
-"""Fields meant for all recipients, which Connection must not name (RFC 9110 §7.6.1); if it does, it is not heeded."""
+_OWS = " \t\r\n"  # a folded line (obs-fold) may leave CR and LF at the ends of a value
+# RFC 9110 §5.5: CR, LF and NUL within a value are dangerous; a recipient rejects the message or "replace[s] each of
+# those characters with SP". Done for the values that we write.
+_UNSAFE = str.maketrans("\r\n\0", "   ")
 
 
 class Headers:
-    """An immutable list of header fields. Names are given in lower case."""
+    """The fields of one message. Immutable: ``without``, ``set`` and ``add`` give new ones.
+
+    Names given to methods are lower-case. Values come out as latin-1 text, which every byte has a character in, so
+    that whatever was received can be passed on unchanged.
+    """
 
     __slots__ = ("_index", "fields")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self.fields: Fields = tuple(fields)
+        self.fields: Final[Fields] = tuple(fields)
+        # Built by the first lookup: many Headers are only passed on.
         self._index: dict[str, list[str]] | None = None
 
-    def _by_name(self) -> dict[str, list[str]]:
+    def _lookup(self) -> dict[str, list[str]]:
         index = self._index
         if index is None:
             index = {}
             for name, value in self.fields:
-                index.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip(" \t"))
+                # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
+                key = name.lower().decode("latin-1")
+                text = value.decode("latin-1").strip(_OWS)
+                if key in index:
+                    index[key].append(text)
+                else:
+                    index[key] = [text]
             self._index = index
         return index
 
     def get(self, name: str) -> str | None:
-        """All values of a field as one, joined with commas (RFC 9110 §5.2); ``None`` if there is none."""
-        values = self._by_name().get(name)
+        """The combined value: all lines in order, joined by comma and space (RFC 9110 §5.3); ``None`` if absent."""
+        values = self._lookup().get(name)
         if values is None:
             return None
         return values[0] if len(values) == 1 else ", ".join(values)
 
     def get_all(self, name: str) -> tuple[str, ...]:
-        """The values of a field's lines."""
-        return tuple(self._by_name().get(name, ()))
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._by_name())
-
-    def without(self, *names: str) -> Headers:
-        """A copy that lacks these fields."""
-        if not any(name in self for name in names):
-            return self
-        drop = frozenset(name.encode("latin-1") for name in names)
-        return Headers(field for field in self.fields if field[0].lower() not in drop)
-
-    def set(self, name: str, value: str) -> Headers:
-        """A copy with one line of this field: in the place of the first it had, or at the end."""
-        if name not in self:
-            return self.add(name, value)
-        wanted = name.encode("latin-1")
-        fields: list[tuple[bytes, bytes]] = []
-        placed = False
-        for field in self.fields:
-            if field[0].lower() != wanted:
-                fields.append(field)
-            elif not placed:
-                placed = True
-                fields.append((field[0], value.encode("latin-1", "replace")))
-        return Headers(fields)
-
-    def add(self, name: str, value: str) -> Headers:
-        """A copy with one more line."""
-        return Headers((*self.fields, (name.title().encode("latin-1"), value.encode("latin-1", "replace"))))
+        """The value of every line of that name."""
+        return tuple(self._lookup().get(name, ()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name()
+        return name in self._lookup()
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self.fields)
@@ -116,16 +64,96 @@ class Headers:
         return len(self.fields)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Headers) and self.fields == other.fields
+        """The same lines: order and spelling count."""
+        return self.fields == other.fields if isinstance(other, Headers) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.fields)
 
     def __repr__(self) -> str:
-        return f"Headers({list(self.fields)!r})"
+        lines = ", ".join(f"{(name + b': ' + value).decode('latin-1')!r}" for name, value in self.fields)
+        return f"Headers({lines})"
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._lookup())
+
+    def without(self, *names: str) -> Headers:
+        index = self._lookup()
+        gone = {name.encode("latin-1") for name in names if name in index}
+        if not gone:
+            return self
+        return Headers(field for field in self.fields if field[0].lower() not in gone)
+
+    def set(self, name: str, value: str) -> Headers:
+        """One line of that name, where the first one was (and spelt like it), or at the end."""
+        if name not in self._lookup():
+            return self.add(name, value)
+        key = name.encode("latin-1")
+        fields: list[tuple[bytes, bytes]] = []
+        replaced = False
+        for field in self.fields:
+            if field[0].lower() != key:
+                fields.append(field)
+            elif not replaced:
+                fields.append((field[0], _encoded(value)))
+                replaced = True
+        return Headers(fields)
+
+    def add(self, name: str, value: str) -> Headers:
+        return Headers((*self.fields, (name.encode("latin-1", "replace"), _encoded(value))))
+
+
+def _encoded(value: str) -> bytes:
+    return value.translate(_UNSAFE).encode("latin-1", "replace")
+
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        # RFC 9110 §7.6.1: to be removed before forwarding, listed in Connection or not.
+        "connection",
+        "proxy-connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        # RFC 9111 §3.1: "header fields that are specific to the proxy that a cache uses […] MUST NOT be stored".
+        "proxy-authorization",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+    }
+)
+
+# RFC 9110 §7.6.1: "A sender MUST NOT send a connection option corresponding to a field that is intended for all
+# recipients of the content. For example, Cache-Control is never appropriate as a connection option." A sender that
+# does it all the same must not get its way: `Connection: cache-control` would make a private response storable, `vary`
+# would merge variants, `authorization` would fetch as nobody, `content-length` would change the framing, `via` would
+# hide a loop. Fields that are not listed here follow the general rule.
+END_TO_END: Final = frozenset(
+    {
+        # caching (RFC 9111 §5)
+        "age", "cache-control", "expires", "pragma", "vary", "warning", "date",
+        # validators and conditions (RFC 9110 §8.8, §13.1)
+        "etag", "last-modified", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range",
+        # representation, framing and ranges (RFC 9110 §8, §14)
+        "content-type", "content-encoding", "content-language", "content-location", "content-length", "content-range",
+        "accept-ranges", "range",
+        # negotiation, routing and control (RFC 9110 §7.2, §10, §12.5)
+        "accept", "accept-charset", "accept-encoding", "accept-language", "host", "expect", "location", "retry-after",
+        "user-agent", "max-forwards",
+        # identity (RFC 9110 §11, RFC 6265)
+        "authorization", "www-authenticate", "authentication-info", "cookie", "set-cookie",
+        # the way of the message (RFC 9110 §7.6.3, RFC 7239, RFC 9209, RFC 9211)
+        "via", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "cache-status", "proxy-status",
+    }
+)  # fmt: skip
 
 
 def end_to_end(headers: Headers) -> Headers:
-    """What goes on to the next recipient: without hop-by-hop fields and those that Connection names."""
-    named = {option.strip().lower() for value in headers.get_all("connection") for option in value.split(",")}
-    return headers.without(*HOP_BY_HOP, *(named - _NEVER_OPTIONS - {""}))
+    """What may be forwarded or stored: without hop-by-hop fields and what Connection names (RFC 9110 §7.6.1).
+
+    Fields in :data:`END_TO_END` stay even if Connection names them.
+    """
+    options = {option.strip(_OWS).lower() for value in headers.get_all("connection") for option in value.split(",")}
+    return headers.without(*HOP_BY_HOP, *(options - END_TO_END))

@@ -1,64 +1,97 @@
-"""The cache key: the request target, never the Host header (RFC 9111 §2, RFC 9110 §7.1)."""
+"""The request target: what a response is stored under, and how it may appear in a log."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+# No host has these (RFC 3986 §3.2.2). Were they taken as they are, host "a/b" with path "/c" and host "a" with
+# path "/b/c" would be one key.
+_NOT_IN_HOST: Final = re.compile(r"[\x00-\x20/?#@\\\[\]\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A request target, normalised as far as RFC 9110 §4.2.3 lets every cache go."""
+    """The target URI of a request (RFC 9110 §7.1), in parts and whole. Make it with :meth:`of`."""
 
     scheme: str
     host: str
     port: int
     path: str
-    """Path and query, as sent."""
+    """Path and query, as sent: an origin may sign the exact bytes, so percent-encoding is left alone."""
+    authority: str = field(init=False, repr=False, compare=False)
+    """Host, in brackets if it is an IPv6 address, and the port if it isn't the scheme's own."""
+    url: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        host = _NOT_IN_HOST.sub(lambda match: f"%{ord(match[0]):02x}", self.host)
+        if ":" in host:
+            host = f"[{host}]"
+        # RFC 9110 §4.2.3: "If the port is equal to the default port for a scheme, the normal form is to omit" it.
+        authority = host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
+        object.__setattr__(self, "authority", authority)
+        object.__setattr__(self, "url", f"{self.scheme}://{authority}{self.path}")
 
     @classmethod
     def of(cls, scheme: str, host: str, port: int, path: str) -> Target:
-        """Lower-case scheme and host; no fragment; ``/`` for an empty path."""
+        """Normalise as far as RFC 9110 §4.2.3 says that nothing changes: case of scheme and host, the empty path."""
+        host = host.lower()
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        # RFC 9110 §7.1: the target URI "excludes the reference's fragment component".
         path = path.partition("#")[0]
-        if not path.startswith("/"):
-            path = f"/{path}"
-        return cls(scheme.lower(), host.strip("[]").lower(), port, path)
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if _DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
+        if not path.startswith("/") and path != "*":
+            path = "/" + path
+        return cls(scheme.lower(), host, port, path)
 
     @property
     def key(self) -> str:
+        """The cache key, which is the target URI (RFC 9111 §2); the method is always GET.
+
+        Never the Host header: a client writes into that what it likes, and could store one site under another's name.
+        """
+        return self.url
+
+    def __str__(self) -> str:
         return self.url
 
 
-_SECRET = re.compile(
-    r"token|sig|key|secret|pass|pwd|auth|cred|session|jwt|code|^x-amz-|^x-goog-|^sv$|^se$|^sp$", re.IGNORECASE
+# Names of query parameters whose values open something. Long stems count anywhere in the name, short ones as a word of
+# their own ("sig" but not "design", "code" but not "country"). Too much is better than too little here.
+_SECRET: Final = re.compile(
+    r"token|secret|passw|passphrase|passcode|signature|credential|session|jwt|saml|bearer|accesskey|apikey|key$"
+    r"|auth(?!or)|authoriz"
+    r"|(?:^|[^a-z0-9])(?:sig|key|code|pass|pwd|sid|otp|pin|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])",
+    re.DOTALL,
 )
 
 
 def redacted(url: str) -> str:
-    """A URL for the log: no user name or password, no value of a query parameter that looks like a secret, and
-    nothing that could begin a new line."""
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc.rpartition("@")[2]
-        query = "&".join(_redacted_parameter(pair) for pair in parts.query.split("&")) if parts.query else ""
-        url = urlunsplit((parts.scheme, netloc, parts.path, query, ""))
-    except ValueError:
-        url = url.partition("?")[0].rpartition("@")[2]
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in url)
+    """``url`` for a log: without userinfo and fragment, secrets in the query as ``***``, on one line in any case."""
+    rest = url.partition("#")[0]
+    path, question, query = rest.partition("?")
+    scheme, separator, tail = path.partition("://")
+    if not separator:
+        scheme, tail = "", path
+    authority, slash, path = tail.partition("/")
+    # RFC 9110 §4.2.4: userinfo in an http URI is deprecated, and is shown to nobody.
+    clean = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    if question:
+        clean += "?" + "".join(_redacted_parameter(part) for part in re.split(r"([&;])", query))
+    # A line break or an escape sequence in a URL must not become one in the log or on a terminal.
+    return clean if clean.isprintable() and " " not in clean else "".join(map(_visible, clean))
 
 
-def _redacted_parameter(pair: str) -> str:
-    name, equals, _ = pair.partition("=")
-    return f"{name}=***" if equals and _SECRET.search(name) else pair
+def _redacted_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    return f"{name}=***" if value and _SECRET.search(unquote(name).lower()) else name + equals + value
+
+
+def _visible(char: str) -> str:
+    if char == " ":
+        return "%20"
+    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode("ascii")

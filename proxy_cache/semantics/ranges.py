@@ -1,58 +1,88 @@
-"""Range requests on a whole stored body (RFC 9110 §14). One range; several are answered with all of it (§14.2)."""
+"""Range requests against a whole stored body (RFC 9110 §14): one range of bytes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from .dates import parse_http_date
 from .headers import Headers
-from .validation import strong_match
+from .validation import entity_tag, strong_match
 
-_RANGE = re.compile(r"bytes=[ \t]*(\d*)-(\d*)[ \t]*", re.IGNORECASE | re.ASCII)
+_SPEC: Final = re.compile(r"([0-9]*)-([0-9]*)")
+_MOST_DIGITS: Final = 18
+_FAR: Final = 10**_MOST_DIGITS  # more bytes than any body has; int() refuses very long numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Bytes ``start`` to ``stop``, exclusive."""
+    """Bytes from ``start`` up to, and without, ``stop``."""
 
     start: int
     stop: int
 
 
 def single_range(request: Headers, response: Headers, length: int) -> ByteRange | Literal["unsatisfiable"] | None:
-    """The part asked for; ``None`` if the answer is the whole (no Range, or none that we answer with a part)."""
-    text = request.get("range")
-    if text is None or not _applies(request, response):
+    """What the Range header of a GET asks of a 200 with a body of ``length`` bytes.
+
+    ``None``: answer with all of it. RFC 9110 §14.2: "A server MAY ignore the Range header field", and here it does when
+    the field is malformed, in another unit, or for several ranges.
+    """
+    values = request.get_all("range")
+    if len(values) != 1 or not _if_range_holds(request, response):
         return None
-    match = _RANGE.fullmatch(text.strip())
-    if match is None or (not match[1] and not match[2]) or len(match[1]) > 18 or len(match[2]) > 18:
+    unit, equals, specs = values[0].partition("=")
+    # RFC 9110 §14.1: range units are compared without regard to case.
+    if not equals or unit.strip(" \t").lower() != "bytes":
         return None
-    if not match[1]:  # the last so many bytes
-        suffix = int(match[2])
-        if suffix == 0 or length == 0:
-            return "unsatisfiable"
-        return ByteRange(max(0, length - suffix), length)
-    first = int(match[1])
-    if match[2] and int(match[2]) < first:
-        return None  # invalid, hence ignored (§14.1.1, §14.2)
-    if first >= length:
-        return "unsatisfiable"
-    return ByteRange(first, min(int(match[2]) + 1, length) if match[2] else length)
+    # RFC 9110 §5.6.1.2: a recipient ignores empty members of a list.
+    members = [member for member in (part.strip(" \t") for part in specs.split(",", 2)) if member]
+    match = _SPEC.fullmatch(members[0]) if len(members) == 1 else None
+    if match is None:
+        return None
+    first, last = match[1], match[2]
+    if first:
+        start, stop = _number(first), _number(last) + 1 if last else _FAR
+        if stop <= start:
+            return None  # RFC 9110 §14.1.1: "An int-range is invalid if the last-pos value is present and less"
+        if start >= length:
+            return "unsatisfiable"  # RFC 9110 §14.1.2: satisfiable if first-pos is less than the current length
+        return ByteRange(start, min(stop, length))
+    if not last:
+        return None
+    suffix = _number(last)
+    if suffix == 0:
+        return "unsatisfiable"  # RFC 9110 §14.1.2: satisfiable "with a non-zero suffix-length"
+    if length == 0:
+        return None  # satisfiable, but Content-Range can't say so
+    # RFC 9110 §14.1.2: "If the selected representation is shorter than the specified suffix-length, the entire
+    # representation is used."
+    return ByteRange(max(0, length - suffix), length)
 
 
-def _applies(request: Headers, response: Headers) -> bool:
-    """If-Range (§13.1.5): a strong tag, or exactly the date of the last modification; else the Range is ignored."""
-    condition = request.get("if-range")
-    if condition is None:
+def _number(digits: str) -> int:
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _MOST_DIGITS else _FAR
+
+
+def _if_range_holds(request: Headers, response: Headers) -> bool:
+    """RFC 9110 §13.1.5: the parts that the client has must be of the very representation that we have."""
+    value = request.get("if-range")
+    if value is None:
         return True
-    if '"' in condition:
-        return strong_match(condition.strip(), response.get("etag") or "")
-    asked = parse_http_date(condition)
-    return asked is not None and asked == parse_http_date(response.get("last-modified") or "")
+    tag = entity_tag(response)
+    if value.startswith(('"', "W/")):
+        return tag is not None and strong_match(value, tag)
+    # "If the HTTP-date validator provided is not a strong validator in the sense defined by Section 8.8.2.2, the
+    # condition is false": Date has to be at least a second later, or the file may have changed again in the second it
+    # was read in. "If [it] exactly matches the Last-Modified field value […], the condition is true."
+    wanted = parse_http_date(value)
+    modified = parse_http_date(response.get("last-modified") or "")
+    date = parse_http_date(response.get("date") or "")
+    return wanted is not None and wanted == modified and date is not None and date - wanted >= 1
 
 
 def content_range(r: ByteRange, length: int) -> str:
-    """The value of Content-Range for a 206 (§14.4)."""
+    """The Content-Range of a 206 (RFC 9110 §14.4)."""
     return f"bytes {r.start}-{r.stop - 1}/{length}"

@@ -1,86 +1,119 @@
-"""May a stored response answer this request? (RFC 9111 §4, §4.2.4; RFC 5861)"""
+"""May a stored response answer this request now? (RFC 9111 §4)"""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
-from .directives import request_cache_control
+from .directives import CacheControl, request_cache_control
 from .headers import Headers
 from .stored import StoredResponse
 
 
 class Reuse(enum.Enum):
     FRESH = "fresh"
+    """Use it as it is. (It may be stale if the client said that it doesn't mind.)"""
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"
+    """Use it as it is, and validate it meanwhile."""
     VALIDATE = "validate"
+    """Not before the origin has said that it is still good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``reason`` is the ``fwd`` token of Cache-Status (RFC 9211 §2.2): ``stale`` or ``request``."""
-
     reuse: Reuse
     reason: str
+    """Why it goes forward, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it doesn't."""
 
 
-_FRESH = Decision(Reuse.FRESH, "")
-_STALE = Decision(Reuse.VALIDATE, "stale")
-_REQUEST = Decision(Reuse.VALIDATE, "request")
-_WHILE_REVALIDATE = Decision(Reuse.STALE_WHILE_REVALIDATE, "stale")
+_FRESH: Final = Decision(Reuse.FRESH, "")
+_REVALIDATE_MEANWHILE: Final = Decision(Reuse.STALE_WHILE_REVALIDATE, "stale")
+_STALE: Final = Decision(Reuse.VALIDATE, "stale")
+_REQUEST: Final = Decision(Reuse.VALIDATE, "request")
 
 
 def decide(request: Headers, stored: StoredResponse, now: float) -> Decision:
-    """Whether the stored response may be used as it is, or must be validated first."""
-    control = stored.cache_control
-    if control.no_cache or control.no_cache_fields:
-        return _STALE  # §5.2.2.4, whatever its age
-    ttl = stored.ttl(now)
-    if "cache-control" in request or "pragma" in request:
-        asked = request_cache_control(request)
-        if asked.no_cache:
-            return _REQUEST  # §5.2.1.4
-        if asked.max_age is not None and stored.age(now) > asked.max_age:
-            return _REQUEST  # §5.2.1.1
-        if asked.max_age == 0:
-            return _REQUEST  # what is stored within this very second was not asked for either
-        if asked.min_fresh is not None and ttl < asked.min_fresh:
-            return _REQUEST  # §5.2.1.3
-        if ttl <= 0 and asked.max_stale is not None and -ttl <= asked.max_stale and not _forbids_stale(stored):
-            return _FRESH  # §5.2.1.2
-    if ttl > 0:
-        return _FRESH
-    window = control.stale_while_revalidate
-    if window is not None and -ttl <= window and not _forbids_stale(stored):
-        return _WHILE_REVALIDATE  # RFC 5861 §3
+    """What to do with a stored response that the request's key and variant have selected."""
+    if "cache-control" not in request and "pragma" not in request:
+        if now < stored.fresh_until:
+            return _FRESH
+        return _decide_stale(None, stored, now)
+    wanted = request_cache_control(request)
+    if not now < stored.fresh_until:
+        return _decide_stale(wanted, stored, now)
+    # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that a client can reload.
+    # no-store (§5.2.1.5) is about storing: it "does not apply to the already stored response".
+    if wanted.no_cache:
+        return _REQUEST
+    age = stored.age(now)
+    # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
+    # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0 is what
+    # a plain reload sends, and is not that signal.
+    if wanted.max_age is not None and age > wanted.max_age and not stored.cache_control.immutable:
+        return _REQUEST
+    if wanted.min_fresh is not None and stored.lifetime < age + wanted.min_fresh:
+        return _REQUEST
+    return _FRESH
+
+
+def _decide_stale(wanted: CacheControl | None, stored: StoredResponse, now: float) -> Decision:
+    # RFC 9111 §4.2.4: not where it "is prohibited by an explicit in-protocol directive". s-maxage is one, also next to
+    # stale-while-revalidate: "A shared cache MUST NOT reuse a stale response with s-maxage" (§5.2.2.10).
+    if stored.never_stale:
+        return _STALE
+    age = stored.age(now)
+    staleness = age - stored.lifetime
+    if wanted is not None:
+        if wanted.no_cache or wanted.min_fresh is not None:
+            return _STALE
+        if wanted.max_stale is not None:
+            # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
+            if staleness <= wanted.max_stale and (wanted.max_age is None or age <= wanted.max_age):
+                return _FRESH
+            return _STALE
+        if wanted.max_age is not None:
+            # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
+            # receive a stale response."
+            return _STALE
+    allowed = stored.cache_control.stale_while_revalidate
+    # RFC 5861 §3: "caches MAY serve the response it appears in after it becomes stale, up to the indicated number of
+    # seconds".
+    if allowed is not None and staleness <= allowed:
+        return _REVALIDATE_MEANWHILE
     return _STALE
 
 
 def may_serve_stale(request: Headers, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
-    """Whether a stale response may stand in for an answer that cannot be had.
+    """Whether the stored response may stand in after validating it has failed.
 
-    ``stale-if-error`` allows it (RFC 5861 §4). ``disconnected``: the origin could not be asked, so it is allowed
-    unless something forbids it (RFC 9111 §4.2.4).
+    ``disconnected``: there was no answer from the origin at all, or it could not be asked. Otherwise it answered with
+    an error.
     """
-    if _forbids_stale(stored):
+    if stored.never_stale:
+        # RFC 9111 §4.2.4, §5.2.2.2: "if a cache is disconnected, the cache MUST generate an error response".
         return False
-    asked = request_cache_control(request)
-    if asked.no_cache or asked.no_store or asked.min_fresh is not None or asked.max_age is not None:
+    wanted = request_cache_control(request)
+    if wanted.no_cache:
         return False
-    if disconnected:
+    age = stored.age(now)
+    staleness = age - stored.lifetime
+    # RFC 5861 §4: "a cached stale response MAY be used […] regardless of other freshness information"; in a request,
+    # "its scope of application is the request it appears in".
+    if wanted.stale_if_error is not None and staleness <= wanted.stale_if_error:
         return True
-    staleness = -stored.ttl(now)
-    allowed = asked.stale_if_error if asked.stale_if_error is not None else stored.cache_control.stale_if_error
-    return allowed is not None and staleness <= allowed
-
-
-def _forbids_stale(stored: StoredResponse) -> bool:
-    """§4.2.4: must-revalidate, proxy-revalidate, s-maxage (§5.2.2.10 gives it the same effect), no-cache."""
-    control = stored.cache_control
-    return (
-        control.must_revalidate
-        or control.proxy_revalidate
-        or control.s_maxage is not None
-        or control.no_cache
-        or bool(control.no_cache_fields)
-    )
+    if wanted.min_fresh is not None and staleness + wanted.min_fresh > 0:
+        return False
+    if wanted.max_age is not None and (age > wanted.max_age or (staleness >= 0 and wanted.max_stale is None)):
+        return False  # RFC 9111 §5.2.1.1
+    if staleness < 0:
+        return True
+    if wanted.max_stale is not None:
+        return staleness <= wanted.max_stale  # RFC 9111 §5.2.1.2: the client has said how stale it may be
+    limit = stored.cache_control.stale_if_error
+    if limit is not None:
+        # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit is for
+        # both cases: "when the cached response is more stale than the indicated amount, [it] SHOULD NOT be used".
+        return staleness <= limit
+    # RFC 9111 §4.2.4: "MUST NOT generate a stale response unless it is disconnected or […] explicitly permitted".
+    return disconnected

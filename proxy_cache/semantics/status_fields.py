@@ -1,38 +1,53 @@
-"""``Cache-Status`` (RFC 9211) and ``Proxy-Status`` (RFC 9209), as structured fields (RFC 8941)."""
+"""Cache-Status (RFC 9211) and Proxy-Status (RFC 9209): how a response says what happened to its request."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
 
-PROXY_ERRORS = {
-    "dns_timeout": 504,
-    "dns_error": 502,
-    "destination_not_found": 500,
-    "destination_unavailable": 503,
-    "destination_ip_prohibited": 502,
-    "destination_ip_unroutable": 502,
-    "connection_refused": 502,
-    "connection_terminated": 502,
-    "connection_timeout": 504,
-    "connection_read_timeout": 504,
-    "connection_write_timeout": 504,
-    "connection_limit_reached": 503,
-    "tls_protocol_error": 502,
-    "tls_certificate_error": 502,
-    "tls_alert_received": 502,
-    "http_request_error": 502,
-    "http_request_denied": 403,
-    "http_response_incomplete": 502,
-    "http_response_timeout": 504,
-    "http_protocol_error": 502,
-    "proxy_internal_response": 502,
-    "proxy_internal_error": 500,
-    "proxy_configuration_error": 500,
-    "proxy_loop_detected": 502,
-}
-"""Error types and their recommended statuses (RFC 9209 §2.3)."""
+# RFC 8941 §3.3.4 and §3.3.3
+_SF_TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*")
+_NOT_IN_STRING: Final = re.compile(r"[^\x20-\x7e]")
 
-_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*")
+PROXY_ERRORS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "dns_timeout": 504,
+        "dns_error": 502,
+        "destination_not_found": 500,
+        "destination_unavailable": 503,
+        "destination_ip_prohibited": 502,
+        "destination_ip_unroutable": 502,
+        "connection_refused": 502,
+        "connection_terminated": 502,
+        "connection_timeout": 504,
+        "connection_read_timeout": 504,
+        "connection_write_timeout": 504,
+        "connection_limit_reached": 503,
+        "tls_protocol_error": 502,
+        "tls_certificate_error": 502,
+        "tls_alert_received": 502,
+        "http_request_error": 400,
+        "http_request_denied": 403,
+        "http_response_incomplete": 502,
+        "http_response_header_section_size": 502,
+        "http_response_header_size": 502,
+        "http_response_body_size": 502,
+        "http_response_trailer_section_size": 502,
+        "http_response_trailer_size": 502,
+        "http_response_transfer_coding": 502,
+        "http_response_content_coding": 502,
+        "http_response_timeout": 504,
+        "http_upgrade_failed": 502,
+        "http_protocol_error": 502,
+        "proxy_internal_error": 500,
+        "proxy_configuration_error": 500,
+        "proxy_loop_detected": 502,
+    }
+)
+"""The registered error types and the status recommended with each (RFC 9209 §2.3)."""
 
 
 def cache_status(
@@ -46,12 +61,12 @@ def cache_status(
     collapsed: bool = False,
     detail: str | None = None,
 ) -> str:
-    """One member of Cache-Status. ``hit`` and ``fwd`` exclude each other (RFC 9211 §2.2)."""
-    value = name
+    """One member of Cache-Status. ``fwd`` and what goes with it say nothing on a hit, and are left out (§2.2)."""
+    value = _item(name)
     if hit:
         value += "; hit"
-    elif fwd:
-        value += f"; fwd={fwd}"
+    elif fwd is not None:
+        value += f"; fwd={_item(fwd)}"
         if fwd_status is not None:
             value += f"; fwd-status={fwd_status}"
         if stored:
@@ -73,22 +88,23 @@ def proxy_status(
     received_status: int | None = None,
     next_hop: str | None = None,
 ) -> str:
-    """One member of Proxy-Status."""
-    value = f"{name}; error={error}"
-    if received_status is not None:
-        value += f"; received-status={received_status}"
+    """One member of Proxy-Status. ``error`` is a key of :data:`PROXY_ERRORS`."""
+    value = f"{_item(name)}; error={_item(error)}"
     if next_hop is not None:
         value += f"; next-hop={_item(next_hop)}"
+    if received_status is not None:
+        value += f"; received-status={received_status}"
     if detail is not None:
-        value += f"; details={_string(detail)}"
+        value += f"; details={_string(detail)}"  # RFC 9209 §2.1.5: a String, also where a Token would do
     return value
 
 
+@lru_cache(maxsize=256)
 def _item(text: str) -> str:
-    return text if _TOKEN.fullmatch(text) else _string(text)
+    """A Token if it can be one, else a String."""
+    return text if _SF_TOKEN.fullmatch(text) else _string(text)
 
 
 def _string(text: str) -> str:
-    """An sf-string: printable ASCII, with quotes and backslashes escaped."""
-    ascii_text = "".join(c if " " <= c <= "~" else "?" for c in text)
-    return '"' + ascii_text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    escaped = _NOT_IN_STRING.sub("?", text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,121 +1,160 @@
-"""A stored response: its head, and what follows from it about freshness (RFC 9111 §3, §4.2)."""
+"""A stored response: what was received, and what follows from it and doesn't change."""
 
 from __future__ import annotations
 
-from .dates import parse_http_date
-from .directives import MAX_DELTA, CacheControl, parse_cache_control
+from dataclasses import dataclass, field
+
+from .dates import format_http_date
+from .directives import CacheControl, parse_cache_control
+from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
-from .vary import selecting_values, vary_names
+from .validation import entity_tag, weak_match
+from .vary import NEVER, selecting_values, vary_names
 
-HEURISTIC_STATUSES = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
-"""Statuses that may be stored without explicit freshness (RFC 9110 §15.1)."""
-HEURISTIC_SHARE = 0.1
-HEURISTIC_MOST = 86_400
-"""Seconds. A tenth of the time since the last modification, a day at most (RFC 9111 §4.2.2 suggests the tenth)."""
-NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-type", "transfer-encoding"})
-"""Fields of a 304 that describe the stored body, and so are not taken over (RFC 9111 §3.2)."""
+_DERIVE = -1
+_NEVER_FRESH = float("-inf")
+
+# RFC 9111 §3.2 updates every field but: Content-Length; fields "that the cache's stored response depends upon"
+# (Content-Encoding: our bytes are coded as they were); fields "automatically processed and removed" (Content-Range).
+# ETag is what the 304 was matched by, and some origins send the tag of the uncoded representation with it. Set-Cookie
+# is for whoever asked, and a 304 must not bring in what `storing` would have refused. Age is accounted for.
+_NOT_UPDATED = ("content-length", "content-encoding", "content-range", "etag", "set-cookie", "age")
 
 
+@dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The head of a stored response. All that depends on it alone is worked out here, once."""
+    """The head of a stored response. Times are unix seconds, ages and lifetimes whole seconds.
 
-    __slots__ = (
-        "cache_control", "date", "etag", "headers", "heuristic", "initial_age", "last_modified", "lifetime",
-        "request_time", "response_time", "status", "vary",
-    )  # fmt: skip
+    Make one with :meth:`of` from what an origin sent, or with the constructor from what was kept of one:
+    the fields that an ``of`` had, ``initial_age`` among them, since the Age header is not kept.
+    """
 
-    def __init__(
-        self,
-        status: int,
-        headers: Headers,
-        request_time: float,
-        response_time: float,
-        vary: tuple[tuple[str, str | None], ...],
-        initial_age: int,
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        """End-to-end fields, without Age."""
-        self.request_time = request_time
-        self.response_time = response_time
-        self.vary = vary
-        """The values, in the request, of the fields that Vary names (§4.1)."""
-        self.initial_age = initial_age
-        """Seconds: corrected_initial_age (§4.2.3)."""
-        self.cache_control: CacheControl = parse_cache_control(headers.get_all("cache-control"))
-        date = headers.get("date")
-        parsed = parse_http_date(date) if date is not None else None
-        self.date: float = response_time if parsed is None else parsed
-        self.etag = headers.get("etag")
-        self.last_modified = headers.get("last-modified")
-        self.lifetime, self.heuristic = self._freshness_lifetime()
+    status: int
+    headers: Headers
+    """End-to-end fields, without Age."""
+    request_time: float
+    response_time: float
+    vary: tuple[tuple[str, str | None], ...] = ()
+    """The values, in the request that this answered, of the fields that Vary names."""
+    initial_age: int = _DERIVE
+    """corrected_initial_age (RFC 9111 §4.2.3)."""
+
+    cache_control: CacheControl = field(init=False, repr=False, compare=False)
+    lifetime: int = field(init=False, compare=False)
+    """freshness_lifetime (RFC 9111 §4.2.1)."""
+    heuristic: bool = field(init=False, repr=False, compare=False)
+    """Whether the lifetime is our guess."""
+    date: float = field(init=False, repr=False, compare=False)
+    """When the origin made it."""
+    etag: str | None = field(init=False, repr=False, compare=False)
+    """A well-formed entity tag, with ``W/`` if it is weak."""
+    last_modified: str | None = field(init=False, repr=False, compare=False)
+    always_validate: bool = field(init=False, repr=False, compare=False)
+    """May never be used without validation, fresh or not."""
+    never_stale: bool = field(init=False, repr=False, compare=False)
+    """May not be used stale, whatever happens."""
+    fresh_until: float = field(init=False, repr=False, compare=False)
+    """Fresh, and usable without validation, as long as the clock says less."""
+
+    def __post_init__(self) -> None:
+        # A copy, because a Headers keeps its index once it was asked something: a cache holds many responses that are
+        # not asked for again.
+        headers = Headers(self.headers.fields)
+        directives = parse_cache_control(headers.get_all("cache-control"))
+        date = date_value(headers, self.response_time)
+        lifetime = explicit_lifetime(headers, directives, date)
+        heuristic = lifetime is None
+        if lifetime is None:
+            lifetime = heuristic_lifetime(self.status, headers, directives, date)
+        initial_age = self.initial_age
+        if initial_age < 0:
+            initial_age = corrected_initial_age(headers, self.request_time, self.response_time)
+        always_validate = (
+            directives.no_cache  # RFC 9111 §5.2.2.4
+            # The qualified form lets the rest be used "if the listed header fields are excluded"; we have them or not.
+            or not directives.no_cache_fields.isdisjoint(headers.names)
+            # A 304 may say so of a response that was stored before (RFC 9111 §5.2.2.5, §5.2.2.7).
+            or (directives.no_store and not directives.must_understand)
+            or directives.private
+            or bool(directives.private_fields)
+        )
+        # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
+        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])".
+        never_stale = (
+            always_validate
+            or directives.must_revalidate
+            or directives.proxy_revalidate
+            or directives.s_maxage is not None
+        )
+        fresh_for = lifetime - initial_age
+        fresh = fresh_for > 0 and not always_validate
+        set_ = object.__setattr__
+        set_(self, "initial_age", initial_age)
+        set_(self, "cache_control", directives)
+        set_(self, "lifetime", lifetime)
+        set_(self, "heuristic", heuristic)
+        set_(self, "date", date)
+        set_(self, "etag", entity_tag(headers))
+        set_(self, "last_modified", headers.get("last-modified"))
+        set_(self, "always_validate", always_validate)
+        set_(self, "never_stale", never_stale)
+        set_(self, "fresh_until", self.response_time + fresh_for if fresh else _NEVER_FRESH)
 
     @classmethod
     def of(
         cls, status: int, headers: Headers, request_headers: Headers, request_time: float, response_time: float
     ) -> StoredResponse:
-        """From an answer as it came from the origin, and the request it answers."""
+        """From a response as the origin sent it, and the request that it answers."""
+        names = vary_names(headers)
         return cls(
-            status,
-            end_to_end(headers).without("age"),
-            request_time,
-            response_time,
-            selecting_values(vary_names(headers) or (), request_headers),
-            _initial_age(headers, request_time, response_time),
+            status=status,
+            headers=end_to_end(headers).without("age"),
+            request_time=request_time,
+            response_time=response_time,
+            vary=NEVER if names is None else selecting_values(names, request_headers),
+            initial_age=corrected_initial_age(headers, request_time, response_time),
         )
 
-    def _freshness_lifetime(self) -> tuple[int, bool]:
-        """§4.2.1, in its order of precedence, for a shared cache; and whether it is a guess."""
-        control = self.cache_control
-        if control.s_maxage is not None:
-            return control.s_maxage, False
-        if control.max_age is not None:
-            return control.max_age, False
-        if "expires" in self.headers:
-            lines = self.headers.get_all("expires")
-            expires = parse_http_date(lines[0]) if len(set(lines)) == 1 else None
-            # "A cache recipient MUST interpret invalid date formats, especially the value "0", as representing a
-            # time in the past" (§5.3).
-            return (0 if expires is None else _clamp(expires - self.date)), False
-        modified = parse_http_date(self.last_modified) if self.last_modified is not None else None
-        if modified is not None and (self.status in HEURISTIC_STATUSES or control.public):
-            return min(_clamp((self.date - modified) * HEURISTIC_SHARE), HEURISTIC_MOST), True
-        return 0, True
-
     def age(self, now: float) -> int:
-        """current_age, in seconds (§4.2.3)."""
-        return min(self.initial_age + max(0, int(now - self.response_time)), MAX_DELTA)
+        """current_age (RFC 9111 §4.2.3). A clock that went back does not make it younger than it came."""
+        return self.initial_age + max(0, int(now - self.response_time))
 
     def ttl(self, now: float) -> int:
-        """Seconds of freshness left; negative when stale."""
+        """How long it stays fresh; negative when it is stale, 0 when it has just become so."""
         return self.lifetime - self.age(now)
 
     def updated_by(self, headers_304: Headers, request_time: float, response_time: float) -> StoredResponse:
-        """The response as a 304 confirms it: its fields replace the stored ones of the same name (§3.2, §4.3.4)."""
-        fresh = end_to_end(headers_304).without("age", *NOT_UPDATED)
-        kept = self.headers.without(*fresh.names)
+        """This response, freshened by the 304 that validated it (RFC 9111 §4.3.4, §3.2).
+
+        ``self``, no fresher than it was, if the 304 is about another representation.
+        """
+        new = end_to_end(headers_304)
+        if not self._is_selected_by(new):
+            return self
+        update = new.without(*_NOT_UPDATED)
+        if "date" not in update:
+            # RFC 9110 §6.6.1: a recipient with a clock appends Date. The old one would make the update look old.
+            update = update.set("date", format_http_date(response_time))
         return StoredResponse(
-            self.status,
-            Headers((*kept.fields, *fresh.fields)),
-            request_time,
-            response_time,
-            self.vary,
-            _initial_age(headers_304, request_time, response_time),
+            status=self.status,
+            headers=Headers((*self.headers.without(*update.names).fields, *update.fields)),
+            request_time=request_time,
+            response_time=response_time,
+            vary=self._vary_after(update),
+            initial_age=corrected_initial_age(new, request_time, response_time),
         )
 
-    def __repr__(self) -> str:
-        return f"<StoredResponse {self.status}, lifetime {self.lifetime} s>"
+    def _is_selected_by(self, new: Headers) -> bool:
+        """RFC 9111 §4.3.4: without the same validator "the cache MUST NOT use the new response to update"."""
+        if "etag" in new:
+            # Compared weakly: an origin that compresses on the way out sends W/"a" with a 200 and "a" with the 304.
+            tag = entity_tag(new)
+            return tag is not None and self.etag is not None and weak_match(tag, self.etag)
+        modified = new.get("last-modified")
+        return modified is None or self.last_modified is None or modified == self.last_modified
 
-
-def _clamp(seconds: float) -> int:
-    return int(max(0.0, min(seconds, MAX_DELTA)))
-
-
-def _initial_age(headers: Headers, request_time: float, response_time: float) -> int:
-    """corrected_initial_age (§4.2.3). Of several Age values the first counts; an invalid one does not (§5.1)."""
-    first = (headers.get("age") or "").split(",")[0].strip()
-    age_value = min(int(first), MAX_DELTA) if first.isascii() and first.isdigit() and len(first) < 20 else 0
-    date = headers.get("date")
-    parsed = parse_http_date(date) if date is not None else None
-    apparent_age = 0 if parsed is None else _clamp(response_time - parsed)
-    return max(apparent_age, age_value + _clamp(response_time - request_time))
+    def _vary_after(self, update: Headers) -> tuple[tuple[str, str | None], ...]:
+        """A 304 that names fields whose values weren't kept leaves a response that no request can be matched with."""
+        names = vary_names(update)
+        known = {name for name, _ in self.vary}
+        return NEVER if names is None or not known.issuperset(names) else self.vary

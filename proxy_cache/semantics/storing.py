@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .directives import parse_cache_control, request_cache_control
+from .freshness import HEURISTICALLY_CACHEABLE
 from .headers import Headers
-from .stored import HEURISTIC_STATUSES
+from .validation import entity_tag
 from .vary import vary_names
 
-UNDERSTOOD = frozenset(
-    {200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501}
-)  # fmt: skip
-"""Statuses whose caching requirements this cache implements; no others are stored."""
+# RFC 9111 §3: a cache has "understood" a status "if it recognizes it and implements all specified caching-related
+# behavior". With these there is none beyond storing them whole.
+UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE - {206} | {302, 303, 307, 400, 402, 403, 406, 409, 411, 412, 415, 422, 451}
+
+# Our own policy, stricter than the standard: these speak of the moment (the origin is in trouble, the client is too
+# fast) or of the client (it has to log in), and nothing about the resource, so the next client is to ask again.
+_OF_THE_MOMENT: Final = frozenset({401, 407, 408, 421, 425, 429})
 
 
 def why_not_storable(request: Headers, status: int, response: Headers) -> str | None:
-    """``None`` if a response to a GET may be stored, else the reason, a token for ``Cache-Status``'s ``detail``.
+    """``None`` if the response to this GET may be stored, else why not: a token for Cache-Status ``detail``.
 
-    Set-Cookie: RFC 9111 §7.3 leaves it to the origin to say no. Origins of packages that set a session cookie on
-    everything rarely do, so a response with Set-Cookie is stored only if it is explicitly for everybody.
+    What the response says comes before what the request said, so that the answer tells of the resource if it can.
     """
-    if request_cache_control(request).no_store:
-        return "request-no-store"  # §5.2.1.5
-    control = parse_cache_control(response.get_all("cache-control"))
-    if control.no_store:
-        return "no-store"  # §5.2.2.5
-    if control.private or control.private_fields:
-        return "private"  # §5.2.2.7; with field names we could store the rest, and do not
+    directives = parse_cache_control(response.get_all("cache-control"))
     if status == 206:
-        return "partial"  # §3.3
-    if status not in UNDERSTOOD:
-        return "status"  # §3: "the response status code is final" and understood
-    if "authorization" in request and not (control.public or control.must_revalidate or control.s_maxage is not None):
-        return "authorization"  # §3.5
-    if "set-cookie" in response and not (control.public or control.s_maxage is not None):
-        return "set-cookie"
+        return "partial"  # RFC 9111 §3.3: needs to be recorded as incomplete; only whole responses are kept so far
+    # RFC 9111 §3: "the response status code is final"; 304 updates what is stored, and is not stored itself.
+    if not 200 <= status < 500 or status == 304 or status in _OF_THE_MOMENT:
+        return "status"
+    if directives.must_understand and status not in UNDERSTOOD:
+        return "status"  # RFC 9111 §5.2.2.3
+    # RFC 9111 §5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and implements the status
+    # code's caching requirements", must-understand being there.
+    if directives.no_store and not directives.must_understand:
+        return "no-store"
+    # RFC 9111 §5.2.2.7: "a shared cache MUST NOT store the response". The qualified form names fields only, and "is
+    # often handled by caches as if an unqualified private directive was received".
+    if directives.private or directives.private_fields:
+        return "private"
     if vary_names(response) is None:
-        return "vary-star"  # §4.1: it would never match
-    explicit = control.max_age is not None or control.s_maxage is not None or "expires" in response
-    if explicit:
-        return None
-    if status not in HEURISTIC_STATUSES and not control.public:
-        return "no-freshness"
-    if "last-modified" in response or "etag" in response:
-        return None
-    return "no-freshness"  # nothing says how long it is good for, and there is nothing to ask with
+        return "vary-star"  # RFC 9111 §4.1: would never match
+    # RFC 9111 §7.3: "the Set-Cookie response header field does not inhibit caching". Here it does, unless the origin has
+    # shared caches in mind: one user's session must not reach another because a header was forgotten.
+    if "set-cookie" in response and not (directives.public or directives.s_maxage is not None):
+        return "set-cookie"
+    # RFC 9111 §3: the response contains public, Expires, max-age, s-maxage, or has a heuristically cacheable status.
+    explicit = directives.max_age is not None or directives.s_maxage is not None or "expires" in response
+    if not explicit:
+        if status not in HEURISTICALLY_CACHEABLE and not directives.public:
+            return "no-freshness"
+        # "[…] a response that has neither a cache validator nor an explicit expiration time […] not usually useful".
+        if entity_tag(response) is None and "last-modified" not in response:
+            return "no-freshness"
+    # RFC 9111 §3.5: with Authorization in the request, only what "allows it to be stored by a shared cache".
+    if "authorization" in request and not (
+        directives.must_revalidate or directives.public or directives.s_maxage is not None
+    ):
+        return "authorization"
+    if request_cache_control(request).no_store:
+        return "request-no-store"  # RFC 9111 §5.2.1.5
+    return None

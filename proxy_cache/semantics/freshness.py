@@ -1,0 +1,68 @@
+"""How old a response is and how long it is fresh (RFC 9111 §4.2), for a shared cache."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .dates import parse_http_date
+from .directives import MAX_DELTA, CacheControl, parse_delta_seconds
+from .headers import Headers
+
+HEURISTICALLY_CACHEABLE: Final = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
+"""RFC 9110 §15.1."""
+
+HEURISTIC_FRACTION: Final = 0.1
+"""RFC 9111 §4.2.2: "A typical setting of this fraction might be 10%"."""
+HEURISTIC_MOST: Final = 24 * 3600
+"""Seconds. Nobody said that the response may be kept, so a day is the longest we dare."""
+
+
+def date_value(headers: Headers, response_time: float) -> float:
+    """When the origin made the response: Date, or when we received it (RFC 9110 §6.6.1)."""
+    value = headers.get("date")
+    date = parse_http_date(value) if value is not None else None
+    return response_time if date is None else date
+
+
+def corrected_initial_age(headers: Headers, request_time: float, response_time: float) -> int:
+    """The age in seconds that a response had on arrival (RFC 9111 §4.2.3), by its Date and by its Age."""
+    apparent_age = max(0.0, response_time - date_value(headers, response_time))
+    response_delay = max(0.0, response_time - request_time)
+    corrected_age_value = age_value(headers) + response_delay
+    return min(int(max(apparent_age, corrected_age_value)), MAX_DELTA)
+
+
+def age_value(headers: Headers) -> int:
+    values = headers.get_all("age")
+    if not values:
+        return 0
+    # RFC 9111 §5.1: "use the first member of the field value, discarding subsequent ones"; if that is invalid,
+    # "a cache SHOULD ignore the field".
+    return parse_delta_seconds(values[0].partition(",")[0]) or 0
+
+
+def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -> int | None:
+    """Seconds from ``date`` that the origin gave, by "the first match" of RFC 9111 §4.2.1; ``None`` if it gave none."""
+    if directives.s_maxage is not None:
+        return directives.s_maxage
+    if directives.max_age is not None:
+        return directives.max_age
+    expires = headers.get_all("expires")
+    if not expires:
+        return None
+    # RFC 9111 §5.3: "MUST interpret invalid date formats, especially the value "0", as representing a time in the
+    # past". Of several lines, the one that expires first.
+    times = [parse_http_date(value) for value in expires]
+    earliest = min((-1.0 if moment is None else moment for moment in times), default=-1.0)
+    return min(max(0, int(earliest - date)), MAX_DELTA)
+
+
+def heuristic_lifetime(status: int, headers: Headers, directives: CacheControl, date: float) -> int:
+    """Seconds, for a response without explicit lifetime (RFC 9111 §4.2.2); 0 if there is nothing to go by."""
+    if status not in HEURISTICALLY_CACHEABLE and not directives.public:
+        return 0
+    value = headers.get("last-modified")
+    modified = parse_http_date(value) if value is not None else None
+    if modified is None:
+        return 0
+    return min(max(0, int((date - modified) * HEURISTIC_FRACTION)), HEURISTIC_MOST)

@@ -1,0 +1,419 @@
+"""A real mitmdump with the cache, as a user would start it, on ports of its own and a cache folder of the test's."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .agents import Agents, Response
+from .origin import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "addons" / "cache.py"
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+CONTROL = SCRIPTS / "control.py"
+RECORDER = SCRIPTS / "recorder.py"
+
+START_TIMEOUT = 40.0
+"""Seconds a mitmdump may take to listen, on a machine that does other things too."""
+POLL = 0.01
+"""Seconds between looks at something outside of this process."""
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment without proxies of the machine, which would reach into what is tested here."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy")
+    }
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment.update(extra)
+    return environment
+
+
+class Proxy:
+    """``with Proxy(tmp_path, origin_max_in_flight=8) as proxy: proxy.get(url)``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scripts: Sequence[Path] = (),
+        mode: str | None = None,
+        program: str = "mitmdump",
+        arguments: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        control: bool = False,
+        record: bool = False,
+        **options: Any,
+    ) -> None:
+        self.folder = folder
+        self.program = program
+        self.mode = mode
+        self.arguments = list(arguments)
+        self.scripts = list(scripts)
+        self.environment = dict(environment or {})
+        self.flow_file = folder / "flows.jsonl"
+        if control:
+            self.scripts.append(CONTROL)
+        if record:
+            self.scripts.append(RECORDER)
+            self.environment["RECORDER_FILE"] = str(self.flow_file)
+        self.options: dict[str, Any] = {
+            "cache_dir": folder / "cache",
+            "metrics_listen": "127.0.0.1:0",
+            "listen_port": 0,
+            "confdir": folder / "mitmproxy",
+            **options,
+        }
+        self.expects_errors = False
+        """Set by a test that makes the product log a traceback."""
+        self.address: tuple[str, int] = ("127.0.0.1", 0)
+        self.metrics_address: tuple[str, int] | None = None
+        self.log: list[str] = []
+        self.process: subprocess.Popen[str] | None = None
+        self.agents: Agents | None = None
+        self._logged = threading.Condition()
+        self._reader: threading.Thread | None = None
+        self._mark = 0
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def command(self) -> list[str]:
+        program = Path(sys.executable).parent / self.program
+        command = [str(program), "--listen-host", "127.0.0.1", "-s", str(SCRIPT)]
+        for script in self.scripts:
+            command += ["-s", str(script)]
+        if self.mode:
+            command += ["--mode", self.mode]
+        for name, value in self.options.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            command += ["--set", f"{name}={text}"]
+        return command + self.arguments
+
+    def launch(self) -> None:
+        """Start the process, and wait for nothing."""
+        self._mark = len(self.log)
+        self.process = subprocess.Popen(
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=self.folder,
+            env=clean_environment(**self.environment),
+        )
+        self._reader = threading.Thread(target=self._read_log, args=(self.process,), daemon=True)
+        self._reader.start()
+
+    def start(self) -> Self:
+        self.launch()
+        match = self.wait_for_log(r"proxy.* listening at (\S+):(\d+)", START_TIMEOUT)
+        self.address = (match[1].strip("[]"), int(match[2]))
+        if self.options["metrics_listen"]:
+            match = self.wait_for_log(r"metrics on http://(\S+):(\d+)/metrics", START_TIMEOUT)
+            self.metrics_address = (match[1].strip("[]"), int(match[2]))
+        if CONTROL in self.scripts:
+            self._control_port = int(self.wait_for_log(r"test control on port (\d+)", START_TIMEOUT)[1])
+        if self.agents is None:
+            self.agents = Agents(self.address)
+            self.agents.__enter__()
+        self.agents.proxy = self.address
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+        if kind is None:
+            self.check_log()
+
+    def close(self) -> None:
+        """End the process and everything that belongs to it."""
+        if self.agents is not None:
+            self.agents.__exit__(None, None, None)
+            self.agents = None
+        self.terminate()
+
+    def check_log(self) -> None:
+        """Nothing that the product did may have ended in a traceback."""
+        if self.expects_errors:
+            return
+        for number, line in enumerate(self.log):
+            if "Traceback (most recent call last)" in line or "was never retrieved" in line or "never awaited" in line:
+                raise AssertionError("the proxy logged an error:\n" + "\n".join(self.log[max(0, number - 2) :][:60]))
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        assert self.process is not None
+        return self.process.poll()
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Wait for the process to end by itself; its exit status."""
+        assert self.process is not None
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the proxy still runs after {timeout} s:\n{self.text()}") from None
+        if self._reader is not None:
+            self._reader.join(PATIENCE)
+        return status
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def terminate(self, timeout: float = 15.0) -> int | None:
+        """SIGTERM, and SIGKILL if that does not help in time."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(PATIENCE)
+        if self._reader is not None:
+            self._reader.join(PATIENCE)
+        return self.process.returncode
+
+    def kill9(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def restart(self) -> None:
+        """End the process, if it has not ended, and start it again on the same cache folder."""
+        self.terminate()
+        self.start()
+
+    # -- the log ---------------------------------------------------------------------------------------------
+
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                with self._logged:
+                    self.log.append(line.rstrip("\n"))
+                    self._logged.notify_all()
+        with self._logged:
+            self._logged.notify_all()
+
+    def text(self) -> str:
+        return "\n".join(self.log)
+
+    def wait_for_log(self, pattern: str, timeout: float = PATIENCE, since: int | None = None) -> re.Match[str]:
+        """Wait for a line of this run's log."""
+        start = self._mark if since is None else since
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self.log[start:] if (match := re.search(pattern, line))), None)
+
+        deadline = time.monotonic() + timeout
+        with self._logged:
+            while (match := found()) is None:
+                assert self.process is not None
+                left = deadline - time.monotonic()
+                if left <= 0 or (self.process.poll() is not None and not self._reader_alive()):
+                    state = f"exit status {self.process.poll()}"
+                    raise AssertionError(f"no line {pattern!r} in the log ({state}):\n{self.text()}")
+                self._logged.wait(min(left, 0.2))
+        return match
+
+    def _reader_alive(self) -> bool:
+        return self._reader is not None and self._reader.is_alive()
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+    def start_request(self, method: str, url: str, **options: Any) -> Any:
+        assert self.agents is not None
+        return self.agents.start(method, url, **options)
+
+    def start_get(self, url: str, **options: Any) -> Any:
+        return self.start_request("GET", url, **options)
+
+    def request(self, method: str, url: str, timeout: float = 60.0, **options: Any) -> Response:
+        response = self.start_request(method, url, **options).result(timeout)
+        assert isinstance(response, Response)
+        return response
+
+    def get(self, url: str, timeout: float = 60.0, **options: Any) -> Response:
+        return self.request("GET", url, timeout, **options)
+
+    # -- options while running -------------------------------------------------------------------------------
+
+    def set_option(self, spec: str) -> str:
+        """``name=value``, as with ``:set``; the answer is ``ok`` or the error. Needs ``control=True``."""
+        with socket.create_connection(("127.0.0.1", self._control_port), timeout=PATIENCE) as connection:
+            connection.sendall(spec.encode() + b"\n")
+            with connection.makefile() as answer:
+                return answer.readline().strip()
+
+    # -- numbers ---------------------------------------------------------------------------------------------
+
+    def admin(self, path: str) -> tuple[int, bytes]:
+        """GET from the metrics port: status and body."""
+        assert self.metrics_address is not None
+        connection = http.client.HTTPConnection(*self.metrics_address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def metrics(self) -> Metrics:
+        status, body = self.admin("/metrics")
+        assert status == 200
+        return Metrics(body.decode())
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics().value(name, **labels)
+
+    def status(self) -> Any:
+        status, body = self.admin("/status")
+        assert status == 200
+        return json.loads(body)
+
+    def eventually(
+        self, what: Callable[[], Any], good: Callable[[Any], bool] = bool, timeout: float = PATIENCE, told: str = ""
+    ) -> Any:
+        """Ask ``what()`` until the answer is ``good``: something outside of this process has to come about."""
+        deadline = time.monotonic() + timeout
+        while not good(value := what()):
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"{told or what} is still {value!r} after {timeout} s\n" + "\n".join(self.log[-20:])
+                )
+            time.sleep(POLL)
+        return value
+
+    def wait_for_metric(
+        self, name: str, good: float | Callable[[float], bool], timeout: float = PATIENCE, **labels: str
+    ) -> float:
+        """Wait until a metric has a value, or one that is ``good``."""
+        check = good if callable(good) else lambda value: value == good
+        value = self.eventually(lambda: self.value(name, **labels), check, timeout, name)
+        assert isinstance(value, float)
+        return value
+
+    def waiters(self) -> int:
+        """Flows that wait for, or read from, a running fill."""
+        return sum(fill["waiters"] for fill in self.status()["fills"])
+
+    def wait_for_waiters(self, count: int, timeout: float = PATIENCE) -> None:
+        self.eventually(self.waiters, lambda value: value == count, timeout, "the number of waiters")
+
+    def wait_until_idle(self, timeout: float = PATIENCE) -> None:
+        """No fill runs or waits, so everything that was to be stored is stored."""
+        self.eventually(lambda: self.status()["fills"], lambda fills: not fills, timeout, "the list of running fills")
+
+    def anonymous_memory(self) -> int:
+        """Bytes of memory of the process that no file stands behind."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no RssAnon in /proc")
+
+    # -- what it left ----------------------------------------------------------------------------------------
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.options["cache_dir"])
+
+    def files(self) -> list[Path]:
+        """The files below the cache folder that are not the index or the lock."""
+        found = []
+        for folder, _, names in os.walk(self.cache_dir):
+            for name in names:
+                if not name.startswith(("index.", "lock")):
+                    found.append(Path(folder, name))
+        return found
+
+    def body_files(self, content: bytes) -> list[Path]:
+        """The files that hold exactly ``content``."""
+        found = []
+        for path in self.files():
+            try:
+                if path.stat().st_size == len(content) and path.read_bytes() == content:
+                    found.append(path)
+            except FileNotFoundError:
+                continue
+        return found
+
+    def flows(self) -> list[dict[str, Any]]:
+        """What another addon saw, hook by hook. Needs ``record=True``."""
+        if not self.flow_file.exists():
+            return []
+        return [json.loads(line) for line in self.flow_file.read_text().splitlines()]
+
+    def forget_cache(self) -> None:
+        shutil.rmtree(self.cache_dir, ignore_errors=True)
+
+
+class Metrics:
+    """One reading of /metrics."""
+
+    PREFIX = "cache_proxy_"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.samples: list[tuple[str, dict[str, str], float]] = []
+        self.types: dict[str, str] = {}
+        for family in text_string_to_metric_families(text):
+            self.types[family.name] = family.type
+            for sample in family.samples:
+                self.samples.append((sample.name, dict(sample.labels), sample.value))
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum over all samples of this name with these labels; 0 if there is none."""
+        full = name if name.startswith(self.PREFIX) else self.PREFIX + name
+        return sum(
+            value
+            for sample, found, value in self.samples
+            if sample == full and all(found.get(label) == wanted for label, wanted in labels.items())
+        )
+
+    def waits(self, outcome: str) -> float:
+        """How many waits in the origin queue ended so."""
+        return self.value("origin_fetch_queue_wait_seconds_count", outcome=outcome)
+
+    def __sub__(self, earlier: Metrics) -> Difference:
+        return Difference(earlier, self)
+
+
+class Difference:
+    """What changed between two readings."""
+
+    def __init__(self, before: Metrics, after: Metrics) -> None:
+        self.before = before
+        self.after = after
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.after.value(name, **labels) - self.before.value(name, **labels)

@@ -1,0 +1,43 @@
+"""A mitmproxy script for tests: makes one function of the product raise, as a bug in it would.
+
+The environment variable ``BREAK`` names it: ``package.module:Class.method``. Only calls that have ``break-me``
+somewhere in their arguments raise.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+
+
+def break_(where: str) -> None:
+    module_name, _, path = where.partition(":")
+    class_name, _, name = path.partition(".")
+    owner = getattr(importlib.import_module(module_name), class_name)
+    original = getattr(owner, name)
+
+    def check(arguments: tuple[object, ...]) -> None:
+        for argument in arguments:
+            seen = [repr(argument), *(repr(getattr(argument, name, "")) for name in ("request", "target", "key"))]
+            if any("break-me" in text for text in seen):
+                raise RuntimeError("broken by the test")
+
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def broken(*arguments: object) -> object:
+            check(arguments)
+            return await original(*arguments)
+    else:
+
+        @functools.wraps(original)
+        def broken(*arguments: object) -> object:
+            check(arguments)
+            return original(*arguments)
+
+    setattr(owner, name, broken)
+
+
+break_(os.environ["BREAK"])
