@@ -114,6 +114,7 @@ class CacheAddon:
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
             self.cache.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
+            self.fills.default_ttl = settings.default_ttl
             self.origin.configure(settings.origin)
             self.store.room = settings.room
 
@@ -129,8 +130,9 @@ class CacheAddon:
         if _closing is not None:
             await asyncio.wait([_closing])
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
-        quiet = {"flow_detail": 0} if settings.access_log and not ctx.options.has_changed("flow_detail") else {}
-        ctx.options.update(connection_strategy="lazy", **quiet)
+        ctx.options.update(connection_strategy="lazy")
+        if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
+            ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
         _raise_file_limit()
         metrics = self.metrics
         self.store = store = Store(
@@ -151,6 +153,7 @@ class CacheAddon:
         self.origin = OriginClient(settings.origin, metrics.fetch_retried)
         self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
         fills.quick_abort_max = settings.quick_abort_max
+        fills.default_ttl = settings.default_ttl
         self.cache = Cache(store, fills, settings.cache, self.via)
         metrics.observe(
             {
@@ -190,7 +193,8 @@ class CacheAddon:
             if self.admin is not None:
                 await self.admin.stop()
             return
-        if proxyserver := ctx.master.addons.get("proxyserver"):
+        proxyserver = ctx.master.addons.get("proxyserver")
+        if proxyserver:
             await proxyserver.servers.update([])
         if self._in_flight:
             logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
@@ -203,6 +207,8 @@ class CacheAddon:
         for exchanges in list(self._by_client.values()):
             for exchange in list(exchanges):
                 exchange.client_gone()
+        if proxyserver:
+            await _close_connections(proxyserver)
         if self.origin is not None:
             await self.origin.close()
         if self.admin is not None:
@@ -482,6 +488,17 @@ class CacheAddon:
             "requests_in_flight": len(self._in_flight),
             "tunnels": sum(map(len, self._tunnels.values())),
         }
+
+
+async def _close_connections(proxyserver: Any) -> None:
+    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
+    for handler in list(proxyserver.connections.values()):
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("shutting down")
+    deadline = time.monotonic() + 1
+    while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
+        await asyncio.sleep(0.01)
 
 
 def _has_body(request: http.Request) -> bool:

@@ -244,20 +244,20 @@ class Cache:
         if file is None:
             return None
         self.store.touch(entry)
-        headers = response.headers.set("age", str(response.age(now)))
+        headers = _put(response.headers, "Age", str(response.age(now)))
         if "accept-ranges" not in headers and response.status == 200:
-            headers = headers.add("accept-ranges", "bytes")
+            headers = headers.add("Accept-Ranges", "bytes")
         start, stop = 0, entry.length
         code = response.status
         if code == 200:
             selected = ranges.single_range(exchange.headers, response.headers, entry.length)
             if selected == "unsatisfiable":
                 self.store.files.release(file)
-                headers = headers.set("content-range", f"bytes */{entry.length}")
+                headers = _put(headers, "Content-Range", f"bytes */{entry.length}")
                 return self._plain(416, "Range Not Satisfiable", headers, status, source)
             if selected is not None:
                 code, start, stop = 206, selected.start, selected.stop
-                headers = headers.set("content-range", ranges.content_range(selected, entry.length))
+                headers = _put(headers, "Content-Range", ranges.content_range(selected, entry.length))
         reader = exchange.source = StoredReader(self.store, entry, file, start, stop)
         answer = Answer(code, "", self._head(headers, response, status), reader, stop - start, source)
         return self._conditionally(exchange, answer)
@@ -351,13 +351,13 @@ class Cache:
             selected = ranges.single_range(exchange.headers, headers, total)
             if selected == "unsatisfiable":
                 waiter.leave()
-                headers = headers.set("content-range", f"bytes */{total}")
+                headers = _put(headers, "Content-Range", f"bytes */{total}")
                 return self._plain(416, "Range Not Satisfiable", headers, status, source)
             if selected is not None:
                 code, start, stop, total = 206, selected.start, selected.stop, selected.stop - selected.start
-                headers = headers.set("content-range", ranges.content_range(selected, body.total or 0))
+                headers = _put(headers, "Content-Range", ranges.content_range(selected, body.total or 0))
         if response.initial_age or source == "hit":
-            headers = headers.set("age", str(response.age(time.time())))
+            headers = _put(headers, "Age", str(response.age(time.time())))
         reader = exchange.source = waiter.reader
         assert reader is not None
         reader.offset, reader.stop = start, stop
@@ -397,13 +397,13 @@ class Cache:
         self, code: int, error: str, fwd: str, *, detail: str | None = None, retry_after: int | None = None
     ) -> Answer:
         """An answer of our own making, with ``Proxy-Status`` (RFC 9209) to say so."""
-        fields = Headers().set("content-type", "text/plain; charset=utf-8")
+        fields = Headers().add("Content-Type", "text/plain; charset=utf-8")
         if retry_after is not None:
-            fields = fields.add("retry-after", str(retry_after))
-        fields = fields.add("cache-control", "no-store")
-        fields = fields.add("proxy-status", proxy_status(NAME, error, detail=detail))
-        fields = fields.add("cache-status", cache_status(NAME, fwd=fwd, detail=detail if code == 503 else None))
-        fields = fields.add("via", f"1.1 {self.via}")
+            fields = fields.add("Retry-After", str(retry_after))
+        fields = fields.add("Cache-Control", "no-store")
+        fields = fields.add("Proxy-Status", proxy_status(NAME, error, detail=detail))
+        fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=detail if code == 503 else None))
+        fields = fields.add("Via", f"1.1 {self.via}")
         text = f"{code} {REASONS.get(code, 'Error')}: {error.replace('_', ' ')}{f' ({detail})' if detail else ''}\n"
         body = text.encode("utf-8", "replace")
         return Answer(code, REASONS.get(code, ""), fields, body, len(body), "error")
@@ -420,12 +420,12 @@ class Cache:
 
     def _head(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
         if "date" not in headers:
-            headers = headers.add("date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
-        return headers.add("via", f"1.1 {self.via}").add("cache-status", status)
+            headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
+        return headers.add("Via", f"1.1 {self.via}").add("Cache-Status", status)
 
     def _plain(self, code: int, reason: str, headers: Headers, status: str, source: str) -> Answer:
         headers = headers.without("content-length", "content-type", "content-encoding", "etag", "last-modified")
-        return Answer(code, reason, headers.add("via", f"1.1 {self.via}").add("cache-status", status), b"", 0, source)
+        return Answer(code, reason, headers.add("Via", f"1.1 {self.via}").add("Cache-Status", status), b"", 0, source)
 
     def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
         """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""
@@ -436,9 +436,10 @@ class Cache:
         exchange.close()
         exchange.source = None
         kept = not_modified_headers(answer.headers)
-        for name in ("age", "via", "cache-status"):
-            if name in answer.headers and name not in kept:
-                kept = kept.add(name, answer.headers.get(name) or "")
+        for name in ("Age", "Via", "Cache-Status"):
+            value = answer.headers.get(name.lower())
+            if value is not None and name.lower() not in kept:
+                kept = kept.add(name, value)
         return Answer(304, "Not Modified", kept, b"", None, answer.source)
 
 
@@ -449,6 +450,11 @@ REASONS = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
+
+
+def _put(headers: Headers, name: str, value: str) -> Headers:
+    """One line of this field, spelt as people expect it."""
+    return headers.without(name.lower()).add(name, value)
 
 
 def _fresh(headers: Headers, response: StoredResponse) -> bool:

@@ -286,10 +286,15 @@ class Fill:
         """The head has arrived: who gets it, and is it stored?"""
         request = self.request
         why_not = why_not_storable(request.headers, response.status, response.headers)
+        assigned = None
+        if why_not == "no-freshness" and response.status == 200 and _is_plain(request):
+            # The origin says nothing at all, so it is for us to guess (RFC 9111 §4.2.2).
+            assigned = self.table.default_ttl or None
+            why_not = why_not if assigned is None else None
         if why_not is None and not request.keep:
             why_not = "bypass"
         stored = StoredResponse.of(
-            response.status, response.headers, request.headers, response.request_time, response.response_time
+            response.status, response.headers, request.headers, response.request_time, response.response_time, assigned
         )
         if not _is_failure(response.status):
             self.table.remember(request.key, why_not)
@@ -367,6 +372,12 @@ def _is_failure(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
+def _is_plain(request: FillRequest) -> bool:
+    """A URL that looks like a file's, asked for by nobody in particular: the kind a guess is safe for. Query strings
+    are left out for the reason of RFC 9111 §4.2.2's note: they have long meant that something is worked out."""
+    return "?" not in request.target.path and not {"authorization", "cookie"} & request.headers.names
+
+
 def _is_personal(request: Headers, response: StoredResponse) -> bool:
     """Whether an error page may be meant for one user only."""
     return "authorization" in request or "cookie" in request or response.cache_control.private
@@ -382,6 +393,8 @@ class FillTable:
         self.events = events
         self.quick_abort_max = 1024 * 1024
         """Bytes left at which a fill that nobody waits for is finished all the same."""
+        self.default_ttl = 0
+        """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self._joinable: dict[str, list[Fill]] = {}
         self._running: set[Fill] = set()
         self._uncacheable: dict[str, float] = {}

@@ -41,6 +41,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "GETs for other hosts are forwarded uncached. Empty: all hosts.",
     ),
     (
+        "cache_default_ttl", int, 120,
+        "Seconds for which a 200 that has neither Cache-Control, Expires, Last-Modified nor ETag counts as fresh, if "
+        "its URL has no query and the request no Authorization or Cookie. 0: such responses are not stored.",
+    ),
+    (
         "origin_max_in_flight", int, 0,
         "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
     ),
@@ -106,6 +111,7 @@ class Settings:
     limits: Limits
     origin: OriginSettings
     cache: CacheSettings
+    default_ttl: int
     quick_abort_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
@@ -146,6 +152,7 @@ def parse(options: Any) -> Settings:
         "origin_queue_max",
         "origin_queue_timeout",
         "origin_retries",
+        "cache_default_ttl",
         "shutdown_grace",
     ):
         if getattr(options, name) < 0:
@@ -172,6 +179,7 @@ def parse(options: Any) -> Settings:
         ),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
+        default_ttl=options.cache_default_ttl,
         quick_abort_max=quick_abort_max,
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,

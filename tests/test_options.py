@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.proxy import SCRIPT, Proxy, clean_environment
+from tests.support.proxy import Proxy
 
 
 def refused(folder: Path, name: str, value: object, **others: object) -> str:
@@ -97,31 +94,19 @@ def test_the_start_says_what_is_on(tmp_path: Path) -> None:
 
 
 def test_defaults(tmp_path: Path) -> None:
-    """What mitmdump tells about the options when nobody sets them."""
-    program = Path(sys.executable).parent / "mitmdump"
-    done = subprocess.run(
-        [program, "-s", SCRIPT, "--set", f"confdir={tmp_path}", "--options"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=tmp_path,
-        env=clean_environment(),
-    )
-    assert done.returncode == 0, done.stderr
-    found = dict(re.findall(r"^(\w+): (.+)$", done.stdout, re.MULTILINE))
     wanted = {
-        "origin_max_in_flight": "0",
-        "origin_max_in_flight_per_host": "0",
-        "origin_queue_max": "1024",
-        "origin_queue_timeout": "10",
-        "origin_retries": "3",
-        "origin_serve_stale_on_overload": "false",
+        "origin_max_in_flight": 0,
+        "origin_max_in_flight_per_host": 0,
+        "origin_queue_max": 1024,
+        "origin_queue_timeout": 10,
+        "origin_retries": 3,
+        "origin_serve_stale_on_overload": False,
         "cache_dir": "~/.cache/proxy-cache",
         "cache_max_size": "80%",
         "cache_min_free": "5%",
-        "cache_hosts": "[]",
+        "cache_hosts": [],
         "metrics_listen": "127.0.0.1:8082",
-        "shutdown_grace": "10",
+        "shutdown_grace": 10,
     }
-    assert {name: found.get(name, "").strip("'\"") for name in wanted} == wanted
+    with Proxy(tmp_path, control=True) as proxy:
+        assert {name: proxy.default_of(name) for name in wanted} == wanted

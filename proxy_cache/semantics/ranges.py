@@ -43,8 +43,9 @@ def single_range(request: Headers, response: Headers, length: int) -> ByteRange 
         return None
     first, last = match[1], match[2]
     if first:
-        start, stop = _number(first), _number(last) + 1 if last else _FAR
-        if stop <= start:
+        start = _number(first)
+        stop = _number(last) + 1 if last else length
+        if last and stop <= start:
             return None  # RFC 9110 §14.1.1: "An int-range is invalid if the last-pos value is present and less"
         if start >= length:
             return "unsatisfiable"  # RFC 9110 §14.1.2: satisfiable if first-pos is less than the current length

@@ -39,6 +39,9 @@ class StoredResponse:
     initial_age: int = _DERIVE
     """corrected_initial_age (RFC 9111 §4.2.3)."""
 
+    assigned_lifetime: int | None = None
+    """Seconds of freshness that an operator gives to a response which says nothing about its own (RFC 9111 §4.2.2)."""
+
     cache_control: CacheControl = field(init=False, repr=False, compare=False)
     lifetime: int = field(init=False, compare=False)
     """freshness_lifetime (RFC 9111 §4.2.1)."""
@@ -64,6 +67,8 @@ class StoredResponse:
         date = date_value(headers, self.response_time)
         lifetime = explicit_lifetime(headers, directives, date)
         heuristic = lifetime is None
+        if lifetime is None and self.assigned_lifetime is not None:
+            lifetime = self.assigned_lifetime
         if lifetime is None:
             lifetime = heuristic_lifetime(self.status, headers, directives, date)
         initial_age = self.initial_age
@@ -102,7 +107,13 @@ class StoredResponse:
 
     @classmethod
     def of(
-        cls, status: int, headers: Headers, request_headers: Headers, request_time: float, response_time: float
+        cls,
+        status: int,
+        headers: Headers,
+        request_headers: Headers,
+        request_time: float,
+        response_time: float,
+        assigned_lifetime: int | None = None,
     ) -> StoredResponse:
         """From a response as the origin sent it, and the request that it answers."""
         names = vary_names(headers)
@@ -113,6 +124,7 @@ class StoredResponse:
             response_time=response_time,
             vary=NEVER if names is None else selecting_values(names, request_headers),
             initial_age=corrected_initial_age(headers, request_time, response_time),
+            assigned_lifetime=assigned_lifetime,
         )
 
     def age(self, now: float) -> int:
@@ -142,6 +154,7 @@ class StoredResponse:
             response_time=response_time,
             vary=self._vary_after(update),
             initial_age=corrected_initial_age(new, request_time, response_time),
+            assigned_lifetime=self.assigned_lifetime,
         )
 
     def _is_selected_by(self, new: Headers) -> bool:

@@ -42,8 +42,8 @@ def why_not_storable(request: Headers, status: int, response: Headers) -> str | 
         return "private"
     if vary_names(response) is None:
         return "vary-star"  # RFC 9111 §4.1: would never match
-    # RFC 9111 §7.3: "the Set-Cookie response header field does not inhibit caching". Here it does, unless the origin has
-    # shared caches in mind: one user's session must not reach another because a header was forgotten.
+    # RFC 9111 §7.3: "the Set-Cookie response header field does not inhibit caching". Here it does, unless the origin
+    # has shared caches in mind: one user's session must not reach another because a header was forgotten.
     if "set-cookie" in response and not (directives.public or directives.s_maxage is not None):
         return "set-cookie"
     # RFC 9111 §3: the response contains public, Expires, max-age, s-maxage, or has a heuristically cacheable status.

@@ -92,8 +92,8 @@ NOT_MODIFIED_FIELDS: Final = frozenset({"cache-control", "content-location", "da
 def not_modified_headers(headers: Headers) -> Headers:
     """The fields of the 304 that stands for a response with ``headers``."""
     kept = NOT_MODIFIED_FIELDS
-    # RFC 9110 §15.4.5: other metadata only "for the purpose of guiding cache updates (e.g., Last-Modified might be useful
-    # if the response does not have an ETag field)".
+    # RFC 9110 §15.4.5: other metadata only "for the purpose of guiding cache updates (e.g., Last-Modified might be
+    # useful if the response does not have an ETag field)".
     if "etag" not in headers:
         kept = kept | {"last-modified"}
     return headers.without(*(headers.names - kept))

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS entries (
     request_time REAL NOT NULL,
     response_time REAL NOT NULL,
     age INTEGER NOT NULL,
+    assigned INTEGER,
     length INTEGER NOT NULL,
     used REAL NOT NULL
 ) STRICT;
@@ -46,7 +47,7 @@ WRITE_BACK = 60.0
 BLOCK = 4096
 
 Operation = tuple[str, tuple[Any, ...]]
-_INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE id = ?"
 _TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 _META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -220,7 +221,7 @@ class Index:
         blob = b"\r\n".join(name + b":" + value for name, value in response.headers.fields)
         row = (
             entry.id, entry.key, response.status, blob, json.dumps(response.vary), response.request_time,
-            response.response_time, response.initial_age, entry.length, entry.used,
+            response.response_time, response.initial_age, response.assigned_lifetime, entry.length, entry.used,
         )  # fmt: skip
         self._operations.put((_INSERT, row))
 
@@ -254,7 +255,7 @@ class Index:
 
 def _entry(row: tuple[Any, ...]) -> Entry | None:
     """An entry from its row, or ``None`` if the row makes no sense."""
-    entry_id, key, status, blob, vary, request_time, response_time, age, length, used = row
+    entry_id, key, status, blob, vary, request_time, response_time, age, assigned, length, used = row
     try:
         fields = []
         for line in bytes(blob).split(b"\r\n") if blob else []:
@@ -263,7 +264,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
         selecting = tuple((name, value) for name, value in json.loads(vary))
         response = StoredResponse(
             status=status, headers=Headers(fields), request_time=request_time, response_time=response_time,
-            vary=selecting, initial_age=age,
+            vary=selecting, initial_age=age, assigned_lifetime=assigned,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         logger.warning("dropping unreadable index row %s: %s", entry_id, error)

@@ -367,10 +367,9 @@ class Origin:
                 return self._fail(reply.fail, writer)
             return await self._send(request, reply, writer, gone)
         finally:
-            if not gone.done():
-                gone.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await gone
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await gone
 
     @staticmethod
     async def _or_gone(waiting: object, gone: asyncio.Future[bytes]) -> None:

@@ -26,13 +26,16 @@ def need(program: str) -> str:
     return path
 
 
-def run(command: Sequence[str], timeout: float = 30.0, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    command: Sequence[str], timeout: float = 30.0, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, without the machine's proxies."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=timeout,
+        cwd=cwd,
         env=clean_environment(**environment),
         check=False,
     )

@@ -1,11 +1,13 @@
 """A mitmproxy script for tests: sets options while mitmproxy runs, as a user's ``:set`` would.
 
 Listens on loopback, tells its port in the log, and takes one ``name=value`` per line; answers ``ok`` or the error.
+``?name`` asks for an option's default, as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 from mitmproxy import ctx, exceptions
@@ -23,13 +25,17 @@ class Control:
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := (await reader.readline()).decode().strip():
             try:
-                ctx.options.set(line)
+                answer = self.obey(line)
             except (exceptions.OptionsError, KeyError, ValueError) as error:
                 answer = f"{type(error).__name__}: {error}"
-            else:
-                answer = "ok"
             writer.write(answer.replace("\n", " ").encode() + b"\n")
         writer.close()
+
+    def obey(self, line: str) -> str:
+        if line.startswith("?"):
+            return json.dumps(ctx.options.default(line[1:]))
+        ctx.options.set(line)
+        return "ok"
 
     def done(self) -> None:
         if self.server is not None:

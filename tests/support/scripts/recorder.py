@@ -10,6 +10,9 @@ import os
 
 from mitmproxy import http
 
+REUSABLE = ("Cache-Control", "Expires", "ETag", "Last-Modified")
+"""Header fields of which a response needs one to be used again: a time, or something to validate it by."""
+
 
 class Recorder:
     def __init__(self) -> None:
@@ -24,6 +27,7 @@ class Recorder:
             "status": response.status_code if response else None,
             "retry_after": response.headers.get("Retry-After") if response else None,
             "cache_status": response.headers.get("Cache-Status") if response else None,
+            "reusable": response is not None and any(name in response.headers for name in REUSABLE),
             "error": str(flow.error) if flow.error else None,
         }
         self.file.write(json.dumps(record) + "\n")

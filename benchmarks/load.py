@@ -1,0 +1,60 @@
+"""wrk as the client, and what it reports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import clean_environment, pinned
+
+CONNECTIONS = 32
+SCRIPT = Path(__file__).with_name("proxy.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One run of wrk."""
+
+    requests: int
+    seconds: float
+    bytes: int
+    errors: int
+    """Answers of status 400 and up, broken connections, and answers that took more than 10 s."""
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+def run(proxy_port: int, url: str, seconds: int, core: int | None, distinct: str | None = None) -> Load:
+    """Ask a proxy for ``url`` over and over; with ``distinct``, for a new URL below it each time."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    environment = clean_environment(BENCH_URL=url)
+    if distinct:
+        environment["BENCH_DISTINCT"] = distinct
+    process = subprocess.Popen(
+        pinned(core, [*command, f"http://127.0.0.1:{proxy_port}"]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    try:
+        output = process.communicate(timeout=seconds + 30)[0]
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        report = json.loads(output.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise SystemExit(f"wrk failed (exit status {process.returncode}):\n{output}") from None
+    return Load(
+        requests=report["requests"],
+        seconds=report["microseconds"] / 1e6,
+        bytes=report["bytes"],
+        errors=report["bad_status"] + report["socket_errors"] + report["timeouts"],
+    )

@@ -1,0 +1,32 @@
+-- wrk as a client of a forward proxy: the request line carries the whole URL.
+-- BENCH_URL: what to ask for. BENCH_DISTINCT: if set, every request asks for a URL of its own, "URL/<distinct>-<n>".
+
+local url = os.getenv("BENCH_URL")
+local distinct = os.getenv("BENCH_DISTINCT")
+
+wrk.headers["Host"] = url:match("^http://([^/]+)")
+wrk.path = url
+
+if distinct then
+   local threads = 0
+   local count = 0
+
+   function setup(thread)
+      thread:set("number", threads)
+      threads = threads + 1
+   end
+
+   function request()
+      count = count + 1
+      return wrk.format("GET", url .. "/" .. distinct .. "-" .. number .. "-" .. count)
+   end
+end
+
+function done(summary)
+   local errors = summary.errors
+   io.write(string.format(
+      '\n{"requests": %d, "microseconds": %d, "bytes": %d, "bad_status": %d, "socket_errors": %d, "timeouts": %d}\n',
+      summary.requests, summary.duration, summary.bytes, errors.status,
+      errors.connect + errors.read + errors.write, errors.timeout
+   ))
+end

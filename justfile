@@ -1,0 +1,33 @@
+# Every recipe runs in the project's own virtual environment, whether it is on PATH or not. VENV names another one:
+#   VENV=.venv-newer just test
+venv := env("VENV", ".venv")
+bin := venv / "bin"
+python := quote(bin / "python")
+
+set positional-arguments
+
+# List the recipes
+default:
+    @{{ quote(just_executable()) }} --list
+
+# Start the proxy on its defaults; further arguments go to mitmdump
+run *arguments:
+    {{ quote(bin / "mitmdump") }} -s addons/cache.py "$@"
+
+# Run the whole test suite; further arguments go to pytest
+test *arguments:
+    {{ python }} -m pytest "$@"
+
+# Run only the tests about the limiter, coalescing and the cache
+test-cache-proxy *arguments:
+    {{ python }} -m pytest tests/test_limiter.py tests/test_coalescing.py tests/test_cache.py tests/unit tests/semantics "$@"
+
+# Check style, format and types
+lint:
+    {{ python }} -m ruff check .
+    {{ python }} -m ruff format --check .
+    {{ python }} -m mypy
+
+# Compare with a textbook mitmproxy addon and with plain mitmdump (about 5 minutes; --quick: 1; --help: more)
+bench *arguments:
+    {{ python }} benchmarks/run.py "$@"

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.validation import (
+    CONDITIONAL,
+    NOT_MODIFIED_FIELDS,
+    conditional_headers,
+    is_conditional,
+    not_modified,
+    not_modified_headers,
+    strong_match,
+    weak_match,
+)
+
+from . import given, h, http_date, odd_headers, stored
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "strong", "weak"),
+    [  # the table of RFC 9110 §8.8.3.2
+        ('W/"1"', 'W/"1"', False, True),
+        ('W/"1"', 'W/"2"', False, False),
+        ('W/"1"', '"1"', False, True),
+        ('"1"', '"1"', True, True),
+    ],
+)
+def test_comparison(a: str, b: str, strong: bool, weak: bool) -> None:
+    assert strong_match(a, b) is strong_match(b, a) is strong
+    assert weak_match(a, b) is weak_match(b, a) is weak
+
+
+TAG, WEAK = 'ETag: "a"', 'ETag: W/"a"'
+MODIFIED = f"Last-Modified: {http_date(-100)}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        # RFC 9111 §4.3.1
+        pytest.param([], [], id="no validator"),
+        pytest.param([TAG], [("If-None-Match", '"a"')], id="tag"),
+        pytest.param([WEAK], [("If-None-Match", 'W/"a"')], id="weak tag"),
+        pytest.param([MODIFIED], [("If-Modified-Since", http_date(-100))], id="date"),
+        pytest.param([TAG, MODIFIED], [("If-None-Match", '"a"'), ("If-Modified-Since", http_date(-100))], id="both"),
+        pytest.param(["ETag: a", "Last-Modified: x"], [], id="malformed"),
+    ],
+)
+def test_conditions_to_send(lines: list[str], expected: list[tuple[str, str]]) -> None:
+    assert conditional_headers(stored(*lines)) == expected
+
+
+@pytest.mark.parametrize("name", sorted(CONDITIONAL))
+def test_is_conditional(name: str) -> None:
+    assert is_conditional(h(f"{name.title()}: x"))
+    assert not is_conditional(h("Range: bytes=0-"))
+
+
+@pytest.mark.parametrize(
+    ("request_lines", "lines", "expected"),
+    [
+        pytest.param([], [TAG], False, id="no condition"),
+        # RFC 9110 §13.1.2
+        pytest.param(['If-None-Match: "a"'], [TAG], True, id="tag"),
+        pytest.param(['If-None-Match: "b"'], [TAG], False, id="another tag"),
+        pytest.param(['If-None-Match: W/"a"'], [TAG], True, id="weak comparison"),
+        pytest.param(['If-None-Match: "a"'], [WEAK], True, id="weak comparison, other way"),
+        pytest.param(['If-None-Match: "b", W/"c" ,"a"'], [TAG], True, id="list"),
+        pytest.param(['If-None-Match: "b"', 'If-None-Match: "a"'], [TAG], True, id="two lines"),
+        pytest.param(['If-None-Match: "b,a", "a,b"'], ['ETag: "a,b"'], True, id="comma in a tag"),
+        pytest.param(["If-None-Match: *"], [TAG], True, id="star"),
+        pytest.param(["If-None-Match: *"], [], True, id="star, no tag"),
+        pytest.param(['If-None-Match: "a"'], [], False, id="no tag"),
+        pytest.param(["If-None-Match: a"], [TAG], False, id="unquoted"),
+        pytest.param(['If-None-Match: x"a"'], [TAG], False, id="not a tag"),
+        # RFC 9110 §13.1.3
+        pytest.param([f"If-Modified-Since: {http_date(-100)}"], [MODIFIED], True, id="same date"),
+        pytest.param([f"If-Modified-Since: {http_date(-99)}"], [MODIFIED], True, id="later date"),
+        pytest.param([f"If-Modified-Since: {http_date(-101)}"], [MODIFIED], False, id="earlier date"),
+        pytest.param(["If-Modified-Since: yesterday"], [MODIFIED], False, id="invalid date"),
+        pytest.param([f"If-Modified-Since: {http_date(-100)}"] * 2, [MODIFIED], False, id="two dates"),
+        pytest.param([f"If-Modified-Since: {http_date()}"], [TAG], False, id="nothing to compare with"),
+        # RFC 9111 §4.3.2
+        pytest.param([f"If-Modified-Since: {http_date(5)}"], [f"Date: {http_date(4)}"], True, id="Date instead"),
+        pytest.param(
+            [f"If-Modified-Since: {http_date(3)}"], [f"Date: {http_date(4)}"], False, id="Date instead, later"
+        ),
+        pytest.param(['If-Match: "b"'], [TAG], False, id="If-Match is not for caches"),
+        pytest.param([f"If-Unmodified-Since: {http_date()}"], [MODIFIED], False, id="nor is If-Unmodified-Since"),
+        # RFC 9110 §13.2.2
+        pytest.param(
+            ['If-None-Match: "b"', f"If-Modified-Since: {http_date()}"],
+            [TAG, MODIFIED],
+            False,
+            id="tag before date: no",
+        ),
+        pytest.param(
+            ['If-None-Match: "a"', f"If-Modified-Since: {http_date(-999)}"], [TAG, MODIFIED], True, id="tag before date"
+        ),
+        pytest.param(
+            ['If-None-Match: "a"', f"If-Modified-Since: {http_date()}"],
+            [MODIFIED],
+            False,
+            id="also where there is none",
+        ),
+    ],
+)
+def test_not_modified(request_lines: list[str], lines: list[str], expected: bool) -> None:
+    assert not_modified(h(*request_lines), 200, h(*lines)) is expected
+    assert not not_modified(h(*request_lines), 404, h(*lines))  # RFC 9110 §13.2.1
+
+
+def test_head_of_a_304() -> None:
+    """RFC 9110 §15.4.5"""
+    every = ["Cache-Control: a", "Content-Location: b", "Date: c", "Expires: e", "Vary: f"]
+    others = ["Content-Type: g", "Content-Length: 1", "X-A: 1", "Set-Cookie: a=b"]
+    assert not_modified_headers(h(*every, TAG, MODIFIED, *others)) == h(*every, TAG)
+    assert not_modified_headers(h(MODIFIED, *others)) == h(MODIFIED)
+    assert {line.split(":")[0].lower() for line in (*every, TAG)} == NOT_MODIFIED_FIELDS
+
+
+@given(odd_headers, odd_headers)
+def test_any_request(request: Headers, response: Headers) -> None:
+    not_modified(request, 200, response)
+    assert set(not_modified_headers(response)) <= set(response)
+
+
+@given(st.text(alphabet='W/"a, *\\', max_size=30))
+def test_a_304_needs_the_very_tag(wanted: str) -> None:
+    if not_modified(Headers().add("if-none-match", wanted), 200, h(TAG)):
+        assert '"a"' in wanted or wanted.strip(" ") == "*"
