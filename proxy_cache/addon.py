@@ -19,14 +19,17 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
+from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from . import layers, options
-from .accesslog import log_request
+from .addon_hooks import Others, plain
+from .addon_log import AccessLog
 from .admin import AdminError, AdminServer
 from .cache import Answer, Cache, Exchange
 from .fills import ClientGone, FillTable
-from .layers import Delivery
+from .layers import Delivery, PendingAnswer
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
@@ -79,6 +82,7 @@ class CacheAddon:
         self.via = f"proxy-cache-{secrets.token_hex(4)}"
         """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
         self.settings: Settings | None = None
+        self.access_log = AccessLog()
         self.metrics = Metrics()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.store: Store | None = None
@@ -92,6 +96,7 @@ class CacheAddon:
         self._by_client: dict[str, set[Exchange]] = {}
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
+        self._others = Others(self.name)
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -99,6 +104,7 @@ class CacheAddon:
         options.load(loader)
 
     def configure(self, updated: set[str]) -> None:
+        self._others.forget()
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
             return
         try:
@@ -133,6 +139,7 @@ class CacheAddon:
         ctx.options.update(connection_strategy="lazy")
         if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
             ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
+        self.access_log.open()
         _raise_file_limit()
         metrics = self.metrics
         self.store = store = Store(
@@ -214,6 +221,7 @@ class CacheAddon:
         if self.admin is not None:
             await self.admin.stop()
         await self.store.close()
+        self.access_log.close()
         logger.info("proxy-cache: stopped")
 
     # -- connections --------------------------------------------------------------------------------------------
@@ -238,7 +246,9 @@ class CacheAddon:
             seconds = time.monotonic() - tunnel.started
             self.metrics.tunnel_seconds.observe(seconds)
             if self.settings is not None and self.settings.access_log:
-                log_request("CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, _address(client))
+                self.access_log.write(
+                    "CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, _address(client)
+                )
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None:
         self.metrics.tunnels.labels("failed" if error else "opened").inc()
@@ -313,6 +323,35 @@ class CacheAddon:
     def error(self, flow: http.HTTPFlow) -> None:
         self._ended(flow, flow.error.msg if flow.error else "error")
 
+    def is_alone_with(self, flow: http.HTTPFlow) -> bool:
+        """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
+        return (
+            self.cache is not None
+            and not self._draining
+            and self._others.absent()
+            and self._is_ours(flow)
+            and plain(flow.request)
+            and flow.error is None
+        )
+
+    def run_hook(self, hook: StartHook) -> bool:
+        """Call our own hook for a flow that we are alone with. ``False`` if it has to wait."""
+        match hook:
+            case http_hooks.HttpRequestHook():
+                return self._request_now(hook.flow)
+            case http_hooks.HttpRequestHeadersHook():
+                self.requestheaders(hook.flow)
+            case http_hooks.HttpResponseHeadersHook():
+                self.responseheaders(hook.flow)
+            case http_hooks.HttpResponseHook():
+                self.response(hook.flow)
+            case http_hooks.HttpErrorHook():
+                self.error(hook.flow)
+        return True
+
+    async def proxy_cache_answer(self, pending: PendingAnswer) -> None:
+        await self.request(pending.hook.flow)
+
     async def proxy_cache_deliver(self, delivery: Delivery) -> None:
         await delivery.wait()
 
@@ -353,21 +392,44 @@ class CacheAddon:
         headers = end_to_end(Headers(flow.request.headers.fields))
         return headers.without("host", "content-length", "expect").add("via", f"1.1 {self.via}")
 
+    def _request_now(self, flow: http.HTTPFlow) -> bool:
+        """Answer a GET if that takes no waiting."""
+        if flow.response is not None:
+            return True
+        try:
+            if not self._may_go(flow):
+                return True
+            assert self.cache is not None
+            exchange = self._exchange(flow)
+            answer = self.cache.get_now(exchange)
+            if answer is not None:
+                self.metrics.answered(answer.source, False)
+                self._respond(flow, answer)
+            return answer is not None
+        except Exception as error:
+            self.failed(error)
+            self._refuse(flow, error)
+            return True
+
+    def _exchange(self, flow: http.HTTPFlow) -> Exchange:
+        """What the cache needs to know of a request; made once, and found again when the client leaves."""
+        state = self._in_flight.setdefault(flow.id, InFlight())
+        if state.exchange is None:
+            client = flow.client_conn
+            state.exchange = Exchange(self._target(flow), self._request_headers(flow), _address(client))
+            self._by_client.setdefault(client.id, set()).add(state.exchange)
+        return state.exchange
+
     async def _answer(self, flow: http.HTTPFlow) -> None:
         assert self.cache is not None
-        client = flow.client_conn
-        target = self._target(flow)
-        exchange = Exchange(target, self._request_headers(flow), _address(client))
-        state = self._in_flight.setdefault(flow.id, InFlight())
-        state.exchange = exchange
-        self._by_client.setdefault(client.id, set()).add(exchange)
+        exchange = self._exchange(flow)
         try:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
             answer = self.cache.overloaded("canceled", 1)
-            logger.debug("client of %s left, %s", target.key, "queued" if gone.queued else "waiting")
-        state.queued = exchange.queued_for
+            logger.debug("client of %s left, %s", exchange.target.key, "queued" if gone.queued else "waiting")
+        self._in_flight[flow.id].queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)
 
@@ -410,7 +472,7 @@ class CacheAddon:
             state.size = len(answer.body)
             self.metrics.bytes_served.labels(answer.source).inc(len(answer.body))
         else:
-            state.delivery = Delivery(answer.body, chunked=chunked)
+            state.delivery = Delivery(answer.body, answer.length, chunked=chunked)
             response.stream = state.delivery
         flow.response = response
 
@@ -451,7 +513,7 @@ class CacheAddon:
                         del self._by_client[flow.client_conn.id]
             if self.settings is not None and self.settings.access_log:
                 request = flow.request
-                log_request(
+                self.access_log.write(
                     request.method,
                     f"{request.scheme}://{request.host}:{request.port}{request.path}",
                     flow.response.status_code if flow.response else 0,

@@ -55,12 +55,17 @@ class Recorder(Protocol):
 
     def failed(self, error: Exception) -> None: ...
 
+    def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
+
+    def run_hook(self, hook: StartHook) -> bool: ...
+
 
 class Delivery:
     """The body of one answer on its way to one client."""
 
-    def __init__(self, source: Source, *, chunked: bool) -> None:
+    def __init__(self, source: Source, length: int | None, *, chunked: bool) -> None:
         self.source = source
+        self.length = length
         self.chunked = chunked
         self.direct = False
         """Whether bytes go straight to the socket (plain TCP, HTTP/1)."""
@@ -87,7 +92,7 @@ class Delivery:
         if self._chunk is not None:
             chunk, self._chunk = self._chunk, None
             return chunk
-        if self.ended:
+        if self.ended or self.sent == self.length:
             return b""
         if self._writer is not None and self._writer.transport.get_write_buffer_size() > CONGESTED:
             return None
@@ -168,7 +173,10 @@ class CacheStream(HttpStream):
     """One request and its response, with streamed answers, clean forwarding and raw tunnels."""
 
     recorder: Recorder
-    _from_origin = False
+    from_origin = False
+    """Whether the response is the origin's, by way of mitmproxy's own connection."""
+    direct = False
+    """Whether hooks of this flow are called without mitmproxy's other addons, who do nothing with it."""
 
     # -- answers from the cache ---------------------------------------------------------------------------------
 
@@ -229,26 +237,7 @@ class CacheStream(HttpStream):
 
     # -- what mitmproxy forwards --------------------------------------------------------------------------------
 
-    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """As mitmproxy does, but what leaves is a clean copy of the head (RFC 9110 §7.6.1)."""
-        if isinstance(event, http_events.ResponseHeaders):
-            self._from_origin = True
-        generator = super()._handle_event(event)
-        reply: Any = None
-        while True:
-            try:
-                command = generator.send(reply)
-            except StopIteration:
-                return
-            if isinstance(command, SendHttp):
-                outgoing = command.event
-                if isinstance(outgoing, http_events.RequestHeaders):
-                    outgoing.request = self._outgoing_request(outgoing.request)
-                elif isinstance(outgoing, http_events.ResponseHeaders) and self._from_origin:
-                    outgoing.response = self._outgoing_response(outgoing.response)
-            reply = yield command
-
-    def _outgoing_request(self, request: http.Request) -> http.Request:
+    def outgoing_request(self, request: http.Request) -> http.Request:
         keep = ["proxy-authorization"] if self.mode is HTTPMode.upstream else []
         data = request.data
         return http.Request(
@@ -257,7 +246,7 @@ class CacheStream(HttpStream):
             data.timestamp_start, data.timestamp_end,
         )  # fmt: skip
 
-    def _outgoing_response(self, response: http.Response) -> http.Response:
+    def outgoing_response(self, response: http.Response) -> http.Response:
         headers = self._forwarded(response.headers, [], switching=response.status_code == 101)
         if response.status_code >= 200:
             fwd = "bypass" if self.flow.request.method == "GET" else "method"
@@ -292,7 +281,7 @@ class CacheStream(HttpStream):
     def _connect(self, stack: LayerStack) -> layer.CommandGenerator[None]:
         """Dial first, answer then: a target that cannot be reached is a 502, not a 200 that goes nowhere."""
         if self.flow.response:  # refused by another addon
-            yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
+            yield from self.handle_connect_finish()
             return
         stack /= Tunnel(self.context, self.recorder)
         self.child_layer = stack[0]
@@ -331,7 +320,7 @@ class CacheStream(HttpStream):
             yield SendHttp(http_events.ResponseData(self.stream_id, content), client)
         if error is not None:
             self.client_state = self.server_state = self.state_errored
-            self._handle_event = self.state_errored  # type: ignore[assignment,method-assign]
+            self._handle_event = self.state_errored
             yield DropStream(self.stream_id)
         yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
 
@@ -360,6 +349,71 @@ class CacheHttpLayer(HttpLayer):
         stream.recorder = self.recorder
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+    def event_to_child(self, child: layer.Layer | HttpStream, event: events.Event) -> layer.CommandGenerator[None]:
+        """As mitmproxy does, but a head on its way out is a clean copy (RFC 9110 §7.6.1). No generator of its own:
+        everything that happens on a connection comes through here."""
+        if isinstance(event, http_events.ResponseHeaders):
+            stream = self.streams.get(event.stream_id)
+            if isinstance(stream, CacheStream):
+                if child is stream:
+                    stream.from_origin = True
+                elif stream.from_origin:
+                    event.response = stream.outgoing_response(event.response)
+        elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
+            stream = self.streams.get(event.stream_id)
+            if isinstance(stream, CacheStream):
+                event.request = stream.outgoing_request(event.request)
+        if isinstance(child, CacheStream):
+            return self._stream_event(child, event)
+        return super().event_to_child(child, event)
+
+    def _stream_event(self, stream: CacheStream, event: events.Event) -> layer.CommandGenerator[None]:
+        """Where we are alone with a flow, its hooks are ours: called here and now, not through forty addons."""
+        if isinstance(event, events.HookCompleted) and isinstance(event.command, ProxyCacheAnswerHook):
+            event = events.HookCompleted(event.command.pending.hook)
+        for command in super().event_to_child(stream, event):
+            if not isinstance(command, FLOW_HOOKS) or not self._is_direct(stream, command):
+                yield command
+                continue
+            del self.command_sources[command]
+            if self.recorder.run_hook(command):
+                yield from self.event_to_child(stream, events.HookCompleted(command))
+            else:
+                assert isinstance(command, http_hooks.HttpRequestHook)  # no other of ours waits
+                pending: commands.Command = ProxyCacheAnswerHook(PendingAnswer(command))
+                pending.blocking = stream  # it is the stream that waits; this layer goes on
+                self.command_sources[pending] = stream
+                yield pending
+
+    def _is_direct(self, stream: CacheStream, command: StartHook) -> bool:
+        """Decided when the request's header has come, for the whole flow."""
+        if isinstance(command, http_hooks.HttpRequestHeadersHook):
+            stream.direct = self.recorder.is_alone_with(command.flow)
+        return stream.direct
+
+
+FLOW_HOOKS = (
+    http_hooks.HttpRequestHeadersHook,
+    http_hooks.HttpRequestHook,
+    http_hooks.HttpResponseHeadersHook,
+    http_hooks.HttpResponseHook,
+    http_hooks.HttpErrorHook,
+)
+
+
+@dataclass
+class PendingAnswer:
+    """A request hook that has to wait. Not a flow: for flows mitmproxy tells every addon a second time."""
+
+    hook: http_hooks.HttpRequestHook
+
+
+@dataclass
+class ProxyCacheAnswerHook(StartHook):
+    """Our own hook, in the place of ``request`` where only we have one: answered by ``proxy_cache_answer``."""
+
+    pending: PendingAnswer
 
 
 @dataclass

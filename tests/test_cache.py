@@ -226,8 +226,9 @@ def test_a_client_that_has_it_and_the_cache_not(proxy: Proxy, origin: Origin) ->
 
 
 def test_a_request_may_insist_on_the_origin(proxy: Proxy, origin: Origin) -> None:
-    url = origin.serve("/Release", Reply(headers=(FRESH, ETAG)))
-    proxy.get(url)
+    url = origin.serve("/Release", Reply(headers=(FRESH, ETAG, ("Age", "10"))))
+    assert proxy.get(url).ok
+    proxy.wait_until_idle()
     assert proxy.get(url, headers=[("Cache-Control", "max-age=0")]).ok
     assert proxy.get(url, headers=[("Cache-Control", "no-cache")]).ok
     assert origin.count("/Release") == 3

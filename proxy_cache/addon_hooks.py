@@ -1,0 +1,79 @@
+"""Who else in mitmproxy sees our flows.
+
+A flow's four hooks are eight trips through mitmproxy's forty addons, most of what a hit costs. Where no other addon
+does anything with a plain GET, our own hooks are called directly instead (see ``CacheHttpLayer``); any script with
+such a hook, and any option that makes a built-in addon look at flows, brings the trips back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mitmproxy import addonmanager, ctx, http
+
+HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
+GOOD_FOR = 1.0
+"""Seconds. mitmproxy itself looks for changed scripts once a second."""
+
+IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
+    "anticache": ("anticache",),
+    "anticomp": ("anticomp",),
+    "blocklist": ("block_list",),
+    "maplocal": ("map_local",),
+    "mapremote": ("map_remote",),
+    "modifybody": ("modify_body",),
+    "modifyheaders": ("modify_headers",),
+    "proxyauth": ("proxyauth",),
+    "save": ("save_stream_file",),
+    "savehar": ("hardump",),
+    "serverplayback": ("server_replay",),
+    "stickyauth": ("stickyauth",),
+    "stickycookie": ("stickycookie",),
+    "upstreamauth": ("upstream_auth",),
+    "dumper": ("flow_detail",),
+    # These act on requests that are never answered directly, see `plain`.
+    "disableh2c": (),
+    "onboarding": (),
+    "tlsconfig": (),
+    # Only for responses of a reverse proxy's own connection.
+    "updatealtsvc": (),
+    # Its `update` is not a hook.
+    "proxyserver": (),
+}
+"""mitmproxy's own addons with hooks for flows, and the options without which these do nothing."""
+
+
+class Others:
+    """Tells, from one second to the next, whether we are alone with our flows."""
+
+    def __init__(self, own_name: str) -> None:
+        self._own_name = own_name
+        self._alone = False
+        self._until = 0.0
+
+    def forget(self) -> None:
+        """Something was configured: look again."""
+        self._until = 0.0
+
+    def absent(self) -> bool:
+        """Whether no other addon does anything with flows."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._alone = all(map(self._is_idle, addonmanager.traverse(ctx.master.addons.chain)))
+            self._until = now + GOOD_FOR
+        return self._alone
+
+    def _is_idle(self, addon: Any) -> bool:
+        if not any(callable(getattr(addon, hook, None)) for hook in HOOKS):
+            return True
+        name = getattr(addon, "name", type(addon).__name__.lower())
+        if name == self._own_name:
+            return True
+        options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
+        return options is not None and not any(getattr(ctx.options, option, None) for option in options)
+
+
+def plain(request: http.Request) -> bool:
+    """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
+    return request.host != ctx.options.onboarding_host and not request.path.endswith(".crl")

@@ -1,0 +1,66 @@
+"""One line per request in mitmdump's log.
+
+mitmproxy hands every log record to every addon, which costs more than the rest of a hit. In mitmdump, where the log
+is what is printed, lines are therefore printed here, many at a time; elsewhere (mitmweb) they are log records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+
+from mitmproxy import ctx
+
+from .semantics.keys import redacted
+
+logger = logging.getLogger(__name__)
+
+FLUSH_AFTER = 0.05
+"""Seconds for which lines are collected."""
+
+
+class AccessLog:
+    """Writes access lines to where mitmproxy's log goes."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._print = False
+        self._enabled = True
+
+    def open(self) -> None:
+        """Find out where the log goes, and whether it shows lines of this level (``termlog_verbosity``)."""
+        level = getattr(ctx.options, "termlog_verbosity", "info")
+        self._enabled = level in ("info", "debug")
+        self._print = ctx.master.addons.get("dumper") is not None
+
+    def write(
+        self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
+        note: str = "",
+    ) -> None:  # fmt: skip
+        """``GET http://host/path 200 1024 B 12.3 ms miss queued=250 ms [127.0.0.1]``, without secrets of the query."""
+        if not self._enabled:
+            return
+        wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
+        tail = f" ({note})" if note else ""
+        line = f"{method} {redacted(url)} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        if not self._print:
+            logger.info("%s", line)
+            return
+        if not self._lines:
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+        now = time.time()
+        self._lines.append(f"[{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}] {line}\n")
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            try:
+                sys.stdout.write("".join(lines))
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                self._enabled = False  # whoever read the log has gone
+
+    def close(self) -> None:
+        self.flush()
