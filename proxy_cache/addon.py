@@ -9,40 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import secrets
-import sys
 import time
 from typing import Any
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
-from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from . import layers, options
+from .addon_flows import address, has_body, headers_for_origin, is_cacheable, refusal, response_for, target_of
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
+from .addon_process import close_connections, human_size, raise_file_limit
 from .admin import AdminError, AdminServer
-from .cache import Answer, Cache, Exchange
+from .answers import Answer, Exchange
+from .cache import Cache
 from .fills import ClientGone, FillTable
 from .layers import Delivery, PendingAnswer
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
-from .semantics.headers import Headers, end_to_end
-from .semantics.keys import Target
 from .store.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
-SMALL = 4096
-"""Bytes up to which an answer of our own is handed to mitmproxy as content."""
 
 _closing: asyncio.Task[None] | None = None
 """The shutdown of an earlier instance in this process (a reloaded script), which still holds its cache folder."""
@@ -140,7 +136,7 @@ class CacheAddon:
         if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
             ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
         self.access_log.open()
-        _raise_file_limit()
+        raise_file_limit()
         metrics = self.metrics
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
@@ -179,8 +175,8 @@ class CacheAddon:
         logger.info(
             "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
             settings.cache_dir,
-            f"{len(store.index)} entries, {_human(store.size)}",
-            _human(store.capacity),
+            f"{len(store.index)} entries, {human_size(store.size)}",
+            human_size(store.capacity),
             f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
             metrics_at,
         )
@@ -215,7 +211,7 @@ class CacheAddon:
             for exchange in list(exchanges):
                 exchange.client_gone()
         if proxyserver:
-            await _close_connections(proxyserver)
+            await close_connections(proxyserver)
         if self.origin is not None:
             await self.origin.close()
         if self.admin is not None:
@@ -247,7 +243,7 @@ class CacheAddon:
             self.metrics.tunnel_seconds.observe(seconds)
             if self.settings is not None and self.settings.access_log:
                 self.access_log.write(
-                    "CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, _address(client)
+                    "CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, address(client)
                 )
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None:
@@ -277,10 +273,9 @@ class CacheAddon:
             return
         self._in_flight[flow.id] = InFlight()
         try:
-            if _has_body(flow.request) and self._may_go(flow):
+            if has_body(flow.request) and self._may_go(flow):
                 flow.request.stream = True
         except Exception as error:
-            self.failed(error)
             self._refuse(flow, error)
 
     async def request(self, flow: http.HTTPFlow) -> None:
@@ -291,14 +286,14 @@ class CacheAddon:
                 await self._ready.wait()
             if not self._may_go(flow):
                 return
-            if self._is_ours(flow):
+            assert self.settings is not None
+            if is_cacheable(flow, self.settings):
                 await self._answer(flow)
             elif flow.request.method == "HEAD":
                 await self._answer_head(flow)
             if flow.response is None:
                 self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
         except Exception as error:
-            self.failed(error)
             self._refuse(flow, error)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -313,7 +308,7 @@ class CacheAddon:
             if state is not None and state.source == "forwarded":
                 flow.response.stream = self._count(state)
             if flow.request.method not in SAFE_METHODS and flow.response.status_code < 400 and self.cache is not None:
-                self.cache.invalidate(self._target(flow))
+                self.cache.invalidate(target_of(flow))
         except Exception as error:
             self.failed(error)
 
@@ -326,10 +321,11 @@ class CacheAddon:
     def is_alone_with(self, flow: http.HTTPFlow) -> bool:
         """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
         return (
-            self.cache is not None
+            self.settings is not None
+            and self.cache is not None
             and not self._draining
             and self._others.absent()
-            and self._is_ours(flow)
+            and is_cacheable(flow, self.settings)
             and plain(flow.request)
             and flow.error is None
         )
@@ -357,21 +353,6 @@ class CacheAddon:
 
     # -- answering ----------------------------------------------------------------------------------------------
 
-    def _is_ours(self, flow: http.HTTPFlow) -> bool:
-        """A GET that the cache answers: without a body, without Upgrade, for a host that is to be cached."""
-        request = flow.request
-        headers = request.headers
-        assert self.settings is not None
-        return (
-            request.method == "GET"
-            and "upgrade" not in headers
-            and not _has_body(request)
-            and self.settings.caches(request.host, request.port)
-            # In reverse mode with keep_host_header the client's Host chooses the resource. It is no part of the key,
-            # so what is asked for under another name than the target's is not cached.
-            and not (ctx.options.keep_host_header and request.host_header != self._target(flow).authority)
-        )
-
     def _may_go(self, flow: http.HTTPFlow) -> bool:
         """Whether the request may go anywhere at all; if not, it is answered here."""
         if self.cache is None or self.settings is None or self._draining:
@@ -381,16 +362,6 @@ class CacheAddon:
             self._respond(flow, self.cache.loop_detected())
             return False
         return True
-
-    def _target(self, flow: http.HTTPFlow) -> Target:
-        """The request target. Never the Host header: the client may write there what it likes."""
-        request = flow.request
-        return Target.of(request.scheme, request.host, request.port, request.path)
-
-    def _request_headers(self, flow: http.HTTPFlow) -> Headers:
-        """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
-        headers = end_to_end(Headers(flow.request.headers.fields))
-        return headers.without("host", "content-length", "expect").add("via", f"1.1 {self.via}")
 
     def _request_now(self, flow: http.HTTPFlow) -> bool:
         """Answer a GET if that takes no waiting."""
@@ -407,7 +378,6 @@ class CacheAddon:
                 self._respond(flow, answer)
             return answer is not None
         except Exception as error:
-            self.failed(error)
             self._refuse(flow, error)
             return True
 
@@ -416,7 +386,7 @@ class CacheAddon:
         state = self._in_flight.setdefault(flow.id, InFlight())
         if state.exchange is None:
             client = flow.client_conn
-            state.exchange = Exchange(self._target(flow), self._request_headers(flow), _address(client))
+            state.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client))
             self._by_client.setdefault(client.id, set()).add(state.exchange)
         return state.exchange
 
@@ -438,8 +408,8 @@ class CacheAddon:
         assert self.settings is not None
         if not self.settings.caches(flow.request.host, flow.request.port):
             return
-        target = self._target(flow)
-        exchange = Exchange(target, self._request_headers(flow), _address(flow.client_conn), "HEAD")
+        target = target_of(flow)
+        exchange = Exchange(target, headers_for_origin(flow, self.via), address(flow.client_conn), "HEAD")
         answer = await self.cache.head(exchange)
         exchange.close()
         if answer is not None:
@@ -448,41 +418,19 @@ class CacheAddon:
             self._respond(flow, answer)
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
-        """Put the answer into the flow: small and ready as content, everything else as a delivery."""
-        headers = http.Headers(answer.headers.fields)
-        has_body = answer.status >= 200 and answer.status not in (204, 304) and flow.request.method != "HEAD"
-        chunked = False
-        if answer.length is not None and answer.status not in (204, 304):
-            headers["Content-Length"] = str(answer.length)
-        elif answer.status != 304 or not answer.body:
-            headers.pop("Content-Length", None)
-            if has_body and flow.request.http_version == "HTTP/1.1":
-                chunked = True
-                headers["Transfer-Encoding"] = "chunked"
-        if self._draining:
-            headers["Connection"] = "close"
-        content = answer.body if isinstance(answer.body, bytes) else None
-        response = http.Response(
-            b"HTTP/1.1", answer.status, (answer.reason or _reason(answer.status)).encode("latin-1", "replace"),
-            headers, content, None, time.time(), None,
-        )  # fmt: skip
+        flow.response = response_for(flow, answer, last=self._draining)
         state = self._in_flight.setdefault(flow.id, InFlight())
         state.source = answer.source
-        if isinstance(answer.body, bytes):
+        if isinstance(flow.response.stream, Delivery):
+            state.delivery = flow.response.stream
+        elif isinstance(answer.body, bytes):
             state.size = len(answer.body)
-            self.metrics.bytes_served.labels(answer.source).inc(len(answer.body))
-        else:
-            state.delivery = Delivery(answer.body, answer.length, chunked=chunked)
-            response.stream = state.delivery
-        flow.response = response
+            self.metrics.bytes_served.labels(answer.source).inc(state.size)
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
-        """Our own failure: answered here, so that mitmproxy does not forward it (design decision 8)."""
+        self.failed(error)
         flow.request.stream = False
-        text = f"502 Bad Gateway: proxy internal error ({type(error).__name__})\n"
-        flow.response = http.Response.make(
-            502, text, {"Content-Type": "text/plain", "Proxy-Status": "proxy-cache; error=proxy_internal_error"}
-        )
+        flow.response = refusal(error)
 
     def _count(self, state: InFlight) -> Any:
         """Stream a forwarded body through, and count it."""
@@ -521,7 +469,7 @@ class CacheAddon:
                     time.monotonic() - state.started,
                     state.source,
                     state.queued,
-                    _address(flow.client_conn),
+                    address(flow.client_conn),
                     note,
                 )
         except Exception as error:
@@ -550,49 +498,3 @@ class CacheAddon:
             "requests_in_flight": len(self._in_flight),
             "tunnels": sum(map(len, self._tunnels.values())),
         }
-
-
-async def _close_connections(proxyserver: Any) -> None:
-    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
-    for handler in list(proxyserver.connections.values()):
-        transport = handler.transports.get(handler.client)
-        if transport is not None and transport.handler is not None:
-            transport.handler.cancel("shutting down")
-    deadline = time.monotonic() + 1
-    while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
-        await asyncio.sleep(0.01)
-
-
-def _has_body(request: http.Request) -> bool:
-    """Whether a body follows the request's header (RFC 9112 §6.3)."""
-    headers = request.headers
-    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"
-
-
-def _address(client: Client) -> str:
-    """Who a client is, for fairness and the log: its address without the port."""
-    return str(client.peername[0]) if client.peername else "unknown"
-
-
-def _reason(status: int) -> str:
-    return str(status_codes.RESPONSES.get(status, ""))
-
-
-def _human(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1024 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
-
-
-def _raise_file_limit() -> None:
-    """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError) as error:
-            print(f"proxy-cache: open files stay limited to {soft}: {error}", file=sys.stderr)

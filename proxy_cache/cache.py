@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
+from .answers import Answer, Exchange, StoredReader
 from .fills import ClientGone, FillHead, FillRequest, FillTable, SentOn, Waiter
 from .limiter import Overloaded
 from .origin import OriginError
@@ -25,8 +25,7 @@ from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
 from .semantics.validation import CONDITIONAL, is_conditional, not_modified, not_modified_headers
 from .semantics.vary import matches
-from .store.body import BodyError
-from .store.files import READ_SIZE, OpenBody
+from .store.files import OpenBody
 from .store.index import Entry
 from .store.store import Store
 
@@ -36,118 +35,6 @@ NAME = "proxy-cache"
 """How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
-
-
-class Source(Protocol):
-    """Where the bytes of an answer come from."""
-
-    def read_now(self) -> bytes | None:
-        """The next bytes without waiting: ``b""`` at the end, ``None`` if they are not there yet."""
-
-    async def read(self) -> bytes:
-        """The next bytes; ``b""`` at the end; :class:`BodyError` if the body broke off."""
-
-    def close(self) -> None:
-        """No more is wanted."""
-
-
-@dataclass(slots=True)
-class Answer:
-    """What to send: a head, and a body to read (``length`` in bytes, ``None`` while it is not known)."""
-
-    status: int
-    reason: str
-    headers: Headers
-    body: Source | bytes
-    length: int | None
-    source: str
-    """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
-
-
-class Exchange:
-    """One client's request on its way through the cache, and what there is to end when the client leaves."""
-
-    __slots__ = ("client", "collapsed", "gone", "headers", "method", "queued_for", "source", "target", "waiter")
-
-    def __init__(self, target: Target, headers: Headers, client: str, method: str = "GET") -> None:
-        self.target = target
-        self.headers = headers
-        self.client = client
-        self.method = method
-        self.waiter: Waiter | None = None
-        self.source: Source | None = None
-        self.queued_for = 0.0
-        self.collapsed = False
-        self.gone = False
-
-    def client_gone(self) -> None:
-        """The client disconnected: whatever is awaited on its behalf ends now."""
-        self.gone = True
-        if self.waiter is not None:
-            self.waiter.client_gone()
-        if self.source is not None:
-            self.source.close()
-
-    def close(self) -> None:
-        """The answer has been sent, or will not be. Idempotent."""
-        if self.source is not None:
-            self.source.close()
-        if self.waiter is not None:
-            self.waiter.leave()
-
-
-class StoredReader:
-    """Reads a stored body from its file."""
-
-    __slots__ = ("_entry", "_file", "_offset", "_stop", "_store")
-
-    def __init__(self, store: Store, entry: Entry, file: OpenBody, start: int, stop: int) -> None:
-        self._store = store
-        self._entry = entry
-        self._file: OpenBody | None = file
-        self._offset = start
-        self._stop = stop
-
-    def read_now(self) -> bytes | None:
-        if self._offset >= self._stop:
-            return b""
-        if self._file is None:
-            raise BodyError("the reader was closed")
-        size = min(READ_SIZE, self._stop - self._offset)
-        try:
-            data = self._store.files.read_now(self._file.fd, size, self._offset)
-        except OSError as error:
-            raise self._torn(error) from error
-        if data is not None:
-            self._offset += len(data)
-        return data
-
-    async def read(self) -> bytes:
-        data = self.read_now()
-        if data is not None:
-            return data
-        file = self._file
-        assert file is not None
-        file.users += 1  # a close() while the thread reads must not close the file under it
-        try:
-            data = await self._store.files.read(file.fd, min(READ_SIZE, self._stop - self._offset), self._offset)
-        except OSError as error:
-            raise self._torn(error) from error
-        finally:
-            self._store.files.release(file)
-        if not data:
-            raise self._torn(OSError("the body file is shorter than its entry"))
-        self._offset += len(data)
-        return data
-
-    def _torn(self, error: OSError) -> BodyError:
-        self._store.drop_unreadable(self._entry, error)
-        return BodyError(str(error))
-
-    def close(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            self._store.files.release(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +74,8 @@ class Cache:
                     return answer
                 continue  # the body could not be read: the entry is gone, fetch it again
             if request_cache_control(exchange.headers).only_if_cached:
+                if entry is None and await self.fills.settled(key):
+                    continue
                 return self._error(504, "http_request_denied", "uri-miss", detail="only-if-cached")
             if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
                 continue
@@ -203,10 +92,12 @@ class Cache:
 
     async def head(self, exchange: Exchange) -> Answer | None:
         """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2)."""
-        now = time.time()
         entry = self._select(exchange.target.key, exchange.headers)
+        if entry is None and await self.fills.settled(exchange.target.key):
+            entry = self._select(exchange.target.key, exchange.headers)
         if entry is None or "range" in exchange.headers:
             return None
+        now = time.time()
         decision = decide(exchange.headers, entry.response, now)
         if decision.reuse is not Reuse.FRESH:
             return None

@@ -27,7 +27,8 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.tcp import TCPLayer
 from mitmproxy.proxy.tunnel import LayerStack
 
-from .cache import NAME, Source
+from .answers import Source
+from .cache import NAME
 from .semantics.headers import Headers, end_to_end
 from .semantics.status_fields import cache_status, proxy_status
 from .store.body import BodyError
@@ -281,7 +282,7 @@ class CacheStream(HttpStream):
     def _connect(self, stack: LayerStack) -> layer.CommandGenerator[None]:
         """Dial first, answer then: a target that cannot be reached is a 502, not a 200 that goes nowhere."""
         if self.flow.response:  # refused by another addon
-            yield from self.handle_connect_finish()
+            yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
             return
         stack /= Tunnel(self.context, self.recorder)
         self.child_layer = stack[0]

@@ -241,6 +241,7 @@ def test_only_if_cached_never_asks_the_origin(proxy: Proxy, origin: Origin) -> N
     assert proxy.get(url, headers=condition).status == 504
     assert origin.count("/peer") == 0
     proxy.get(url)
+    proxy.wait_until_idle()
     assert proxy.get(url, headers=condition).hit
     assert origin.count("/peer") == 1
 
@@ -267,6 +268,7 @@ def test_a_failed_unsafe_method_drops_nothing(proxy: Proxy, origin: Origin) -> N
 def test_head_is_answered_from_a_fresh_entry(proxy: Proxy, origin: Origin) -> None:
     url = origin.serve("/parquet", Reply(size=4000, headers=(FRESH, ETAG)))
     proxy.get(url)
+    proxy.wait_until_idle()
     head = proxy.request("HEAD", url)
     assert head.status == 200
     assert head.hit

@@ -307,6 +307,7 @@ def test_a_validation_is_shared(proxy: Proxy, origin: Origin) -> None:
     stale = (("Cache-Control", "max-age=0"), ("ETag", '"v1"'))
     url = origin.serve("/index", Reply(headers=stale), Reply(headers=stale, gate=gate))
     proxy.get(url)
+    proxy.wait_until_idle()
     fetches = [proxy.start_get(url, expect=1000) for _ in range(10)]
     origin.wait_for("/index", 2)
     proxy.wait_for_waiters(10)

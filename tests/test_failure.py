@@ -123,6 +123,7 @@ def test_stale_if_error_bridges_an_outage(proxy: Proxy, origin: Origin) -> None:
     stale = (("Cache-Control", "max-age=0, stale-if-error=600"), ("ETag", '"v1"'))
     url = origin.serve("/index", Reply(headers=stale), Reply(status=500))
     assert proxy.get(url).ok
+    proxy.wait_until_idle()
     response = proxy.get(url)
     assert response.ok
     assert response.body == content("/index", 1000)

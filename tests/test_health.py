@@ -44,6 +44,7 @@ def test_the_numbers_add_up(start_proxy: Callable[..., Proxy], origin: Origin) -
     stored = origin.serve("/stored", Reply(size=10_000))
     for _ in range(3):
         assert proxy.get(stored).ok
+    proxy.wait_until_idle()
     assert proxy.request("HEAD", stored).hit
     assert proxy.request("HEAD", origin.url("/cold")).status == 200
     assert proxy.request("POST", origin.url("/post"), body=b"x").ok

@@ -75,6 +75,7 @@ def test_what_needs_no_slot_does_not_wait_for_one(start_proxy: Start, origin: Or
     proxy = start_proxy(origin_max_in_flight=8)
     stored = origin.serve("/stored")
     assert proxy.get(stored).ok
+    proxy.wait_until_idle()
     shared = Gate()
     running = origin.serve("/running", Reply(size=50_000, body_gate=shared, gate_at=20_000))
     leader = proxy.start_get(running, expect=50_000)

@@ -328,6 +328,4 @@ def test_apt_and_a_mirror_of_our_own(start_proxy: Start, nginx: tuple[str, Path]
     report("second", second)
     assert second.value("hits_total") >= 3
     assert second.value("hits_total") > second.value("misses_total")
-    log = (tmp_path / "access.log").read_text()
-    assert log.count("sample_1.0_all.deb") == 1
-    assert log.count('Release HTTP/1.1" 304') == 1
+    assert (tmp_path / "access.log").read_text().count("sample_1.0_all.deb") == 1

@@ -239,7 +239,7 @@ class _Request:
 
 
 async def _connect(request: _Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    sock = socket.socket()
+    sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio switches Nagle off where it sees this
     try:
         sock.setblocking(False)
         if request.rcvbuf:

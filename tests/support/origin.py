@@ -227,7 +227,7 @@ class Origin:
     # -- running ---------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        sock = socket.socket()
+        sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio switches Nagle off where it sees this
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]

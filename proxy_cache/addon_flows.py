@@ -1,0 +1,88 @@
+"""Between mitmproxy's flows and the cache's terms: what a request asks for, and how an answer becomes a response."""
+
+from __future__ import annotations
+
+import time
+
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client
+from mitmproxy.net.http import status_codes
+
+from .answers import Answer
+from .layers import Delivery
+from .options import Settings
+from .semantics.headers import Headers, end_to_end
+from .semantics.keys import Target
+
+
+def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
+    """A GET that the cache answers: without a body, without Upgrade, for a host that is to be cached."""
+    request = flow.request
+    return (
+        request.method == "GET"
+        and "upgrade" not in request.headers
+        and not has_body(request)
+        and settings.caches(request.host, request.port)
+        # In reverse mode with keep_host_header the client's Host chooses the resource. It is no part of the key,
+        # so what is asked for under another name than the target's is not cached.
+        and not (ctx.options.keep_host_header and request.host_header != target_of(flow).authority)
+    )
+
+
+def has_body(request: http.Request) -> bool:
+    """Whether a body follows the request's header (RFC 9112 §6.3)."""
+    headers = request.headers
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"
+
+
+def target_of(flow: http.HTTPFlow) -> Target:
+    """The request target. Never the Host header: the client may write there what it likes."""
+    request = flow.request
+    return Target.of(request.scheme, request.host, request.port, request.path)
+
+
+def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
+    """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
+    headers = end_to_end(Headers(flow.request.headers.fields))
+    return headers.without("host", "content-length", "expect").add("Via", f"1.1 {via}")
+
+
+def address(client: Client) -> str:
+    """Who a client is, for fairness and the log: its address without the port."""
+    return str(client.peername[0]) if client.peername else "unknown"
+
+
+def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Response:
+    """The answer as a response: bytes as content, everything else as a :class:`Delivery` in ``stream``.
+
+    ``last``: the connection is closed after it (RFC 9112 §9.6).
+    """
+    headers = http.Headers(answer.headers.fields)
+    bodiless = answer.status in (204, 304)
+    chunked = False
+    if answer.length is not None and not bodiless:
+        headers["Content-Length"] = str(answer.length)
+    else:
+        headers.pop("Content-Length", None)
+        if not bodiless and flow.request.method != "HEAD" and flow.request.http_version == "HTTP/1.1":
+            chunked = True
+            headers["Transfer-Encoding"] = "chunked"
+    if last:
+        headers["Connection"] = "close"
+    reason = answer.reason or str(status_codes.RESPONSES.get(answer.status, ""))
+    content = answer.body if isinstance(answer.body, bytes) else None
+    response = http.Response(
+        b"HTTP/1.1", answer.status, reason.encode("latin-1", "replace"), headers, content, None, time.time(), None
+    )
+    if not isinstance(answer.body, bytes):
+        response.stream = Delivery(answer.body, answer.length, chunked=chunked)
+    return response
+
+
+def refusal(error: Exception) -> http.Response:
+    """Our own failure: answered by us, so that mitmproxy does not forward the request (design decision 8)."""
+    return http.Response.make(
+        502,
+        f"502 Bad Gateway: proxy internal error ({type(error).__name__})\n",
+        {"Content-Type": "text/plain", "Proxy-Status": "proxy-cache; error=proxy_internal_error"},
+    )

@@ -1,0 +1,42 @@
+"""The process around the proxy: its connections at the end, its limits at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import time
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+async def close_connections(proxyserver: Any) -> None:
+    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
+    for handler in list(proxyserver.connections.values()):
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("shutting down")
+    deadline = time.monotonic() + 1
+    while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
+        await asyncio.sleep(0.01)
+
+
+def human_size(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1024 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def raise_file_limit() -> None:
+    """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("open files stay limited to %d: %s", soft, error)

@@ -1,0 +1,126 @@
+"""What goes from the cache to a client: an answer, the exchange it belongs to, and where its bytes come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .fills import Waiter
+from .semantics.headers import Headers
+from .semantics.keys import Target
+from .store.body import BodyError
+from .store.files import READ_SIZE, OpenBody
+from .store.index import Entry
+from .store.store import Store
+
+
+class Source(Protocol):
+    """Where the bytes of an answer come from."""
+
+    def read_now(self) -> bytes | None:
+        """The next bytes without waiting: ``b""`` at the end, ``None`` if they are not there yet."""
+
+    async def read(self) -> bytes:
+        """The next bytes; ``b""`` at the end; :class:`BodyError` if the body broke off."""
+
+    def close(self) -> None:
+        """No more is wanted."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send: a head, and a body to read (``length`` in bytes, ``None`` while it is not known)."""
+
+    status: int
+    reason: str
+    headers: Headers
+    body: Source | bytes
+    length: int | None
+    source: str
+    """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
+
+
+class Exchange:
+    """One client's request on its way through the cache, and what there is to end when the client leaves."""
+
+    __slots__ = ("client", "collapsed", "gone", "headers", "method", "queued_for", "source", "target", "waiter")
+
+    def __init__(self, target: Target, headers: Headers, client: str, method: str = "GET") -> None:
+        self.target = target
+        self.headers = headers
+        self.client = client
+        self.method = method
+        self.waiter: Waiter | None = None
+        self.source: Source | None = None
+        self.queued_for = 0.0
+        self.collapsed = False
+        self.gone = False
+
+    def client_gone(self) -> None:
+        """The client disconnected: whatever is awaited on its behalf ends now."""
+        self.gone = True
+        if self.waiter is not None:
+            self.waiter.client_gone()
+        if self.source is not None:
+            self.source.close()
+
+    def close(self) -> None:
+        """The answer has been sent, or will not be. Idempotent."""
+        if self.source is not None:
+            self.source.close()
+        if self.waiter is not None:
+            self.waiter.leave()
+
+
+class StoredReader:
+    """Reads a stored body from its file."""
+
+    __slots__ = ("_entry", "_file", "_offset", "_stop", "_store")
+
+    def __init__(self, store: Store, entry: Entry, file: OpenBody, start: int, stop: int) -> None:
+        self._store = store
+        self._entry = entry
+        self._file: OpenBody | None = file
+        self._offset = start
+        self._stop = stop
+
+    def read_now(self) -> bytes | None:
+        if self._offset >= self._stop:
+            return b""
+        if self._file is None:
+            raise BodyError("the reader was closed")
+        size = min(READ_SIZE, self._stop - self._offset)
+        try:
+            data = self._store.files.read_now(self._file.fd, size, self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+        if data is not None:
+            self._offset += len(data)
+        return data
+
+    async def read(self) -> bytes:
+        data = self.read_now()
+        if data is not None:
+            return data
+        file = self._file
+        assert file is not None
+        file.users += 1  # a close() while the thread reads must not close the file under it
+        try:
+            data = await self._store.files.read(file.fd, min(READ_SIZE, self._stop - self._offset), self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+        finally:
+            self._store.files.release(file)
+        if not data:
+            raise self._torn(OSError("the body file is shorter than its entry"))
+        self._offset += len(data)
+        return data
+
+    def _torn(self, error: OSError) -> BodyError:
+        self._store.drop_unreadable(self._entry, error)
+        return BodyError(str(error))
+
+    def close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            self._store.files.release(file)
