@@ -320,15 +320,19 @@ class CacheAddon:
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool:
         """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
-        return (
-            self.settings is not None
-            and self.cache is not None
-            and not self._draining
-            and self._others.absent()
-            and is_cacheable(flow, self.settings)
-            and plain(flow.request)
-            and flow.error is None
-        )
+        try:
+            return (
+                self.settings is not None
+                and self.cache is not None
+                and not self._draining
+                and self._others.absent()
+                and is_cacheable(flow, self.settings)
+                and plain(flow.request)
+                and flow.error is None
+            )
+        except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves
+            self.failed(error)
+            return False
 
     def run_hook(self, hook: StartHook) -> bool:
         """Call our own hook for a flow that we are alone with. ``False`` if it has to wait."""

@@ -161,9 +161,9 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
         "proxy_cache.fills:FillTable.start",
         "proxy_cache.fills:FillTable.find",
         "proxy_cache.store.store:Store.lookup",
-        "proxy_cache.addon:CacheAddon._is_ours",
+        "proxy_cache.addon:is_cacheable",
         "proxy_cache.addon:CacheAddon._answer",
-        "proxy_cache.addon:CacheAddon._target",
+        "proxy_cache.addon:target_of",
         "proxy_cache.origin:OriginClient._send",
     ],
 )

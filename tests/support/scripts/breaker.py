@@ -1,6 +1,6 @@
 """A mitmproxy script for tests: makes one function of the product raise, as a bug in it would.
 
-The environment variable ``BREAK`` names it: ``package.module:Class.method``. Only calls that have ``break-me``
+The environment variable ``BREAK`` names it: ``package.module:Class.method`` or ``package.module:function``. Only calls that have ``break-me``
 somewhere in their arguments raise.
 """
 
@@ -14,8 +14,9 @@ import os
 
 def break_(where: str) -> None:
     module_name, _, path = where.partition(":")
-    class_name, _, name = path.partition(".")
-    owner = getattr(importlib.import_module(module_name), class_name)
+    class_name, _, name = path.rpartition(".")
+    module = importlib.import_module(module_name)
+    owner = getattr(module, class_name) if class_name else module
     original = getattr(owner, name)
 
     def check(arguments: tuple[object, ...]) -> None:
