@@ -1,7 +1,7 @@
 """A mitmproxy script for tests: makes one function of the product raise, as a bug in it would.
 
-The environment variable ``BREAK`` names it: ``package.module:Class.method`` or ``package.module:function``. Only calls that have ``break-me``
-somewhere in their arguments raise.
+The environment variable ``BREAK`` names it: ``package.module:Class.method`` or ``package.module:function``. Only
+calls that have ``break-me`` somewhere in their arguments raise.
 """
 
 from __future__ import annotations
