@@ -24,12 +24,12 @@ from . import layers, options
 from .addon_flows import address, has_body, headers_for_origin, is_cacheable, refusal, response_for, target_of
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
-from .addon_process import close_connections, human_size, raise_file_limit
+from .addon_process import calm_collector, close_connections, human_size, raise_file_limit
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
 from .fills import ClientGone, FillTable
-from .layers import Delivery, PendingAnswer
+from .layers import Delivery
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
@@ -137,6 +137,7 @@ class CacheAddon:
             ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
         self.access_log.open()
         raise_file_limit()
+        calm_collector()
         metrics = self.metrics
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
@@ -348,12 +349,6 @@ class CacheAddon:
             case http_hooks.HttpErrorHook():
                 self.error(hook.flow)
         return True
-
-    async def proxy_cache_answer(self, pending: PendingAnswer) -> None:
-        await self.request(pending.hook.flow)
-
-    async def proxy_cache_deliver(self, delivery: Delivery) -> None:
-        await delivery.wait()
 
     # -- answering ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +60,8 @@ class Recorder(Protocol):
     def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
 
     def run_hook(self, hook: StartHook) -> bool: ...
+
+    async def request(self, flow: http.HTTPFlow) -> None: ...
 
 
 class Delivery:
@@ -112,7 +115,7 @@ class Delivery:
                 await self._write_all()
             else:
                 self._chunk = await self.source.read()
-        except (BodyError, OSError, TimeoutError) as error:
+        except Exception as error:
             self.error = error
 
     async def _write_all(self) -> None:
@@ -163,11 +166,13 @@ class Delivery:
         self.source.close()
 
 
-@dataclass
-class ProxyCacheDeliverHook(StartHook):
-    """Our own hook: a delivery has to wait. Answered by the addon's ``proxy_cache_deliver``."""
+class Await(commands.Command):
+    """A stream waits for ``work``. Not a hook: nobody but us has anything to do with it."""
 
-    delivery: Delivery
+    blocking = True
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self.work = work
 
 
 class CacheStream(HttpStream):
@@ -204,7 +209,7 @@ class CacheStream(HttpStream):
         while True:
             chunk = delivery.next_now()
             if chunk is None and delivery.error is None:
-                yield ProxyCacheDeliverHook(delivery)
+                yield Await(delivery.wait())
                 if (yield from self.check_killed(True)):
                     return
                 continue
@@ -344,6 +349,7 @@ class CacheHttpLayer(HttpLayer):
     def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
         super().__init__(context, mode)
         self.recorder = recorder
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = CacheStream(self.context.fork(), stream_id)
@@ -371,21 +377,32 @@ class CacheHttpLayer(HttpLayer):
 
     def _stream_event(self, stream: CacheStream, event: events.Event) -> layer.CommandGenerator[None]:
         """Where we are alone with a flow, its hooks are ours: called here and now, not through forty addons."""
-        if isinstance(event, events.HookCompleted) and isinstance(event.command, ProxyCacheAnswerHook):
-            event = events.HookCompleted(event.command.pending.hook)
         for command in super().event_to_child(stream, event):
-            if not isinstance(command, FLOW_HOOKS) or not self._is_direct(stream, command):
+            if isinstance(command, Await):
+                self._resume_after(command.work, command)
+            elif not isinstance(command, FLOW_HOOKS) or not self._is_direct(stream, command):
                 yield command
-                continue
-            del self.command_sources[command]
-            if self.recorder.run_hook(command):
+            elif self.recorder.run_hook(command):
+                del self.command_sources[command]
                 yield from self.event_to_child(stream, events.HookCompleted(command))
-            else:
-                assert isinstance(command, http_hooks.HttpRequestHook)  # no other of ours waits
-                pending: commands.Command = ProxyCacheAnswerHook(PendingAnswer(command))
-                pending.blocking = stream  # it is the stream that waits; this layer goes on
-                self.command_sources[pending] = stream
-                yield pending
+            else:  # the one hook of ours that may have to wait
+                self._resume_after(self.recorder.request(command.flow), command)
+
+    def _resume_after(self, work: Coroutine[Any, Any, None], command: commands.Command) -> None:
+        """Let the stream go on once ``work`` is done, as mitmproxy does after a hook."""
+        handler = ctx.master.addons.get("proxyserver").connections[self.context.client.id]
+
+        async def run() -> None:
+            try:
+                with handler.timeout_watchdog.disarm():
+                    await work
+            except Exception as error:  # the stream must go on, or its client hangs
+                self.recorder.failed(error)
+            await handler.server_event(events.HookCompleted(command))  # type: ignore[arg-type]
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _is_direct(self, stream: CacheStream, command: StartHook) -> bool:
         """Decided when the request's header has come, for the whole flow."""
@@ -401,20 +418,6 @@ FLOW_HOOKS = (
     http_hooks.HttpResponseHook,
     http_hooks.HttpErrorHook,
 )
-
-
-@dataclass
-class PendingAnswer:
-    """A request hook that has to wait. Not a flow: for flows mitmproxy tells every addon a second time."""
-
-    hook: http_hooks.HttpRequestHook
-
-
-@dataclass
-class ProxyCacheAnswerHook(StartHook):
-    """Our own hook, in the place of ``request`` where only we have one: answered by ``proxy_cache_answer``."""
-
-    pending: PendingAnswer
 
 
 @dataclass
