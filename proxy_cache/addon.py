@@ -24,7 +24,7 @@ from . import layers, options
 from .addon_flows import address, has_body, headers_for_origin, is_cacheable, refusal, response_for, target_of
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
-from .addon_process import calm_collector, close_connections, human_size, raise_file_limit
+from .addon_process import calm_collector, close_connections, human_size, lengthen_backlog, raise_file_limit
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
@@ -137,6 +137,7 @@ class CacheAddon:
             ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
         self.access_log.open()
         raise_file_limit()
+        lengthen_backlog(ctx.master.addons.get("proxyserver"))
         calm_collector()
         metrics = self.metrics
         self.store = store = Store(

@@ -6,10 +6,14 @@ import asyncio
 import gc
 import logging
 import resource
+import socket
 import time
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn."""
 
 
 async def close_connections(proxyserver: Any) -> None:
@@ -41,6 +45,16 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:
             logger.warning("open files stay limited to %d: %s", soft, error)
+
+
+def lengthen_backlog(proxyserver: Any) -> None:
+    """asyncio lets 100 connections wait to be accepted; the 101st agent of a burst would try again after a second."""
+    for server in proxyserver.servers:
+        for listener in getattr(server, "_servers", ()):
+            for listening in getattr(listener, "sockets", ()):
+                if listening.type == socket.SOCK_STREAM:
+                    with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                        same.listen(BACKLOG)
 
 
 def calm_collector() -> None:
