@@ -136,6 +136,9 @@ class CacheAddon:
         if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
             ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
         self.access_log.open()
+        if settings.access_log and getattr(ctx.options, "termlog_verbosity", "") != "debug":
+            # Two lines a connection, each shown to every addon, beside ours that says the same and more.
+            logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         raise_file_limit()
         lengthen_backlog(ctx.master.addons.get("proxyserver"))
         calm_collector()
