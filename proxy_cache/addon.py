@@ -21,23 +21,37 @@ from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from . import layers, options
-from .addon_flows import address, has_body, headers_for_origin, is_cacheable, refusal, response_for, target_of
+from .addon_flows import (
+    address,
+    error_type,
+    has_body,
+    headers_for_origin,
+    interim_sender,
+    is_cacheable,
+    refusal,
+    response_for,
+    target_of,
+)
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
 from .addon_process import calm_collector, close_connections, human_size, lengthen_backlog, raise_file_limit
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
-from .fills import ClientGone, FillTable
+from .fill_table import FillTable
+from .fills import ClientGone
 from .layers import Delivery
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
+from .semantics.headers import Headers
 from .store.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
+FORWARD_REASON = "proxy_cache_fwd"
+"""In a flow's metadata: why a request that the cache might have answered goes forward (RFC 9211 §2.2)."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
 
 _closing: asyncio.Task[None] | None = None
@@ -271,7 +285,7 @@ class CacheAddon:
     def http_connect(self, flow: http.HTTPFlow) -> None:
         self.metrics.forwarded.labels("CONNECT").inc()
         if self._draining or self.settings is None:
-            flow.response = http.Response.make(503, "shutting down\n", {"Retry-After": "1"})
+            flow.response = refusal(503, "proxy_internal_error", "shutting down", self.via)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None or flow.error is not None:
@@ -312,8 +326,12 @@ class CacheAddon:
                 self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
             if state is not None and state.source == "forwarded":
                 flow.response.stream = self._count(state)
-            if flow.request.method not in SAFE_METHODS and flow.response.status_code < 400 and self.cache is not None:
-                self.cache.invalidate(target_of(flow))
+            if self.cache is None:
+                return
+            if flow.request.method == "HEAD" and flow.response.status_code == 200:
+                self._head_answered(flow, self.cache)
+            elif flow.request.method not in SAFE_METHODS and 200 <= flow.response.status_code < 400:
+                self.cache.invalidate(target_of(flow), Headers(flow.response.headers.fields))
         except Exception as error:
             self.failed(error)
 
@@ -359,7 +377,7 @@ class CacheAddon:
     def _may_go(self, flow: http.HTTPFlow) -> bool:
         """Whether the request may go anywhere at all; if not, it is answered here."""
         if self.cache is None or self.settings is None or self._draining:
-            flow.response = http.Response.make(503, "not ready\n", {"Retry-After": "1", "Connection": "close"})
+            flow.response = refusal(503, "proxy_internal_error", "not ready", self.via)
             return False
         if any(self.via in value for value in flow.request.headers.get_all("via")):
             self._respond(flow, self.cache.loop_detected())
@@ -389,7 +407,12 @@ class CacheAddon:
         state = self._in_flight.setdefault(flow.id, InFlight())
         if state.exchange is None:
             client = flow.client_conn
-            state.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client))
+            assert self.settings is not None
+            policy = self.settings.rules.policy_for(flow)
+            state.exchange = exchange = Exchange(
+                target_of(flow), headers_for_origin(flow, self.via), address(client), policy
+            )
+            exchange.on_interim = interim_sender(client, flow.request.http_version)
             self._by_client.setdefault(client.id, set()).add(state.exchange)
         return state.exchange
 
@@ -411,14 +434,32 @@ class CacheAddon:
         assert self.settings is not None
         if not self.settings.caches(flow.request.host, flow.request.port):
             return
-        target = target_of(flow)
-        exchange = Exchange(target, headers_for_origin(flow, self.via), address(flow.client_conn), "HEAD")
+        exchange = self._exchange(flow)
         answer = await self.cache.head(exchange)
+        if isinstance(answer, str):
+            flow.metadata[FORWARD_REASON] = answer
+            return
         exchange.close()
-        if answer is not None:
-            self.metrics.answered(answer.source, False)
-            answer.body = b""
-            self._respond(flow, answer)
+        self.metrics.answered(answer.source, False)
+        answer.body = b""
+        self._respond(flow, answer)
+
+    def _head_answered(self, flow: http.HTTPFlow, cache: Cache) -> None:
+        """A HEAD went to the origin: its answer updates what is stored, or throws it out."""
+        state = self._in_flight.get(flow.id)
+        if state is None or state.exchange is None or flow.response is None:
+            return
+        asked = flow.request.timestamp_end or flow.request.timestamp_start
+        cache.head_answered(state.exchange, Headers(flow.response.headers.fields), asked, time.time())
+
+    def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
+        """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
+        return refusal(502, error_type(message), message, self.via, self.forward_reason(flow))
+
+    def forward_reason(self, flow: http.HTTPFlow) -> str:
+        """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
+        default = "bypass" if flow.request.method in ("GET", "HEAD") else "method"
+        return str(flow.metadata.get(FORWARD_REASON, default))
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
         flow.response = response_for(flow, answer, last=self._draining)
@@ -433,7 +474,7 @@ class CacheAddon:
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)
         flow.request.stream = False
-        flow.response = refusal(error)
+        flow.response = refusal(502, "proxy_internal_error", type(error).__name__, self.via)
 
     def _count(self, state: InFlight) -> Any:
         """Stream a forwarded body through, and count it."""

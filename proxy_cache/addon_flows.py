@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 from mitmproxy.net.http import status_codes
 
 from .answers import Answer
+from .cache import NAME
 from .layers import Delivery
 from .options import Settings
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
+from .semantics.status_fields import cache_status, proxy_status
 
 
 def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
@@ -79,10 +83,49 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
     return response
 
 
-def refusal(error: Exception) -> http.Response:
-    """Our own failure: answered by us, so that mitmproxy does not forward the request (design decision 8)."""
-    return http.Response.make(
-        502,
-        f"502 Bad Gateway: proxy internal error ({type(error).__name__})\n",
-        {"Content-Type": "text/plain", "Proxy-Status": "proxy-cache; error=proxy_internal_error"},
-    )
+def error_type(message: str) -> str:
+    """The proxy error type (RFC 9209 §2.3) of what mitmproxy says about a failed connection."""
+    message = message.lower()
+    if "refused" in message:
+        return "connection_refused"
+    if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:
+        return "dns_error"
+    if "closed" in message or "disconnected" in message or "reset" in message:
+        return "connection_terminated"
+    return "destination_unavailable"
+
+
+def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass") -> http.Response:
+    """An answer of our own where the cache has none to give. ``error`` is a proxy error type (RFC 9209 §2.3)."""
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Cache-Control": "no-store",
+        "Proxy-Status": proxy_status(NAME, error, detail=detail),
+        "Cache-Status": cache_status(NAME, fwd=fwd, detail=error),
+        "Via": f"1.1 {via}",
+    }
+    if status == 503:
+        headers |= {"Retry-After": "1", "Connection": "close"}
+    title = status_codes.RESPONSES.get(status, "Error")
+    return http.Response.make(status, f"{status} {title}: {error.replace('_', ' ')} ({detail})\n", headers)
+
+
+def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers], None] | None:
+    """Takes a 1xx to a client while its answer is waited for; ``None`` if it can't be told.
+
+    Not to HTTP/1.0 (RFC 9110 §15.2), nor through TLS or HTTP/2, where the bytes are not ours to write.
+    """
+    if http_version != "HTTP/1.1" or client.tls:
+        return None
+
+    def send(status: int, headers: Headers) -> None:
+        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        transport = handler.transports.get(client) if handler is not None else None
+        writer = transport.writer if transport is not None else None
+        if isinstance(writer, asyncio.StreamWriter) and not writer.transport.is_closing():
+            reason = status_codes.RESPONSES.get(status, "")
+            lines = [f"HTTP/1.1 {status} {reason}".encode()]
+            lines += [name + b": " + value for name, value in end_to_end(headers).fields]
+            writer.write(b"\r\n".join([*lines, b"", b""]))
+
+    return send

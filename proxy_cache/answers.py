@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from .fills import Waiter
+from .semantics.directives import NOTHING, ONLY_IF_CACHED, request_cache_control
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .semantics.policy import BY_THE_BOOK, Policy
 from .store.body import BodyError
 from .store.files import READ_SIZE, OpenBody
 from .store.index import Entry
@@ -43,13 +46,23 @@ class Answer:
 class Exchange:
     """One client's request on its way through the cache, and what there is to end when the client leaves."""
 
-    __slots__ = ("client", "collapsed", "gone", "headers", "method", "queued_for", "source", "target", "waiter")
+    __slots__ = (
+        "client", "collapsed", "gone", "headers", "on_interim", "policy", "queued_for", "source", "target", "waiter",
+        "wanted",
+    )  # fmt: skip
 
-    def __init__(self, target: Target, headers: Headers, client: str, method: str = "GET") -> None:
+    def __init__(self, target: Target, headers: Headers, client: str, policy: Policy = BY_THE_BOOK) -> None:
         self.target = target
         self.headers = headers
         self.client = client
-        self.method = method
+        self.policy = policy
+        self.wanted = request_cache_control(headers)
+        """The request's directives, as far as they count."""
+        if policy.ignore_directives:
+            # Who asks only for what is here (another cache, mostly) is never to be answered with a fetch.
+            self.wanted = ONLY_IF_CACHED if self.wanted.only_if_cached else NOTHING
+        self.on_interim: Callable[[int, Headers], None] | None = None
+        """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
         self.waiter: Waiter | None = None
         self.source: Source | None = None
         self.queued_for = 0.0

@@ -12,18 +12,19 @@ import time
 from dataclasses import dataclass
 
 from .answers import Answer, Exchange, StoredReader
-from .fills import ClientGone, FillHead, FillRequest, FillTable, SentOn, Waiter
+from .fill_table import FillTable
+from .fills import ClientGone, FillHead, FillRequest, SentOn, Waiter
 from .limiter import Overloaded
 from .origin import OriginError
 from .semantics import ranges
 from .semantics.dates import format_http_date
-from .semantics.directives import request_cache_control
+from .semantics.directives import CacheControl
 from .semantics.headers import Headers
-from .semantics.keys import Target
+from .semantics.keys import Target, related_targets
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
-from .semantics.validation import CONDITIONAL, is_conditional, not_modified, not_modified_headers
+from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, not_modified, not_modified_headers
 from .semantics.vary import matches
 from .store.files import OpenBody
 from .store.index import Entry
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 NAME = "proxy-cache"
 """How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
+NO_FIELDS = Headers()
+CANDIDATES_MOST = 15
+"""Other variants that are validated along with the one that a request selects."""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
 
@@ -67,16 +71,17 @@ class Cache:
                 raise ClientGone(queued=False)
             now = time.time()
             entry = self._select(key, exchange.headers)
-            decision = decide(exchange.headers, entry.response, now) if entry is not None else None
+            decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
                 answer = await self._from_store(exchange, entry, now, decision)
                 if answer is not None:
                     return answer
                 continue  # the body could not be read: the entry is gone, fetch it again
-            if request_cache_control(exchange.headers).only_if_cached:
+            if exchange.wanted.only_if_cached:
                 if entry is None and await self.fills.settled(key):
                     continue
-                return self._error(504, "http_request_denied", "uri-miss", detail="only-if-cached")
+                fwd = self._forward_reason(key, decision)
+                return self._error(504, "http_request_denied", fwd, detail="only-if-cached")
             if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
                 continue
             try:
@@ -85,28 +90,49 @@ class Cache:
                 alone = sent_on.alone
                 continue
             except (Overloaded, OriginError) as error:
-                return await self._without_origin(exchange, entry, error)
+                return await self._without_origin(exchange, entry, decision, error)
             if answer is not None:
                 return answer
         return self._error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
 
-    async def head(self, exchange: Exchange) -> Answer | None:
-        """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2)."""
-        entry = self._select(exchange.target.key, exchange.headers)
-        if entry is None and await self.fills.settled(exchange.target.key):
-            entry = self._select(exchange.target.key, exchange.headers)
-        if entry is None or "range" in exchange.headers:
-            return None
+    async def head(self, exchange: Exchange) -> Answer | str:
+        """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2), else why it goes forward."""
+        key = exchange.target.key
+        entry = self._select(key, exchange.headers)
+        if entry is None and await self.fills.settled(key):
+            entry = self._select(key, exchange.headers)
+        if entry is None:
+            return self._forward_reason(key, None)
         now = time.time()
-        decision = decide(exchange.headers, entry.response, now)
-        if decision.reuse is not Reuse.FRESH:
-            return None
-        return await self._from_store(exchange, entry, now, decision)
+        decision = decide(exchange.wanted, entry.response, now)
+        if decision.reuse is Reuse.FRESH and "range" not in exchange.headers:
+            answer = await self._from_store(exchange, entry, now, decision)
+            if answer is not None:
+                return answer
+        return decision.reason or "bypass"
 
-    def invalidate(self, target: Target) -> None:
-        """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4)."""
-        self.fills.invalidate(target.key)
-        self.store.remove_key(target.key)
+    def head_answered(self, exchange: Exchange, headers: Headers, request_time: float, response_time: float) -> None:
+        """The origin answered a HEAD with 200: it tells what a GET would have brought (RFC 9111 §4.3.5)."""
+        entry = self._select(exchange.target.key, exchange.headers)
+        if entry is None or entry.response.status != 200:
+            return
+        response = entry.response
+        length = headers.get("content-length")
+        updated = response.updated_by(headers, request_time, response_time, exchange.headers, exchange.policy)
+        if updated is response or updated.must_not_be_kept or (length is not None and length != str(entry.length)):
+            # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
+            self.store.remove(entry)
+        else:
+            self.store.update(entry, updated)
+
+    def invalidate(self, target: Target, headers: Headers = NO_FIELDS) -> None:
+        """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4).
+
+        So is what the answer's ``headers`` name as changed or made, on the same origin.
+        """
+        for one in (target, *related_targets(target, headers)):
+            self.fills.invalidate(one.key)
+            self.store.remove_key(one.key)
 
     # -- from the store -----------------------------------------------------------------------------------------
 
@@ -122,7 +148,7 @@ class Cache:
         """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
         now = time.time()
         entry = self._select(exchange.target.key, exchange.headers)
-        if entry is None or decide(exchange.headers, entry.response, now).reuse is not Reuse.FRESH:
+        if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
             return None
         file = self.store.files.open_cached(entry.id)
         if file is None:
@@ -182,8 +208,9 @@ class Cache:
         key = exchange.target.key
         if self.fills.find(key, exchange.headers, lambda response: True) is not None:
             return
+        headers = _without_conditions(exchange.headers)
         try:
-            self.fills.start(FillRequest(key, exchange.target, _without_conditions(exchange.headers), "", entry))
+            self.fills.start(FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy))
         except Overloaded:
             logger.debug("no room in the queue to validate %s in the background", key)
 
@@ -205,16 +232,18 @@ class Cache:
         exchange.collapsed = collapsed
         now = time.time()
         response = head.response
+        fwd = self._forward_reason(key, decision)
         if (
             stale is not None
             and response.status >= 500
-            and may_serve_stale(exchange.headers, stale.response, now, disconnected=False)
+            and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
         ):
             waiter.leave()
-            return await self._serve_stale(exchange, stale, now, f"origin-status-{response.status}")
-        fwd = decision.reason if decision is not None else "uri-miss"
-        if stale is None and self.store.lookup(key):
-            fwd = "vary-miss"
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=response.status, collapsed=collapsed, ttl=stale.response.ttl(now),
+                detail="stale-if-error",
+            )  # fmt: skip
+            return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
         if head.entry is not None:
             waiter.leave()
             status = cache_status(NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now))
@@ -222,37 +251,75 @@ class Cache:
         if complete:
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
+            stored = head.why_not_stored is None
             status = cache_status(
-                NAME, fwd=fwd, fwd_status=response.status, stored=head.why_not_stored is None,
-                collapsed=collapsed, detail=head.why_not_stored,
+                NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=collapsed,
+                ttl=response.ttl(now) if stored else None, detail=head.why_not_stored,
             )  # fmt: skip
         return self._serve_fill(exchange, waiter, head, status, "hit" if complete else None)
 
+    def _forward_reason(self, key: str, decision: Decision | None) -> str:
+        """Why a request goes forward, as RFC 9211 §2.2 has it."""
+        if decision is not None:
+            return decision.reason
+        return "vary-miss" if self.store.lookup(key) else "uri-miss"
+
     def _nothing_to_join(self, exchange: Exchange) -> bool:
-        headers = exchange.headers
-        return self.fills.find(exchange.target.key, headers, lambda response: _fresh(headers, response)) is None
+        wanted = exchange.wanted
+        return self.fills.find(exchange.target.key, exchange.headers, lambda response: _fresh(wanted, response)) is None
 
     def _wait_for_fill(self, exchange: Exchange, stale: Entry | None, *, alone: bool) -> tuple[Waiter, bool, bool]:
         """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
-        key, headers = exchange.target.key, exchange.headers
-        no_store = request_cache_control(headers).no_store
-        if not (alone or no_store):
-            fill = self.fills.find(key, headers, lambda response: _fresh(headers, response))
+        key, headers, wanted = exchange.target.key, exchange.headers, exchange.wanted
+        for_origin = _is_for_the_origin(headers)
+        if not (alone or wanted.no_store or for_origin):
+            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response))
             if fill is not None and not ("range" in headers and fill.body is None):
                 complete = fill.body is not None and fill.body.complete
-                return fill.join(exchange.client, headers), True, complete
-        private = alone or no_store or "range" in headers or self.fills.is_uncacheable(key)
-        if private and stale is None:
+                return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
+        private = alone or wanted.no_store or for_origin or "range" in headers or self.fills.is_uncacheable(key)
+        candidates = self._candidates(exchange, stale)
+        retries = None
+        if private and (stale is None or for_origin):
             # Nobody shares this, so the client's own conditions and ranges may go through as they are.
-            request = FillRequest(
-                key, exchange.target, headers, exchange.client, private=True, keep=not (no_store or _selects(headers))
-            )
+            candidates = ()
+            keep = not (wanted.no_store or "range" in headers)
         else:
-            stripped = _without_conditions(headers)
-            request = FillRequest(
-                key, exchange.target, stripped, exchange.client, stale, private=private, keep=not no_store
-            )
-        return self.fills.start(request), False, False
+            keep = not wanted.no_store
+            if candidates or not is_conditional(headers) or self.fills.was_passed_on(key):
+                headers = _without_conditions(headers)
+            # Else the condition is passed on, once: RFC 9111 §4.3.2 has it meant for somebody further on where nothing
+            # is stored, and a 304 costs the origin less than the whole. Who asks next fetches it for all.
+            if stale is not None:
+                retries = self._retries_of_validation(wanted, stale)
+        request = FillRequest(
+            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep
+        )
+        return self._listening(exchange, self.fills.start(request)), False, False
+
+    def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
+        waiter.on_interim = exchange.on_interim
+        return waiter
+
+    def _candidates(self, exchange: Exchange, selected: Entry | None) -> tuple[Entry, ...]:
+        """What the origin may say is still good: the entry that the request selects, and every other variant that can
+        be told by its tag, all in one request (RFC 9111 §4.3.1)."""
+        if selected is not None and selected.response.etag is None:
+            return (selected,)
+        others = [
+            entry
+            for entry in self.store.lookup(exchange.target.key)
+            if entry is not selected and may_stand_for(exchange.headers, entry.response)
+        ]
+        others = others[-CANDIDATES_MOST:]
+        return (selected, *others) if selected is not None else tuple(others)
+
+    def _retries_of_validation(self, wanted: CacheControl, stale: Entry) -> int | None:
+        """Where something stale may stand in for an answer, nobody is kept waiting for the third failure."""
+        now = time.time()
+        if may_serve_stale(wanted, stale.response, now, disconnected=False):
+            return 0
+        return None
 
     def _serve_fill(
         self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
@@ -260,7 +327,8 @@ class Cache:
         response, body = head.response, head.body
         assert body is not None
         source = source or ("coalesced" if exchange.collapsed else "miss")
-        headers, code, start, stop = response.headers, response.status, 0, None
+        own = head.own if waiter is waiter.fill.leader else None
+        headers, code, start, stop = own or response.headers, response.status, 0, None
         total = body.total
         if code == 200 and total is not None and not waiter.fill.request.private:
             selected = ranges.single_range(exchange.headers, headers, total)
@@ -273,6 +341,9 @@ class Cache:
                 headers = _put(headers, "Content-Range", ranges.content_range(selected, body.total or 0))
         if response.initial_age or source == "hit":
             headers = _put(headers, "Age", str(response.age(time.time())))
+        if code == 304:
+            waiter.leave()
+            return Answer(304, head.reason, self._head(headers, response, status), b"", None, source)
         reader = exchange.source = waiter.reader
         assert reader is not None
         reader.offset, reader.stop = start, stop
@@ -283,30 +354,34 @@ class Cache:
 
     # -- when there is no answer from the origin ------------------------------------------------------------------
 
-    async def _without_origin(self, exchange: Exchange, stale: Entry | None, error: Exception) -> Answer:
+    async def _without_origin(
+        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, error: Exception
+    ) -> Answer:
         """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
         now = time.time()
+        overload = isinstance(error, Overloaded)
+        fwd = self._forward_reason(exchange.target.key, decision)
         if stale is not None:
-            overload = isinstance(error, Overloaded)
             disconnected = self.settings.serve_stale_on_overload if overload else True
-            if may_serve_stale(exchange.headers, stale.response, now, disconnected=False) or (
-                disconnected and may_serve_stale(exchange.headers, stale.response, now, disconnected=True)
+            if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
+                disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
             ):
-                answer = await self._serve_stale(exchange, stale, now, "overload" if overload else "origin-error")
+                ttl = stale.response.ttl(now)
+                if overload:
+                    status = cache_status(NAME, hit=True, ttl=ttl, detail="overload")
+                else:
+                    status = cache_status(NAME, fwd=fwd, ttl=ttl, detail="origin-error")
+                answer = await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
                 if answer is not None:
                     return answer
         if isinstance(error, Overloaded):
-            return self.overloaded(error.outcome, error.retry_after)
+            return self.overloaded(error.outcome, error.retry_after, fwd)
         assert isinstance(error, OriginError)
-        return self._error(error.status, error.error, "uri-miss" if stale is None else "stale", detail=error.detail)
+        return self._error(error.status, error.error, fwd, detail=error.detail)
 
-    async def _serve_stale(self, exchange: Exchange, stale: Entry, now: float, why: str) -> Answer | None:
-        status = cache_status(NAME, hit=True, ttl=stale.response.ttl(now), detail=why)
-        return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
-
-    def overloaded(self, outcome: str, retry_after: int) -> Answer:
+    def overloaded(self, outcome: str, retry_after: int, fwd: str = "miss") -> Answer:
         """503: the request was ``canceled``, ``timeout`` or ``rejected`` while it was to queue for a slot."""
-        return self._error(503, "connection_limit_reached", "miss", detail=outcome, retry_after=retry_after)
+        return self._error(503, "connection_limit_reached", fwd, detail=outcome, retry_after=retry_after)
 
     def _error(
         self, code: int, error: str, fwd: str, *, detail: str | None = None, retry_after: int | None = None
@@ -317,7 +392,8 @@ class Cache:
             fields = fields.add("Retry-After", str(retry_after))
         fields = fields.add("Cache-Control", "no-store")
         fields = fields.add("Proxy-Status", proxy_status(NAME, error, detail=detail))
-        fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=detail if code == 503 else None))
+        reason = detail if error in ("connection_limit_reached", "http_request_denied") else error
+        fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=reason))
         fields = fields.add("Via", f"1.1 {self.via}")
         text = f"{code} {REASONS.get(code, 'Error')}: {error.replace('_', ' ')}{f' ({detail})' if detail else ''}\n"
         body = text.encode("utf-8", "replace")
@@ -373,13 +449,13 @@ def _put(headers: Headers, name: str, value: str) -> Headers:
     return headers.without(name.lower()).add(name, value)
 
 
-def _fresh(headers: Headers, response: StoredResponse) -> bool:
-    return decide(headers, response, time.time()).reuse is Reuse.FRESH
+def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:
+    return decide(wanted, response, time.time()).reuse is Reuse.FRESH
 
 
-def _selects(headers: Headers) -> bool:
-    """Whether the request asks for less than the whole representation."""
-    return "range" in headers
+def _is_for_the_origin(headers: Headers) -> bool:
+    """RFC 9111 §4.3.2: these conditions "are not applicable to a cache"; only the origin may evaluate them."""
+    return "if-match" in headers or "if-unmodified-since" in headers
 
 
 def _without_conditions(headers: Headers) -> Headers:

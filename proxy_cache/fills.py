@@ -1,4 +1,4 @@
-"""Fills: one origin request for a key, however many wait, and the table in which they find each other.
+"""Fills: one origin request for a key, however many wait (they find each other in :mod:`.fill_table`).
 
 A fill belongs to the cache. It runs in a task of its own, takes a slot, writes at the origin's speed, and gives the
 slot back at the origin's last byte. Those who wait for it are :class:`Waiter` s: first for the head of the response,
@@ -19,26 +19,24 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from .limiter import OriginLimiter, Overloaded, Place, Ticket
-from .origin import OriginClient, OriginError, OriginResponse
-from .semantics.headers import Headers
+from .limiter import Overloaded, Place, Ticket
+from .origin import OriginError, OriginResponse
+from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
+from .semantics.policy import BY_THE_BOOK, Policy
 from .semantics.stored import StoredResponse
-from .semantics.storing import why_not_storable
-from .semantics.validation import conditional_headers
+from .semantics.storing import judge
+from .semantics.validation import conditional_headers, is_conditional, selected_by_304
 from .semantics.vary import matches
 from .store.body import Body, Reader
 from .store.index import Entry
-from .store.store import Store
+
+if TYPE_CHECKING:
+    from .fill_table import FillTable
 
 logger = logging.getLogger(__name__)
-
-UNCACHEABLE_FOR = 120.0
-"""Seconds for which a key is remembered as uncacheable, so that requests for it do not wait for each other."""
-UNCACHEABLE_MOST = 10_000
-"""Keys remembered as uncacheable; the oldest make room."""
 
 
 class SentOn(Exception):
@@ -73,8 +71,11 @@ class FillRequest:
     target: Target
     headers: Headers
     client: str
-    stale: Entry | None = None
-    """An entry to validate instead of fetching it again."""
+    candidates: tuple[Entry, ...] = ()
+    """Entries to validate, rather than to fetch what is there already: the one that the request selects first."""
+    policy: Policy = BY_THE_BOOK
+    retries: int | None = None
+    """How often to try again, if less often than usual."""
     private: bool = False
     """Not to be shared with others: the key is uncacheable, or the request is unlike others (a range)."""
     keep: bool = True
@@ -90,22 +91,19 @@ class FillHead:
     body: Body | None
     entry: Entry | None
     why_not_stored: str | None
-
-
-class FillEvents(Protocol):
-    """What the metrics want to know."""
-
-    def fill_ended(self, outcome: str) -> None: ...
+    own: Headers | None = None
+    """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
 
 
 class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
-    __slots__ = ("_place", "fill", "head", "headers", "queued_for", "reader")
+    __slots__ = ("_place", "fill", "head", "headers", "on_interim", "queued_for", "reader")
 
     def __init__(self, fill: Fill, headers: Headers) -> None:
         self.fill = fill
         self.headers = headers
+        self.on_interim: Callable[[int, Headers], None] | None = None
         self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
         self._place: Place | None = None
         self.reader: Reader | None = None
@@ -150,7 +148,7 @@ class Waiter:
 
 
 class Fill:
-    """One origin request and what comes of it. Made by :class:`FillTable`."""
+    """One origin request and what comes of it. Made by :class:`~.fill_table.FillTable`."""
 
     def __init__(self, table: FillTable, request: FillRequest) -> None:
         self.table = table
@@ -248,23 +246,33 @@ class Fill:
 
     async def _fetch(self, ticket: Ticket) -> str:
         """Ask the origin; hand the head to the waiters, and write the body while they read along."""
+        candidates = self.request.candidates
+        outcome = await self._ask(ticket, candidates)
+        if outcome is None:
+            # Validated was something that is not here any more, or that can't be told from others: ask for all of it.
+            outcome = await self._ask(ticket, ())
+        return outcome or "not_stored"
+
+    async def _ask(self, ticket: Ticket, candidates: tuple[Entry, ...]) -> str | None:
+        """One answer of the origin; ``None`` if it was a 304 that nothing can be made of."""
         request = self.request
         headers = request.headers
-        if request.stale is not None:
-            for name, value in conditional_headers(request.stale.response):
-                headers = headers.set(name, value)
-        async with self.table.origin.get(request.target, headers) as response:
-            if response.status == 304 and request.stale is not None:
-                ticket.end()
-                self._validated(request.stale, response)
+        for name, value in conditional_headers([entry.response for entry in candidates]):
+            headers = headers.set(name, value)
+        async with self.table.origin.get(
+            request.target, headers, retries=request.retries, on_interim=self._interim
+        ) as response:
+            if response.status == 304 and candidates:
+                if not await self._validated(ticket, candidates, response):
+                    return None
                 return "not_modified"
             head = self._take(response)
             body = head.body
             assert body is not None
             async for chunk in response.body:
                 await body.write(chunk)
-            if response.content_length is not None and body.length != response.content_length:
-                raise OriginError("http_response_incomplete", f"{body.length} of {response.content_length} bytes")
+            if body.total is not None and body.length != body.total:
+                raise OriginError("http_response_incomplete", f"{body.length} of {body.total} bytes")
             body.finish()
         # The slot is the origin's, not the disk's: it comes back before the body is committed. The fill stays in
         # the table until then, so that a request in between finds the bytes here and does not go to the origin.
@@ -272,7 +280,7 @@ class Fill:
         self.state = FillState.COMPLETE
         if head.why_not_stored is not None:
             body.close_if_unused()
-            return "not_stored"
+            return "not_modified" if response.status == 304 else "not_stored"
         if self.doomed:
             body.stop_keeping()
             body.close_if_unused()
@@ -282,42 +290,71 @@ class Fill:
             self.table.store.remove(entry)
         return "stored" if entry is not None else "not_stored"
 
+    def _interim(self, status: int, headers: Headers) -> None:
+        """A 1xx is for all who wait now (RFC 9110 §15.2)."""
+        for waiter in list(self.waiters):
+            if waiter.on_interim is not None:
+                waiter.on_interim(status, headers)
+
     def _take(self, response: OriginResponse) -> FillHead:
         """The head has arrived: who gets it, and is it stored?"""
-        request = self.request
-        why_not = why_not_storable(request.headers, response.status, response.headers)
-        assigned = None
-        if why_not == "no-freshness" and response.status == 200 and _is_plain(request):
-            # The origin says nothing at all, so it is for us to guess (RFC 9111 §4.2.2).
-            assigned = self.table.default_ttl or None
-            why_not = why_not if assigned is None else None
+        request, status = self.request, response.status
+        verdict = judge(request.headers, status, response.headers, request.policy, self.table.guess_for(request))
+        why_not = verdict.why_not
         if why_not is None and not request.keep:
             why_not = "bypass"
+        if why_not is None and status >= 500 and request.candidates:
+            why_not = "status"  # the origin is in trouble: what is here may still be of use
         stored = StoredResponse.of(
-            response.status, response.headers, request.headers, response.request_time, response.response_time, assigned
+            status, response.headers, request.headers, response.request_time, response.response_time, verdict
         )
-        if not _is_failure(response.status):
+        passed_on = status == 304 and is_conditional(request.headers) and not request.private
+        if passed_on:
+            self.table.passed_on(request.key)
+        elif not _is_failure(status):
             self.table.remember(request.key, why_not)
         keep = why_not is None and not self.doomed
-        self.body = self.table.store.body(response.content_length, keep=keep)
-        head = self.head = FillHead(stored, response.reason, self.body, None, why_not)
+        self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
+        own = None
+        if not verdict.omitted.isdisjoint(response.headers.names):
+            own = end_to_end(response.headers).without("age")
+        head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own)
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
-        error_for_all = _is_failure(response.status) and not _is_personal(request.headers, stored)
-        self._give(head, shared=why_not is None or error_for_all)
+        error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
+        # What was only the answer to the leader's condition says nothing about the others: they ask again, together.
+        self._give(head, shared=why_not is None or error_for_all, alone=not passed_on)
         if not self.waiters and not self._worth_finishing():
             raise asyncio.CancelledError
         return head
 
-    def _validated(self, entry: Entry, response: OriginResponse) -> None:
-        """304: the stored body is good, under updated header fields (RFC 9111 §4.3.4)."""
-        stored = entry.response.updated_by(response.headers, response.request_time, response.response_time)
+    async def _validated(self, ticket: Ticket, candidates: tuple[Entry, ...], response: OriginResponse) -> bool:
+        """304: a stored body is good, under updated header fields (RFC 9111 §4.3.4). Whether it could be used."""
+        request, store = self.request, self.table.store
+        times = response.request_time, response.response_time
+        selected = selected_by_304([entry.response for entry in candidates], response.headers)
+        if selected is None or not store.holds(candidates[selected]):
+            return False
+        entry = candidates[selected]
+        stored = entry.response.updated_by(response.headers, *times, request.headers, request.policy)
+        if stored.must_not_be_kept:
+            store.remove(entry)
+            return False
+        ticket.end()
         if not self.doomed:
-            self.table.store.update(entry, stored)
+            # "For each stored response identified, the cache MUST update its header fields": a strong tag names all.
+            for other in candidates:
+                if other.response.etag == stored.etag and stored.etag and not stored.etag.startswith("W/"):
+                    store.update(other, other.response.updated_by(response.headers, *times, None, request.policy))
+            if matches(entry.response.vary, request.headers):
+                store.update(entry, stored)
+            else:
+                entry = await store.add_variant(entry, stored) or entry
         head = self.head = FillHead(stored, "", None, entry, None)
         self._give(head, shared=True)
+        return True
 
-    def _give(self, head: FillHead, *, shared: bool) -> None:
+    def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
         """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
         first = self.leader if self.leader in self.waiters else next(iter(self.waiters), None)
         for waiter in list(self.waiters):
@@ -325,7 +362,7 @@ class Fill:
             if waiter is first or (shared and suits):
                 waiter.give(head)
             else:
-                waiter._fail(SentOn(alone=not shared))
+                waiter._fail(SentOn(alone=alone and not shared))
                 del self.waiters[waiter]
 
     def _fail(self, error: OriginError) -> None:
@@ -372,104 +409,6 @@ def _is_failure(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
-def _is_plain(request: FillRequest) -> bool:
-    """A URL that looks like a file's, asked for by nobody in particular: the kind a guess is safe for. Query strings
-    are left out for the reason of RFC 9111 §4.2.2's note: they have long meant that something is worked out."""
-    return "?" not in request.target.path and not {"authorization", "cookie"} & request.headers.names
-
-
 def _is_personal(request: Headers, response: StoredResponse) -> bool:
     """Whether an error page may be meant for one user only."""
     return "authorization" in request or "cookie" in request or response.cache_control.private
-
-
-class FillTable:
-    """The running fills by key, and the keys that are known to be uncacheable."""
-
-    def __init__(self, store: Store, limiter: OriginLimiter, origin: OriginClient, events: FillEvents) -> None:
-        self.store = store
-        self.limiter = limiter
-        self.origin = origin
-        self.events = events
-        self.quick_abort_max = 1024 * 1024
-        """Bytes left at which a fill that nobody waits for is finished all the same."""
-        self.default_ttl = 0
-        """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
-        self._joinable: dict[str, list[Fill]] = {}
-        self._running: set[Fill] = set()
-        self._uncacheable: dict[str, float] = {}
-
-    def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
-        """A running fill that this request may share."""
-        for fill in self._joinable.get(key, ()):
-            if fill.open_to(headers, fresh):
-                return fill
-        return None
-
-    async def settled(self, key: str) -> bool:
-        """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
-        what they stored can be validated, where going to the origin now would fetch it a second time."""
-        tasks = [fill._task for fill in self._joinable.get(key, ()) if fill.state is FillState.COMPLETE and fill._task]
-        if tasks:
-            await asyncio.wait(tasks)
-        return bool(tasks)
-
-    def start(self, request: FillRequest) -> Waiter:
-        """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""
-        fill = Fill(self, request)
-        waiter = fill.start()
-        if fill._task is not None and not fill._task.done():
-            self._running.add(fill)
-            if not request.private:
-                self._joinable.setdefault(request.key, []).append(fill)
-        return waiter
-
-    def is_uncacheable(self, key: str) -> bool:
-        """Whether the last response for ``key`` was not storable, a short while ago."""
-        until = self._uncacheable.get(key)
-        if until is None:
-            return False
-        if until < time.monotonic():
-            del self._uncacheable[key]
-            return False
-        return True
-
-    def remember(self, key: str, why_not: str | None) -> None:
-        """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
-        against the resource."""
-        self._uncacheable.pop(key, None)
-        if why_not in (None, "partial", "bypass", "request-no-store"):
-            return
-        if len(self._uncacheable) >= UNCACHEABLE_MOST:
-            del self._uncacheable[next(iter(self._uncacheable))]
-        self._uncacheable[key] = time.monotonic() + UNCACHEABLE_FOR
-
-    def invalidate(self, key: str) -> None:
-        """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
-        for fill in self._joinable.pop(key, []):
-            fill.doomed = True
-
-    def _forget(self, fill: Fill) -> None:
-        if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):
-            self._running.discard(fill)
-        fills = self._joinable.get(fill.request.key)
-        if fills is not None and fill in fills:
-            fills.remove(fill)
-            if not fills:
-                del self._joinable[fill.request.key]
-
-    def snapshot(self) -> list[dict[str, Any]]:
-        return [fill.snapshot() for fill in self._running]
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
-
-    async def close(self) -> None:
-        """End all fills. What has arrived in full is stored; what has not is dropped."""
-        for fill in list(self._running):
-            if fill.state is not FillState.COMPLETE and fill._task is not None:
-                fill._task.cancel()
-        tasks = [fill._task for fill in self._running if fill._task is not None]
-        if tasks:
-            await asyncio.wait(tasks)

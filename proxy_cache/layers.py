@@ -14,7 +14,6 @@ import asyncio
 import socket
 import struct
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mitmproxy import ctx, flow, http
@@ -25,14 +24,14 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
-from mitmproxy.proxy.layers.tcp import TCPLayer
 from mitmproxy.proxy.tunnel import LayerStack
 
 from .answers import Source
 from .cache import NAME
 from .semantics.headers import Headers, end_to_end
-from .semantics.status_fields import cache_status, proxy_status
+from .semantics.status_fields import cache_status
 from .store.body import BodyError
+from .tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
 
 CONGESTED = 64 * 1024
 """Unsent bytes of a client connection at which no more is read for it."""
@@ -46,16 +45,18 @@ _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
 
 
-class Recorder(Protocol):
+class Recorder(TunnelRecorder, Protocol):
     """What the layers report."""
 
     via: str
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None: ...
 
-    def tunnel_data(self, client: Client, from_client: bool, size: int) -> None: ...
-
     def failed(self, error: Exception) -> None: ...
+
+    def forward_reason(self, flow: http.HTTPFlow) -> str: ...
+
+    def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response: ...
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
 
@@ -255,7 +256,7 @@ class CacheStream(HttpStream):
     def outgoing_response(self, response: http.Response) -> http.Response:
         headers = self._forwarded(response.headers, [], switching=response.status_code == 101)
         if response.status_code >= 200:
-            fwd = "bypass" if self.flow.request.method == "GET" else "method"
+            fwd = self.recorder.forward_reason(self.flow)
             headers.add("Cache-Status", cache_status(NAME, fwd=fwd, fwd_status=response.status_code))
         data = response.data
         return http.Response(
@@ -275,6 +276,41 @@ class CacheStream(HttpStream):
                 fields[name.title()] = headers[name]
         fields.add("Via", f"1.1 {self.recorder.via}")
         return fields
+
+    def handle_protocol_error(
+        self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
+    ) -> layer.CommandGenerator[None]:
+        """No answer from the origin to what mitmproxy forwards: say so as the cache does (RFC 9209)."""
+        if (
+            isinstance(event, http_events.RequestProtocolError)
+            or self.flow.response is not None
+            or self.flow.request.method == "CONNECT"
+            or not self.flow.request.http_version.startswith("HTTP/1")
+            or self.client_state == self.state_errored
+            or self.server_state in (self.state_done, self.state_errored)
+        ):
+            yield from super().handle_protocol_error(event)
+            return
+        self.flow.error = flow.Error(event.message)
+        self.flow.response = response = self.recorder.unreachable(self.flow, event.message)
+        yield http_hooks.HttpErrorHook(self.flow)
+        if (yield from self.check_killed(False)):
+            return
+        client = self.context.client
+        complete = self.client_state == self.state_done
+        if not complete:  # the rest of an upload is read by nobody
+            response.headers["Connection"] = "close"
+        content = response.raw_content or b""
+        body = content if self.flow.request.method != "HEAD" else b""
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not body), client)
+        if body:
+            yield SendHttp(http_events.ResponseData(self.stream_id, body), client)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
+        self.server_state = self.state_errored
+        self.flow.live = False
+        yield DropStream(self.stream_id)
+        if not complete:
+            yield commands.CloseConnection(client)
 
     # -- CONNECT ------------------------------------------------------------------------------------------------
 
@@ -296,7 +332,7 @@ class CacheStream(HttpStream):
 
     def _dialling(self, event: events.Event) -> layer.CommandGenerator[None]:
         assert self.child_layer is not None
-        for command in self.child_layer.handle_event(_connection_event(event, self.context)):
+        for command in self.child_layer.handle_event(connection_event(event, self.context)):
             if isinstance(command, TunnelReady):
                 yield from self._answer_connect(command.error)
             else:
@@ -312,12 +348,7 @@ class CacheStream(HttpStream):
             yield http_hooks.HttpConnectedHook(self.flow)
             self._handle_event = self.passthrough  # type: ignore[method-assign]
         else:
-            kind = "connection_refused" if "refused" in error.lower() else "destination_unavailable"
-            self.flow.response = response = http.Response.make(
-                502, f"502 Bad Gateway: {error}\n", {"Content-Type": "text/plain; charset=utf-8"}
-            )
-            response.headers["Proxy-Status"] = proxy_status(NAME, kind, detail=error)
-            response.headers["Via"] = f"1.1 {self.recorder.via}"
+            self.flow.response = response = self.recorder.unreachable(self.flow, error)
             yield http_hooks.HttpConnectErrorHook(self.flow)
             self.flow.live = False
         content = response.raw_content
@@ -336,7 +367,7 @@ class CacheStream(HttpStream):
             yield from super().passthrough(event)
             return
         assert self.child_layer is not None
-        for command in self.child_layer.handle_event(_connection_event(event, self.context)):
+        for command in self.child_layer.handle_event(connection_event(event, self.context)):
             if isinstance(command, commands.SendData) and command.connection is self.context.client:
                 yield SendHttp(http_events.ResponseData(self.stream_id, command.data), self.context.client)
             else:
@@ -418,42 +449,6 @@ FLOW_HOOKS = (
     http_hooks.HttpResponseHook,
     http_hooks.HttpErrorHook,
 )
-
-
-@dataclass
-class TunnelReady(commands.Command):
-    """The target of a CONNECT was dialled: ``error`` is why that failed."""
-
-    error: str | None
-
-
-class Tunnel(TCPLayer):
-    """A raw tunnel: relayed, counted, looked at by nobody."""
-
-    def __init__(self, context: Context, recorder: Recorder) -> None:
-        super().__init__(context, ignore=True)
-        self._recorder = recorder
-        self._handle_event = self._dial
-
-    def _dial(self, event: events.Event) -> layer.CommandGenerator[None]:
-        error = yield commands.OpenConnection(self.context.server)
-        self._handle_event = self.done if error else self._relay
-        yield TunnelReady(error)
-
-    def _relay(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.DataReceived):
-            client = self.context.client
-            self._recorder.tunnel_data(client, event.connection is client, len(event.data))
-        yield from self.relay_messages(event)
-
-
-def _connection_event(event: events.Event, context: Context) -> events.Event:
-    """What a client sends through a stream, as what happens on its connection."""
-    if isinstance(event, http_events.RequestData):
-        return events.DataReceived(context.client, event.data)
-    if isinstance(event, http_events.RequestEndOfMessage):
-        return events.ConnectionClosed(context.client)
-    return event
 
 
 def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:

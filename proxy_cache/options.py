@@ -19,9 +19,11 @@ from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.net import server_spec
 
+from . import rules
 from .cache import CacheSettings
 from .limiter import Limits
 from .origin import OriginSettings
+from .rules import Rules
 from .store.store import Room
 
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
@@ -44,6 +46,27 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "cache_default_ttl", int, 120,
         "Seconds for which a 200 that has neither Cache-Control, Expires, Last-Modified nor ETag counts as fresh, if "
         "its URL has no query and the request no Authorization or Cookie. 0: such responses are not stored.",
+    ),
+    (
+        "cache_ttl", Sequence[str], [],
+        "Freshness in place of what the origin says: /filter/time, with a mitmproxy filter expression and a time such "
+        "as 10m, 12h or 30d; the first rule that matches counts. '/~d packages.example/30d'. Error statuses only where "
+        "the filter names them ('/~c 404/1m'). With /force at the end also against no-store, private and Set-Cookie.",
+    ),
+    (
+        "cache_ignore_request_directives", str, "",
+        "Filter expression: requests whose Cache-Control and Pragma decide nothing here (Maven sends no-cache, "
+        "no-store on every request). '~d maven.example'.",
+    ),
+    (
+        "cache_ignore_authorization", str, "",
+        "Filter expression: requests whose Authorization does not keep their responses from being stored and served to "
+        "everybody. For public packages behind clients that always log in. '~d registry.example & ~u /-/'.",
+    ),
+    (
+        "cache_targeted_fields", Sequence[str], [],
+        "Targeted fields (RFC 9213) that are obeyed in place of Cache-Control and Expires, the preferred one first, "
+        "such as CDN-Cache-Control.",
     ),
     (
         "origin_max_in_flight", int, 0,
@@ -111,6 +134,7 @@ class Settings:
     limits: Limits
     origin: OriginSettings
     cache: CacheSettings
+    rules: Rules
     default_ttl: int
     quick_abort_max: int
     metrics_listen: tuple[str, int] | None
@@ -179,6 +203,7 @@ def parse(options: Any) -> Settings:
         ),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
+        rules=rules.parse(options),
         default_ttl=options.cache_default_ttl,
         quick_abort_max=quick_abort_max,
         metrics_listen=_address("metrics_listen", options.metrics_listen),

@@ -16,7 +16,9 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import yarl
@@ -73,6 +75,33 @@ class OriginResponse:
     response_time: float
 
 
+_interim: ContextVar[Callable[[int, Headers], None] | None] = ContextVar("interim", default=None)
+
+
+class _Response(aiohttp.ClientResponse):
+    """One that tells of the 1xx responses before the final one, which aiohttp reads and drops."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        tell = _interim.get()
+        if tell is None:
+            return await super().start(connection)
+        protocol = connection.protocol
+        read = protocol.read
+
+        async def read_and_tell() -> Any:
+            message, payload = await read()
+            # 100 answers an Expect, which fills never send; 101 is final in its way.
+            if 101 < message.code < 200:
+                tell(message.code, Headers(message.raw_headers))
+            return message, payload
+
+        protocol.read = read_and_tell
+        try:
+            return await super().start(connection)
+        finally:
+            del protocol.read
+
+
 class OriginClient:
     """A pool of connections to origins, shared by all fills. ``on_retry(reason)`` is called before each retry."""
 
@@ -94,6 +123,7 @@ class OriginClient:
                 max_line_size=MAX_FIELD,
                 max_field_size=MAX_FIELD,
                 read_bufsize=128 * 1024,
+                response_class=_Response,
             )
             # aiohttp would repeat a GET on its own when a connection breaks, beside our count of tries.
             session._retry_connection = False
@@ -111,11 +141,23 @@ class OriginClient:
             await self._session.close()
 
     @asynccontextmanager
-    async def get(self, target: Target, headers: Headers) -> AsyncIterator[OriginResponse]:
-        """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none."""
+    async def get(
+        self,
+        target: Target,
+        headers: Headers,
+        *,
+        retries: int | None = None,
+        on_interim: Callable[[int, Headers], None] | None = None,
+    ) -> AsyncIterator[OriginResponse]:
+        """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none.
+
+        ``retries`` is an upper bound for this request. ``on_interim`` hears of 1xx responses.
+        """
+        most = self.settings.retries if retries is None else min(retries, self.settings.retries)
         attempt = 0
+        _interim.set(on_interim)
         while True:
-            last = attempt >= self.settings.retries
+            last = attempt >= most
             request_time = time.time()
             try:
                 response = await self._send(target, headers)

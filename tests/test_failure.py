@@ -158,8 +158,8 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
     "where",
     [
         "proxy_cache.cache:Cache.get",
-        "proxy_cache.fills:FillTable.start",
-        "proxy_cache.fills:FillTable.find",
+        "proxy_cache.fill_table:FillTable.start",
+        "proxy_cache.fill_table:FillTable.find",
         "proxy_cache.store.store:Store.lookup",
         "proxy_cache.addon:is_cacheable",
         "proxy_cache.addon:CacheAddon._answer",

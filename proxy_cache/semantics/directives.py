@@ -46,6 +46,7 @@ class CacheControl:
 
 
 NOTHING: Final = CacheControl()
+ONLY_IF_CACHED: Final = CacheControl(only_if_cached=True)
 _NO_CACHE: Final = CacheControl(no_cache=True)
 
 _FLAGS: Final = {
@@ -105,22 +106,28 @@ def parse_cache_control(values: Iterable[str]) -> CacheControl:
 
 
 def _parse(lines: tuple[str, ...]) -> CacheControl:
-    found: dict[str, Any] = {}
+    directives = []
     for line in lines:  # one by one: a quote that is left open in one line must not swallow the next
         for element in _elements(line):
             match = _DIRECTIVE.match(element)
-            if match is None:
-                continue
-            name = match[1].lower()  # RFC 9111 §5.2: "identified by a token, to be compared case-insensitively"
-            argument: str | None = match[2]
-            if name in _FLAGS:
-                found[_FLAGS[name]] = True
-            elif name in _BARE_FLAGS and argument is None:
-                found[_BARE_FLAGS[name]] = True
-            elif name in _FIELD_LISTS:
-                _add_fields(found, _FIELD_LISTS[name], argument)
-            elif name in _SECONDS:
-                _add_seconds(found, _SECONDS[name], argument)
+            if match is not None:
+                directives.append((match[1], match[2]))
+    return cache_control_of(directives)
+
+
+def cache_control_of(directives: Iterable[tuple[str, str | None]]) -> CacheControl:
+    """From names and arguments, as they came (``None``: no argument)."""
+    found: dict[str, Any] = {}
+    for name, argument in directives:
+        name = name.lower()  # RFC 9111 §5.2: "identified by a token, to be compared case-insensitively"
+        if name in _FLAGS:
+            found[_FLAGS[name]] = True
+        elif name in _BARE_FLAGS and argument is None:
+            found[_BARE_FLAGS[name]] = True
+        elif name in _FIELD_LISTS:
+            _add_fields(found, _FIELD_LISTS[name], argument)
+        elif name in _SECONDS:
+            _add_seconds(found, _SECONDS[name], argument)
     return CacheControl(**found) if found else NOTHING
 
 

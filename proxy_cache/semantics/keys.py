@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urljoin, urlsplit
+
+from .headers import Headers
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -58,6 +60,26 @@ class Target:
 
     def __str__(self) -> str:
         return self.url
+
+
+def related_targets(target: Target, headers: Headers) -> list[Target]:
+    """What the answer to an unsafe method on ``target`` names in Location and Content-Location (RFC 9111 §4.4).
+
+    Only of the same origin: "A cache MUST NOT trigger an invalidation under these conditions if the origin […] of the
+    URI to be invalidated differs", since anybody could throw out the responses of everybody else.
+    """
+    related = []
+    for value in (*headers.get_all("location"), *headers.get_all("content-location")):
+        try:
+            parts = urlsplit(urljoin(target.url, value))
+            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        except ValueError:
+            continue
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        other = Target.of(parts.scheme, parts.hostname or "", port, path)
+        if (other.scheme, other.authority) == (target.scheme, target.authority) and other.key != target.key:
+            related.append(other)
+    return related
 
 
 # Names of query parameters whose values open something. Long stems count anywhere in the name, short ones as a word of

@@ -6,8 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from .directives import CacheControl, request_cache_control
-from .headers import Headers
+from .directives import NOTHING, CacheControl
 from .stored import StoredResponse
 
 
@@ -33,15 +32,15 @@ _STALE: Final = Decision(Reuse.VALIDATE, "stale")
 _REQUEST: Final = Decision(Reuse.VALIDATE, "request")
 
 
-def decide(request: Headers, stored: StoredResponse, now: float) -> Decision:
-    """What to do with a stored response that the request's key and variant have selected."""
-    if "cache-control" not in request and "pragma" not in request:
-        if now < stored.fresh_until:
-            return _FRESH
-        return _decide_stale(None, stored, now)
-    wanted = request_cache_control(request)
+def decide(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
+    """What to do with a stored response that the request's key and variant have selected.
+
+    ``wanted``: the directives of the request (:func:`~.directives.request_cache_control`).
+    """
     if not now < stored.fresh_until:
         return _decide_stale(wanted, stored, now)
+    if wanted is NOTHING:
+        return _FRESH
     # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that a client can reload.
     # no-store (§5.2.1.5) is about storing: it "does not apply to the already stored response".
     if wanted.no_cache:
@@ -50,32 +49,36 @@ def decide(request: Headers, stored: StoredResponse, now: float) -> Decision:
     # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
     # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0 is what
     # a plain reload sends, and is not that signal.
-    if wanted.max_age is not None and age > wanted.max_age and not stored.cache_control.immutable:
+    # A response may be 0 s old for nearly a second; who says max-age=0 wants to hear from the origin all the same.
+    if (
+        wanted.max_age is not None
+        and (age > wanted.max_age or wanted.max_age == 0)
+        and not stored.cache_control.immutable
+    ):
         return _REQUEST
     if wanted.min_fresh is not None and stored.lifetime < age + wanted.min_fresh:
         return _REQUEST
     return _FRESH
 
 
-def _decide_stale(wanted: CacheControl | None, stored: StoredResponse, now: float) -> Decision:
+def _decide_stale(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
     # RFC 9111 §4.2.4: not where it "is prohibited by an explicit in-protocol directive". s-maxage is one, also next to
     # stale-while-revalidate: "A shared cache MUST NOT reuse a stale response with s-maxage" (§5.2.2.10).
     if stored.never_stale:
         return _STALE
     age = stored.age(now)
     staleness = age - stored.lifetime
-    if wanted is not None:
-        if wanted.no_cache or wanted.min_fresh is not None:
-            return _STALE
-        if wanted.max_stale is not None:
-            # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
-            if staleness <= wanted.max_stale and (wanted.max_age is None or age <= wanted.max_age):
-                return _FRESH
-            return _STALE
-        if wanted.max_age is not None:
-            # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
-            # receive a stale response."
-            return _STALE
+    if wanted.no_cache or wanted.min_fresh is not None:
+        return _STALE
+    if wanted.max_stale is not None:
+        # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
+        if staleness <= wanted.max_stale and (wanted.max_age is None or age <= wanted.max_age):
+            return _FRESH
+        return _STALE
+    if wanted.max_age is not None:
+        # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
+        # receive a stale response."
+        return _STALE
     allowed = stored.cache_control.stale_while_revalidate
     # RFC 5861 §3: "caches MAY serve the response it appears in after it becomes stale, up to the indicated number of
     # seconds".
@@ -84,7 +87,7 @@ def _decide_stale(wanted: CacheControl | None, stored: StoredResponse, now: floa
     return _STALE
 
 
-def may_serve_stale(request: Headers, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
+def may_serve_stale(wanted: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
     """Whether the stored response may stand in after validating it has failed.
 
     ``disconnected``: there was no answer from the origin at all, or it could not be asked. Otherwise it answered with
@@ -93,7 +96,6 @@ def may_serve_stale(request: Headers, stored: StoredResponse, now: float, *, dis
     if stored.never_stale:
         # RFC 9111 §4.2.4, §5.2.2.2: "if a cache is disconnected, the cache MUST generate an error response".
         return False
-    wanted = request_cache_control(request)
     if wanted.no_cache:
         return False
     age = stored.age(now)

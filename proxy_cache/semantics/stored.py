@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .dates import format_http_date
-from .directives import CacheControl, parse_cache_control
+from .directives import NOTHING, CacheControl, parse_cache_control
 from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
+from .policy import BY_THE_BOOK, Policy
+from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge
+from .targeted import parse_targeted
 from .validation import entity_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1
+_AS_IT_IS = Verdict(None)
 _NEVER_FRESH = float("-inf")
 
 # RFC 9111 §3.2 updates every field but: Content-Length; fields "that the cache's stored response depends upon"
 # (Content-Encoding: our bytes are coded as they were); fields "automatically processed and removed" (Content-Range).
 # ETag is what the 304 was matched by, and some origins send the tag of the uncoded representation with it. Set-Cookie
 # is for whoever asked, and a 304 must not bring in what `storing` would have refused. Age is accounted for.
-_NOT_UPDATED = ("content-length", "content-encoding", "content-range", "etag", "set-cookie", "age")
+_NOT_UPDATED = ("content-length", "content-encoding", "content-range", "content-md5", "etag", "set-cookie", "age")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,10 @@ class StoredResponse:
     """corrected_initial_age (RFC 9111 §4.2.3)."""
 
     assigned_lifetime: int | None = None
-    """Seconds of freshness that an operator gives to a response which says nothing about its own (RFC 9111 §4.2.2)."""
+    """Seconds of freshness that an operator's rule gives, whatever the response says, or that are guessed where it says
+    nothing (RFC 9111 §4.2.2)."""
+    targeted: str | None = None
+    """The targeted field that stands in for Cache-Control and Expires (RFC 9213)."""
 
     cache_control: CacheControl = field(init=False, repr=False, compare=False)
     lifetime: int = field(init=False, compare=False)
@@ -63,33 +70,40 @@ class StoredResponse:
         # A copy, because a Headers keeps its index once it was asked something: a cache holds many responses that are
         # not asked for again.
         headers = Headers(self.headers.fields)
-        directives = parse_cache_control(headers.get_all("cache-control"))
+        ruled = self.assigned_lifetime is not None
+        if self.targeted is not None:
+            directives = parse_targeted(headers.get(self.targeted) or "") or NOTHING
+        else:
+            directives = parse_cache_control(headers.get_all("cache-control"))
         date = date_value(headers, self.response_time)
-        lifetime = explicit_lifetime(headers, directives, date)
+        explicit = headers if self.targeted is None else headers.without("expires")
+        lifetime = self.assigned_lifetime if ruled else explicit_lifetime(explicit, directives, date)
         heuristic = lifetime is None
-        if lifetime is None and self.assigned_lifetime is not None:
-            lifetime = self.assigned_lifetime
         if lifetime is None:
             lifetime = heuristic_lifetime(self.status, headers, directives, date)
+        if self.status >= 500 and not ruled:
+            lifetime = min(lifetime, ERROR_LIFETIME_MOST)
         initial_age = self.initial_age
         if initial_age < 0:
             initial_age = corrected_initial_age(headers, self.request_time, self.response_time)
-        always_validate = (
+        always_validate = not ruled and (
             directives.no_cache  # RFC 9111 §5.2.2.4
-            # The qualified form lets the rest be used "if the listed header fields are excluded"; we have them or not.
-            or not directives.no_cache_fields.isdisjoint(headers.names)
+            # The qualified form lets the rest be used "if the listed header fields are excluded", which they are.
+            or is_unqualified(directives.no_cache_fields)
             # A 304 may say so of a response that was stored before (RFC 9111 §5.2.2.5, §5.2.2.7).
             or (directives.no_store and not directives.must_understand)
             or directives.private
-            or bool(directives.private_fields)
+            or is_unqualified(directives.private_fields)
         )
         # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
-        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])".
+        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". An old
+        # error is of no use to anybody.
         never_stale = (
             always_validate
             or directives.must_revalidate
             or directives.proxy_revalidate
-            or directives.s_maxage is not None
+            or (directives.s_maxage is not None and not ruled)
+            or self.status >= 500
         )
         fresh_for = lifetime - initial_age
         fresh = fresh_for > 0 and not always_validate
@@ -113,18 +127,19 @@ class StoredResponse:
         request_headers: Headers,
         request_time: float,
         response_time: float,
-        assigned_lifetime: int | None = None,
+        verdict: Verdict = _AS_IT_IS,
     ) -> StoredResponse:
-        """From a response as the origin sent it, and the request that it answers."""
+        """From a response as the origin sent it, the request that it answers, and what was decided about it."""
         names = vary_names(headers)
         return cls(
             status=status,
-            headers=end_to_end(headers).without("age"),
+            headers=end_to_end(headers).without("age", *verdict.omitted),
             request_time=request_time,
             response_time=response_time,
             vary=NEVER if names is None else selecting_values(names, request_headers),
             initial_age=corrected_initial_age(headers, request_time, response_time),
-            assigned_lifetime=assigned_lifetime,
+            assigned_lifetime=verdict.assigned,
+            targeted=verdict.targeted,
         )
 
     def age(self, now: float) -> int:
@@ -135,29 +150,41 @@ class StoredResponse:
         """How long it stays fresh; negative when it is stale, 0 when it has just become so."""
         return self.lifetime - self.age(now)
 
-    def updated_by(self, headers_304: Headers, request_time: float, response_time: float) -> StoredResponse:
-        """This response, freshened by the 304 that validated it (RFC 9111 §4.3.4, §3.2).
+    def updated_by(
+        self,
+        headers_304: Headers,
+        request_time: float,
+        response_time: float,
+        request_headers: Headers | None = None,
+        policy: Policy = BY_THE_BOOK,
+    ) -> StoredResponse:
+        """This response, freshened by the 304 that validated it (RFC 9111 §4.3.4, §3.2) or the 200 to a HEAD (§4.3.5).
 
-        ``self``, no fresher than it was, if the 304 is about another representation.
+        ``request_headers``: of the request that was answered so, which selects this response from now on; ``None`` to
+        leave it to those that have selected it so far.
+        ``self``, no fresher than it was, if the new header is about another representation.
         """
         new = end_to_end(headers_304)
-        if not self._is_selected_by(new):
+        if not self.is_selected_by(new):
             return self
         update = new.without(*_NOT_UPDATED)
         if "date" not in update:
             # RFC 9110 §6.6.1: a recipient with a clock appends Date. The old one would make the update look old.
             update = update.set("date", format_http_date(response_time))
+        headers = Headers((*self.headers.without(*update.names).fields, *update.fields))
+        verdict = judge(request_headers or Headers(), self.status, headers, policy)
         return StoredResponse(
             status=self.status,
-            headers=Headers((*self.headers.without(*update.names).fields, *update.fields)),
+            headers=headers.without(*verdict.omitted),
             request_time=request_time,
             response_time=response_time,
-            vary=self._vary_after(update),
+            vary=self._vary_after(headers, request_headers),
             initial_age=corrected_initial_age(new, request_time, response_time),
-            assigned_lifetime=self.assigned_lifetime,
+            assigned_lifetime=verdict.assigned,
+            targeted=verdict.targeted,
         )
 
-    def _is_selected_by(self, new: Headers) -> bool:
+    def is_selected_by(self, new: Headers) -> bool:
         """RFC 9111 §4.3.4: without the same validator "the cache MUST NOT use the new response to update"."""
         if "etag" in new:
             # Compared weakly: an origin that compresses on the way out sends W/"a" with a 200 and "a" with the 304.
@@ -166,8 +193,20 @@ class StoredResponse:
         modified = new.get("last-modified")
         return modified is None or self.last_modified is None or modified == self.last_modified
 
-    def _vary_after(self, update: Headers) -> tuple[tuple[str, str | None], ...]:
-        """A 304 that names fields whose values weren't kept leaves a response that no request can be matched with."""
-        names = vary_names(update)
+    def _vary_after(self, headers: Headers, request: Headers | None) -> tuple[tuple[str, str | None], ...]:
+        names = vary_names(headers)
+        if names is None:
+            return NEVER
+        if request is not None:
+            return selecting_values(names, request)
+        # A 304 that names fields whose values weren't kept leaves a response that no request can be matched with.
         known = {name for name, _ in self.vary}
-        return NEVER if names is None or not known.issuperset(names) else self.vary
+        return self.vary if known.issuperset(names) else NEVER
+
+    @property
+    def must_not_be_kept(self) -> bool:
+        """Whether an update has made it one that may not be stored (RFC 9111 §5.2.2.5, §5.2.2.7)."""
+        said = self.cache_control
+        return self.assigned_lifetime is None and (
+            said.private or is_unqualified(said.private_fields) or (said.no_store and not said.must_understand)
+        )

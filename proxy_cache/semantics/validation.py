@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from .dates import parse_http_date
-from .headers import Headers
+from .headers import Headers, end_to_end
 
 if TYPE_CHECKING:
     from .stored import StoredResponse
@@ -17,6 +18,7 @@ CONDITIONAL: Final = frozenset({"if-none-match", "if-modified-since", "if-match"
 # RFC 9110 §8.8.3. Space is no etagc, but is seen, and does no harm between quotes.
 _TAG: Final = r'(?:W/)?"[\x20\x21\x23-\x7e\x80-\xff]*"'
 _ENTITY_TAG: Final = re.compile(_TAG)
+_NO_WEIGHT: Final = re.compile(r"q=0(?:\.0{0,3})?")
 _TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*({_TAG})[ \t]*(?=,|$)")
 
 
@@ -36,16 +38,65 @@ def weak_match(a: str, b: str) -> bool:
     return a.removeprefix("W/") == b.removeprefix("W/")
 
 
-def conditional_headers(stored: StoredResponse) -> list[tuple[str, str]]:
-    """The fields that validate a stored response (RFC 9111 §4.3.1); none if it has no validator."""
+def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str]]:
+    """The fields that validate stored responses (RFC 9111 §4.3.1); none if they have no validators.
+
+    Several are the variants of one key, asked about at once: the origin tells by ETag which of them it means.
+    """
     conditions = []
     # "MUST send the relevant entity tags", "SHOULD send the Last-Modified value […] if […] a single stored response is
     # being validated".
-    if stored.etag is not None:
-        conditions.append(("If-None-Match", stored.etag))
-    if stored.last_modified is not None and parse_http_date(stored.last_modified) is not None:
-        conditions.append(("If-Modified-Since", stored.last_modified))
+    tags = dict.fromkeys(one.etag for one in stored if one.etag is not None)
+    if tags:
+        conditions.append(("If-None-Match", ", ".join(tags)))
+    if len(stored) == 1:
+        modified = stored[0].last_modified
+        if modified is not None and parse_http_date(modified) is not None:
+            conditions.append(("If-Modified-Since", modified))
     return conditions
+
+
+def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
+    """Whether a variant that this request does not select may be offered to the origin as an answer to it.
+
+    Only one with a strong tag: servers that code on the way out weaken the tag, and then say 304 for the coded variant
+    to clients that can't read it. For the same reason a coded body is only for those that accept its coding, and one
+    that isn't coded for those that accept none.
+    """
+    if stored.status != 200 or stored.etag is None or stored.etag.startswith("W/"):
+        return False
+    coding = (stored.headers.get("content-encoding") or "").strip(" \t").lower()
+    accepted = accepted_codings(request)
+    return coding in accepted if coding else not accepted
+
+
+def accepted_codings(request: Headers) -> frozenset[str]:
+    """The content codings that Accept-Encoding names as acceptable (RFC 9110 §12.5.3), without identity and ``*``."""
+    accepted = set()
+    for member in (request.get("accept-encoding") or "").lower().split(","):
+        coding, _, weight = member.partition(";")
+        if not _NO_WEIGHT.fullmatch(weight.strip(" \t")):
+            accepted.add(coding.strip(" \t"))
+    return frozenset(accepted - {"", "identity", "*"})
+
+
+def selected_by_304(stored: Sequence[StoredResponse], headers_304: Headers) -> int | None:
+    """Which of the responses that were asked about a 304 means; ``None`` if that can't be told (RFC 9111 §4.3.4).
+
+    If the request has selected one of them, that is the first.
+    """
+    new = end_to_end(headers_304)
+    if len(stored) == 1:
+        return 0 if stored[0].is_selected_by(new) else None
+    tag = entity_tag(new)
+    if tag is None:
+        return None
+    # "If the new response contains one or more strong validators, then each of those strong validators identifies a
+    # selected representation for update"; with a weak one "the most recent of those matching stored responses".
+    matching = [at for at, one in enumerate(stored) if one.etag is not None and weak_match(one.etag, tag)]
+    if 0 in matching:
+        return 0  # the one that this request selects
+    return max(matching, key=lambda at: (stored[at].etag == tag, stored[at].date), default=None)
 
 
 def is_conditional(request: Headers) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from .directives import TOKEN
@@ -12,12 +13,17 @@ from .headers import Headers
 
 _TOKEN: Final = re.compile(TOKEN)
 _COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
+_WEIGHT: Final = re.compile(r"[ \t]*;[ \t]*q=([01](?:\.[0-9]{0,3})?)", re.IGNORECASE)
 
-# RFC 9111 §4.1 allows "adding or removing whitespace, where allowed in the header field's syntax": that is around the
-# commas of fields that are lists. In others, a User-Agent say, a comma is just a character.
-_LISTS: Final = frozenset(
-    {"accept", "accept-charset", "accept-encoding", "accept-language", "prefer", "te", "access-control-request-headers"}
-)
+# RFC 9111 §4.1 allows to normalise values "in a way that is known to have identical semantics, according to the header
+# field's specification": white space around commas in fields that are lists. In others, a User-Agent say, a comma is
+# just a character.
+_LISTS: Final = frozenset({"prefer", "te", "access-control-request-headers", "cache-control"})
+# In these, members have weights (RFC 9110 §12.4.2), and case does not count (§8.3.1, §8.3.2, §8.4.1, §12.5.4).
+_NEGOTIATION: Final = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
+# Among equal weights any order is the same by the standard, but in some fields there are servers which take the first
+# ("some recipients treat the order […] as an indication of descending priority", §12.5.4): left as it is.
+_ORDERED: Final = frozenset({"accept", "accept-language"})
 # These values end in the index on the disk. Equality is all that is needed of them.
 _SECRETS: Final = frozenset({"authorization", "cookie", "x-api-key", "private-token"})
 
@@ -43,18 +49,43 @@ def selecting_values(names: Iterable[str], request: Headers) -> tuple[tuple[str,
 
     Credentials come as a digest.
     """
-    return tuple((name, _normalised(name, request)) for name in names)
+    return tuple((name, _selecting_value(name, request)) for name in names)
 
 
-def _normalised(name: str, request: Headers) -> str | None:
+def _selecting_value(name: str, request: Headers) -> str | None:
     value = request.get(name)  # "combining multiple header field lines with the same field name"
-    if value is None:
-        return None
-    if name in _SECRETS:
+    if value is not None and name in _SECRETS:
         return "sha256:" + hashlib.sha256(value.encode("latin-1", "replace")).hexdigest()
-    if name in _LISTS and '"' not in value:
+    return normalised(name, value)
+
+
+def normalised(name: str, value: str | None) -> str | None:
+    """The value in the one spelling that stands for all that mean the same. Idempotent."""
+    if value is None or '"' in value:
+        return value
+    if name in _NEGOTIATION:
+        return _negotiation(value, name in _ORDERED)
+    if name in _LISTS:
         return _COMMA.sub(",", value)
     return value
+
+
+@lru_cache(maxsize=1024)
+def _negotiation(value: str, ordered: bool) -> str:
+    """The members of a list of preferences, the strongest first, in one spelling; parameters are left as they are."""
+    members: dict[str, float] = {}
+    for member in value.split(","):
+        member = member.strip(" \t")
+        if not member:
+            continue
+        weight = _WEIGHT.search(member)
+        quality = float(weight[1]) if weight else 1.0
+        name, semicolon, parameters = (member[: weight.start()] if weight else member).partition(";")
+        rest = member[weight.end() :] if weight else ""
+        text = f"{name.strip().lower()}{semicolon}{parameters.strip()}"
+        members.setdefault(f"{text};q={quality:g}{rest}" if weight and quality != 1 else text + rest, quality)
+    listed = list(members) if ordered else sorted(members)
+    return ",".join(sorted(listed, key=lambda member: -members[member]))
 
 
 def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
@@ -62,7 +93,7 @@ def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
 
     RFC 9111 §4.1: a field that is absent "can only match another request if it is also absent there".
     """
-    return all(name != "*" and _normalised(name, request) == value for name, value in vary)
+    return all(name != "*" and _selecting_value(name, request) == value for name, value in vary)
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)

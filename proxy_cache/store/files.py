@@ -104,6 +104,11 @@ class BodyFiles:
             raise TornFile(errno.EIO, f"wrote {length} bytes, the file has {os.fstat(fd).st_size}")
         os.rename(self.tmp_path(entry_id), self.path(entry_id))
 
+    def link(self, entry_id: int, other_id: int) -> None:
+        """A second entry with the same body."""
+        path = self.path(other_id)
+        os.link(self.path(entry_id), path)
+
     def discard(self, entry_id: int) -> None:
         """Drop a temporary file. Never raises: it is called where something has already gone wrong."""
         try:

@@ -22,10 +22,11 @@ from typing import Any
 
 from ..semantics.headers import Headers
 from ..semantics.stored import StoredResponse
+from ..semantics.vary import normalised
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS entries (
     response_time REAL NOT NULL,
     age INTEGER NOT NULL,
     assigned INTEGER,
+    targeted TEXT,
     length INTEGER NOT NULL,
     used REAL NOT NULL
 ) STRICT;
@@ -47,7 +49,8 @@ WRITE_BACK = 60.0
 BLOCK = 4096
 
 Operation = tuple[str, tuple[Any, ...]]
-_INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, used"
+_INSERT = f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE id = ?"
 _TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 _META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -128,8 +131,10 @@ class Index:
 
     def _load(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]]) -> list[int]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
+        if version not in (0, 1, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")
+        if version == 1:
+            database.execute("ALTER TABLE entries ADD COLUMN targeted TEXT")
         database.executescript(SCHEMA)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         meta = dict(database.execute("SELECT name, value FROM meta"))
@@ -144,7 +149,7 @@ class Index:
                 "DELETE FROM entries WHERE response_time > (SELECT max(response_time) FROM entries) - ?", (WRITE_BACK,)
             )
         lost = []
-        for row in database.execute("SELECT * FROM entries ORDER BY used"):
+        for row in database.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY used"):
             entry = _entry(row)
             if entry is None or (present is not None and entry.id not in present):
                 lost.append((row[0],))
@@ -165,6 +170,9 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._by_use)
+
+    def __contains__(self, entry: Entry) -> bool:
+        return self._by_use.get(entry.id) is entry
 
     def new_id(self) -> int:
         number = self._next_id
@@ -221,7 +229,8 @@ class Index:
         blob = b"\r\n".join(name + b":" + value for name, value in response.headers.fields)
         row = (
             entry.id, entry.key, response.status, blob, json.dumps(response.vary), response.request_time,
-            response.response_time, response.initial_age, response.assigned_lifetime, entry.length, entry.used,
+            response.response_time, response.initial_age, response.assigned_lifetime, response.targeted, entry.length,
+            entry.used,
         )  # fmt: skip
         self._operations.put((_INSERT, row))
 
@@ -255,16 +264,17 @@ class Index:
 
 def _entry(row: tuple[Any, ...]) -> Entry | None:
     """An entry from its row, or ``None`` if the row makes no sense."""
-    entry_id, key, status, blob, vary, request_time, response_time, age, assigned, length, used = row
+    entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, used = row
     try:
         fields = []
         for line in bytes(blob).split(b"\r\n") if blob else []:
             name, _, value = line.partition(b":")
             fields.append((name, value))
-        selecting = tuple((name, value) for name, value in json.loads(vary))
+        # Values that an earlier version has written may be spelt in another way.
+        selecting = tuple((name, normalised(name, value)) for name, value in json.loads(vary))
         response = StoredResponse(
             status=status, headers=Headers(fields), request_time=request_time, response_time=response_time,
-            vary=selecting, initial_age=age, assigned_lifetime=assigned,
+            vary=selecting, initial_age=age, assigned_lifetime=assigned, targeted=targeted,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         logger.warning("dropping unreadable index row %s: %s", entry_id, error)

@@ -154,6 +154,28 @@ class Store:
     def touch(self, entry: Entry) -> None:
         self.index.touch(entry, time.time())
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether it is still here: entries are evicted and invalidated at any time."""
+        return entry in self.index
+
+    async def add_variant(self, entry: Entry, response: StoredResponse) -> Entry | None:
+        """One more variant with the body of ``entry``: the origin has said that it is the same (RFC 9111 §4.3.4).
+
+        ``None`` if it could not be kept.
+        """
+        if not self.reserve(entry.size):
+            return None
+        new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time())
+        try:
+            await self.files.run(self.files.link, entry.id, new.id)
+        except OSError as error:
+            self.disk_error("write", error)
+            return None
+        finally:
+            self.unreserve(entry.size)
+        self._add(new)
+        return new
+
     def update(self, entry: Entry, response: StoredResponse) -> None:
         """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4)."""
         self.index.replace_response(entry, response)
@@ -227,16 +249,20 @@ class Store:
         body.stored = True
         body.drop_tail()
         entry = Entry(body.entry_id, key, response, body.length, time.time())
-        for old in self.index.get(key)[:]:
-            if old.response.vary == response.vary:
-                self.remove(old)
-        variants = self.index.get(key)
-        if len(variants) >= MAX_VARIANTS:
-            self.remove(min(variants, key=lambda variant: variant.used))
         self.unreserve(body.reserved)
         body.reserved = 0
-        self.index.add(entry)
+        self._add(entry)
         return entry
+
+    def _add(self, entry: Entry) -> None:
+        """Make it known, in place of what it replaces."""
+        for old in self.index.get(entry.key)[:]:
+            if old.response.vary == entry.response.vary:
+                self.remove(old)
+        variants = self.index.get(entry.key)
+        if len(variants) >= MAX_VARIANTS:
+            self.remove(min(variants, key=lambda variant: variant.used))
+        self.index.add(entry)
 
     def _write_last(self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int) -> int:
         opened = self.files.create(entry_id) if fd is None else fd

@@ -49,7 +49,7 @@ MODIFIED = f"Last-Modified: {http_date(-100)}"
     ],
 )
 def test_conditions_to_send(lines: list[str], expected: list[tuple[str, str]]) -> None:
-    assert conditional_headers(stored(*lines)) == expected
+    assert conditional_headers([stored(*lines)]) == expected
 
 
 @pytest.mark.parametrize("name", sorted(CONDITIONAL))

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import strategies as st
 
 from proxy_cache.semantics.headers import Headers
-from proxy_cache.semantics.vary import NEVER, matches, selecting_values, vary_names
+from proxy_cache.semantics.vary import NEVER, matches, normalised, selecting_values, vary_names
 
 from . import given, h, odd_headers
 
@@ -37,7 +38,20 @@ def test_names(lines: list[str], expected: tuple[str, ...] | None) -> None:
         pytest.param(["Accept: a"], ["Accept: b"], False, id="different"),
         pytest.param(["Accept: a,b"], ["Accept: a \t, b"], True, id="white space"),
         pytest.param(["Accept: a", "Accept: b"], ["Accept: a, b"], True, id="lines combined"),
-        pytest.param(["Accept: a, b"], ["Accept: b, a"], False, id="order may matter"),
+        pytest.param(["Accept: a, b"], ["Accept: b, a"], False, id="RFC 9110 §12.5.4: order may matter"),
+        pytest.param(["Accept: a;q=0.5, b"], ["Accept: b,a;q=0.50"], True, id="§12.4.2: weights say the order"),
+        pytest.param(["Accept: a;q=0.5, b"], ["Accept: b;q=0.5, a"], False, id="other weights"),
+        pytest.param(["Accept: a; q=1, b"], ["Accept: a,b"], True, id="§12.4.2: a weight of 1 says nothing"),
+        pytest.param(["Accept: Text/HTML"], ["Accept: text/html"], True, id="§8.3.1: types without case"),
+        pytest.param(["Accept: a;V=X"], ["Accept: a;V=x"], False, id="§8.3.1: values of parameters have theirs"),
+        pytest.param(["Accept: a,,b,"], ["Accept: a, b"], True, id="§5.6.1: empty members"),
+        pytest.param(["Accept-Encoding: br, gzip"], ["Accept-Encoding: GZIP,br"], True, id="§12.5.3: codings"),
+        pytest.param(["Accept-Encoding: br"], ["Accept-Encoding: gzip"], False, id="another coding"),
+        pytest.param(["Accept-Encoding: br"], ["Accept-Encoding: br;q=0"], False, id="§12.4.2: not acceptable"),
+        pytest.param(["Accept-Encoding: br"], [], False, id="§12.5.3: none is not any"),
+        pytest.param(["Accept-Language: de, en;q=0.5"], ["Accept-Language: EN;q=0.5 , DE"], True, id="languages"),
+        pytest.param(["Accept-Language: de, en"], ["Accept-Language: en, de"], False, id="§12.5.4: by order"),
+        pytest.param(["Accept-Charset: UTF-8, a"], ["Accept-Charset: a, utf-8"], True, id="§12.5.2: charsets"),
         pytest.param(['Accept: a;x="b, c"'], ['Accept: a;x="b,c"'], False, id="white space in quotes"),
         pytest.param(["User-Agent: a, b"], ["User-Agent: a,b"], False, id="a comma in what is no list"),
         pytest.param(["Authorization: a"], ["Authorization: a"], True, id="same user"),
@@ -45,7 +59,7 @@ def test_names(lines: list[str], expected: tuple[str, ...] | None) -> None:
     ],
 )
 def test_matches(first: list[str], second: list[str], same: bool) -> None:
-    names = ("accept", "authorization", "user-agent")
+    names = ("accept", "accept-charset", "accept-encoding", "accept-language", "authorization", "user-agent")
     assert matches(selecting_values(names, h(*first)), h(*second)) is same
     assert matches(selecting_values(names, h(*second)), h(*first)) is same
 
@@ -59,6 +73,14 @@ def test_nothing_and_never() -> None:
 def test_credentials_are_not_kept() -> None:
     values = selecting_values(("authorization", "cookie"), h("Authorization: Basic abc", "Cookie: id=abc"))
     assert "abc" not in repr(values)
+
+
+@given(odd_headers, st.sampled_from(["accept", "accept-encoding", "accept-language", "prefer", "x-a"]))
+def test_one_spelling(request: Headers, name: str) -> None:
+    """What is kept on the disk is normalised once more when it is read."""
+    value = request.get("accept")
+    once = normalised(name, value)
+    assert normalised(name, once) == once
 
 
 @given(odd_headers, odd_headers)

@@ -82,6 +82,10 @@ class Reply:
     fail: str = ""
     """Instead of an answer: ``reset`` (RST), ``close`` (FIN), ``garbage`` (no HTTP)."""
     keep_alive: bool = True
+    interim: tuple[tuple[int, tuple[tuple[str, str], ...]], ...] = ()
+    """Responses 1xx, status and header, before the final one."""
+    dated: bool = True
+    """Whether a Date is added where ``headers`` have none."""
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
@@ -415,8 +419,11 @@ class Origin:
         keep_alive = reply.keep_alive and not reply.until_close
         if not keep_alive:
             headers.append(("Connection", "close"))
-        if reply.header("Date") is None:
+        if reply.dated and reply.header("Date") is None:
             headers.append(("Date", email.utils.formatdate(usegmt=True)))
+        for code, fields in reply.interim:
+            writer.write("\r\n".join([f"HTTP/1.1 {code} So far", *map(": ".join, fields), "", ""]).encode("latin-1"))
+            await writer.drain()
         head = [f"HTTP/1.1 {status} Told so", *(f"{name}: {value}" for name, value in headers), "", ""]
         writer.write("\r\n".join(head).encode("latin-1"))
         await writer.drain()

@@ -101,9 +101,10 @@ class Proxy:
             command += ["-s", str(script)]
         if self.mode:
             command += ["--mode", self.mode]
-        for name, value in self.options.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            command += ["--set", f"{name}={text}"]
+        for name, values in self.options.items():
+            for value in values if isinstance(values, list) else [values]:
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                command += ["--set", f"{name}={text}"]
         return command + self.arguments
 
     def launch(self) -> None:

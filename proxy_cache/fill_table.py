@@ -1,0 +1,152 @@
+"""The table of running fills: where requests for one key find each other, and what is known of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .fills import Fill, FillRequest, FillState, Waiter
+from .limiter import OriginLimiter
+from .origin import OriginClient
+from .semantics.headers import Headers
+from .semantics.stored import StoredResponse
+from .store.store import Store
+
+REMEMBERED_FOR = 120.0
+"""Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
+not wait for each other, or that a conditional request for it was passed on."""
+REMEMBERED_MOST = 10_000
+"""Keys of which something is remembered; the oldest make room."""
+
+
+class FillEvents(Protocol):
+    """What the metrics want to know."""
+
+    def fill_ended(self, outcome: str) -> None: ...
+
+
+class Memory:
+    """Keys of which something was true a short while ago."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def __contains__(self, key: str) -> bool:
+        until = self._until.get(key)
+        if until is None:
+            return False
+        if until < time.monotonic():
+            del self._until[key]
+            return False
+        return True
+
+    def add(self, key: str) -> None:
+        self.discard(key)
+        if len(self._until) >= REMEMBERED_MOST:
+            del self._until[next(iter(self._until))]
+        self._until[key] = time.monotonic() + REMEMBERED_FOR
+
+    def discard(self, key: str) -> None:
+        self._until.pop(key, None)
+
+
+class FillTable:
+    """The running fills by key, and the keys that are known to be uncacheable."""
+
+    def __init__(self, store: Store, limiter: OriginLimiter, origin: OriginClient, events: FillEvents) -> None:
+        self.store = store
+        self.limiter = limiter
+        self.origin = origin
+        self.events = events
+        self.quick_abort_max = 1024 * 1024
+        """Bytes left at which a fill that nobody waits for is finished all the same."""
+        self.default_ttl = 0
+        """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
+        self._joinable: dict[str, list[Fill]] = {}
+        self._running: set[Fill] = set()
+        self._uncacheable = Memory()
+        self._passed_on = Memory()
+
+    def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
+        """A running fill that this request may share."""
+        for fill in self._joinable.get(key, ()):
+            if fill.open_to(headers, fresh):
+                return fill
+        return None
+
+    async def settled(self, key: str) -> bool:
+        """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
+        what they stored can be validated, where going to the origin now would fetch it a second time."""
+        tasks = [fill._task for fill in self._joinable.get(key, ()) if fill.state is FillState.COMPLETE and fill._task]
+        if tasks:
+            await asyncio.wait(tasks)
+        return bool(tasks)
+
+    def start(self, request: FillRequest) -> Waiter:
+        """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""
+        fill = Fill(self, request)
+        waiter = fill.start()
+        if fill._task is not None and not fill._task.done():
+            self._running.add(fill)
+            if not request.private:
+                self._joinable.setdefault(request.key, []).append(fill)
+        return waiter
+
+    def guess_for(self, request: FillRequest) -> int | None:
+        """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
+        §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
+        the reason of that section's note: they have long meant that something is worked out."""
+        if "?" in request.target.path or not {"authorization", "cookie"}.isdisjoint(request.headers.names):
+            return None
+        return self.default_ttl or None
+
+    def is_uncacheable(self, key: str) -> bool:
+        """Whether the last response for ``key`` was not storable, a short while ago."""
+        return key in self._uncacheable
+
+    def remember(self, key: str, why_not: str | None) -> None:
+        """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
+        against the resource."""
+        if why_not in (None, "partial", "bypass", "request-no-store"):
+            self._uncacheable.discard(key)
+        else:
+            self._uncacheable.add(key)
+
+    def passed_on(self, key: str) -> None:
+        """A client's condition went to the origin, which said 304: nothing could be stored. Next time it is fetched."""
+        self._passed_on.add(key)
+
+    def was_passed_on(self, key: str) -> bool:
+        return key in self._passed_on
+
+    def invalidate(self, key: str) -> None:
+        """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
+        for fill in self._joinable.pop(key, []):
+            fill.doomed = True
+
+    def _forget(self, fill: Fill) -> None:
+        if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):
+            self._running.discard(fill)
+        fills = self._joinable.get(fill.request.key)
+        if fills is not None and fill in fills:
+            fills.remove(fill)
+            if not fills:
+                del self._joinable[fill.request.key]
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        return [fill.snapshot() for fill in self._running]
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def close(self) -> None:
+        """End all fills. What has arrived in full is stored; what has not is dropped."""
+        for fill in list(self._running):
+            if fill.state is not FillState.COMPLETE and fill._task is not None:
+                fill._task.cancel()
+        tasks = [fill._task for fill in self._running if fill._task is not None]
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,54 @@
+"""The raw relay behind a CONNECT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mitmproxy.connection import Client
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.tcp import TCPLayer
+
+
+class TunnelRecorder(Protocol):
+    """What a tunnel reports."""
+
+    def tunnel_data(self, client: Client, from_client: bool, size: int) -> None: ...
+
+
+@dataclass
+class TunnelReady(commands.Command):
+    """The target of a CONNECT was dialled: ``error`` is why that failed."""
+
+    error: str | None
+
+
+class Tunnel(TCPLayer):
+    """A raw tunnel: relayed, counted, looked at by nobody."""
+
+    def __init__(self, context: Context, recorder: TunnelRecorder) -> None:
+        super().__init__(context, ignore=True)
+        self._recorder = recorder
+        self._handle_event = self._dial
+
+    def _dial(self, event: events.Event) -> layer.CommandGenerator[None]:
+        error = yield commands.OpenConnection(self.context.server)
+        self._handle_event = self.done if error else self._relay
+        yield TunnelReady(error)
+
+    def _relay(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived):
+            client = self.context.client
+            self._recorder.tunnel_data(client, event.connection is client, len(event.data))
+        yield from self.relay_messages(event)
+
+
+def connection_event(event: events.Event, context: Context) -> events.Event:
+    """What a client sends through a stream, as what happens on its connection."""
+    if isinstance(event, http_events.RequestData):
+        return events.DataReceived(context.client, event.data)
+    if isinstance(event, http_events.RequestEndOfMessage):
+        return events.ConnectionClosed(context.client)
+    return event
