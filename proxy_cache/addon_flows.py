@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 
@@ -86,7 +87,7 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 def error_type(message: str) -> str:
     """The proxy error type (RFC 9209 §2.3) of what mitmproxy says about a failed connection."""
     message = message.lower()
-    if "refused" in message:
+    if "refused" in message or f"[errno {errno.ECONNREFUSED}]" in message:
         return "connection_refused"
     if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:
         return "dns_error"
