@@ -409,16 +409,14 @@ class CacheAddon:
             client = flow.client_conn
             assert self.settings is not None
             policy = self.settings.rules.policy_for(flow)
-            state.exchange = exchange = Exchange(
-                target_of(flow), headers_for_origin(flow, self.via), address(client), policy
-            )
-            exchange.on_interim = interim_sender(client, flow.request.http_version)
+            state.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client), policy)
             self._by_client.setdefault(client.id, set()).add(state.exchange)
         return state.exchange
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
         assert self.cache is not None
         exchange = self._exchange(flow)
+        exchange.on_interim = interim_sender(flow.client_conn, flow.request.http_version)
         try:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:

@@ -185,7 +185,11 @@ class Cache:
         source: str,
     ) -> Answer:
         self.store.touch(entry)
-        headers = _put(response.headers, "Age", str(response.age(now)))
+        headers = response.headers
+        if source != "revalidated" or response.initial_age:
+            # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
+            # this request".
+            headers = _put(headers, "Age", str(response.age(now)))
         if "accept-ranges" not in headers and response.status == 200:
             headers = headers.add("Accept-Ranges", "bytes")
         start, stop = 0, entry.length
@@ -421,9 +425,10 @@ class Cache:
     def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
         """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""
         # §13.2.2 has If-None-Match evaluated before Range: a 206 stands for a 200 here.
-        if answer.status not in (200, 206) or not is_conditional(exchange.headers):
+        if not is_conditional(exchange.headers):
             return answer
-        if not not_modified(exchange.headers, 200, answer.headers):
+        status = 200 if answer.status == 206 else answer.status
+        if not not_modified(exchange.headers, status, answer.headers):
             return answer
         exchange.close()
         exchange.source = None

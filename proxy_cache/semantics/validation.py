@@ -108,7 +108,7 @@ def not_modified(request: Headers, status: int, response: Headers) -> bool:
 
     RFC 9111 §4.3.2: "If-Match and If-Unmodified-Since conditional header fields are not applicable to a cache".
     """
-    if status != 200:
+    if not 200 <= status < 300:
         return False  # RFC 9110 §13.2.1: conditions count only where the answer without them were a 2xx
     wanted = request.get("if-none-match")
     if wanted is not None:
