@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 
-from proxy_cache.semantics.keys import Target, redacted
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.keys import Target, redacted, related_targets
 
-from . import given
+from . import given, h, odd_headers
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,45 @@ def test_different_targets_have_different_keys(host: str, path: str, other_host:
     one, other = Target.of("http", host, 80, path), Target.of("http", other_host, 80, other_path)
     if one != other and not {host, other_host} & {""}:
         assert (one.key == other.key) is (one.authority == other.authority and one.path == other.path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "urls"),
+    [
+        # RFC 9111 §4.4
+        pytest.param([], [], id="none"),
+        pytest.param(["Location: /b"], ["http://example.com/b"], id="path"),
+        pytest.param(["Location: http://example.com/b?c=d"], ["http://example.com/b?c=d"], id="whole"),
+        pytest.param(["Location: http://EXAMPLE.com:80/b#x"], ["http://example.com/b"], id="same origin, other words"),
+        pytest.param(["Location: c"], ["http://example.com/a/c"], id="relative"),
+        pytest.param(["Location: ../c"], ["http://example.com/c"], id="dots"),
+        pytest.param(["Location: ?q"], ["http://example.com/a/b?q"], id="query"),
+        pytest.param(["Location: "], [], id="empty: the target itself"),
+        pytest.param(
+            ["Location: /c", "Content-Location: /d"], ["http://example.com/c", "http://example.com/d"], id="2"
+        ),
+        pytest.param(["Location: http://other.example/b"], [], id="another host"),
+        pytest.param(["Location: //other.example/b"], [], id="another host, without scheme"),
+        pytest.param(["Location: https://example.com/b"], [], id="another scheme"),
+        pytest.param(["Location: http://example.com:81/b"], [], id="another port"),
+        pytest.param(["Location: http://u:p@example.com/b"], ["http://example.com/b"], id="userinfo is no origin"),
+        pytest.param(["Location: http://[::1/b"], [], id="malformed"),
+        pytest.param(["Location: http://example.com:x/b"], [], id="malformed port"),
+        pytest.param(["Location: mailto:a@example.com"], [], id="not http"),
+    ],
+)
+def test_related_targets(lines: list[str], urls: list[str]) -> None:
+    target = Target.of("http", "example.com", 80, "/a/b")
+    assert [other.key for other in related_targets(target, h(*lines))] == urls
+
+
+@given(odd_headers, st.text(max_size=20))
+def test_only_of_the_same_origin(headers: Headers, location: str) -> None:
+    target = Target.of("http", "example.com", 80, "/a")
+    for other in related_targets(
+        target, headers.add("location", location.encode("utf-8", "replace").decode("latin-1"))
+    ):
+        assert (other.scheme, other.authority) == ("http", "example.com")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.validation import (
     CONDITIONAL,
     NOT_MODIFIED_FIELDS,
+    accepted_codings,
     conditional_headers,
     is_conditional,
+    may_stand_for,
     not_modified,
     not_modified_headers,
+    selected_by_304,
     strong_match,
     weak_match,
 )
@@ -50,6 +53,81 @@ MODIFIED = f"Last-Modified: {http_date(-100)}"
 )
 def test_conditions_to_send(lines: list[str], expected: list[tuple[str, str]]) -> None:
     assert conditional_headers([stored(*lines)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("variants", "expected"),
+    [
+        # RFC 9111 §4.3.1: "MUST send the relevant entity tags […] for each stored response"
+        pytest.param([[TAG], ['ETag: "b"']], [("If-None-Match", '"a", "b"')], id="both tags"),
+        pytest.param([[TAG], [TAG]], [("If-None-Match", '"a"')], id="once"),
+        pytest.param([[TAG, MODIFIED], ['ETag: "b"']], [("If-None-Match", '"a", "b"')], id="no date of several"),
+        pytest.param([[MODIFIED], ['ETag: "b"']], [("If-None-Match", '"b"')], id="one without a tag"),
+        pytest.param([[MODIFIED], [MODIFIED]], [], id="none with a tag"),
+        pytest.param([], [], id="none at all"),
+    ],
+)
+def test_conditions_for_variants(variants: list[list[str]], expected: list[tuple[str, str]]) -> None:
+    assert conditional_headers([stored(*lines) for lines in variants]) == expected
+
+
+@pytest.mark.parametrize(
+    ("variants", "answer", "at"),
+    [
+        # RFC 9111 §4.3.4
+        pytest.param([[TAG], ['ETag: "b"']], ['ETag: "b"'], 1, id="by its tag"),
+        pytest.param([[TAG], ['ETag: "b"']], ['ETag: "c"'], None, id="a tag of none"),
+        pytest.param([[TAG], ['ETag: "b"']], [], None, id="no tag: which one?"),
+        pytest.param([[TAG], ['ETag: "b"']], ["ETag: b"], None, id="malformed"),
+        pytest.param([[TAG, "Date: x"], [TAG]], [TAG], 0, id="the selected one first"),
+        pytest.param(
+            [[MODIFIED], [TAG, f"Date: {http_date(-9)}"], [TAG, f"Date: {http_date(-5)}"]],
+            [TAG],
+            2,
+            id="the most recent",
+        ),
+        pytest.param([[MODIFIED], [WEAK], [TAG, f"Date: {http_date(-5)}"]], [TAG], 2, id="the very tag first"),
+        pytest.param([[TAG]], [], 0, id="one, no tag"),
+        pytest.param([[MODIFIED]], [MODIFIED], 0, id="one, by date"),
+        pytest.param([[TAG]], ['ETag: "b"'], None, id="one, another tag"),
+    ],
+)
+def test_which_one_a_304_selects(variants: list[list[str]], answer: list[str], at: int | None) -> None:
+    responses = [stored(*lines, date=not any("Date:" in line for line in lines)) for lines in variants]
+    assert selected_by_304(responses, h(*answer)) == at
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # RFC 9110 §12.5.3
+        pytest.param("gzip, br", {"gzip", "br"}, id="two"),
+        pytest.param("GZIP;q=0.5 , br ; q=1", {"gzip", "br"}, id="weights, case, space"),
+        pytest.param("gzip;q=0, br;q=0.000, zstd", {"zstd"}, id="q=0: not acceptable"),
+        pytest.param("identity, *", set(), id="nothing named"),
+        pytest.param("", set(), id="empty"),
+        pytest.param(",, gzip,", {"gzip"}, id="empty members"),
+    ],
+)
+def test_accepted_codings(value: str, expected: set[str]) -> None:
+    assert accepted_codings(h(f"Accept-Encoding: {value}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_lines", "lines", "status", "may"),
+    [
+        pytest.param([], [TAG], 200, True, id="strong"),
+        pytest.param([], [WEAK], 200, False, id="weak"),
+        pytest.param([], [MODIFIED], 200, False, id="no tag"),
+        pytest.param([], [TAG], 404, False, id="not a 200"),
+        pytest.param(["Accept-Encoding: gzip"], [TAG, "Content-Encoding: gzip"], 200, True, id="accepted"),
+        pytest.param(["Accept-Encoding: br"], [TAG, "Content-Encoding: gzip"], 200, False, id="not accepted"),
+        pytest.param([], [TAG, "Content-Encoding: gzip"], 200, False, id="none accepted"),
+        pytest.param(["Accept-Encoding: gzip"], [TAG], 200, False, id="would be coded"),
+    ],
+)
+def test_may_stand_for(request_lines: list[str], lines: list[str], status: int, may: bool) -> None:
+    assert may_stand_for(h(*request_lines), stored(*lines, status=status)) is may
 
 
 @pytest.mark.parametrize("name", sorted(CONDITIONAL))
@@ -109,7 +187,10 @@ def test_is_conditional(name: str) -> None:
 )
 def test_not_modified(request_lines: list[str], lines: list[str], expected: bool) -> None:
     assert not_modified(h(*request_lines), 200, h(*lines)) is expected
-    assert not not_modified(h(*request_lines), 404, h(*lines))  # RFC 9110 §13.2.1
+    # RFC 9110 §13.2.1: only where the answer without the condition were a 2xx
+    assert not_modified(h(*request_lines), 203, h(*lines)) is expected
+    assert not not_modified(h(*request_lines), 302, h(*lines))
+    assert not not_modified(h(*request_lines), 404, h(*lines))
 
 
 def test_head_of_a_304() -> None:
