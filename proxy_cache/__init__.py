@@ -4,8 +4,14 @@ Cacheable GETs are answered from a disk cache; misses of one key share one origi
 ``origin_max_in_flight`` fills run at once, the rest waiting in a queue that is fair between clients. A fill belongs
 to the cache and not to a client: it writes at the origin's speed, and every client reads along from the first byte.
 
-Only ``addon``, ``layers`` and ``options`` know mitmproxy. Imports go down this list and never up: addon, layers,
-options, cache, fills, limiter, origin, store, semantics.
+Imports go down this list and never up; only the first two lines know mitmproxy:
+
+- ``addon`` (hooks in, cache out) with ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``;
+- ``layers`` (streamed responses), ``tunnel`` (CONNECT), ``options``, ``rules`` (mitmproxy filters → ``Policy``);
+- ``admin``, ``metrics``;
+- ``cache`` (the way of one GET), ``answers`` (what it is given and gives back);
+- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``limiter``, ``origin``;
+- ``store`` (index, bodies, eviction), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """
 
 __version__ = "0.1.0"
