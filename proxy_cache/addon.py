@@ -46,6 +46,7 @@ from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
+from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class CacheAddon:
             self.cache.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
             self.fills.default_ttl = settings.default_ttl
+            self.fills.spans = settings.spans
             self.origin.configure(settings.origin)
             self.store.room = settings.room
 
@@ -176,6 +178,7 @@ class CacheAddon:
         self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
         fills.quick_abort_max = settings.quick_abort_max
         fills.default_ttl = settings.default_ttl
+        fills.spans = settings.spans
         self.cache = Cache(store, fills, settings.cache, self.via)
         metrics.observe(
             {
@@ -331,7 +334,11 @@ class CacheAddon:
             if flow.request.method == "HEAD" and flow.response.status_code == 200:
                 self._head_answered(flow, self.cache)
             elif flow.request.method not in SAFE_METHODS and 200 <= flow.response.status_code < 400:
-                self.cache.invalidate(target_of(flow), Headers(flow.response.headers.fields))
+                target = target_of(flow)
+                assert self.settings is not None
+                policy = self.settings.rules.policy_for(flow)
+                key = without_parameters(target.key, policy.key_ignores)
+                self.cache.invalidate(target, Headers(flow.response.headers.fields), key)
         except Exception as error:
             self.failed(error)
 

@@ -11,6 +11,7 @@ from .semantics.directives import NOTHING, ONLY_IF_CACHED, request_cache_control
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
+from .semantics.signatures import without_parameters
 from .store.body import BodyError
 from .store.files import READ_SIZE, OpenBody
 from .store.index import Entry
@@ -30,6 +31,13 @@ class Source(Protocol):
         """No more is wanted."""
 
 
+class Seekable(Source, Protocol):
+    """One that can go on elsewhere."""
+
+    def seek(self, start: int, stop: int) -> None:
+        """The next bytes are those from ``start`` up to, and without, ``stop``."""
+
+
 @dataclass(slots=True)
 class Answer:
     """What to send: a head, and a body to read (``length`` in bytes, ``None`` while it is not known)."""
@@ -47,12 +55,13 @@ class Exchange:
     """One client's request on its way through the cache, and what there is to end when the client leaves."""
 
     __slots__ = (
-        "client", "collapsed", "gone", "headers", "on_interim", "policy", "queued_for", "source", "target", "waiter",
-        "wanted",
+        "client", "collapsed", "gone", "headers", "key", "on_interim", "policy", "queued_for", "source", "target",
+        "waiter", "wanted",
     )  # fmt: skip
 
     def __init__(self, target: Target, headers: Headers, client: str, policy: Policy = BY_THE_BOOK) -> None:
         self.target = target
+        self.key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.key
         self.headers = headers
         self.client = client
         self.policy = policy
@@ -96,6 +105,9 @@ class StoredReader:
         self._file: OpenBody | None = file
         self._offset = start
         self._stop = stop
+
+    def seek(self, start: int, stop: int) -> None:
+        self._offset, self._stop = start, stop
 
     def read_now(self) -> bytes | None:
         if self._offset >= self._stop:

@@ -8,12 +8,15 @@ here writes to a client.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-from .answers import Answer, Exchange, StoredReader
+from .answers import Answer, Exchange, Seekable, StoredReader
 from .fill_table import FillTable
-from .fills import ClientGone, FillHead, FillRequest, SentOn, Waiter
+from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
+from .gaps import GapReader, MultipartReader, first_part, is_bound
 from .limiter import Overloaded
 from .origin import OriginError
 from .semantics import ranges
@@ -21,7 +24,9 @@ from .semantics.dates import format_http_date
 from .semantics.directives import CacheControl
 from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
+from .semantics.ranges import strong_validator
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
+from .semantics.spans import Span, Spans
 from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
 from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, not_modified, not_modified_headers
@@ -39,6 +44,11 @@ CANDIDATES_MOST = 15
 """Other variants that are validated along with the one that a request selects."""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
+
+
+Selected = list[Span] | Literal["unsatisfiable"] | None
+"""What a request wants of a body; ``None``: all of it."""
+_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +74,24 @@ class Cache:
 
         Raises :class:`ClientGone` when the client left while its answer was awaited.
         """
-        key = exchange.target.key
+        key = exchange.key
         alone = False
         for turn in range(ROUNDS):
             if exchange.gone:
                 raise ClientGone(queued=False)
             now = time.time()
             entry = self._select(key, exchange.headers)
+            if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
+                entry = None
             decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
-                answer = await self._from_store(exchange, entry, now, decision)
+                try:
+                    answer = await self._from_store(exchange, entry, now, decision)
+                except SentOn as sent_on:
+                    alone = sent_on.alone
+                    continue
+                except (Overloaded, OriginError) as error:
+                    return await self._without_origin(exchange, None, decision, error)
                 if answer is not None:
                     return answer
                 continue  # the body could not be read: the entry is gone, fetch it again
@@ -97,7 +115,10 @@ class Cache:
 
     async def head(self, exchange: Exchange) -> Answer | str:
         """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2), else why it goes forward."""
-        key = exchange.target.key
+        key = exchange.key
+        # RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is
+        # unrecognized or for which range handling is not defined", which it is for GET alone.
+        exchange.headers = exchange.headers.without("range")
         entry = self._select(key, exchange.headers)
         if entry is None and await self.fills.settled(key):
             entry = self._select(key, exchange.headers)
@@ -105,7 +126,12 @@ class Cache:
             return self._forward_reason(key, None)
         now = time.time()
         decision = decide(exchange.wanted, entry.response, now)
-        if decision.reuse is Reuse.FRESH and "range" not in exchange.headers:
+        if decision.reuse is Reuse.FRESH and entry.spans is not None:
+            status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
+            headers = _put(entry.response.headers, "Age", str(entry.response.age(now)))
+            headers = self._head(headers, entry.response, status)
+            return self._conditionally(exchange, Answer(200, "", headers, b"", entry.length, "hit"))
+        if decision.reuse is Reuse.FRESH:
             answer = await self._from_store(exchange, entry, now, decision)
             if answer is not None:
                 return answer
@@ -113,11 +139,13 @@ class Cache:
 
     def head_answered(self, exchange: Exchange, headers: Headers, request_time: float, response_time: float) -> None:
         """The origin answered a HEAD with 200: it tells what a GET would have brought (RFC 9111 §4.3.5)."""
-        entry = self._select(exchange.target.key, exchange.headers)
+        entry = self._select(exchange.key, exchange.headers)
+        length = headers.get("content-length")
+        if entry is None and length is not None and length.isascii() and length.isdigit():
+            self.fills.length_is(exchange.key, int(length[:18]))
         if entry is None or entry.response.status != 200:
             return
         response = entry.response
-        length = headers.get("content-length")
         updated = response.updated_by(headers, request_time, response_time, exchange.headers, exchange.policy)
         if updated is response or updated.must_not_be_kept or (length is not None and length != str(entry.length)):
             # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
@@ -125,14 +153,15 @@ class Cache:
         else:
             self.store.update(entry, updated)
 
-    def invalidate(self, target: Target, headers: Headers = NO_FIELDS) -> None:
+    def invalidate(self, target: Target, headers: Headers = NO_FIELDS, key: str | None = None) -> None:
         """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4).
 
-        So is what the answer's ``headers`` name as changed or made, on the same origin.
+        So is what the answer's ``headers`` name as changed or made, on the same origin. ``key``: of what is stored for
+        ``target``, if it isn't the URL.
         """
-        for one in (target, *related_targets(target, headers)):
-            self.fills.invalidate(one.key)
-            self.store.remove_key(one.key)
+        for changed in (key or target.key, *(one.key for one in related_targets(target, headers))):
+            self.fills.invalidate(changed)
+            self.store.remove_key(changed)
 
     # -- from the store -----------------------------------------------------------------------------------------
 
@@ -147,14 +176,17 @@ class Cache:
     def get_now(self, exchange: Exchange) -> Answer | None:
         """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
         now = time.time()
-        entry = self._select(exchange.target.key, exchange.headers)
+        entry = self._select(exchange.key, exchange.headers)
         if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
+            return None
+        spans = self._selected(exchange, entry.response, entry.length)
+        if entry.spans is not None and self._first_gap(entry, spans) is not None:
             return None
         file = self.store.files.open_cached(entry.id)
         if file is None:
             return None
         status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
-        return self._serve_open(exchange, entry, file, entry.response, now, status, "hit")
+        return self._serve_open(exchange, entry, file, entry.response, now, status, "hit", spans)
 
     async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
         ttl = entry.response.ttl(now)
@@ -169,10 +201,13 @@ class Cache:
         self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
     ) -> Answer | None:
         """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
+        spans = self._selected(exchange, response, entry.length)
+        if entry.spans is not None and (gap := self._first_gap(entry, spans)) is not None:
+            return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
         file = await self.store.open_body(entry)
         if file is None:
             return None
-        return self._serve_open(exchange, entry, file, response, now, status, source)
+        return self._serve_open(exchange, entry, file, response, now, status, source, spans)
 
     def _serve_open(
         self,
@@ -183,6 +218,7 @@ class Cache:
         now: float,
         status: str,
         source: str,
+        spans: Selected,
     ) -> Answer:
         self.store.touch(entry)
         headers = response.headers
@@ -190,31 +226,159 @@ class Cache:
             # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
             # this request".
             headers = _put(headers, "Age", str(response.age(now)))
-        if "accept-ranges" not in headers and response.status == 200:
-            headers = headers.add("Accept-Ranges", "bytes")
-        start, stop = 0, entry.length
+        reader = exchange.source = StoredReader(self.store, entry, file, 0, entry.length)
+        return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
+
+    # -- ranges -------------------------------------------------------------------------------------------------
+
+    def _selected(self, exchange: Exchange, response: StoredResponse, length: int) -> Selected:
+        """The spans that are wanted of a body of this length; ``None``: all of it."""
+        if response.status != 200 or "range" not in exchange.headers:
+            return None
+        return ranges.select(exchange.headers, response.headers, length)
+
+    def _first_gap(self, entry: Entry, spans: Selected, here: Spans | None = None) -> int | None:
+        """The first byte wanted that is not in the file (or in ``here``)."""
+        here = entry.spans if here is None else here
+        if here is None or spans == "unsatisfiable":
+            return None
+        for start, stop in spans or [Span(0, entry.length)]:
+            gap = here.first_missing(start, stop)
+            if gap is not None:
+                return gap
+        return None
+
+    def _has_it_all(self, exchange: Exchange, entry: Entry) -> bool:
+        """Whether all that is wanted of an entry is in the file."""
+        return entry.spans is None or (
+            self._first_gap(entry, self._selected(exchange, entry.response, entry.length)) is None
+        )
+
+    def _answer(
+        self,
+        exchange: Exchange,
+        headers: Headers,
+        response: StoredResponse,
+        source: Seekable,
+        length: int | None,
+        spans: Selected,
+        status: str,
+        origin: str,
+        reason: str = "",
+    ) -> Answer:
+        """200 with all that ``source`` has, or the part of it that was asked for (RFC 9110 §15.3.7)."""
         code = response.status
-        if code == 200:
-            selected = ranges.single_range(exchange.headers, response.headers, entry.length)
-            if selected == "unsatisfiable":
-                self.store.files.release(file)
-                headers = _put(headers, "Content-Range", f"bytes */{entry.length}")
-                return self._plain(416, "Range Not Satisfiable", headers, status, source)
-            if selected is not None:
-                code, start, stop = 206, selected.start, selected.stop
-                headers = _put(headers, "Content-Range", ranges.content_range(selected, entry.length))
-        reader = exchange.source = StoredReader(self.store, entry, file, start, stop)
-        answer = Answer(code, "", self._head(headers, response, status), reader, stop - start, source)
+        if code == 200 and length is not None and "accept-ranges" not in headers:
+            headers = headers.add("Accept-Ranges", "bytes")
+        if spans == "unsatisfiable":
+            exchange.close()
+            exchange.source = None
+            headers = _put(headers, "Content-Range", f"bytes */{length}")
+            answer = Answer(416, "", self._head(headers.without(*_OF_A_BODY), response, status), b"", 0, origin)
+            return self._conditionally(exchange, answer)
+        if spans is not None and length is not None:
+            code, reason = 206, ""
+            if len(spans) == 1:
+                headers = _put(headers, "Content-Range", ranges.content_range(spans[0], length))
+                source.seek(*spans[0])
+                length = spans[0].length
+            else:
+                boundary = secrets.token_hex(16)
+                parts, end, length = ranges.multipart(spans, length, headers.get("content-type"), boundary)
+                headers = _put(headers, "Content-Type", f"multipart/byteranges; boundary={boundary}")
+                exchange.source = MultipartReader(source, parts, end)
+        assert exchange.source is not None
+        answer = Answer(code, reason, self._head(headers, response, status), exchange.source, length, origin)
         return self._conditionally(exchange, answer)
+
+    def _can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
+        """Whether an entry with gaps can answer this request, by what it has or by filling them."""
+        if self._has_it_all(exchange, entry):
+            return True
+        if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
+            return False
+        if strong_validator(entry.response.headers) is not None:
+            return True
+        # RFC 9111 §3.4: what has no strong validator can't be combined with anything.
+        spans = self._selected(exchange, entry.response, entry.length)
+        if self._first_gap(entry, spans, self.fills.here_or_coming(entry)) is None:
+            return True
+        self.store.remove(entry)
+        return False
+
+    async def _fill_gap(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        response: StoredResponse,
+        spans: Selected,
+        gap: int,
+        fwd: str,
+        waiter: Waiter | None = None,
+    ) -> Answer | None:
+        """Answer with a body that has gaps, from the first of which the head is awaited: what goes wrong until then
+        has an answer of its own. ``waiter``: has the head of a piece already."""
+        assert spans != "unsatisfiable"
+        if exchange.wanted.only_if_cached:
+            return self._error(504, "http_request_denied", fwd, detail="only-if-cached")
+        reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None)
+        exchange.source = reader
+        collapsed = exchange.collapsed
+        if waiter is None or not waiter.fill.brings(gap):
+            if waiter is not None:
+                waiter.leave()
+            stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
+            waiter, collapsed = reader.wait_for(gap, stop)
+        exchange.waiter = waiter
+        head = await self._head_of(exchange, waiter)
+        exchange.collapsed = collapsed
+        now = time.time()
+        if not reader.suits(head):
+            if head.response.status not in (200, 206, 416):
+                exchange.source = None
+                status = cache_status(
+                    NAME, fwd=fwd, fwd_status=head.response.status, collapsed=collapsed, detail=head.why_not_stored
+                )
+                return self._serve_fill(exchange, waiter, head, status, None)
+            waiter.leave()
+            reader.close()
+            if head.response.status == 416:
+                self.store.remove(entry)  # it is not as long as it was
+            raise SentOn(alone=False)
+        self.store.touch(entry)
+        source = "coalesced" if collapsed else "miss"
+        if fwd == "partial" and self._first_gap(entry, spans, self.fills.arrived(entry)) is None:
+            source = "hit"
+            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+        else:
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206, stored=True,
+                collapsed=collapsed, ttl=response.ttl(now),
+            )  # fmt: skip
+        headers = response.headers
+        if fwd == "partial" or response.initial_age:
+            headers = _put(headers, "Age", str(response.age(now)))
+        reader.hold(waiter, gap)
+        return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
+
+    async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
+        try:
+            return await waiter.head
+        except BaseException:
+            waiter.leave()
+            raise
+        finally:
+            exchange.queued_for += waiter.queued_for
 
     def _revalidate_in_background(self, exchange: Exchange, entry: Entry) -> None:
         """RFC 5861 §3. The fill has a waiter that never leaves, so it is seen through; it takes a slot like any."""
-        key = exchange.target.key
+        key = exchange.key
         if self.fills.find(key, exchange.headers, lambda response: True) is not None:
             return
         headers = _without_conditions(exchange.headers)
         try:
-            self.fills.start(FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy))
+            part = self._part_of(exchange, entry) if "range" in exchange.headers else None
+            self.fills.start(FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part))
         except Overloaded:
             logger.debug("no room in the queue to validate %s in the background", key)
 
@@ -223,23 +387,18 @@ class Cache:
     async def _from_fill(
         self, exchange: Exchange, stale: Entry | None, decision: Decision | None, *, alone: bool
     ) -> Answer | None:
-        key = exchange.target.key
+        key = exchange.key
+        fwd = self._forward_reason(key, decision)
         waiter, collapsed, complete = self._wait_for_fill(exchange, stale, alone=alone)
         exchange.waiter = waiter
-        try:
-            head = await waiter.head
-        except BaseException:
-            waiter.leave()
-            raise
-        finally:
-            exchange.queued_for += waiter.queued_for
+        head = await self._head_of(exchange, waiter)
         exchange.collapsed = collapsed
         now = time.time()
         response = head.response
-        fwd = self._forward_reason(key, decision)
         if (
             stale is not None
             and response.status >= 500
+            and self._has_it_all(exchange, stale)
             and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
         ):
             waiter.leave()
@@ -252,6 +411,8 @@ class Cache:
             waiter.leave()
             status = cache_status(NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now))
             return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
+        if head.piece_of is not None:
+            return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
         if complete:
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
@@ -262,44 +423,73 @@ class Cache:
             )  # fmt: skip
         return self._serve_fill(exchange, waiter, head, status, "hit" if complete else None)
 
+    async def _from_piece(
+        self, exchange: Exchange, waiter: Waiter, entry: Entry, response: StoredResponse, fwd: str
+    ) -> Answer | None:
+        """The origin has answered with a piece: it goes on as with any entry that has gaps."""
+        now = time.time()
+        spans = self._selected(exchange, response, entry.length)
+        gap = self._first_gap(entry, spans)
+        if gap is not None:
+            if not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
+                raise SentOn(alone=True)
+            return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
+        waiter.leave()
+        collapsed = exchange.collapsed
+        status = cache_status(NAME, fwd=fwd, fwd_status=206, stored=True, collapsed=collapsed, ttl=response.ttl(now))
+        return await self._serve_entry(exchange, entry, response, now, status, "coalesced" if collapsed else "miss")
+
     def _forward_reason(self, key: str, decision: Decision | None) -> str:
         """Why a request goes forward, as RFC 9211 §2.2 has it."""
         if decision is not None:
-            return decision.reason
+            return decision.reason or "partial"
         return "vary-miss" if self.store.lookup(key) else "uri-miss"
 
     def _nothing_to_join(self, exchange: Exchange) -> bool:
         wanted = exchange.wanted
-        return self.fills.find(exchange.target.key, exchange.headers, lambda response: _fresh(wanted, response)) is None
+        return self.fills.find(exchange.key, exchange.headers, lambda response: _fresh(wanted, response)) is None
 
     def _wait_for_fill(self, exchange: Exchange, stale: Entry | None, *, alone: bool) -> tuple[Waiter, bool, bool]:
         """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
-        key, headers, wanted = exchange.target.key, exchange.headers, exchange.wanted
+        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
         for_origin = _is_for_the_origin(headers)
         if not (alone or wanted.no_store or for_origin):
             fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response))
-            if fill is not None and not ("range" in headers and fill.body is None):
+            if fill is not None:
                 complete = fill.body is not None and fill.body.complete
                 return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
-        private = alone or wanted.no_store or for_origin or "range" in headers or self.fills.is_uncacheable(key)
+        private = alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key)
         candidates = self._candidates(exchange, stale)
-        retries = None
+        retries = part = None
         if private and (stale is None or for_origin):
             # Nobody shares this, so the client's own conditions and ranges may go through as they are.
             candidates = ()
             keep = not (wanted.no_store or "range" in headers)
         else:
             keep = not wanted.no_store
-            if candidates or not is_conditional(headers) or self.fills.was_passed_on(key):
+            if "range" in headers and not private:
+                part = self._part_of(exchange, stale)
+            if candidates or part is not None or not is_conditional(headers) or self.fills.was_passed_on(key):
                 headers = _without_conditions(headers)
             # Else the condition is passed on, once: RFC 9111 §4.3.2 has it meant for somebody further on where nothing
             # is stored, and a 304 costs the origin less than the whole. Who asks next fetches it for all.
             if stale is not None:
                 retries = self._retries_of_validation(wanted, stale)
         request = FillRequest(
-            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep
+            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part
         )
         return self._listening(exchange, self.fills.start(request)), False, False
+
+    def _part_of(self, exchange: Exchange, stale: Entry | None) -> Part | None:
+        """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
+        another version."""
+        if stale is None:
+            return first_part(exchange, self.fills)
+        spans = self._selected(exchange, stale.response, stale.length)
+        if spans is None or spans == "unsatisfiable" or self.fills.spans.fetches_whole(stale.length):
+            return None
+        part = first_part(exchange, self.fills)
+        return replace(part, of=stale) if part is not None else None
 
     def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
         waiter.on_interim = exchange.on_interim
@@ -312,7 +502,7 @@ class Cache:
             return (selected,)
         others = [
             entry
-            for entry in self.store.lookup(exchange.target.key)
+            for entry in self.store.lookup(exchange.key)
             if entry is not selected and may_stand_for(exchange.headers, entry.response)
         ]
         others = others[-CANDIDATES_MOST:]
@@ -332,29 +522,24 @@ class Cache:
         assert body is not None
         source = source or ("coalesced" if exchange.collapsed else "miss")
         own = head.own if waiter is waiter.fill.leader else None
-        headers, code, start, stop = own or response.headers, response.status, 0, None
-        total = body.total
-        if code == 200 and total is not None and not waiter.fill.request.private:
-            selected = ranges.single_range(exchange.headers, headers, total)
-            if selected == "unsatisfiable":
+        headers, spans = own or response.headers, None
+        length = body.total if head.length is None else head.length
+        if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):
+            spans = self._selected(exchange, response, length)
+            if head.length is not None and not _is_within(spans, body.start, body.total or 0):
+                # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
                 waiter.leave()
-                headers = _put(headers, "Content-Range", f"bytes */{total}")
-                return self._plain(416, "Range Not Satisfiable", headers, status, source)
-            if selected is not None:
-                code, start, stop, total = 206, selected.start, selected.stop, selected.stop - selected.start
-                headers = _put(headers, "Content-Range", ranges.content_range(selected, body.total or 0))
+                raise SentOn(alone=True)
+            if not body.kept and isinstance(spans, list) and len(spans) > 1:
+                spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = _put(headers, "Age", str(response.age(time.time())))
-        if code == 304:
+        if response.status == 304:
             waiter.leave()
             return Answer(304, head.reason, self._head(headers, response, status), b"", None, source)
         reader = exchange.source = waiter.reader
         assert reader is not None
-        reader.offset, reader.stop = start, stop
-        answer = Answer(
-            code, head.reason if code != 206 else "", self._head(headers, response, status), reader, total, source
-        )
-        return self._conditionally(exchange, answer)
+        return self._answer(exchange, headers, response, reader, length, spans, status, source, head.reason)
 
     # -- when there is no answer from the origin ------------------------------------------------------------------
 
@@ -364,8 +549,8 @@ class Cache:
         """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
         now = time.time()
         overload = isinstance(error, Overloaded)
-        fwd = self._forward_reason(exchange.target.key, decision)
-        if stale is not None:
+        fwd = self._forward_reason(exchange.key, decision)
+        if stale is not None and self._has_it_all(exchange, stale):
             disconnected = self.settings.serve_stale_on_overload if overload else True
             if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
                 disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
@@ -418,10 +603,6 @@ class Cache:
             headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
         return headers.add("Via", f"1.1 {self.via}").add("Cache-Status", status)
 
-    def _plain(self, code: int, reason: str, headers: Headers, status: str, source: str) -> Answer:
-        headers = headers.without("content-length", "content-type", "content-encoding", "etag", "last-modified")
-        return Answer(code, reason, headers.add("Via", f"1.1 {self.via}").add("Cache-Status", status), b"", 0, source)
-
     def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
         """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""
         # §13.2.2 has If-None-Match evaluated before Range: a 206 stands for a 200 here.
@@ -447,6 +628,11 @@ REASONS = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
+
+
+def _is_within(spans: Selected, start: int, stop: int) -> bool:
+    """Whether a piece is all that is wanted."""
+    return isinstance(spans, list) and all(start <= span.start and span.stop <= stop for span in spans)
 
 
 def _put(headers: Headers, name: str, value: str) -> Headers:

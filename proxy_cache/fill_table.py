@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from .fills import Fill, FillRequest, FillState, Waiter
 from .limiter import OriginLimiter
 from .origin import OriginClient
 from .semantics.headers import Headers
+from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
+from .store.index import Entry
 from .store.store import Store
 
 REMEMBERED_FOR = 120.0
@@ -52,6 +55,21 @@ class Memory:
         self._until.pop(key, None)
 
 
+@dataclass(frozen=True, slots=True)
+class SpanSettings:
+    """How ranges are asked for. All are bytes."""
+
+    block: int = 1024 * 1024
+    """Spans begin and end at multiples of it; 0: just where they are wanted."""
+    most: int = 16 * 1024 * 1024
+    """The longest span that is asked for at once on behalf of a range."""
+    whole: int | None = None
+    """The length up to which an object is fetched whole when a range of it is wanted; ``None``: four blocks."""
+
+    def fetches_whole(self, length: int | None) -> bool:
+        return length is not None and length <= (4 * self.block if self.whole is None else self.whole)
+
+
 class FillTable:
     """The running fills by key, and the keys that are known to be uncacheable."""
 
@@ -64,7 +82,11 @@ class FillTable:
         """Bytes left at which a fill that nobody waits for is finished all the same."""
         self.default_ttl = 0
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
+        self.spans = SpanSettings()
         self._joinable: dict[str, list[Fill]] = {}
+        self._gaps: dict[int, list[Fill]] = {}
+        """Fills that bring pieces of entries, by the entry's id."""
+        self._lengths: dict[str, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable = Memory()
         self._passed_on = Memory()
@@ -90,9 +112,69 @@ class FillTable:
         waiter = fill.start()
         if fill._task is not None and not fill._task.done():
             self._running.add(fill)
-            if not request.private:
+            if request.part is not None and request.part.of is not None and not request.candidates:
+                self._gaps.setdefault(request.part.of.id, []).append(fill)
+            elif not request.private:
                 self._joinable.setdefault(request.key, []).append(fill)
         return waiter
+
+    # -- pieces of entries --------------------------------------------------------------------------------------
+
+    def bringing(self, entry: Entry, offset: int) -> Fill | None:
+        """A running fill that brings this byte of an entry's body."""
+        for fill in self._gaps.get(entry.id, ()):
+            if fill.brings(offset):
+                return fill
+        return None
+
+    def here_or_coming(self, entry: Entry) -> Spans:
+        """What there is of an entry's body, and what running fills bring of it."""
+        fills = self._gaps.get(entry.id, ())
+        coming = [fill.span for fill in fills if fill.brings(fill.span.start)]
+        return Spans((*(entry.spans or ()), *coming)) if coming else entry.spans or Spans()
+
+    def arrived(self, entry: Entry) -> Spans:
+        """What there is of an entry's body, be it on its way to the file."""
+        bodies = [fill.body for fill in self._gaps.get(entry.id, ()) if fill.body is not None]
+        got = [Span(body.start, body.length) for body in bodies if body.has(body.start)]
+        return Spans((*(entry.spans or ()), *got)) if got else entry.spans or Spans()
+
+    def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
+        """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
+        taken = self.here_or_coming(entry)
+        whole = whole or self.spans.fetches_whole(entry.length)
+        return span_to_ask_for(
+            offset, stop, taken, entry.length, block=self.spans.block, most=self.spans.most, whole=whole
+        )
+
+    def first_span(self, offset: int, stop: int) -> Span:
+        """What to ask for of what isn't stored yet."""
+        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, most=self.spans.most)
+
+    def fills_a_gap(self, fill: Fill, entry: Entry) -> None:
+        """What this fill brings is a piece of ``entry``: others find it by that."""
+        self._forget_key(fill)
+        fills = self._gaps.setdefault(entry.id, [])
+        if fill not in fills:
+            fills.append(fill)
+
+    def fills_it_all(self, fill: Fill, entry: Entry) -> None:
+        """Asked for a piece of ``entry``, this fill was answered with a whole: others find it by its key."""
+        self._forget_gap(fill, entry.id)
+        fills = self._joinable.setdefault(fill.request.key, [])
+        if not fill.request.private and fill not in fills:
+            fills.append(fill)
+
+    def length_is(self, key: str, length: int) -> None:
+        """A HEAD has told how long something is that isn't stored."""
+        if len(self._lengths) >= REMEMBERED_MOST:
+            del self._lengths[next(iter(self._lengths))]
+        self._lengths[key] = length
+
+    def length_of(self, key: str) -> int | None:
+        return self._lengths.get(key)
+
+    # -- what is known of keys ----------------------------------------------------------------------------------
 
     def guess_for(self, request: FillRequest) -> int | None:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
@@ -129,11 +211,17 @@ class FillTable:
     def _forget(self, fill: Fill) -> None:
         if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):
             self._running.discard(fill)
-        fills = self._joinable.get(fill.request.key)
-        if fills is not None and fill in fills:
-            fills.remove(fill)
-            if not fills:
-                del self._joinable[fill.request.key]
+        self._forget_key(fill)
+        if fill.head is not None and fill.head.piece_of is not None:
+            self._forget_gap(fill, fill.head.piece_of.id)
+        if fill.request.part is not None and fill.request.part.of is not None:
+            self._forget_gap(fill, fill.request.part.of.id)
+
+    def _forget_key(self, fill: Fill) -> None:
+        _discard(self._joinable, fill.request.key, fill)
+
+    def _forget_gap(self, fill: Fill, entry_id: int) -> None:
+        _discard(self._gaps, entry_id, fill)
 
     def snapshot(self) -> list[dict[str, Any]]:
         return [fill.snapshot() for fill in self._running]
@@ -150,3 +238,14 @@ class FillTable:
         tasks = [fill._task for fill in self._running if fill._task is not None]
         if tasks:
             await asyncio.wait(tasks)
+
+
+K = TypeVar("K")
+
+
+def _discard(fills_by: dict[K, list[Fill]], at: K, fill: Fill) -> None:
+    fills = fills_by.get(at)
+    if fills is not None and fill in fills:
+        fills.remove(fill)
+        if not fills:
+            del fills_by[at]

@@ -7,6 +7,12 @@ then as readers of its body. They come and go as they like; the fill minds only 
 - still queued: it is cancelled, and the origin never hears of it;
 - running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known), else dropped.
 
+A fill may also be for a *span*: bytes that a stored response lacks, or the first that were asked for of one that is not
+stored yet. The answer, a 206, is then a piece of an entry that is in the index from the response's head on.
+
+What breaks off is continued from where it stopped (``Range`` with ``If-Range``) as long as there are tries, and kept
+as an entry with gaps otherwise, if it has a strong validator to put the rest to it by.
+
 A response that may not be shared goes to the one waiter for whom it was asked; the others are *sent on*, all at
 once, each to ask for itself.
 """
@@ -26,9 +32,17 @@ from .origin import OriginError, OriginResponse
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
+from .semantics.ranges import (
+    RangeSpec,
+    as_whole,
+    is_same_representation,
+    parse_content_range,
+    strong_validator,
+)
+from .semantics.spans import Span
 from .semantics.stored import StoredResponse
 from .semantics.storing import judge
-from .semantics.validation import conditional_headers, is_conditional, selected_by_304
+from .semantics.validation import CONDITIONAL, conditional_headers, is_conditional, selected_by_304
 from .semantics.vary import matches
 from .store.body import Body, Reader
 from .store.index import Entry
@@ -37,6 +51,9 @@ if TYPE_CHECKING:
     from .fill_table import FillTable
 
 logger = logging.getLogger(__name__)
+
+PROGRESS = 1024 * 1024
+"""Bytes after which a body that breaks off again has all its tries again."""
 
 
 class SentOn(Exception):
@@ -64,6 +81,27 @@ class FillState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A span to ask for, in place of the whole."""
+
+    ask: RangeSpec
+    """What the Range header says."""
+    need: RangeSpec
+    """What the answer must have of it at least."""
+    of: Entry | None = None
+    """The entry whose gap it is; ``None`` if nothing is stored yet."""
+    field: str | None = None
+    """The Range header as it has to go out, because it is signed."""
+
+    @property
+    def header(self) -> str:
+        if self.field is not None:
+            return self.field
+        first, last = ("" if number is None else number for number in self.ask)
+        return f"bytes={first}-{last}"
+
+
+@dataclass(frozen=True, slots=True)
 class FillRequest:
     """What to ask for, and on whose behalf. ``headers`` are end-to-end, as the client sent them."""
 
@@ -80,6 +118,7 @@ class FillRequest:
     """Not to be shared with others: the key is uncacheable, or the request is unlike others (a range)."""
     keep: bool = True
     """Whether the response may be stored at all."""
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +132,10 @@ class FillHead:
     why_not_stored: str | None
     own: Headers | None = None
     """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
+    piece_of: Entry | None = None
+    """The entry, with gaps, that the body is a piece of."""
+    length: int | None = None
+    """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
 
 
 class Waiter:
@@ -162,6 +205,7 @@ class Fill:
         self.waiters: dict[Waiter, None] = {}
         self.leader: Waiter | None = None
         self._abandoned = False
+        self._breaks = 0
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -212,7 +256,7 @@ class Fill:
         if not body.kept:
             return False
         limit = self.table.quick_abort_max
-        return body.total - body.length <= limit if body.total is not None else body.length <= limit
+        return body.total - body.length <= limit if body.total is not None else body.length - body.start <= limit
 
     # -- the task -----------------------------------------------------------------------------------------------
 
@@ -247,10 +291,16 @@ class Fill:
     async def _fetch(self, ticket: Ticket) -> str:
         """Ask the origin; hand the head to the waiters, and write the body while they read along."""
         candidates = self.request.candidates
-        outcome = await self._ask(ticket, candidates)
-        if outcome is None:
-            # Validated was something that is not here any more, or that can't be told from others: ask for all of it.
-            outcome = await self._ask(ticket, ())
+        try:
+            outcome = await self._ask(ticket, candidates)
+            if outcome is None:
+                # Validated was something that is not here any more, or that can't be told from others: ask for it.
+                outcome = await self._ask(ticket, ())
+        except (OriginError, asyncio.CancelledError):
+            if self.body is not None and self.head is not None and self._can_be_continued(self.head):
+                ticket.end()  # the origin has no part in what follows
+                await self.table.store.commit(self.body, self.request.key, self.head.response)
+            raise
         return outcome or "not_stored"
 
     async def _ask(self, ticket: Ticket, candidates: tuple[Entry, ...]) -> str | None:
@@ -259,6 +309,11 @@ class Fill:
         headers = request.headers
         for name, value in conditional_headers([entry.response for entry in candidates]):
             headers = headers.set(name, value)
+        if request.part is not None:
+            headers = headers.without("range").add("Range", request.part.header)
+            if request.part.of is not None and not candidates:
+                validator = strong_validator(request.part.of.response.headers)
+                headers = headers.add("If-Range", validator) if validator is not None else headers
         async with self.table.origin.get(
             request.target, headers, retries=request.retries, on_interim=self._interim
         ) as response:
@@ -269,11 +324,10 @@ class Fill:
             head = self._take(response)
             body = head.body
             assert body is not None
-            async for chunk in response.body:
-                await body.write(chunk)
-            if body.total is not None and body.length != body.total:
-                raise OriginError("http_response_incomplete", f"{body.length} of {body.total} bytes")
-            body.finish()
+            broken = await self._copy(response, body)
+        while broken is not None:
+            broken = await self._continue(headers, head, body, broken)
+        body.finish()
         # The slot is the origin's, not the disk's: it comes back before the body is committed. The fill stays in
         # the table until then, so that a request in between finds the bytes here and does not go to the origin.
         ticket.end()
@@ -290,6 +344,70 @@ class Fill:
             self.table.store.remove(entry)
         return "stored" if entry is not None else "not_stored"
 
+    async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
+        """Write what comes; the error if it broke off. Never more than it said it would be."""
+        try:
+            async for chunk in response.body:
+                if body.total is not None and body.length + len(chunk) > body.total:
+                    return OriginError(
+                        "http_protocol_error", f"more than the {body.total - body.start} bytes announced"
+                    )
+                await body.write(chunk)
+        except OriginError as error:
+            return error
+        if body.total is not None and body.length != body.total:
+            return OriginError(
+                "http_response_incomplete", f"{body.length - body.start} of {body.total - body.start} bytes"
+            )
+        return None
+
+    def _can_be_continued(self, head: FillHead) -> bool:
+        """Whether what has come can be put together with the rest later (RFC 9111 §3.3, §3.4)."""
+        body = self.body
+        return (
+            body is not None
+            and body.kept
+            and not body.complete
+            and not self.doomed
+            and head.why_not_stored is None
+            and (head.piece_of is not None or (head.response.status == 200 and body.length > 0))
+            and body.total is not None
+            and strong_validator(head.response.headers) is not None
+        )
+
+    async def _continue(self, headers: Headers, head: FillHead, body: Body, broken: OriginError) -> OriginError | None:
+        """The body broke off: ask for the rest of it, as long as there are tries. ``broken`` is raised if not."""
+        origin, validator = self.table.origin, strong_validator(head.response.headers)
+        part = self.request.part
+        if (
+            not origin.may_retry(broken, self._breaks)
+            or validator is None
+            or head.response.status != 200
+            or (head.length is None and body.total is None)
+            or ("range" in headers and (part is None or part.field is not None))
+        ):
+            raise broken
+        await origin.pause(self._breaks, 0.0, broken.error)
+        self._breaks += 1
+        since = body.length
+        last = "" if body.total is None else body.total - 1
+        headers = (
+            headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
+        )
+        async with origin.get(self.request.target, headers) as response:
+            found = parse_content_range(response.headers) if response.status == 206 else None
+            if (
+                found is None
+                or found[0] != (since, body.total)
+                or found[1] not in (None, head.length or body.total)
+                or not is_same_representation(head.response.headers, response.headers)
+            ):
+                raise broken
+            again = await self._copy(response, body)
+        if again is not None and body.length - since >= PROGRESS:
+            self._breaks = 0
+        return again
+
     def _interim(self, status: int, headers: Headers) -> None:
         """A 1xx is for all who wait now (RFC 9110 §15.2)."""
         for waiter in list(self.waiters):
@@ -299,10 +417,17 @@ class Fill:
     def _take(self, response: OriginResponse) -> FillHead:
         """The head has arrived: who gets it, and is it stored?"""
         request, status = self.request, response.status
-        verdict = judge(request.headers, status, response.headers, request.policy, self.table.guess_for(request))
-        why_not = verdict.why_not
+        if request.part is not None:
+            if status == 206:
+                return self._take_part(response, request.part)
+            self._not_a_part(response, request.part)
+        whole = 200 if status == 206 else status
+        verdict = judge(request.headers, whole, response.headers, request.policy, self.table.guess_for(request))
+        why_not = verdict.why_not or ("partial" if status == 206 else None)
         if why_not is None and not request.keep:
             why_not = "bypass"
+        if status == 416 and request.part is not None:
+            why_not = "partial"  # it is about the range
         if why_not is None and status >= 500 and request.candidates:
             why_not = "status"  # the origin is in trouble: what is here may still be of use
         stored = StoredResponse.of(
@@ -323,10 +448,106 @@ class Fill:
             self.table._forget(self)  # nobody joins what may not be shared
         error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
         # What was only the answer to the leader's condition says nothing about the others: they ask again, together.
-        self._give(head, shared=why_not is None or error_for_all, alone=not passed_on)
+        self._give(head, shared=why_not is None or error_for_all, alone=not passed_on and why_not != "partial")
         if not self.waiters and not self._worth_finishing():
             raise asyncio.CancelledError
         return head
+
+    def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
+        """A 206: a piece of what is stored, or the first piece of what will be (RFC 9111 §3.3)."""
+        request, table = self.request, self.table
+        span, length = self._span_of(response, part)
+        headers = as_whole(response.headers, length)
+        if part.of is not None and self._is_piece_of(part.of, length, response):
+            stored_as = part.of
+            times = response.request_time, response.response_time
+            # RFC 9111 §3.4: combined under the header fields of the newer one.
+            updated = stored_as.response.updated_by(headers, *times, None, request.policy)
+            if not updated.must_not_be_kept and table.store.holds(stored_as):
+                table.store.update(stored_as, updated)
+            self.body = table.store.piece(stored_as, *span)
+            table.fills_a_gap(self, stored_as)
+            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length))
+        verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request))
+        why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
+        stored = StoredResponse.of(
+            200, headers, request.headers, response.request_time, response.response_time, verdict
+        )
+        table.remember(request.key, why_not)
+        entry: Entry | None = None
+        if why_not is None and not self.doomed:
+            entry = table.store.add_object(request.key, stored, length)
+            self.body = table.store.piece(entry, *span)
+            table.fills_a_gap(self, entry)
+        else:
+            self.body = table.store.body(span.stop, keep=False, start=span.start)
+            table._forget(self)
+        own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
+        return self._given(
+            FillHead(stored, "", self.body, None, why_not, own, entry, length), alone=why_not is not None
+        )
+
+    def _given(self, head: FillHead, *, alone: bool = False) -> FillHead:
+        """Hand out the head of a piece."""
+        self.head = head
+        self._give(head, shared=head.piece_of is not None, alone=alone)
+        if not self.waiters and not self._worth_finishing():
+            raise asyncio.CancelledError
+        return head
+
+    @property
+    def span(self) -> Span:
+        """What it brings, or is to bring, of the body of the entry whose gap it fills."""
+        if self.body is not None:
+            return Span(self.body.start, self.body.total or self.body.length)
+        part = self.request.part
+        assert part is not None
+        assert part.of is not None
+        return part.ask.within(part.of.length) or Span(0, 0)
+
+    def brings(self, offset: int) -> bool:
+        """Whether who needs the byte at ``offset`` can get it, and what follows, from here."""
+        if self._abandoned or self.state is FillState.FAILED:
+            return False
+        span = self.span
+        return span.start <= offset < span.stop and (self.body is None or self.body.has(offset))
+
+    def _span_of(self, response: OriginResponse, part: Part) -> tuple[Span, int]:
+        """The span that a 206 has. It may be less than was asked for, but must have what is needed and nothing else."""
+        found = parse_content_range(response.headers)
+        length = found[1] if found is not None else None
+        if found is None or length is None:
+            raise OriginError("http_protocol_error", "a 206 without a usable Content-Range")
+        span = found[0]
+        asked, needed = part.ask.within(length), part.need.within(length) or part.ask.within(length)
+        if response.content_length not in (None, span.length) or asked is None or needed is None:
+            raise OriginError("http_protocol_error", "the length of a 206 is not that of its Content-Range")
+        if not (asked.start <= span.start <= needed.start and needed.stop <= span.stop <= asked.stop):
+            raise OriginError(
+                "http_protocol_error", f"asked for {part.header}, answered with bytes {span.start}-{span.stop - 1}"
+            )
+        return span, length
+
+    def _is_piece_of(self, entry: Entry, length: int, response: OriginResponse) -> bool:
+        """Whether it belongs to what is stored. If the origin has another representation now, the old one is dropped at
+        once (RFC 9111 §3.4), and those who have had nothing of it yet begin anew."""
+        if entry.length == length and is_same_representation(entry.response.headers, response.headers):
+            return True
+        self.table.store.remove(entry)
+        if self.request.candidates:
+            return False  # it was asked whether there is a new one: this is its first piece
+        for waiter in list(self.waiters):
+            waiter._fail(SentOn(alone=False))
+        raise OriginError("http_response_incomplete", "the origin has another version of this now")
+
+    def _not_a_part(self, response: OriginResponse, part: Part) -> None:
+        """Asked for a span, and got something else."""
+        if part.of is None or response.status != 200:
+            return
+        # All of it: either the origin knows no ranges, or it has another version. It is what others can join now.
+        if part.of.spans is not None and not is_same_representation(part.of.response.headers, response.headers):
+            self.table.store.remove(part.of)
+        self.table.fills_it_all(self, part.of)
 
     async def _validated(self, ticket: Ticket, candidates: tuple[Entry, ...], response: OriginResponse) -> bool:
         """304: a stored body is good, under updated header fields (RFC 9111 §4.3.4). Whether it could be used."""
@@ -384,6 +605,8 @@ class Fill:
             return False
         if self.head is None:
             return True
+        if self.head.piece_of is not None:
+            return False  # the entry is there to be found, and this fill as one of its gaps'
         if self.body is None or not self.body.joinable:
             return False
         return matches(self.head.response.vary, headers) and fresh(self.head.response)
@@ -394,7 +617,7 @@ class Fill:
             "state": self.state.value,
             "host": self.request.target.authority,
             "age_seconds": round(time.monotonic() - self.started, 3),
-            "bytes": body.length if body else 0,
+            "bytes": body.length - body.start if body else 0,
             "total_bytes": body.total if body else None,
             "waiters": len(self.waiters),
         }

@@ -21,6 +21,7 @@ from mitmproxy.net import server_spec
 
 from . import rules
 from .cache import CacheSettings
+from .fill_table import SpanSettings
 from .limiter import Limits
 from .origin import OriginSettings
 from .rules import Rules
@@ -62,6 +63,24 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "cache_ignore_authorization", str, "",
         "Filter expression: requests whose Authorization does not keep their responses from being stored and served to "
         "everybody. For public packages behind clients that always log in. '~d registry.example & ~u /-/'.",
+    ),
+    (
+        "cache_block_size", str, "1m",
+        "A range that isn't stored is asked for in whole blocks of this size. 0: just the bytes that were asked for.",
+    ),
+    (
+        "cache_max_span", str, "16m",
+        "The most that is asked of the origin at once on behalf of a range; longer ones take several requests.",
+    ),
+    (
+        "cache_fill_whole", str, "",
+        "Objects known to be at most this long are fetched whole when a range of them is wanted, as bytes or a size "
+        "such as 8m. Empty: four blocks. 0: never.",
+    ),
+    (
+        "cache_key_ignore_query", Sequence[str], [],
+        "Query parameters that only sign and are left out of the cache key: /filter/names, with shell patterns, as in "
+        "'/~d objects.example/X-Amz-*'. Whoever knows the URL without them is then served what is stored.",
     ),
     (
         "cache_targeted_fields", Sequence[str], [],
@@ -136,6 +155,7 @@ class Settings:
     cache: CacheSettings
     rules: Rules
     default_ttl: int
+    spans: SpanSettings
     quick_abort_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
@@ -188,9 +208,6 @@ def parse(options: Any) -> Settings:
     room = Room(_size("cache_max_size", options.cache_max_size), _size("cache_min_free", options.cache_min_free))
     if not room.max_size:
         raise exceptions.OptionsError("cache_max_size: must be more than 0")
-    quick_abort_max = _size("quick_abort_max", options.quick_abort_max)
-    if isinstance(quick_abort_max, float):
-        raise exceptions.OptionsError(f"quick_abort_max: must be a size in bytes, not {options.quick_abort_max!r}")
     return Settings(
         cache_dir=Path(options.cache_dir).expanduser(),
         room=room,
@@ -205,7 +222,8 @@ def parse(options: Any) -> Settings:
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
         rules=rules.parse(options),
         default_ttl=options.cache_default_ttl,
-        quick_abort_max=quick_abort_max,
+        spans=_spans(options),
+        quick_abort_max=_byte_size("quick_abort_max", options.quick_abort_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
         shutdown_grace=options.shutdown_grace,
@@ -224,6 +242,22 @@ def _size(name: str, text: str) -> int | float:
         return number / 100
     power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
     return int(number * 1024**power)
+
+
+def _byte_size(name: str, text: str) -> int:
+    size = _size(name, text)
+    if isinstance(size, float):
+        raise exceptions.OptionsError(f"{name}: must be a size in bytes, not {text!r}")
+    return size
+
+
+def _spans(options: Any) -> SpanSettings:
+    block = _byte_size("cache_block_size", options.cache_block_size)
+    most = _byte_size("cache_max_span", options.cache_max_span)
+    if most < max(block, 1):
+        raise exceptions.OptionsError(f"cache_max_span: must be at least one block ({block}), not {most}")
+    whole = options.cache_fill_whole.strip()
+    return SpanSettings(block, most, _byte_size("cache_fill_whole", whole) if whole else None)
 
 
 def _address(name: str, text: str) -> tuple[str, int] | None:

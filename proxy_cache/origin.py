@@ -164,13 +164,13 @@ class OriginClient:
             except OriginError as error:
                 if last or error.error not in _RETRY_ERRORS:
                     raise
-                await self._pause(attempt, 0.0, error.error)
+                await self.pause(attempt, 0.0, error.error)
                 attempt += 1
                 continue
             wait = _retry_after(response.headers.get("Retry-After"))
             if response.status in RETRY_STATUSES and not last and wait <= RETRY_AFTER_MOST:
                 response.close()
-                await self._pause(attempt, wait, str(response.status))
+                await self.pause(attempt, wait, str(response.status))
                 attempt += 1
                 continue
             break
@@ -187,7 +187,12 @@ class OriginClient:
         finally:
             response.close()  # a connection whose response was read to its end has gone back to the pool already
 
-    async def _pause(self, attempt: int, wait: float, reason: str) -> None:
+    def may_retry(self, error: OriginError, attempt: int) -> bool:
+        """Whether a body that broke off is worth asking for the rest of it."""
+        return attempt < self.settings.retries and error.error in _RETRY_ERRORS | {"connection_read_timeout"}
+
+    async def pause(self, attempt: int, wait: float, reason: str) -> None:
+        """Before a further try."""
         self._on_retry(reason)
         backoff = min(BACKOFF_MOST, BACKOFF_FIRST * 2**attempt)
         await asyncio.sleep(max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1))

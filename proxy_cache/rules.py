@@ -35,24 +35,34 @@ class TtlSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySpec:
+    """One ``/filter/X-Amz-*``: query parameters that are left out of the key."""
+
+    filter: flowfilter.TFilter
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """All rules, parsed."""
 
     ttl: tuple[TtlSpec, ...] = ()
     ignore_directives: flowfilter.TFilter | None = None
     ignore_authorization: flowfilter.TFilter | None = None
+    key_ignores: tuple[KeySpec, ...] = ()
     base: Policy = BY_THE_BOOK
     """For requests that no rule speaks of."""
 
     def policy_for(self, flow: http.HTTPFlow) -> Policy:
         """What applies to this request and to its response."""
-        if not (self.ttl or self.ignore_directives or self.ignore_authorization):
+        if not (self.ttl or self.ignore_directives or self.ignore_authorization or self.key_ignores):
             return self.base
         return Policy(
             self.base.targeted,
             self.ignore_directives is not None and bool(flowfilter.match(self.ignore_directives, flow)),
             self.ignore_authorization is not None and bool(flowfilter.match(self.ignore_authorization, flow)),
             self._ttl_for(flow) if self.ttl else None,
+            next((spec.patterns for spec in self.key_ignores if flowfilter.match(spec.filter, flow)), ()),
         )
 
     def _ttl_for(self, flow: http.HTTPFlow) -> Callable[[int, Headers], TtlRule | None]:
@@ -76,17 +86,14 @@ def parse(options: Any) -> Rules:
         tuple(_ttl(spec) for spec in options.cache_ttl if spec.strip()),
         _filter("cache_ignore_request_directives", options.cache_ignore_request_directives),
         _filter("cache_ignore_authorization", options.cache_ignore_authorization),
+        tuple(_key(spec) for spec in options.cache_key_ignore_query if spec.strip()),
         Policy(targeted=tuple(_field_names("cache_targeted_fields", options.cache_targeted_fields))),
     )
 
 
 def _ttl(spec: str) -> TtlSpec:
     example = "use /filter/time or /filter/time/force, such as '/~d packages.example/30d'"
-    if len(spec) < 2 or spec[0].isalnum() or spec[0].isspace():
-        raise exceptions.OptionsError(f"cache_ttl: {spec!r} is no rule; {example}")
-    # The first character separates, whatever it is. Read from the end, so that a filter may have it in a path.
-    separator = spec[0]
-    parts = spec[1:].split(separator)
+    separator, parts = _split("cache_ttl", spec, example)
     force = len(parts) > 1 and parts[-1].strip() == "force"
     if force:
         parts.pop()
@@ -100,6 +107,26 @@ def _ttl(spec: str) -> TtlSpec:
     parsed = flowfilter.match_all if not text else _filter("cache_ttl", text)
     assert parsed is not None
     return TtlSpec(parsed, TtlRule(seconds, force), _names_status(parsed))
+
+
+def _key(spec: str) -> KeySpec:
+    separator, parts = _split(
+        "cache_key_ignore_query", spec, "use /filter/parameters, such as '/~d objects.example/X-Amz-*'"
+    )
+    patterns = tuple(filter(None, re.split(r"[,\s]+", parts.pop())))
+    if not patterns or not parts or "*" in patterns:
+        raise exceptions.OptionsError(
+            f"cache_key_ignore_query: {spec!r} has to name query parameters that only sign, such as X-Amz-*, at its end"
+        )
+    parsed = _filter("cache_key_ignore_query", separator.join(parts)) or flowfilter.match_all
+    return KeySpec(parsed, patterns)
+
+
+def _split(option: str, spec: str, example: str) -> tuple[str, list[str]]:
+    """The first character separates, whatever it is. The end is what counts, so that a filter may have it in a path."""
+    if len(spec) < 2 or spec[0].isalnum() or spec[0].isspace():
+        raise exceptions.OptionsError(f"{option}: {spec!r} is no rule; {example}")
+    return spec[0], spec[1:].split(spec[0])
 
 
 def _filter(name: str, text: str) -> flowfilter.TFilter | None:

@@ -30,6 +30,8 @@ class Policy:
     """What is served to one user may be served to all (an exception to RFC 9111 §3.5)."""
     ttl: Callable[[int, Headers], TtlRule | None] | None = None
     """The rule for a response with this status and these fields, if there is one."""
+    key_ignores: tuple[str, ...] = ()
+    """Query parameters, as shell patterns, that are no part of the key: they only sign."""
 
     def rule_for(self, status: int, headers: Headers) -> TtlRule | None:
         return self.ttl(status, headers) if self.ttl is not None else None

@@ -1,65 +1,90 @@
-"""Range requests against a whole stored body (RFC 9110 §14): one range of bytes."""
+"""Range requests and partial responses (RFC 9110 §14, §15.3.7; RFC 9111 §3.3, §3.4)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from .dates import parse_http_date
 from .headers import Headers
+from .spans import Span
 from .validation import entity_tag, strong_match
 
+RANGES_MOST: Final = 64
+"""Ranges that one request may ask for; one with more gets all of it (RFC 9110 §14.2, §17.15)."""
+
 _SPEC: Final = re.compile(r"([0-9]*)-([0-9]*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _MOST_DIGITS: Final = 18
 _FAR: Final = 10**_MOST_DIGITS  # more bytes than any body has; int() refuses very long numbers
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """Bytes from ``start`` up to, and without, ``stop``."""
+class RangeSpec(NamedTuple):
+    """A range as it is asked for, of a body whose length may not be known yet.
 
-    start: int
-    stop: int
+    ``first`` to ``last`` inclusive, ``first`` to the end (``last`` is ``None``), or the last ``last`` bytes (``first``
+    is ``None``).
+    """
+
+    first: int | None
+    last: int | None
+
+    def within(self, length: int) -> Span | None:
+        """The bytes of a body of this length; ``None`` if there are none (RFC 9110 §14.1.2)."""
+        if self.first is None:
+            # "If the selected representation is shorter than the specified suffix-length, the entire representation
+            # is used."
+            start, stop = max(0, length - (self.last or 0)), length
+        else:
+            start, stop = self.first, length if self.last is None else min(self.last + 1, length)
+        return Span(start, stop) if start < stop else None
 
 
-def single_range(request: Headers, response: Headers, length: int) -> ByteRange | Literal["unsatisfiable"] | None:
-    """What the Range header of a GET asks of a 200 with a body of ``length`` bytes.
+def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
+    """The ranges that a GET asks for; ``None`` for all of it.
 
-    ``None``: answer with all of it. RFC 9110 §14.2: "A server MAY ignore the Range header field", and here it does when
-    the field is malformed, in another unit, or for several ranges.
+    RFC 9110 §14.2: "A server MAY ignore the Range header field", and here it does when the field is malformed, in
+    another unit, or asks for more than :data:`RANGES_MOST` ranges.
     """
     values = request.get_all("range")
-    if len(values) != 1 or not _if_range_holds(request, response):
+    if len(values) != 1:
         return None
     unit, equals, specs = values[0].partition("=")
     # RFC 9110 §14.1: range units are compared without regard to case.
     if not equals or unit.strip(" \t").lower() != "bytes":
         return None
-    # RFC 9110 §5.6.1.2: a recipient ignores empty members of a list.
-    members = [member for member in (part.strip(" \t") for part in specs.split(",", 2)) if member]
-    match = _SPEC.fullmatch(members[0]) if len(members) == 1 else None
-    if match is None:
-        return None
-    first, last = match[1], match[2]
-    if first:
-        start = _number(first)
-        stop = _number(last) + 1 if last else length
-        if last and stop <= start:
+    parsed = []
+    for part in specs.split(",", 2 * RANGES_MOST):
+        member = part.strip(" \t")
+        if not member:
+            continue  # RFC 9110 §5.6.1.2: a recipient ignores empty members of a list
+        match = _SPEC.fullmatch(member)
+        if match is None or member == "-":
+            return None
+        first = _number(match[1]) if match[1] else None
+        last = _number(match[2]) if match[2] else None
+        if first is not None and last is not None and last < first:
             return None  # RFC 9110 §14.1.1: "An int-range is invalid if the last-pos value is present and less"
-        if start >= length:
-            return "unsatisfiable"  # RFC 9110 §14.1.2: satisfiable if first-pos is less than the current length
-        return ByteRange(start, min(stop, length))
-    if not last:
+        parsed.append(RangeSpec(first, last))
+    return tuple(parsed) if 0 < len(parsed) <= RANGES_MOST else None
+
+
+def select(request: Headers, response: Headers, length: int) -> list[Span] | Literal["unsatisfiable"] | None:
+    """What the Range header of a GET selects of a 200 with a body of ``length`` bytes; ``None``: all of it.
+
+    Ranges that lie outside the body are left out (RFC 9110 §15.3.7.2).
+    """
+    specs = requested(request)
+    if specs is None or not if_range_holds(request, response):
         return None
-    suffix = _number(last)
-    if suffix == 0:
-        return "unsatisfiable"  # RFC 9110 §14.1.2: satisfiable "with a non-zero suffix-length"
-    if length == 0:
-        return None  # satisfiable, but Content-Range can't say so
-    # RFC 9110 §14.1.2: "If the selected representation is shorter than the specified suffix-length, the entire
-    # representation is used."
-    return ByteRange(max(0, length - suffix), length)
+    spans = [span for span in (spec.within(length) for spec in specs) if span is not None]
+    if not spans:
+        if length == 0 and any(spec.first is None and spec.last for spec in specs):
+            return None  # RFC 9110 §14.1.2 has it satisfiable, but Content-Range can't say so
+        return "unsatisfiable"
+    if len(spans) > 1 and sum(span.length for span in spans) > length:
+        return None  # RFC 9110 §14.2: who asks for the same bytes over and over gets them once
+    return spans
 
 
 def _number(digits: str) -> int:
@@ -67,7 +92,7 @@ def _number(digits: str) -> int:
     return int(digits or "0") if len(digits) <= _MOST_DIGITS else _FAR
 
 
-def _if_range_holds(request: Headers, response: Headers) -> bool:
+def if_range_holds(request: Headers, response: Headers) -> bool:
     """RFC 9110 §13.1.5: the parts that the client has must be of the very representation that we have."""
     value = request.get("if-range")
     if value is None:
@@ -75,15 +100,86 @@ def _if_range_holds(request: Headers, response: Headers) -> bool:
     tag = entity_tag(response)
     if value.startswith(('"', "W/")):
         return tag is not None and strong_match(value, tag)
-    # "If the HTTP-date validator provided is not a strong validator in the sense defined by Section 8.8.2.2, the
-    # condition is false": Date has to be at least a second later, or the file may have changed again in the second it
-    # was read in. "If [it] exactly matches the Last-Modified field value […], the condition is true."
+    # "If [it] exactly matches the Last-Modified field value […], the condition is true."
     wanted = parse_http_date(value)
+    return (
+        wanted is not None and wanted == parse_http_date(response.get("last-modified") or "") and _is_strong(response)
+    )
+
+
+def strong_validator(response: Headers) -> str | None:
+    """What If-Range can name the very bytes of this response by: a strong entity tag, or else a Last-Modified that is
+    one (RFC 9110 §13.1.5). Parts of a response that has none cannot be put together (RFC 9111 §3.4)."""
+    tag = entity_tag(response)
+    if tag is not None:
+        return None if tag.startswith("W/") else tag
+    if "etag" in response:
+        return None
+    return response.get("last-modified") if _is_strong(response) else None
+
+
+def is_same_representation(one: Headers, other: Headers) -> bool:
+    """Whether parts of these two are parts of one body (RFC 9111 §3.4: "they share the same strong validator")."""
+    validator = strong_validator(one)
+    if validator is None:
+        return False
+    if validator.startswith('"'):
+        tag = entity_tag(other)
+        return tag is not None and strong_match(validator, tag)
+    return "etag" not in other and other.get("last-modified") == validator
+
+
+def _is_strong(response: Headers) -> bool:
+    """RFC 9110 §8.8.2.2: Last-Modified is a strong validator if Date is at least a second later, or the file may have
+    changed again in the second in which it was read."""
     modified = parse_http_date(response.get("last-modified") or "")
     date = parse_http_date(response.get("date") or "")
-    return wanted is not None and wanted == modified and date is not None and date - wanted >= 1
+    return modified is not None and date is not None and date - modified >= 1
 
 
-def content_range(r: ByteRange, length: int) -> str:
+def content_range(span: Span, length: int) -> str:
     """The Content-Range of a 206 (RFC 9110 §14.4)."""
-    return f"bytes {r.start}-{r.stop - 1}/{length}"
+    return f"bytes {span.start}-{span.stop - 1}/{length}"
+
+
+def parse_content_range(headers: Headers) -> tuple[Span, int | None] | None:
+    """The span that a 206 has, and the length of the whole if it says it; ``None`` if it makes no sense.
+
+    RFC 9110 §14.4: "A Content-Range field value is invalid if it contains a range-resp that has a last-pos value less
+    than its first-pos value, or a complete-length value less than or equal to its last-pos value."
+    """
+    values = headers.get_all("content-range")
+    match = _CONTENT_RANGE.fullmatch(values[0].strip(" \t")) if len(values) == 1 else None
+    if match is None:
+        return None
+    span = Span(int(match[1]), int(match[2]) + 1)
+    length = None if match[3] == "*" else int(match[3])
+    if span.stop <= span.start or (length is not None and length < span.stop):
+        return None
+    return span, length
+
+
+def as_whole(headers: Headers, length: int) -> Headers:
+    """The header that a 200 with all of it would have, from that of a 206 (RFC 9111 §3.4)."""
+    return headers.without("content-range", "content-length").add("Content-Length", str(length))
+
+
+class Part(NamedTuple):
+    """One part of a multipart/byteranges body: its header, and the bytes that follow."""
+
+    head: bytes
+    span: Span
+
+
+def multipart(spans: list[Span], length: int, content_type: str | None, boundary: str) -> tuple[list[Part], bytes, int]:
+    """The parts of a 206 for several ranges, what follows the last, and Content-Length (RFC 9110 §14.6)."""
+    parts: list[Part] = []
+    size = 0
+    typed = f"Content-Type: {content_type}\r\n" if content_type else ""
+    for span in spans:
+        start = "\r\n" if parts else ""
+        head = f"{start}--{boundary}\r\n{typed}Content-Range: {content_range(span, length)}\r\n\r\n"
+        parts.append(Part(head.encode("latin-1"), span))
+        size += len(head) + span.length
+    end = f"\r\n--{boundary}--\r\n".encode("latin-1")
+    return parts, end, size + len(end)

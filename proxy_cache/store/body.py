@@ -4,6 +4,9 @@ What has come in and is not yet on disk is the *tail*, in memory. The writer flu
 of a megabyte at a time, and waits when the disk falls behind, so a fill costs a bounded amount of memory whatever its
 size. A reader takes its bytes from the tail or, further back, from the file.
 
+A body may also be one piece of a bigger one (``start`` is then not 0): offsets are those of the whole, and the file is
+that of the entry it is a piece of.
+
 A body that must not or cannot be kept (``no-store``, no room, a failing disk) has no file from that point on. Its
 tail is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored.
 """
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING
 from .files import READ_SIZE, OpenBody
 
 if TYPE_CHECKING:
+    from .index import Entry
     from .store import Store
 
 FLUSH_SIZE = 256 * 1024
@@ -30,13 +34,26 @@ class BodyError(Exception):
 
 
 class Body:
-    """The bytes of one response, growing. ``length`` is what has arrived, ``total`` what is to come if known."""
+    """The bytes of one response, growing: from ``start`` to ``length`` they have arrived, up to ``total`` they are to
+    come, if that is known. All three are offsets in the whole."""
 
-    def __init__(self, store: Store, entry_id: int, total: int | None, *, reserved: int | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        entry_id: int,
+        total: int | None,
+        *,
+        reserved: int | None,
+        start: int = 0,
+        piece_of: Entry | None = None,
+    ) -> None:
         self.store = store
         self.entry_id = entry_id
         self.total = total
-        self.length = 0
+        self.start = start
+        self.piece_of = piece_of
+        """The stored response, with gaps, that these bytes belong to."""
+        self.length = start
         self.complete = False
         self.kept = reserved is not None
         """Whether the bytes go to a file. Turns false at most once, and never true again."""
@@ -45,7 +62,7 @@ class Body:
         self.file: OpenBody | None = None
         self.reserved = reserved or 0
         self._tail: deque[bytes] = deque()
-        self._tail_start = 0
+        self._tail_start = start
         self._readers: set[Reader] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
@@ -103,7 +120,7 @@ class Body:
 
     def drop_tail(self) -> None:
         """All of it is in the file now. A short body keeps its tail, so that who reads along needs no file."""
-        if self.length > FLUSH_SIZE:
+        if self.length - self.start > FLUSH_SIZE:
             self._tail.clear()
             self._tail_start = self.length
 
@@ -115,7 +132,7 @@ class Body:
         """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
         chunks = list(self._tail)
         size = sum(map(len, chunks))
-        lacking = self._tail_start + size - self.reserved
+        lacking = self._tail_start + size - self.start - self.reserved
         if lacking > 0:
             if not self.store.reserve(lacking):
                 self.stop_keeping()
@@ -124,7 +141,7 @@ class Body:
         try:
             await self.store.write(self, chunks, self._tail_start)
         except OSError as error:
-            self.store.disk_error("write", error)
+            self.store.write_failed(error)
             self.stop_keeping()
             return
         for _ in chunks:
@@ -140,16 +157,20 @@ class Body:
 
     # -- readers ------------------------------------------------------------------------------------------------
 
-    def reader(self, start: int = 0, stop: int | None = None) -> Reader:
+    def reader(self, start: int | None = None, stop: int | None = None) -> Reader:
         """Read bytes ``start`` to ``stop`` (exclusive; to the end if ``None``). Close it when done."""
-        reader = Reader(self, start, stop)
+        reader = Reader(self, self.start if start is None else start, stop)
         self._readers.add(reader)
         return reader
 
     @property
     def joinable(self) -> bool:
         """Whether a reader that begins now would still find the first byte."""
-        return self.error is None and not self._closed and (self._tail_start == 0 or self.file is not None)
+        return self.has(self.start)
+
+    def has(self, offset: int) -> bool:
+        """Whether a reader that begins at ``offset`` now would find, or get, all from there."""
+        return self.error is None and not self._closed and (offset >= self._tail_start or self.file is not None)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -191,6 +212,10 @@ class Reader:
         self.stop = stop
         self._wait: asyncio.Future[None] | None = None
         self._gone = False
+
+    def seek(self, start: int, stop: int | None) -> None:
+        """Go on with other bytes. What was not kept, and is behind, is not to be had any more."""
+        self.offset, self.stop = start, stop
 
     def read_now(self) -> bytes | None:
         """The next bytes if they can be had without waiting, ``b""`` at the end, ``None`` if not now.

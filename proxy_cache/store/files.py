@@ -98,11 +98,26 @@ class BodyFiles:
                 if data and written:
                     data[0] = data[0][written:]
 
-    def commit(self, entry_id: int, fd: int, length: int) -> None:
-        """The temporary file becomes the entry's body: complete first, then visible."""
+    def commit(self, entry_id: int, fd: int, length: int, total: int | None = None) -> None:
+        """The temporary file becomes the entry's body: complete first, then visible.
+
+        ``total``: of this length, if only the first ``length`` bytes are here; the rest is a hole.
+        """
         if os.fstat(fd).st_size != length:
             raise TornFile(errno.EIO, f"wrote {length} bytes, the file has {os.fstat(fd).st_size}")
+        if total is not None:
+            os.ftruncate(fd, total)
         os.rename(self.tmp_path(entry_id), self.path(entry_id))
+
+    def create_sparse(self, entry_id: int, length: int) -> int:
+        """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
+        fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            os.ftruncate(fd, length)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def link(self, entry_id: int, other_id: int) -> None:
         """A second entry with the same body."""
@@ -134,12 +149,15 @@ class BodyFiles:
             body.users += 1
         return body
 
-    async def open(self, entry_id: int, length: int) -> OpenBody:
-        """Open an entry's body; :class:`TornFile` if it is missing or not ``length`` bytes long."""
+    async def open(self, entry_id: int, length: int, how: Callable[[int, int], int] | None = None) -> OpenBody:
+        """Open an entry's body; :class:`TornFile` if it is missing or not ``length`` bytes long.
+
+        ``how``: :meth:`create_sparse` to write pieces of it.
+        """
         body = self.open_cached(entry_id)
         if body is not None:
             return body
-        fd = await self.run(self._open_checked, entry_id, length)
+        fd = await self.run(how or self._open_checked, entry_id, length)
         raced = self.open_cached(entry_id)
         if raced is not None:  # two readers opened the file at once
             os.close(fd)
@@ -154,7 +172,7 @@ class BodyFiles:
 
     def _open_checked(self, entry_id: int, length: int) -> int:
         try:
-            fd = os.open(self.path(entry_id), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise TornFile(errno.ENOENT, "body file is missing") from error
         size = os.fstat(fd).st_size

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from ..semantics.headers import Headers
+from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import normalised
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -40,6 +41,8 @@ CREATE TABLE IF NOT EXISTS entries (
     assigned INTEGER,
     targeted TEXT,
     length INTEGER NOT NULL,
+    spans TEXT,
+    written REAL NOT NULL,
     used REAL NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -49,8 +52,10 @@ WRITE_BACK = 60.0
 BLOCK = 4096
 
 Operation = tuple[str, tuple[Any, ...]]
-_COLUMNS = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, used"
-_INSERT = f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = (
+    "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans, written, used"
+)
+_INSERT = f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * len(_COLUMNS.split(',')))})"
 _DELETE = "DELETE FROM entries WHERE id = ?"
 _TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 _META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -59,19 +64,36 @@ _META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 class Entry:
     """One stored response: its key, its head, and how long its body is (in file ``id``)."""
 
-    __slots__ = ("id", "key", "length", "response", "used")
+    __slots__ = ("id", "key", "length", "response", "spans", "used", "written")
 
-    def __init__(self, entry_id: int, key: str, response: StoredResponse, length: int, used: float) -> None:
+    def __init__(
+        self,
+        entry_id: int,
+        key: str,
+        response: StoredResponse,
+        length: int,
+        used: float,
+        spans: Spans | None = None,
+        written: float | None = None,
+    ) -> None:
         self.id = entry_id
         self.key = key
         self.response = response
         self.length = length
         self.used = used
+        self.spans = spans
+        """The parts of the body that are in the file; ``None`` if it is all there."""
+        self.written = used if written is None else written
+        """When the last byte of it was brought to the file."""
 
     @property
     def size(self) -> int:
         """Bytes it is counted with: whole blocks for the body, and its head."""
-        return footprint(self.length)
+        return footprint(self.length if self.spans is None else self.spans.length)
+
+    def has(self, start: int, stop: int) -> bool:
+        """Whether these bytes of its body are in the file."""
+        return self.spans is None or self.spans.covers(start, stop)
 
     def __repr__(self) -> str:
         return f"<Entry {self.id:x} {self.key} {self.response.status}, {self.length} bytes>"
@@ -131,10 +153,14 @@ class Index:
 
     def _load(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]]) -> list[int]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, SCHEMA_VERSION):
+        if version not in range(SCHEMA_VERSION + 1):
             raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")
         if version == 1:
             database.execute("ALTER TABLE entries ADD COLUMN targeted TEXT")
+        if version in (1, 2):
+            database.execute("ALTER TABLE entries ADD COLUMN spans TEXT")
+            database.execute("ALTER TABLE entries ADD COLUMN written REAL NOT NULL DEFAULT 0")
+            database.execute("UPDATE entries SET written = response_time")
         database.executescript(SCHEMA)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         meta = dict(database.execute("SELECT name, value FROM meta"))
@@ -146,7 +172,7 @@ class Index:
         if not clean and meta.get("boot") != boot:
             # The machine itself went down. What was renamed in the last seconds may never have reached the disk.
             database.execute(
-                "DELETE FROM entries WHERE response_time > (SELECT max(response_time) FROM entries) - ?", (WRITE_BACK,)
+                "DELETE FROM entries WHERE written > (SELECT max(written) FROM entries) - ?", (WRITE_BACK,)
             )
         lost = []
         for row in database.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY used"):
@@ -202,6 +228,17 @@ class Index:
         if entry.id in self._by_use:
             self._save(entry)
 
+    def add_span(self, entry: Entry, start: int, stop: int, now: float) -> None:
+        """One more piece of the body is in the file."""
+        if entry.spans is None or entry.id not in self._by_use:
+            return
+        self.size -= entry.size
+        spans = entry.spans.with_span(start, stop)
+        entry.spans = None if spans.covers(0, entry.length) else spans
+        entry.written = now
+        self.size += entry.size
+        self._save(entry)
+
     def remove(self, entry: Entry) -> bool:
         """Forget an entry; whether it was there."""
         if self._by_use.pop(entry.id, None) is None:
@@ -230,7 +267,7 @@ class Index:
         row = (
             entry.id, entry.key, response.status, blob, json.dumps(response.vary), response.request_time,
             response.response_time, response.initial_age, response.assigned_lifetime, response.targeted, entry.length,
-            entry.used,
+            None if entry.spans is None else json.dumps(entry.spans), entry.written, entry.used,
         )  # fmt: skip
         self._operations.put((_INSERT, row))
 
@@ -264,8 +301,14 @@ class Index:
 
 def _entry(row: tuple[Any, ...]) -> Entry | None:
     """An entry from its row, or ``None`` if the row makes no sense."""
-    entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, used = row
+    (
+        entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, written,
+        used,
+    ) = row  # fmt: skip
     try:
+        present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
+        if present is not None and (not present or present[-1].stop > length or present[0].start < 0):
+            return None  # nothing of it had arrived
         fields = []
         for line in bytes(blob).split(b"\r\n") if blob else []:
             name, _, value = line.partition(b":")
@@ -279,7 +322,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     except (ValueError, TypeError) as error:
         logger.warning("dropping unreadable index row %s: %s", entry_id, error)
         return None
-    return Entry(entry_id, key, response, length, used)
+    return Entry(entry_id, key, response, length, used, present, written)
 
 
 def _boot_id() -> str:

@@ -8,6 +8,7 @@ on the disk costs the storing, never the serving.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import Body
 from .files import BodyFiles, OpenBody, TornFile
@@ -163,9 +165,9 @@ class Store:
 
         ``None`` if it could not be kept.
         """
-        if not self.reserve(entry.size):
+        if entry.spans is not None or not self.reserve(entry.size):
             return None
-        new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time())
+        new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=entry.written)
         try:
             await self.files.run(self.files.link, entry.id, new.id)
         except OSError as error:
@@ -209,26 +211,55 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def body(self, total: int | None, *, keep: bool) -> Body:
+    def body(self, total: int | None, *, keep: bool, start: int = 0) -> Body:
         """A body to be filled. One that does not fit is delivered all the same, but not kept."""
         reserved: int | None = None
         if keep:
             wanted = footprint(total) if total is not None else 0
             reserved = wanted if self.reserve(wanted) else None
-        return Body(self, self.index.new_id(), total, reserved=reserved)
+        return Body(self, self.index.new_id(), total, reserved=reserved, start=start)
+
+    def add_object(self, key: str, response: StoredResponse, length: int) -> Entry:
+        """An entry without a byte of its body yet: pieces of it are to come."""
+        entry = Entry(self.index.new_id(), key, response, length, time.time(), Spans())
+        self._add(entry)
+        return entry
+
+    def piece(self, entry: Entry, start: int, stop: int) -> Body:
+        """A piece of the body of an entry that has gaps, to be filled."""
+        size = stop - start
+        reserved = size if entry in self.index and self.reserve(size) else None
+        return Body(self, entry.id, stop, reserved=reserved, start=start, piece_of=entry)
 
     async def write(self, body: Body, chunks: list[bytes], offset: int) -> None:
         """Bring a part of a body to its file, which is made with the first part."""
         if body.file is None:
-            body.file = OpenBody(body.entry_id, await self.files.run(self.files.create, body.entry_id))
+            body.file = await self._file_for(body)
         await self.files.run(self.files.write_at, body.file.fd, chunks, offset)
 
+    async def _file_for(self, body: Body) -> OpenBody:
+        entry = body.piece_of
+        if entry is None:
+            return OpenBody(body.entry_id, await self.files.run(self.files.create, body.entry_id))
+        if entry in self.index:
+            # A file that should be there and isn't must not be made anew: its holes would pass for bytes.
+            how = None if entry.spans is None or entry.spans else self.files.create_sparse
+            file = await self.files.open(entry.id, entry.length, how)
+            if entry in self.index:
+                return file
+            # It was removed while the file was opened, which may have made it anew.
+            self.files.forget(entry.id)
+            self.files.release(file)
+            self._run(self.files.unlink, [entry.id])
+        raise TornFile(errno.ENOENT, "the entry is gone")
+
     async def commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
-        """Keep a complete body. ``None`` if it could not be kept; its readers do not notice."""
+        """Keep a complete body, or of one that broke off what has come. ``None`` if it could not be kept; its readers
+        do not notice."""
         try:
             return await self._commit(body, key, response)
         except OSError as error:
-            self.disk_error("write", error)
+            self.write_failed(error)
             return None
         finally:
             if not body.stored:
@@ -237,21 +268,40 @@ class Store:
 
     async def _commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
         chunks, offset = await body.drain()
-        lacking = footprint(body.length) - body.reserved
+        if body.piece_of is not None:
+            return await self._commit_piece(body, body.piece_of, chunks, offset)
+        total = None if body.complete else body.total
+        length = body.length
+        lacking = footprint(length) - body.reserved
         if not body.kept or (lacking > 0 and not self.reserve(lacking)):
             return None
         body.reserved += max(lacking, 0)
         fd = None if body.file is None else body.file.fd
-        fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, body.length)
+        fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, length, total)
         if body.file is None:
             body.file = OpenBody(body.entry_id, fd)
         self.files.register(body.file)
         body.stored = True
         body.drop_tail()
-        entry = Entry(body.entry_id, key, response, body.length, time.time())
+        spans = None if total is None else Spans([(0, length)])
+        entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
         self.unreserve(body.reserved)
         body.reserved = 0
         self._add(entry)
+        return entry
+
+    async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
+        if not body.kept or entry not in self.index:
+            return None
+        if chunks:
+            await self.write(body, chunks, offset)
+        if body.length == body.start:
+            return None
+        body.stored = True
+        body.drop_tail()
+        self.unreserve(body.reserved)
+        body.reserved = 0
+        self.index.add_span(entry, body.start, body.length, time.time())
         return entry
 
     def _add(self, entry: Entry) -> None:
@@ -264,11 +314,13 @@ class Store:
             self.remove(min(variants, key=lambda variant: variant.used))
         self.index.add(entry)
 
-    def _write_last(self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int) -> int:
+    def _write_last(
+        self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int, total: int | None
+    ) -> int:
         opened = self.files.create(entry_id) if fd is None else fd
         try:
             self.files.write_at(opened, chunks, offset)
-            self.files.commit(entry_id, opened, length)
+            self.files.commit(entry_id, opened, length, total)
         except BaseException:
             if fd is None:
                 os.close(opened)
@@ -277,6 +329,8 @@ class Store:
 
     def discard(self, body: Body) -> None:
         """Remove the temporary file of a body that is not kept. Readers keep what they have open."""
+        if body.piece_of is not None:
+            return  # the file is the entry's
         self._run(self.files.discard, body.entry_id)
 
     # -- room ---------------------------------------------------------------------------------------------------
@@ -341,6 +395,11 @@ class Store:
         self._free_at = time.monotonic()
 
     # -- trouble ------------------------------------------------------------------------------------------------
+
+    def write_failed(self, error: OSError) -> None:
+        """A body could not be written; or its entry went away meanwhile, which is no trouble of the disk's."""
+        if not isinstance(error, TornFile):
+            self.disk_error("write", error)
 
     def disk_error(self, what: str, error: Exception) -> None:
         """Count it, and say so in the log now and then."""

@@ -406,7 +406,11 @@ class Origin:
         if status == 200 and request.method in ("GET", "HEAD"):
             if self._not_modified(request, reply):
                 status, bodiless = 304, True
-            elif (span := self._range(request, reply, total)) is not None:
+            elif request.method == "GET" and (span := self._range(request, reply, total)) is not None:
+                if span[0] >= total:
+                    headers.append(("Content-Range", f"bytes */{total}"))
+                    headers.append(("Content-Length", "0"))
+                    return await self._send_empty(request, writer, 416, headers)
                 start, length = span[0], span[1] - span[0]
                 status = 206
                 headers.append(("Content-Range", f"bytes {start}-{start + length - 1}/{total}"))
@@ -435,6 +439,17 @@ class Origin:
             request.answered = True
             self._changed.notify_all()
         return keep_alive and (request.header("Connection") or "").lower() != "close"
+
+    async def _send_empty(
+        self, request: Request, writer: asyncio.StreamWriter, status: int, headers: list[tuple[str, str]]
+    ) -> bool:
+        head = [f"HTTP/1.1 {status} Told so", *(f"{name}: {value}" for name, value in headers), "", ""]
+        writer.write("\r\n".join(head).encode("latin-1"))
+        await writer.drain()
+        with self._changed:
+            request.answered = True
+            self._changed.notify_all()
+        return True
 
     async def _send_body(
         self,
@@ -498,7 +513,7 @@ class Origin:
         first, _, last = wanted[len("bytes=") :].partition("-")
         if not first:
             return max(0, total - int(last)), total
-        return (int(first), min(total, int(last) + 1 if last else total)) if int(first) < total else None
+        return int(first), min(total, int(last) + 1 if last else total)
 
 
 class Echo:

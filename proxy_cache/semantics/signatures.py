@@ -1,0 +1,64 @@
+"""Signed requests: what may still be changed on their way, and what in a URL only signs.
+
+A signature covers the fields that it names. One that covers Range is good for just this range, so a request that
+carries it goes out with the range that the client asked for, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Final
+from urllib.parse import unquote_plus, urlsplit
+
+from .headers import Headers
+
+# AWS Signature Version 4 and what is modelled on it: Authorization: AWS4-HMAC-SHA256 Credential=…, SignedHeaders=a;b,
+# Signature=…; in a presigned URL the same as X-Amz-SignedHeaders. Version 4a has AWS4-ECDSA-P256-SHA256, Google's has
+# GOOG4-RSA-SHA256 and X-Goog-SignedHeaders.
+_SIGNED_HEADERS: Final = re.compile(r"\bSignedHeaders=([^,\s]*)", re.IGNORECASE)
+_SIGNED_QUERY: Final = re.compile(r"x-[a-z]+-signedheaders", re.IGNORECASE)
+# HTTP Message Signatures (RFC 9421 §4.1): Signature-Input: sig=("@method" "range");created=…
+_COMPONENT: Final = re.compile(r'"([^"@]+)"')
+# A shared key's signature covers Range and the conditions, whether they are there or not.
+_SHARED_KEY: Final = frozenset({"range", "if-match", "if-modified-since", "if-none-match", "if-unmodified-since"})
+
+
+def signed_fields(request: Headers, path: str) -> frozenset[str]:
+    """The names, lower-case, of the fields of a request that its signature covers; empty if it isn't signed.
+
+    ``path``: with the query.
+    """
+    signed: set[str] = set()
+    authorization = request.get("authorization")
+    if authorization is not None:
+        if authorization.lower().startswith("sharedkey "):
+            signed |= _SHARED_KEY
+        found = _SIGNED_HEADERS.search(authorization)
+        if found is not None:
+            signed.update(found[1].lower().split(";"))
+    if "signedheaders" in path.lower():
+        for member in path.partition("?")[2].split("&"):
+            name, _, value = member.partition("=")
+            if _SIGNED_QUERY.fullmatch(unquote_plus(name)):
+                signed.update(unquote_plus(value).lower().split(";"))
+    for value in request.get_all("signature-input"):
+        signed.update(name.lower() for name in _COMPONENT.findall(value))
+    return frozenset(signed - {""})
+
+
+def without_parameters(url: str, patterns: Iterable[str]) -> str:
+    """``url`` without the query parameters whose names match one of the patterns (``X-Amz-*``, in any case)."""
+    patterns = [pattern.lower() for pattern in patterns]
+    parts = urlsplit(url)
+    if not patterns or not parts.query:
+        return url
+    kept = [member for member in parts.query.split("&") if not _matches(member, patterns)]
+    base = url.partition("?")[0]
+    return f"{base}?{'&'.join(kept)}" if kept else base
+
+
+def _matches(member: str, patterns: list[str]) -> bool:
+    name = unquote_plus(member.partition("=")[0]).lower()
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
