@@ -29,6 +29,7 @@ from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from .semantics.spans import Span, Spans
 from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
+from .semantics.storing import why_not_shared
 from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, not_modified, not_modified_headers
 from .semantics.vary import matches
 from .store.files import OpenBody
@@ -147,7 +148,14 @@ class Cache:
             return
         response = entry.response
         updated = response.updated_by(headers, request_time, response_time, exchange.headers, exchange.policy)
-        if updated is response or updated.must_not_be_kept or (length is not None and length != str(entry.length)):
+        if why_not_shared(exchange.headers, updated.headers, exchange.policy) is not None:
+            return  # it was for whoever has asked
+        if (
+            updated is response
+            or updated.must_not_be_kept
+            or not _same_validators(response.headers, headers)
+            or (length is not None and length != str(entry.length))
+        ):
             # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
             self.store.remove(entry)
         else:
@@ -409,7 +417,11 @@ class Cache:
             return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
         if head.entry is not None:
             waiter.leave()
-            status = cache_status(NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now))
+            if head.own is not None and waiter is waiter.fill.leader:
+                response = replace(response, headers=head.own)
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now), detail=head.why_not_stored
+            )
             return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
         if head.piece_of is not None:
             return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
@@ -638,6 +650,14 @@ def _is_within(spans: Selected, start: int, stop: int) -> bool:
 def _put(headers: Headers, name: str, value: str) -> Headers:
     """One line of this field, spelt as people expect it."""
     return headers.without(name.lower()).add(name, value)
+
+
+def _same_validators(stored: Headers, new: Headers) -> bool:
+    """RFC 9111 §4.3.5: whether the validators of a HEAD's answer are those that are stored, as far as it has any."""
+    return all(
+        name not in new or (new.get(name) or "").removeprefix("W/") == (stored.get(name) or "").removeprefix("W/")
+        for name in ("etag", "last-modified")
+    )
 
 
 def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:

@@ -205,8 +205,10 @@ class FillTable:
 
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
-        for fill in self._joinable.pop(key, []):
-            fill.doomed = True
+        self._joinable.pop(key, None)
+        for fill in self._running:
+            if fill.request.key == key:
+                fill.doomed = True
 
     def _forget(self, fill: Fill) -> None:
         if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):

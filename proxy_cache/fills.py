@@ -41,7 +41,7 @@ from .semantics.ranges import (
 )
 from .semantics.spans import Span
 from .semantics.stored import StoredResponse
-from .semantics.storing import judge
+from .semantics.storing import judge, why_not_shared
 from .semantics.validation import CONDITIONAL, conditional_headers, is_conditional, selected_by_304
 from .semantics.vary import matches
 from .store.body import Body, Reader
@@ -54,6 +54,10 @@ logger = logging.getLogger(__name__)
 
 PROGRESS = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
+
+
+SUPERSEDES = frozenset({"no-store", "private", "set-cookie", "vary-star", "no-freshness"})
+"""Reasons for not storing a response that speak of the resource, and not of whoever has asked."""
 
 
 class SentOn(Exception):
@@ -438,6 +442,8 @@ class Fill:
             self.table.passed_on(request.key)
         elif not _is_failure(status):
             self.table.remember(request.key, why_not)
+            if why_not in SUPERSEDES:
+                self._drop_what_it_supersedes()
         keep = why_not is None and not self.doomed
         self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
         own = None
@@ -452,6 +458,12 @@ class Fill:
         if not self.waiters and not self._worth_finishing():
             raise asyncio.CancelledError
         return head
+
+    def _drop_what_it_supersedes(self) -> None:
+        """The origin has another answer now, which can't be kept: neither can what was validated (RFC 9111 §4.3.3)."""
+        for entry in self.request.candidates[:1]:
+            if matches(entry.response.vary, self.request.headers):
+                self.table.store.remove(entry)
 
     def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
         """A 206: a piece of what is stored, or the first piece of what will be (RFC 9111 §3.3)."""
@@ -562,6 +574,14 @@ class Fill:
             store.remove(entry)
             return False
         ticket.end()
+        own = stored.for_the_asker(response.headers)
+        why_not = why_not_shared(request.headers, stored.headers, request.policy)
+        if why_not is not None or not request.keep:
+            # What is stored is good, for whoever has asked. It says nothing to others, and nothing of it is kept.
+            self.table._forget(self)
+            self.head = FillHead(stored, "", None, entry, why_not or "bypass", own)
+            self._give(self.head, shared=False)
+            return True
         if not self.doomed:
             # "For each stored response identified, the cache MUST update its header fields": a strong tag names all.
             for other in candidates:
@@ -571,7 +591,7 @@ class Fill:
                 store.update(entry, stored)
             else:
                 entry = await store.add_variant(entry, stored) or entry
-        head = self.head = FillHead(stored, "", None, entry, None)
+        head = self.head = FillHead(stored, "", None, entry, None, own)
         self._give(head, shared=True)
         return True
 

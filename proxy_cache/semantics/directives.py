@@ -76,7 +76,7 @@ _SECONDS: Final = {
 TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 """RFC 9110 §5.6.2, as a regular expression."""
 _TOKENS: Final = re.compile(TOKEN)
-_DIRECTIVE: Final = re.compile(rf"\s*({TOKEN})\s*(?:=(.*))?", re.DOTALL)
+_DIRECTIVE: Final = re.compile(rf"\s*({TOKEN})(\s*)(?:=(.*))?", re.DOTALL)
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _DELIMITER: Final = re.compile(r'\\[\\"]|[",]')
@@ -111,7 +111,10 @@ def _parse(lines: tuple[str, ...]) -> CacheControl:
         for element in _elements(line):
             match = _DIRECTIVE.match(element)
             if match is not None:
-                directives.append((match[1], match[2]))
+                argument = match[3]
+                if argument is not None and (match[2] or argument[:1].isspace()):
+                    argument = ""  # RFC 9111 §5.2 has no space around "=": what is meant can't be told
+                directives.append((match[1], argument))
     return cache_control_of(directives)
 
 

@@ -20,7 +20,7 @@ from .headers import Headers
 _SIGNED_HEADERS: Final = re.compile(r"\bSignedHeaders=([^,\s]*)", re.IGNORECASE)
 _SIGNED_QUERY: Final = re.compile(r"x-[a-z]+-signedheaders", re.IGNORECASE)
 # HTTP Message Signatures (RFC 9421 §4.1): Signature-Input: sig=("@method" "range");created=…
-_COMPONENT: Final = re.compile(r'"([^"@]+)"')
+_COMPONENT: Final = re.compile(r'"(@?[a-zA-Z0-9-]+)"')
 # A shared key's signature covers Range and the conditions, whether they are there or not.
 _SHARED_KEY: Final = frozenset({"range", "if-match", "if-modified-since", "if-none-match", "if-unmodified-since"})
 
@@ -44,7 +44,7 @@ def signed_fields(request: Headers, path: str) -> frozenset[str]:
             if _SIGNED_QUERY.fullmatch(unquote_plus(name)):
                 signed.update(unquote_plus(value).lower().split(";"))
     for value in request.get_all("signature-input"):
-        signed.update(name.lower() for name in _COMPONENT.findall(value))
+        signed.update(name.lower() for name in _COMPONENT.findall(value) if not name.startswith("@"))
     return frozenset(signed - {""})
 
 

@@ -184,6 +184,17 @@ class StoredResponse:
             targeted=verdict.targeted,
         )
 
+    def for_the_asker(self, headers_304: Headers) -> Headers | None:
+        """The header for the client whose request was answered by this 304, if it has fields that aren't kept
+        (RFC 9111 §5.2.2.4, §5.2.2.7)."""
+        own = [
+            (name, value)
+            for name, value in end_to_end(headers_304).fields
+            if (key := name.decode("latin-1").lower()) not in self.headers.names
+            and (key == "set-cookie" or key not in _NOT_UPDATED)
+        ]
+        return Headers((*self.headers.fields, *own)) if own else None
+
     def is_selected_by(self, new: Headers) -> bool:
         """RFC 9111 §4.3.4: without the same validator "the cache MUST NOT use the new response to update"."""
         if "etag" in new:

@@ -15,12 +15,13 @@ from .vary import vary_names
 
 # RFC 9111 §3: a cache has "understood" a status "if it recognizes it and implements all specified caching-related
 # behavior". With these there is none beyond storing them whole.
-UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE - {206} | {302, 303, 307, 400, 402, 403, 406, 409, 411, 412, 415, 422, 451}
+UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE - {206} | {302, 303, 307, 400, 402, 403, 406, 409, 411, 415, 422, 451}
 
 # 428, 429, 431 and 511 "MUST NOT be stored by a cache" (RFC 6585 §3 to §6). The others are our own policy, stricter
 # than the standard: they speak of the moment (the origin is in trouble, the client too slow, the connection the wrong
-# one) or of the client (it has to log in), and nothing about the resource, so the next client is to ask again.
-NEVER_STORED: Final = frozenset({401, 407, 408, 421, 425, 428, 429, 431, 500, 502, 503, 504, 511})
+# one), of the client (it has to log in) or of its conditions, and nothing about the resource, so the next client is to
+# ask again.
+NEVER_STORED: Final = frozenset({401, 407, 408, 412, 416, 417, 421, 425, 428, 429, 431, 500, 502, 503, 504, 511})
 
 # A rule is about a resource that is there. An answer that it isn't, or that something went wrong, is kept only by a
 # rule that names the status.
@@ -70,7 +71,7 @@ def judge(
         if rule.force:
             omitted |= {"set-cookie"} | directives.private_fields - _ESSENTIAL
         return Verdict(why_not, rule.seconds, targeted, omitted)
-    if why_not == "no-freshness" and guess and status == 200 and not {"cache-control", "expires"} & response.names:
+    if why_not == "no-freshness" and guess and status == 200 and targeted is None and _says_nothing(response):
         return Verdict(_by_request(request, directives, policy), guess, targeted, omitted)
     return Verdict(why_not, None, targeted, omitted)
 
@@ -79,6 +80,17 @@ _RULED_OUT: Final = frozenset({"no-freshness", "authorization", "request-no-stor
 """What any rule settles, or has no say in."""
 _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
 """What a rule with ``force`` overrides."""
+
+
+def _says_nothing(response: Headers) -> bool:
+    """Whether there is nothing in a response about caching it."""
+    return response.names.isdisjoint({"cache-control", "expires", "pragma"})
+
+
+def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
+    """Whether what came in answer to this request may be given to others, as far as that is up to the request: fields
+    of a 304 or of the answer to a HEAD, too (RFC 9111 §3.5, §5.2.1.5)."""
+    return _by_request(request, response_directives(response, policy.targeted)[0], policy)
 
 
 def why_not_storable(request: Headers, status: int, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
