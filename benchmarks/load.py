@@ -29,10 +29,15 @@ class Load:
         return self.requests / self.seconds
 
 
-def run(proxy_port: int, url: str, seconds: int, core: int | None, distinct: str | None = None) -> Load:
-    """Ask a proxy for ``url`` over and over; with ``distinct``, for a new URL below it each time."""
+def run(
+    proxy_port: int, url: str, seconds: int, core: int | None, distinct: str | None = None, span: str | None = None
+) -> Load:
+    """Ask a proxy for ``url``, or for ``span`` of it (``0-99``), over and over; with ``distinct``, for a new URL below
+    it each time."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
     environment = clean_environment(BENCH_URL=url)
+    if span:
+        environment["BENCH_RANGE"] = f"bytes={span}"
     if distinct:
         environment["BENCH_DISTINCT"] = distinct
     process = subprocess.Popen(

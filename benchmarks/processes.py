@@ -14,6 +14,8 @@ from typing import Self
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"1 kB": 1_000, "10 kB": 10_000, "100 kB": 100_000, "1 MB": 1_000_000}
+BIG = 16_000_000
+"""Bytes of the object that ranges are asked of."""
 START_TIMEOUT = 40.0
 """Seconds a process may take to listen."""
 
@@ -138,7 +140,7 @@ class Origin(Server):
     def __init__(self, folder: Path, core: int | None) -> None:
         port = free_port()
         (folder / "files").mkdir(parents=True)
-        for size in SIZES.values():
+        for size in (*SIZES.values(), BIG):
             (folder / "files" / str(size)).write_bytes(os.urandom(size))
         configuration = folder / "nginx.conf"
         configuration.write_text(NGINX.format(folder=folder, port=port))

@@ -1,10 +1,11 @@
 -- wrk as a client of a forward proxy: the request line carries the whole URL.
--- BENCH_URL: what to ask for. BENCH_DISTINCT: if set, every request asks for a URL of its own, "URL/<distinct>-<n>".
+-- BENCH_URL: what to ask for. BENCH_RANGE: which bytes of it. BENCH_DISTINCT: if set, every request asks for a URL of its own, "URL/<distinct>-<n>".
 
 local url = os.getenv("BENCH_URL")
 local distinct = os.getenv("BENCH_DISTINCT")
 
 wrk.headers["Host"] = url:match("^http://([^/]+)")
+wrk.headers["Range"] = os.getenv("BENCH_RANGE")
 wrk.path = url
 
 if distinct then

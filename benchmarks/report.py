@@ -53,6 +53,17 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def range_ratios(rows: Sequence[Row]) -> str:
+    """Range hits to whole hits of the same size, by this proxy."""
+    rates = {name: cells["ours"].rate for name, cells in rows if "ours" in cells}
+    ratios = [
+        f"{_ratio(rate, rates.get(name.removeprefix('range ')))} ({name.partition(', ')[2]})"
+        for name, rate in rates.items()
+        if name.startswith("range ")
+    ]
+    return f"Range hits to whole hits of the same size: {', '.join(ratios)}." if ratios else ""
+
+
 def troubles(rows: Sequence[Row]) -> list[str]:
     return [
         f"{contender}, {name}: {trouble}"
@@ -78,6 +89,8 @@ def markdown(rows: Sequence[Row], *, runs: int, seconds: int, cores: int, comman
         f"{cores} {'core' if cores == 1 else 'cores'} of {machine()}.",
         table(rows),
     ]
+    if ratios := range_ratios(rows):
+        parts.append(ratios)
     if found := troubles(rows):
         parts.append("Not clean:\n\n" + "\n".join(f"- {trouble}" for trouble in found))
     return "\n\n".join(parts)

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import load
-from processes import ROOT, SIZES, Mitmdump, Origin, wait_until_idle
+from processes import BIG, ROOT, SIZES, Mitmdump, Origin, wait_until_idle
 from report import Cell, Row, markdown, write_readme
 
 CONTENDERS = ("ours", "textbook", "plain")
-HIT, MISS = "hit", "miss"
+HIT, MISS, RANGE = "hit", "miss", "range hit"
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
             for name in options.sizes:
                 rows += measure(name, origin, folder, proxy_core, other_core, options)
     # The README reads better with the hits first.
-    rows.sort(key=lambda row: row[0].startswith(MISS))
+    rows.sort(key=lambda row: [HIT, RANGE, MISS].index(row[0].partition(",")[0]))
 
     command = shlex.join(["just", "bench", *(argument for argument in sys.argv[1:] if argument != "--write-readme")])
     text = markdown(rows, runs=options.runs, seconds=options.seconds, cores=len(cores), command=command)
@@ -62,10 +62,12 @@ def measure(
     other_core: int | None,
     options: argparse.Namespace,
 ) -> list[Row]:
-    """Both rows of one size. The contenders start cold for each size, which also bounds what the caches hold."""
+    """The rows of one size. The contenders start cold for each size, which also bounds what the caches hold."""
     size = SIZES[name]
     url = origin.url(size)
-    cells: dict[str, dict[str, Cell]] = {HIT: defaultdict(Cell), MISS: defaultdict(Cell)}
+    cells: dict[str, dict[str, Cell]] = {HIT: defaultdict(Cell), MISS: defaultdict(Cell), RANGE: defaultdict(Cell)}
+    # As many bytes out of the middle of a bigger object, of which no more than their block is stored.
+    big, span = origin.url(BIG) + "/ranges", f"{BIG // 2}-{BIG // 2 + size - 1}"
     with contextlib.ExitStack() as stack:
         cache_dir = folder / "cache"
         stack.callback(shutil.rmtree, cache_dir, ignore_errors=True)
@@ -76,11 +78,13 @@ def measure(
             for contender in options.contenders
         }
         # Plain mitmdump caches nothing: one number, for both rows.
-        kinds = {contender: (MISS,) if contender == "plain" else (HIT, MISS) for contender in proxies}
+        kinds: dict[str, tuple[str, ...]] = {"plain": (MISS,), "textbook": (HIT, MISS), "ours": (HIT, RANGE, MISS)}
         for proxy in proxies.values():
             proxy.wait_until_listening()
             proxy.check(url, origin.body(size))
             load.run(proxy.port, url, 1, other_core, "warm-up")
+        if "ours" in proxies:
+            load.run(proxies["ours"].port, big, 1, other_core, span=span)
 
         # Interleaved, and every run begins with another contender, so that a busy moment of the machine hits all alike.
         for run in range(options.runs):
@@ -92,7 +96,10 @@ def measure(
                     cell = cells[kind][contender]
                     distinct = f"{contender}-{run}" if kind == MISS else None
                     before, ticks = origin.requests(), proxy.cpu_ticks()
-                    result = load.run(proxy.port, url, options.seconds, other_core, distinct)
+                    if kind == RANGE:
+                        result = load.run(proxy.port, big, options.seconds, other_core, span=span)
+                    else:
+                        result = load.run(proxy.port, url, options.seconds, other_core, distinct)
                     cpu = (proxy.cpu_ticks() - ticks) * 10 / max(1, result.requests)
                     fetched = origin.requests() - before - 1  # the count itself is a request
                     cell.rates.append(result.rate)
@@ -100,7 +107,7 @@ def measure(
                         cell.troubles.append(f"{result.errors} errors in {result.requests} requests")
                     if result.bytes < result.requests * size:
                         cell.troubles.append(f"{result.bytes} bytes are not {result.requests} bodies")
-                    if kind == HIT and fetched:
+                    if kind != MISS and fetched:
                         cell.troubles.append(f"{fetched} requests reached the origin")
                     if kind == MISS and fetched < result.requests:
                         cell.troubles.append(f"only {fetched} of {result.requests} requests reached the origin")
