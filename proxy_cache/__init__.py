@@ -9,7 +9,7 @@ Imports go down this list and never up; only the first two lines know mitmproxy:
 - ``addon`` (hooks in, cache out) with ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``;
 - ``layers`` (streamed responses), ``tunnel`` (CONNECT), ``options``, ``rules`` (mitmproxy filters → ``Policy``);
 - ``admin``, ``metrics``;
-- ``cache`` (the way of one GET), ``answers`` (what it is given and gives back);
+- ``cache`` (the way of one GET), ``gaps`` (readers of what is stored in part), ``answers`` (what they give);
 - ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``limiter``, ``origin``;
 - ``store`` (index, bodies, eviction), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """

@@ -10,5 +10,6 @@ The rules of this package:
 ``headers`` fields and hop-by-hop · ``keys`` request target and cache key · ``dates`` HTTP-date · ``directives``
 Cache-Control · ``freshness`` age and lifetime · ``vary`` variants · ``storing`` may it be stored · ``stored`` a stored
 response · ``reuse`` may it be used now · ``validation`` conditions and 304 · ``policy`` what an operator has ruled ·
-``targeted`` RFC 9213 · ``ranges`` 206 · ``status_fields`` Cache-Status and Proxy-Status.
+``targeted`` RFC 9213 · ``ranges`` 206 · ``spans`` bytes that are here or missing · ``signatures`` what a request is
+signed for · ``status_fields`` Cache-Status and Proxy-Status.
 """
