@@ -38,9 +38,9 @@ from .addon_process import calm_collector, close_connections, human_size, length
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
+from .delivery import Delivery
 from .fill_table import FillTable
 from .fills import ClientGone
-from .layers import Delivery
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings

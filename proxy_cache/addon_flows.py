@@ -13,7 +13,8 @@ from mitmproxy.net.http import status_codes
 
 from .answers import Answer
 from .cache import NAME
-from .layers import Delivery
+from .delivery import Delivery
+from .layers import client_writer
 from .options import Settings
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
@@ -120,9 +121,7 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
         return None
 
     def send(status: int, headers: Headers) -> None:
-        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-        transport = handler.transports.get(client) if handler is not None else None
-        writer = transport.writer if transport is not None else None
+        writer = client_writer(client)
         if isinstance(writer, asyncio.StreamWriter) and not writer.transport.is_closing():
             reason = status_codes.RESPONSES.get(status, "")
             lines = [f"HTTP/1.1 {status} {reason}".encode()]

@@ -123,6 +123,24 @@ class StoredReader:
             self._offset += len(data)
         return data
 
+    @property
+    def left(self) -> int:
+        """Bytes that are still to be read."""
+        return self._stop - self._offset
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        """The next bytes into ``buffer``, as far as the page cache has them: how many, ``None`` if the disk has to be
+        asked. They are not taken before :meth:`skip`."""
+        if self._file is None:
+            raise BodyError("the reader was closed")
+        try:
+            return self._store.files.read_into(self._file.fd, buffer[: self.left], self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+
+    def skip(self, count: int) -> None:
+        self._offset += count
+
     async def read(self) -> bytes:
         data = self.read_now()
         if data is not None:

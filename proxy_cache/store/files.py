@@ -207,8 +207,17 @@ class BodyFiles:
         if not self._nowait:
             return None
         buffer = bytearray(size)
+        count = self.read_into(fd, memoryview(buffer), offset)
+        if count is None:
+            return None
+        return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
+
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int | None:
+        """Fill ``buffer`` as far as the page cache can; how many bytes, ``None`` if it is none. Never blocks."""
+        if not self._nowait:
+            return None
         try:
-            count = os.preadv(fd, [buffer], offset, _NOWAIT)
+            return os.preadv(fd, [buffer], offset, _NOWAIT) or None
         except BlockingIOError:
             return None
         except OSError as error:
@@ -216,10 +225,6 @@ class BodyFiles:
                 self._nowait = False  # this file system cannot say (tmpfs, some network file systems)
                 return None
             raise
-        if count == 0:
-            return None
-        del buffer[count:]
-        return bytes(buffer)
 
     async def read(self, fd: int, size: int, offset: int) -> bytes:
         data = self.read_now(fd, size, offset)
