@@ -63,23 +63,15 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 
     ``last``: the connection is closed after it (RFC 9112 §9.6).
     """
-    headers = http.Headers(answer.headers.fields)
-    bodiless = answer.status in (204, 304)
-    chunked = False
-    if answer.length is not None and not bodiless:
-        headers["Content-Length"] = str(answer.length)
-    else:
-        headers.pop("Content-Length", None)
-        if not bodiless and flow.request.method != "HEAD" and flow.request.http_version == "HTTP/1.1":
-            chunked = True
-            headers["Transfer-Encoding"] = "chunked"
+    fields, chunked = answer.framed(http11=flow.request.http_version == "HTTP/1.1", head=flow.request.method == "HEAD")
+    headers = http.Headers(fields.fields)
     if last:
         headers["Connection"] = "close"
-    reason = answer.reason or str(status_codes.RESPONSES.get(answer.status, ""))
     content = answer.body if isinstance(answer.body, bytes) else None
     response = http.Response(
-        b"HTTP/1.1", answer.status, reason.encode("latin-1", "replace"), headers, content, None, time.time(), None
-    )
+        b"HTTP/1.1", answer.status, answer.reason_phrase.encode("latin-1", "replace"), headers, content, None,
+        time.time(), None,
+    )  # fmt: skip
     if not isinstance(answer.body, bytes):
         response.stream = Delivery(answer.body, answer.length, chunked=chunked)
     return response

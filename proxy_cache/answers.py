@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import responses
 from typing import Protocol
 
 from .fills import Waiter
@@ -49,6 +50,26 @@ class Answer:
     length: int | None
     source: str
     """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
+
+    @property
+    def reason_phrase(self) -> str:
+        return self.reason or responses.get(self.status, "")
+
+    def framed(self, *, http11: bool, head: bool) -> tuple[Headers, bool]:
+        """The header as it goes to a client, and whether the body is chunked (RFC 9112 §6). ``head``: to a HEAD."""
+        headers = self.headers
+        bodiless = self.status in (204, 304)
+        if self.length is not None and not bodiless:
+            length = str(self.length)
+            if "content-length" not in headers:
+                return headers.add("Content-Length", length), False
+            return headers if headers.get_all("content-length") == (length,) else headers.set(
+                "content-length", length
+            ), False
+        headers = headers.without("content-length")
+        if bodiless or head or not http11:
+            return headers, False
+        return headers.without("transfer-encoding").add("Transfer-Encoding", "chunked"), True
 
 
 class Exchange:

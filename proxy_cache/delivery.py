@@ -12,9 +12,10 @@ import asyncio
 import os
 import socket
 import struct
+import time
 from typing import Any
 
-from .answers import Source, StoredReader
+from .answers import Exchange, Source, StoredReader
 from .store.body import BodyError
 
 CONGESTED = 64 * 1024
@@ -26,6 +27,7 @@ BREATHE = 1024 * 1024
 BUFFER_SIZE = 512 * 1024
 """Bytes of a file that are sent at once."""
 SMALL = 16 * 1024
+"""Bytes of it that the transport is given to wait with, when a client takes no more."""
 
 _buffer = memoryview(bytearray(BUFFER_SIZE))
 
@@ -165,3 +167,19 @@ class Delivery:
 
     def close(self) -> None:
         self.source.close()
+
+
+class InFlight:
+    """One request that is being answered: for the access log, the metrics, and the client that may leave."""
+
+    __slots__ = ("delivery", "exchange", "first", "queued", "size", "source", "started")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.exchange: Exchange | None = None
+        self.delivery: Delivery | None = None
+        self.first: bytes | None = None
+        """Bytes that were read from the body already."""
+        self.source = "forwarded"
+        self.size = 0
+        self.queued = 0.0

@@ -46,7 +46,7 @@ class RequestFields:
     plain: bool
     """Neither a range nor a condition nor a directive: any fresh response will do."""
     close: bool | None
-    """Whether the connection is to be closed after the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
+    """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ class Request:
         return not self.http11 if self.fields.close is None else self.fields.close
 
 
-def parse_request(data: bytes) -> Request | None | Literal["unusual"]:
+def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
     """The request that ``data`` begins with; ``None`` if its end hasn't come yet."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
-        if len(data) > HEAD_MOST or b"GET " != data[:4][: len(data)].ljust(4)[:4] and not b"GET ".startswith(data[:4]):
+        if len(data) > HEAD_MOST or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
             return UNUSUAL
         return UNUSUAL if _BLANK_LINE.search(data) else None
     line = _LINE.match(data)

@@ -22,6 +22,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.tunnel import LayerStack
 
 from .cache import NAME
@@ -47,6 +48,8 @@ class Recorder(TunnelRecorder, Protocol):
     def forward_reason(self, flow: http.HTTPFlow) -> str: ...
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response: ...
+
+    def layer_chosen(self, client: Client, layer: layer.Layer) -> None: ...
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
 
@@ -276,7 +279,21 @@ class CacheHttpLayer(HttpLayer):
     def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
         super().__init__(context, mode)
         self.recorder = recorder
+        self.consumed = 0
+        """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
+            self.consumed += len(event.data)
+        return super()._handle_event(event)  # type: ignore[no-any-return]
+
+    def is_idle_after(self, handed: int) -> bool:
+        """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""
+        if self.consumed != handed or self.streams:
+            return False
+        server = self.connections.get(self.context.client)
+        return isinstance(server, Http1Server) and not server.buf and server.state == server.read_headers
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = CacheStream(self.context.fork(), stream_id)
@@ -365,6 +382,7 @@ def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:
 def replacement(old: HttpLayer, recorder: Recorder) -> CacheHttpLayer:
     """Our layer in the place of ``old`` in its context."""
     new = CacheHttpLayer(old.context, old.mode, recorder)
+    recorder.layer_chosen(old.context.client, new)
     layers = old.context.layers
     layers.remove(new)
     layers[layers.index(old)] = new

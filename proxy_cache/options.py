@@ -123,6 +123,10 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
         "Read at start.",
     ),
+    (
+        "fast_lane", bool, True,
+        "Answer plain GETs without a mitmproxy flow, as long as no other addon and no option has to see flows.",
+    ),
     ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
     (
         "shutdown_grace", int, 10,
@@ -159,6 +163,7 @@ class Settings:
     quick_abort_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
+    fast_lane: bool
     shutdown_grace: int
 
     def caches(self, host: str, port: int) -> bool:
@@ -226,6 +231,7 @@ def parse(options: Any) -> Settings:
         quick_abort_max=_byte_size("quick_abort_max", options.quick_abort_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
+        fast_lane=options.fast_lane,
         shutdown_grace=options.shutdown_grace,
     )
 
