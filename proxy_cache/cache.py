@@ -78,6 +78,8 @@ class Cache:
         key = exchange.key
         alone = False
         for turn in range(ROUNDS):
+            if not self.store.is_loaded(key):
+                await self.store.load(key)
             if exchange.gone:
                 raise ClientGone(queued=False)
             now = time.time()
@@ -120,6 +122,8 @@ class Cache:
         # RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is
         # unrecognized or for which range handling is not defined", which it is for GET alone.
         exchange.headers = exchange.headers.without("range")
+        if not self.store.is_loaded(key):
+            await self.store.load(key)
         entry = self._select(key, exchange.headers)
         if entry is None and await self.fills.settled(key):
             entry = self._select(key, exchange.headers)
@@ -140,6 +144,9 @@ class Cache:
 
     def head_answered(self, exchange: Exchange, headers: Headers, request_time: float, response_time: float) -> None:
         """The origin answered a HEAD with 200: it tells what a GET would have brought (RFC 9111 §4.3.5)."""
+        if not self.store.is_loaded(exchange.key):
+            # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
+            self.store.remove_key(exchange.key)
         entry = self._select(exchange.key, exchange.headers)
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
