@@ -100,7 +100,7 @@ class Index:
             database.executemany(DELETE_HEAD, lost)
             database.execute("COMMIT")
         cursor = database.execute(SCAN)
-        self._slots.fill(iter(lambda: cursor.fetchmany(4096), []))
+        self._slots.fill(iter(lambda: cursor.fetchmany(512), []))
         present.difference_update(self._slots.ids)
         self._next_id = max([*present, max(self._slots.ids)]) + 1
         return list(present)
