@@ -46,6 +46,7 @@ from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
+from .semantics.keys import Target
 from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
 
@@ -68,6 +69,11 @@ class OpenTunnel:
         self.target = target
         self.started = time.monotonic()
         self.size = 0
+
+
+def full_url(target: Target) -> str:
+    """With the port, as the access log has it."""
+    return f"{target.scheme}://{target.host}:{target.port}{target.path}"
 
 
 class CacheAddon:
@@ -123,6 +129,7 @@ class CacheAddon:
             self.fills.spans = settings.spans
             self.origin.configure(settings.origin)
             self.store.room = settings.room
+            self.store.memory_max = settings.memory
 
     def running(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
@@ -150,6 +157,7 @@ class CacheAddon:
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
         )
+        store.memory_max = settings.memory
         self.admin = AdminServer(metrics.registry, lambda: self.cache is not None and not self._draining, self._status)
         metrics_at = "off"
         try:
@@ -502,6 +510,13 @@ class CacheAddon:
 
         return through
 
+    def hit(self, target: Target, status: int, size: int, started: float, client: str) -> None:
+        """A request was answered in the fast lane, from memory and all at once."""
+        self.metrics.hit(size)
+        if self.settings is not None and self.settings.access_log:
+            seconds = time.monotonic() - started
+            self.access_log.write("GET", full_url(target), status, size, seconds, "hit", 0.0, client)
+
     def begin(self, exchange: Exchange) -> InFlight:
         """A request in the fast lane."""
         state = InFlight()
@@ -514,8 +529,7 @@ class CacheAddon:
         self._in_flight.pop(id(state), None)
         state.source = answer.source if answer is not None else "error"
         assert state.exchange is not None
-        target = state.exchange.target
-        url = f"{target.scheme}://{target.host}:{target.port}{target.path}"
+        url = full_url(state.exchange.target)
         self._account(state, "GET", url, answer.status if answer is not None else 0, client, note)
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:

@@ -69,6 +69,15 @@ class ClientLane:
     def cache(self) -> Cache | None:
         return self.addon.cache
 
+    @property
+    def by_the_book(self) -> bool:
+        settings = self.addon.settings
+        return settings is not None and settings.rules.are_none
+
+    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+        self._watchdog.register_activity()
+        self.addon.hit(target, status, size, started, self.client)
+
     def lane_is_open(self) -> bool:
         return self.addon.lane_is_open() and self._client.error is None
 

@@ -115,6 +115,33 @@ class Exchange:
             self.waiter.leave()
 
 
+class MemoryReader:
+    """Reads a stored body that is in memory."""
+
+    __slots__ = ("_data", "_offset", "_stop")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+        self._stop = len(data)
+
+    def seek(self, start: int, stop: int) -> None:
+        self._offset, self._stop = start, stop
+
+    def read_now(self) -> bytes | None:
+        data = self._data
+        if self._offset or self._stop != len(data):
+            data = data[self._offset : self._stop]
+        self._offset = self._stop
+        return data
+
+    async def read(self) -> bytes:
+        return self.read_now() or b""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class StoredReader:
     """Reads a stored body from its file."""
 

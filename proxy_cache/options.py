@@ -39,6 +39,10 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of the disk.",
     ),
     (
+        "cache_memory", str, "256m",
+        "The most memory for small bodies that are in use, as bytes or a size such as 1g. 0: none are kept there.",
+    ),
+    (
         "cache_hosts", Sequence[str], [],
         "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000). "
         "GETs for other hosts are forwarded uncached. Empty: all hosts.",
@@ -153,6 +157,7 @@ class Settings:
 
     cache_dir: Path
     room: Room
+    memory: int
     cache_hosts: tuple[re.Pattern[str], ...]
     limits: Limits
     origin: OriginSettings
@@ -216,6 +221,7 @@ def parse(options: Any) -> Settings:
     return Settings(
         cache_dir=Path(options.cache_dir).expanduser(),
         room=room,
+        memory=_byte_size("cache_memory", options.cache_memory),
         cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
         limits=Limits(
             options.origin_max_in_flight,

@@ -1,7 +1,9 @@
 """Body files: where they are, how they come and go, and reads that do not block the event loop.
 
-A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete, so a file in ``bodies/`` is whole. What
-is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
+A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
+last byte is made in place. Either way the index learns of it when it is whole, and after a crash a file that the index
+doesn't know is deleted. What is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything
+else goes to a thread.
 """
 
 from __future__ import annotations
@@ -108,6 +110,20 @@ class BodyFiles:
         if total is not None:
             os.ftruncate(fd, total)
         os.rename(self.tmp_path(entry_id), self.path(entry_id))
+
+    def write_whole(self, entry_id: int, chunks: list[bytes]) -> None:
+        """Make a body file in one go. Nothing is left of it if that fails."""
+        path = self.path(entry_id)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            if len(chunks) == 1 and os.write(fd, chunks[0]) == len(chunks[0]):
+                return
+            self.write_at(fd, chunks, 0)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
 
     def create_sparse(self, entry_id: int, length: int) -> int:
         """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
