@@ -335,15 +335,17 @@ class Store:
         wanted = True
 
         def done(error: OSError | None) -> None:
-            if not wanted:
-                # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                self.index.delete_rows([entry.id])
-                self._delete_files([entry.id])
-            elif error is None:
-                self._committed(body, entry, saved=True)
-                if entry.length <= SMALL:
-                    self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            written.set_result(error)
+            try:
+                if not wanted:
+                    # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
+                    self.index.delete_rows([entry.id])
+                    self._delete_files([entry.id])
+                elif error is None:
+                    self._committed(body, entry, saved=True)
+                    if entry.length <= SMALL:
+                        self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            finally:
+                written.set_result(error)
 
         self.files.keep(written)
         self._writer.put(WriteBody(entry, chunks, loop, done))
