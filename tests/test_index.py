@@ -22,7 +22,8 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store import index as index_module
 from proxy_cache.store import rows
 from proxy_cache.store.entry import Entry
-from proxy_cache.store.store import EVICT_AT_ONCE, MAX_VARIANTS, Room, Store
+from proxy_cache.store.room import EVICT_AT_ONCE
+from proxy_cache.store.store import MAX_VARIANTS, Room, Store
 
 MANY = 20_000
 ROOM = Room(1 << 40, 0)
@@ -315,7 +316,7 @@ def test_the_order_of_use_is_kept_over_a_restart(tmp_path: Path) -> None:
         (entry,) = await find(store, f"http://x/{order[0]}")
         store.touch(entry)
         assert [*store.index.oldest()][-2:] == [new.id, entry.id]
-        assert store.index.evict(3, lambda freed: True) == [number + 1 for number in order[1:4]]
+        assert store.index.evict(3, lambda: True) == [number + 1 for number in order[1:4]]
 
     with_store(tmp_path, before)
     with_store(tmp_path, after)
@@ -336,8 +337,8 @@ def test_eviction_goes_by_slices(tmp_path: Path) -> None:
         assert store.reserve(100 * size), "what comes meanwhile is granted without waiting"
         assert sum(counts) == EVICT_AT_ONCE
         assert not store.reserve(MANY * size)
-        assert store._evicting is not None
-        await store._evicting
+        assert store.space.evicting is not None
+        await store.space.evicting
         assert max(counts) <= EVICT_AT_ONCE
         assert sum(counts) == 10_100
         assert len(store.index) == MANY - 10_100
@@ -375,7 +376,7 @@ def test_many_commits_at_once(tmp_path: Path) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))
         assert not store.files._open, "no file stays open"
         assert all(await asyncio.gather(*(read(store, entry) for entry in entries[1:])))
-        assert store._reserved == 0
+        assert store.space.reserved == 0
 
     with_store(tmp_path, story)
 
@@ -396,7 +397,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path) -> None:
         assert failures == ["write"]
         assert store.lookup("http://x/bad") == []
         assert store.holds(good)
-        assert store._reserved == 0
+        assert store.space.reserved == 0
         os.rmdir(store.files.path(body.entry_id))
 
     with_store(tmp_path, story, on_failure=failures.append)

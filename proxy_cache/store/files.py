@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
 """Bytes read at once for one client; also what one client may have in memory besides its socket's buffer."""
@@ -55,6 +58,8 @@ class BodyFiles:
         self._idle: OrderedDict[int, OpenBody] = OrderedDict()
         self._open: dict[int, OpenBody] = {}
         self._nowait = bool(_NOWAIT)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._closing = False
 
     def prepare(self) -> None:
         """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
@@ -66,6 +71,27 @@ class BodyFiles:
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in the disk pool."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+    def start(self, function: Callable[..., object], *args: object) -> None:
+        """Let a blocking call run in the pool, without waiting for it."""
+        if not self._closing:
+            self.keep(asyncio.get_running_loop().run_in_executor(self.pool, function, *args))
+
+    def keep(self, task: asyncio.Future[Any]) -> None:
+        """Have :meth:`drain` wait for this, too."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a disk task failed", exc_info=error)
+
+    async def drain(self) -> None:
+        """Wait for what was started, and start nothing any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._closing = True
 
     def path(self, entry_id: int) -> str:
         name = f"{entry_id:016x}"

@@ -198,6 +198,7 @@ class Index:
             # Else the other variants would have to be read first. It is found with them by the next load.
             variants.append(entry)
             self._loaded += 1
+            self._by_key.move_to_end(entry.key)
             self._shrink()
         if not saved:
             self._save(entry)
@@ -240,13 +241,10 @@ class Index:
             self.delete_rows(ids)
         return ids
 
-    def evict(self, most: int, wanted: Callable[[int], bool]) -> list[int]:
-        """Forget up to ``most`` entries, least recently used first, as long as ``wanted(bytes)`` says so of the bytes
-        that have come free so far; their ids."""
+    def evict(self, most: int, wanted: Callable[[], bool]) -> list[int]:
+        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so; their ids."""
         ids: list[int] = []
-        freed = 0
-        while len(ids) < most and (slot := self._slots.oldest()) and wanted(freed):
-            freed += self._slots.blocks[slot] * BLOCK
+        while len(ids) < most and (slot := self._slots.oldest()) and wanted():
             ids.append(self._drop(slot))
         if ids:
             self.delete_rows(ids)

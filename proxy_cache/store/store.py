@@ -16,9 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
@@ -27,36 +25,25 @@ from .entry import Entry, footprint
 from .files import BodyFiles, OpenBody, TornFile
 from .index import Index
 from .memory import SMALL, MemoryTier
+from .room import Room, Space
 from .writer import WriteBody, Writer
+
+__all__ = ["Room", "Store", "StoreError"]
 
 logger = logging.getLogger(__name__)
 
-FREE_CHECK = 0.5
-"""Seconds for which a reading of the free disk space is believed."""
 USES_FLUSH = 15.0
 """Seconds between writes of the times of last use."""
 COMPLAIN_EVERY = 30.0
 """Seconds between log lines about a disk that fails; the metric counts every failure."""
 MAX_VARIANTS = 32
 """Variants kept of one key; the least recently used makes room for a new one."""
-EVICT_AT_ONCE = 500
-"""Entries evicted at a stretch, which takes some milliseconds. More go in the background, a slice at a time."""
 MEMORY_MAX = 256 << 20
 """Bytes of small bodies in memory, at most."""
 
 
 class StoreError(Exception):
     """The store cannot be opened. The message names the folder and the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How much the cache may take. Each is bytes, or a share of the disk it is on."""
-
-    max_size: int | float
-    """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
-    min_free: int | float
-    """Free bytes, or a fraction of the disk, that are never eaten into."""
 
 
 class Store:
@@ -75,26 +62,18 @@ class Store:
         on_eviction: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.root = root
-        self.room = room
         self.files = BodyFiles(root)
         self.memory = MemoryTier(MEMORY_MAX)
         path = root / "index.sqlite"
         self._writer = Writer(path, self.files.write_whole, self._index_error)
         self.index = Index(path, self._writer, self.memory.drop)
+        self.space = Space(room, self.index, self.files, on_eviction)
         self._on_failure = on_failure
-        self._on_eviction = on_eviction
-        self._reserved = 0
-        self._free = 0
-        self._disk = 0
-        self._free_at = 0.0
         self._lock: int | None = None
         self._last_complaint = 0.0
-        self._tasks: set[asyncio.Future[Any]] = set()
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._evicting: asyncio.Task[None] | None = None
         self._housekeeper: asyncio.Task[None] | None = None
         self.is_open = False
-        self._ended = False
 
     # -- opening and closing ------------------------------------------------------------------------------------
 
@@ -110,7 +89,7 @@ class Store:
             raise StoreError(f"cache_dir {self.root} cannot be used: {error}") from error
         self._writer.start()
         self.is_open = True
-        self.make_room(0)
+        self.space.make(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     def _open(self) -> None:
@@ -133,7 +112,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
         self.files.unlink(self.index.open(self.files.scan))
-        self._read_free()
+        self.space.read_free()
 
     async def close(self) -> None:
         """Write what is pending and let go of the folder. Nothing may be using the store any more."""
@@ -142,9 +121,8 @@ class Store:
         self.is_open = False
         if self._housekeeper is not None:
             self._housekeeper.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        self._ended = True
+        self.space.closing = True
+        await self.files.drain()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
@@ -161,8 +139,8 @@ class Store:
         while True:
             await asyncio.sleep(USES_FLUSH)
             self.index.flush_uses()
-            await self.files.run(self._read_free)
-            self.make_room(0)
+            await self.files.run(self.space.read_free)
+            self.space.make(0)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
 
@@ -190,8 +168,7 @@ class Store:
             if self.index.is_loaded(key) or not self.is_open:
                 return
             task = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+            self.files.keep(task)
         await asyncio.shield(task)  # others wait for it too
 
     async def _load(self, key: str) -> None:
@@ -270,7 +247,7 @@ class Store:
         for entry_id in entry_ids:
             self.files.forget(entry_id)
         if entry_ids:
-            self._run(self.files.unlink, entry_ids)
+            self.files.start(self.files.unlink, entry_ids)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -313,7 +290,7 @@ class Store:
             # It was removed while the file was opened, which may have made it anew.
             self.files.forget(entry.id)
             self.files.release(file)
-            self._run(self.files.unlink, [entry.id])
+            self.files.start(self.files.unlink, [entry.id])
         raise TornFile(errno.ENOENT, "the entry is gone")
 
     async def commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
@@ -354,31 +331,31 @@ class Store:
     async def _commit_small(self, body: Body, entry: Entry, chunks: list[bytes]) -> Entry:
         """All of it is in memory still: it is written along with others, and no file stays open for it."""
         loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
+        written: asyncio.Future[OSError | None] = loop.create_future()
         wanted = True
 
         def done(error: OSError | None) -> None:
-            if not wanted:
-                # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                self.index.delete_rows([entry.id])
-                self._delete_files([entry.id])
-                written.set_result(None)
-            elif error is not None:
-                written.set_exception(error)
-            else:
-                self._committed(body, entry, saved=True)
-                if entry.length <= SMALL:
-                    self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-                written.set_result(None)
+            try:
+                if not wanted:
+                    # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
+                    self.index.delete_rows([entry.id])
+                    self._delete_files([entry.id])
+                elif error is None:
+                    self._committed(body, entry, saved=True)
+                    if entry.length <= SMALL:
+                        self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            finally:
+                written.set_result(error)
 
-        self._tasks.add(written)
-        written.add_done_callback(self._tasks.discard)
+        self.files.keep(written)
         self._writer.put(WriteBody(entry, chunks, loop, done))
         try:
-            await asyncio.shield(written)
+            error = await asyncio.shield(written)
         except asyncio.CancelledError:
             wanted = False
             raise
+        if error is not None:
+            raise error
         return entry
 
     def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
@@ -438,9 +415,18 @@ class Store:
         """Remove the temporary file of a body that is not kept. Readers keep what they have open."""
         if body.piece_of is not None:
             return  # the file is the entry's
-        self._run(self.files.discard, body.entry_id)
+        self.files.start(self.files.discard, body.entry_id)
 
     # -- room ---------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> Room:
+        """How much the cache may take; may be changed at any time."""
+        return self.space.room
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        self.space.room = room
 
     @property
     def size(self) -> int:
@@ -450,7 +436,7 @@ class Store:
     @property
     def capacity(self) -> int:
         """Bytes it may take (``cache_max_size``)."""
-        return _bytes(self.room.max_size, self._disk)
+        return self.space.capacity
 
     def reserve(self, size: int) -> bool:
         """Room for ``size`` more bytes, by eviction if need be. ``False`` if there is none to be had."""
@@ -459,80 +445,14 @@ class Store:
         if size > self.capacity:
             self._on_failure("too_large")
             return False
-        if not self.make_room(size):
+        if not self.space.make(size):
             self._on_failure("no_space")
             return False
-        self._reserved += size
+        self.space.reserved += size
         return True
 
     def unreserve(self, size: int) -> None:
-        self._reserved -= size
-
-    def make_room(self, size: int) -> bool:
-        """Evict, least recently used first, until ``size`` more bytes fit under both limits. Whether they will.
-
-        What takes long is seen to in the background: the room may then be used before it is all there.
-        """
-        now = time.monotonic()
-        if now - self._free_at > FREE_CHECK:
-            self._run(self._read_free)
-            self._free_at = now
-        if not self._lacks(size):
-            return True
-        possible = not self._lacks(size, self.index.size)
-        if not possible:
-            size = 0  # nothing goes for what won't fit all the same
-        if self._evicting is None and (evicted := self._evict(size)):
-            if self._lacks(size):
-                self._evicting = asyncio.get_running_loop().create_task(self._evict_more(evicted))
-                self._tasks.add(self._evicting)
-                self._evicting.add_done_callback(self._done)
-            else:
-                self._run(self._unlink, evicted)
-        return possible
-
-    def _lacks(self, size: int, freed: int = 0) -> bool:
-        """Whether ``size`` more bytes do not fit, even if ``freed`` bytes of what is stored were gone."""
-        taken = self._reserved + size - freed
-        return self.index.size + taken > self.capacity or self._free - taken < _bytes(self.room.min_free, self._disk)
-
-    def _evict(self, size: int) -> list[int]:
-        """One slice, in memory; their files are to be unlinked."""
-        before = self.index.size
-        evicted = self.index.evict(EVICT_AT_ONCE, lambda freed: self._lacks_after(size, freed))
-        self._free += before - self.index.size
-        for entry_id in evicted:
-            self.files.forget(entry_id)
-        if evicted:
-            self._on_eviction(len(evicted))
-        return evicted
-
-    def _lacks_after(self, size: int, freed: int) -> bool:
-        """The same in the middle of a slice: the index is smaller already, the free space is not counted yet."""
-        taken = self._reserved + size
-        return self.index.size + taken > self.capacity or self._free + freed - taken < _bytes(
-            self.room.min_free, self._disk
-        )
-
-    async def _evict_more(self, evicted: list[int]) -> None:
-        """Slice by slice, each when the files of the one before are gone; what is reserved meanwhile counts."""
-        try:
-            while evicted:
-                await self.files.run(self._unlink, evicted)
-                evicted = self._evict(0) if self.is_open else []
-        finally:
-            self._evicting = None
-
-    def _unlink(self, entry_ids: list[int]) -> None:
-        self.files.unlink(entry_ids)
-        self._read_free()
-
-    def _read_free(self) -> None:
-        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side."""
-        stat = os.statvfs(self.root)
-        self._disk = stat.f_blocks * stat.f_frsize
-        self._free = stat.f_bavail * stat.f_frsize
-        self._free_at = time.monotonic()
+        self.space.reserved -= size
 
     # -- trouble ------------------------------------------------------------------------------------------------
 
@@ -551,20 +471,3 @@ class Store:
 
     def _index_error(self, what: str, error: Exception) -> None:
         self.disk_error(what, error)  # called in the index's thread; counters and logging are safe there
-
-    def _run(self, function: Callable[..., object], *args: object) -> None:
-        """Let a blocking call run in the pool, without waiting for it."""
-        if self._ended:
-            return
-        future = asyncio.get_running_loop().run_in_executor(self.files.pool, function, *args)
-        self._tasks.add(future)
-        future.add_done_callback(self._done)
-
-    def _done(self, future: asyncio.Future[Any]) -> None:
-        self._tasks.discard(future)
-        if not future.cancelled() and (error := future.exception()) is not None:
-            logger.error("a disk task failed", exc_info=error)
-
-
-def _bytes(amount: int | float, disk: int) -> int:
-    return amount if isinstance(amount, int) else int(amount * disk)
