@@ -318,9 +318,10 @@ class Fill:
             if request.part.of is not None and not candidates:
                 validator = strong_validator(request.part.of.response.headers)
                 headers = headers.add("If-Range", validator) if validator is not None else headers
-        async with self.table.origin.get(
+        response = await self.table.origin.get(
             request.target, headers, retries=request.retries, on_interim=self._interim
-        ) as response:
+        )
+        try:
             if response.status == 304 and candidates:
                 if not await self._validated(ticket, candidates, response):
                     return None
@@ -329,6 +330,8 @@ class Fill:
             body = head.body
             assert body is not None
             broken = await self._copy(response, body)
+        finally:
+            response.close()
         while broken is not None:
             broken = await self._continue(headers, head, body, broken)
         body.finish()
@@ -398,7 +401,8 @@ class Fill:
         headers = (
             headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
         )
-        async with origin.get(self.request.target, headers) as response:
+        response = await origin.get(self.request.target, headers)
+        try:
             found = parse_content_range(response.headers) if response.status == 206 else None
             if (
                 found is None
@@ -408,6 +412,8 @@ class Fill:
             ):
                 raise broken
             again = await self._copy(response, body)
+        finally:
+            response.close()
         if again is not None and body.length - since >= PROGRESS:
             self._breaks = 0
         return again
