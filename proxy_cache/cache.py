@@ -506,7 +506,7 @@ class Cache:
             return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
         if head.entry is not None:
             waiter.leave()
-            if head.own is not None and waiter is waiter.fill.leader:
+            if head.own is not None and waiter.leads:
                 response = replace(response, headers=head.own)
             status = cache_status(
                 NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now), detail=head.why_not_stored
@@ -622,7 +622,7 @@ class Cache:
         response, body = head.response, head.body
         assert body is not None
         source = source or ("coalesced" if exchange.collapsed else "miss")
-        own = head.own if waiter is waiter.fill.leader else None
+        own = head.own if waiter.leads else None
         headers, spans = own or response.headers, None
         length = body.total if head.length is None else head.length
         if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):

@@ -145,10 +145,13 @@ class FillHead:
 class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
-    __slots__ = ("_place", "fill", "head", "headers", "on_interim", "queued_for", "reader")
+    __slots__ = ("_place", "fill", "head", "headers", "leads", "on_interim", "queued_for", "reader")
 
-    def __init__(self, fill: Fill, headers: Headers) -> None:
+    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False) -> None:
         self.fill = fill
+        self.leads = leads
+        """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
+        would be garbage for the collector to find, with the body's tail.)"""
         self.headers = headers
         self.on_interim: Callable[[int, Headers], None] | None = None
         self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
@@ -207,7 +210,6 @@ class Fill:
         self.doomed = False
         """What it fetches may not be stored: the URL was changed by an unsafe method meanwhile (RFC 9111 §4.4)."""
         self.waiters: dict[Waiter, None] = {}
-        self.leader: Waiter | None = None
         self._abandoned = False
         self._breaks = 0
         self._ticket: Ticket | None = None
@@ -218,7 +220,7 @@ class Fill:
     def start(self) -> Waiter:
         """Begin, on behalf of its first waiter. Raises :class:`Overloaded` if there is no place in the queue."""
         request = self.request
-        waiter = self.leader = Waiter(self, request.headers)
+        waiter = Waiter(self, request.headers, leads=True)
         self._ticket, waiter._place = self.table.limiter.enter(
             request.target.authority, request.client, waiter.overloaded
         )
@@ -318,9 +320,10 @@ class Fill:
             if request.part.of is not None and not candidates:
                 validator = strong_validator(request.part.of.response.headers)
                 headers = headers.add("If-Range", validator) if validator is not None else headers
-        async with self.table.origin.get(
+        response = await self.table.origin.get(
             request.target, headers, retries=request.retries, on_interim=self._interim
-        ) as response:
+        )
+        try:
             if response.status == 304 and candidates:
                 if not await self._validated(ticket, candidates, response):
                     return None
@@ -329,6 +332,8 @@ class Fill:
             body = head.body
             assert body is not None
             broken = await self._copy(response, body)
+        finally:
+            response.close()
         while broken is not None:
             broken = await self._continue(headers, head, body, broken)
         body.finish()
@@ -398,7 +403,8 @@ class Fill:
         headers = (
             headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
         )
-        async with origin.get(self.request.target, headers) as response:
+        response = await origin.get(self.request.target, headers)
+        try:
             found = parse_content_range(response.headers) if response.status == 206 else None
             if (
                 found is None
@@ -408,6 +414,8 @@ class Fill:
             ):
                 raise broken
             again = await self._copy(response, body)
+        finally:
+            response.close()
         if again is not None and body.length - since >= PROGRESS:
             self._breaks = 0
         return again
@@ -597,7 +605,7 @@ class Fill:
 
     def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
         """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
-        first = self.leader if self.leader in self.waiters else next(iter(self.waiters), None)
+        first = next(iter(self.waiters), None)  # the leader, if it is still here
         for waiter in list(self.waiters):
             suits = matches(head.response.vary, waiter.headers)
             if waiter is first or (shared and suits):

@@ -1,10 +1,13 @@
 """One exchange with an origin: a GET with its retries, by a client of our own.
 
-The client is aiohttp, set up to change nothing on the way: no decompression, the URL as it came, header fields as
-bytes. Retries follow one rule: as long as nothing of an answer was handed on, what is probably transient is tried
-again, up to ``retries`` times, with a growing pause that is never the same for two fills. The slot of a fill is kept
-through the pauses: a failing origin is the one that needs protecting, and giving the slot back would let the
-queue behind it hammer it at full rate.
+Connections, TLS, names and the parser are aiohttp's; the exchange itself is ours: aiohttp's session builds a request
+and a response object for each, for redirects, cookies, traces and encodings that a proxy has no use for, at more than
+the price of all the rest. So nothing changes on the way: no decompression, the URL as it came, header fields as bytes.
+
+Retries follow one rule: as long as nothing of an answer was handed on, what is probably transient is tried again, up to
+``retries`` times, with a growing pause that is never the same for two fills. The slot of a fill is kept through the
+pauses: a failing origin is the one that needs protecting, and giving the slot back would let the queue behind it hammer
+it at full rate.
 """
 
 from __future__ import annotations
@@ -15,13 +18,12 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import yarl
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from multidict import CIMultiDict
 
 from .semantics.headers import Headers
@@ -37,6 +39,10 @@ RETRY_AFTER_MOST = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 MAX_FIELD = 65536
 """Bytes of one line of an origin's header."""
+READ_AHEAD = 256 * 1024
+"""Bytes of a body that are read ahead of the fill; at twice as many the connection waits."""
+WAYS_MOST = 1000
+"""Origins for which it is remembered how to get there; what is forgotten is worked out again."""
 
 
 class OriginError(Exception):
@@ -62,44 +68,50 @@ class OriginSettings:
     trusted_ca: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class OriginResponse:
-    """The head of an answer, and its body as an iterator that raises :class:`OriginError` when it breaks off."""
+    """The head of an answer, and its body as an iterator that raises :class:`OriginError` when it breaks off.
 
-    status: int
-    reason: str
-    headers: Headers
-    body: AsyncIterator[bytes]
-    content_length: int | None
-    request_time: float
-    response_time: float
+    :meth:`close` it when done.
+    """
 
+    __slots__ = (
+        "_connection", "_content", "content_length", "headers", "reason", "request_time", "response_time", "status",
+    )  # fmt: skip
 
-_interim: ContextVar[Callable[[int, Headers], None] | None] = ContextVar("interim", default=None)
-
-
-class _Response(aiohttp.ClientResponse):
-    """One that tells of the 1xx responses before the final one, which aiohttp reads and drops."""
-
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        tell = _interim.get()
-        if tell is None:
-            return await super().start(connection)
+    def __init__(
+        self,
+        message: RawResponseMessage,
+        content: aiohttp.StreamReader,
+        connection: Connection,
+        request_time: float,
+    ) -> None:
+        self.status = message.code
+        self.reason = message.reason or ""
+        self.headers = Headers(message.raw_headers)
+        length = message.headers.get("Content-Length")
+        self.content_length = int(length) if length is not None else None
+        self.request_time = request_time
+        self.response_time = time.time()
+        self._content = content
+        self._connection = connection
         protocol = connection.protocol
-        read = protocol.read
+        if protocol is not None and not protocol.upgraded:
+            content.on_eof(connection.release)  # at once if it has all arrived
 
-        async def read_and_tell() -> Any:
-            message, payload = await read()
-            # 100 answers an Expect, which fills never send; 101 is final in its way.
-            if 101 < message.code < 200:
-                tell(message.code, Headers(message.raw_headers))
-            return message, payload
+    @property
+    def body(self) -> AsyncIterator[bytes]:
+        return self._read()
 
-        protocol.read = read_and_tell
+    async def _read(self) -> AsyncIterator[bytes]:
         try:
-            return await super().start(connection)
-        finally:
-            del protocol.read
+            while chunk := await self._content.readany():
+                yield chunk
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _origin_error(error, in_body=True) from error
+
+    def close(self) -> None:
+        """End the connection, unless it went back to the pool with the last byte of the response. Idempotent."""
+        self._connection.close()
 
 
 class OriginClient:
@@ -108,26 +120,19 @@ class OriginClient:
     def __init__(self, settings: OriginSettings, on_retry: Callable[[str], None] = lambda reason: None) -> None:
         self.settings = settings
         self._on_retry = on_retry
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._ways: dict[tuple[str, str], aiohttp.ClientRequest] = {}
+        self.configure(settings)
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
+        self._ways.clear()
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30, keepalive_timeout=15),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                max_line_size=MAX_FIELD,
-                max_field_size=MAX_FIELD,
-                read_bufsize=128 * 1024,
-                response_class=_Response,
-            )
-            # aiohttp would repeat a GET on its own when a connection breaks, beside our count of tries.
-            session._retry_connection = False
-        return self._session
+    def _open_connector(self) -> aiohttp.TCPConnector:
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30, keepalive_timeout=15)
+        return self._connector
 
     def _tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.settings.trusted_ca)
@@ -137,10 +142,9 @@ class OriginClient:
         return context
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
-    @asynccontextmanager
     async def get(
         self,
         target: Target,
@@ -148,44 +152,31 @@ class OriginClient:
         *,
         retries: int | None = None,
         on_interim: Callable[[int, Headers], None] | None = None,
-    ) -> AsyncIterator[OriginResponse]:
+    ) -> OriginResponse:
         """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none.
 
         ``retries`` is an upper bound for this request. ``on_interim`` hears of 1xx responses.
         """
         most = self.settings.retries if retries is None else min(retries, self.settings.retries)
         attempt = 0
-        _interim.set(on_interim)
         while True:
             last = attempt >= most
-            request_time = time.time()
             try:
-                response = await self._send(target, headers)
+                response = await self._send(target, headers, on_interim)
             except OriginError as error:
                 if last or error.error not in _RETRY_ERRORS:
                     raise
                 await self.pause(attempt, 0.0, error.error)
                 attempt += 1
                 continue
-            wait = _retry_after(response.headers.get("Retry-After"))
-            if response.status in RETRY_STATUSES and not last and wait <= RETRY_AFTER_MOST:
-                response.close()
-                await self.pause(attempt, wait, str(response.status))
-                attempt += 1
-                continue
-            break
-        try:
-            yield OriginResponse(
-                status=response.status,
-                reason=response.reason or "",
-                headers=Headers(response.raw_headers),
-                body=_body(response),
-                content_length=response.content_length,
-                request_time=request_time,
-                response_time=time.time(),
-            )
-        finally:
-            response.close()  # a connection whose response was read to its end has gone back to the pool already
+            if response.status not in RETRY_STATUSES or last:
+                return response
+            wait = _retry_after(response.headers.get("retry-after"))
+            if wait > RETRY_AFTER_MOST:
+                return response
+            response.close()
+            await self.pause(attempt, wait, str(response.status))
+            attempt += 1
 
     def may_retry(self, error: OriginError, attempt: int) -> bool:
         """Whether a body that broke off is worth asking for the rest of it."""
@@ -197,23 +188,93 @@ class OriginClient:
         backoff = min(BACKOFF_MOST, BACKOFF_FIRST * 2**attempt)
         await asyncio.sleep(max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1))
 
-    async def _send(self, target: Target, headers: Headers) -> aiohttp.ClientResponse:
-        settings = self.settings
-        fields = CIMultiDict((name.decode("latin-1"), _text(value)) for name, value in headers.fields)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
-        if settings.proxy and target.scheme == "http":
-            fields.extend(settings.proxy_headers)
+    async def _send(
+        self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None] | None
+    ) -> OriginResponse:
+        """One try."""
+        request_time = time.time()
         try:
-            return await self._open_session().get(
-                yarl.URL(target.url, encoded=True),
-                headers=fields,
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=settings.proxy,
-                proxy_headers=dict(settings.proxy_headers) if target.scheme == "https" else None,
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            way = self._way_to(target)
+            head = _request_head(target, headers, way)
+            try:
+                connection = await self._open_connector().connect(way, [], self._timeout)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
+            try:
+                if way.proxy is not None:
+                    head = _request_head(target, headers, way)  # the connector has put Proxy-Authorization to it
+                message, content = await self._exchange(connection, head, on_interim)
+                return OriginResponse(message, content, connection, request_time)
+            except BaseException:
+                connection.close()
+                raise
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _origin_error(error) from error
+
+    async def _exchange(
+        self, connection: Connection, head: bytes, on_interim: Callable[[int, Headers], None] | None
+    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None or transport.is_closing():
+            raise ConnectionResetError("the connection was closed before it was used")
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self.settings.timeout,
+            read_bufsize=READ_AHEAD,
+            max_line_size=MAX_FIELD,
+            max_field_size=MAX_FIELD,
+        )
+        transport.write(head)
+        protocol.start_timeout()
+        while True:
+            message, content = await protocol.read()
+            # 101 is final in its way (RFC 9110 §15.2.2).
+            if message.code == 101 or not 100 <= message.code < 200:
+                return message, content
+            # 100 answers an Expect, which fills never send.
+            if message.code != 100 and on_interim is not None:
+                on_interim(message.code, Headers(message.raw_headers))
+
+    def _way_to(self, target: Target) -> aiohttp.ClientRequest:
+        """How to get to an origin, in the terms of aiohttp's connector: a request for its root, never sent."""
+        at = target.scheme, target.authority
+        way = self._ways.get(at)
+        if way is not None:
+            return way
+        settings = self.settings
+        if target.scheme not in ("http", "https"):
+            raise ValueError(f"no way to {target.scheme} origins")
+        fields = CIMultiDict(settings.proxy_headers) if settings.proxy else CIMultiDict[str]()
+        way = aiohttp.ClientRequest(
+            "GET",
+            yarl.URL(f"{target.scheme}://{target.authority}/", encoded=True),
+            headers=fields if target.scheme == "http" else None,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            loop=asyncio.get_running_loop(),
+            proxy=yarl.URL(settings.proxy) if settings.proxy else None,
+            proxy_headers=fields if settings.proxy and target.scheme == "https" else None,
+        )
+        if not settings.proxy:  # else the connector writes into it
+            if len(self._ways) >= WAYS_MOST:
+                self._ways.clear()
+            self._ways[at] = way
+        return way
+
+
+def _request_head(target: Target, headers: Headers, way: aiohttp.ClientRequest) -> bytes:
+    """The header section of a request: what the way there needs (Host, and what a parent proxy is to know), and then
+    the fields as they came. :class:`ValueError` if it can't be sent as one."""
+    if not target.path.startswith("/"):
+        raise ValueError("not a path")
+    form = target.url if way.proxy is not None and target.scheme == "http" else target.path
+    lines = [f"GET {form} HTTP/1.1".encode()]
+    lines += [f"{name}: {value}".encode() for name, value in way.headers.items()]
+    lines += [b"%b: %b" % field for field in headers.fields]
+    head = b"\r\n".join(lines)
+    if head.count(b"\r") >= len(lines) or head.count(b"\n") >= len(lines) or b"\0" in head:
+        raise ValueError("a line break or NUL within a line")  # RFC 9110 §5.5: a way to smuggle requests
+    return head + b"\r\n\r\n"
 
 
 _RETRY_ERRORS = frozenset(
@@ -228,14 +289,6 @@ _RETRY_ERRORS = frozenset(
         "dns_timeout",
     }
 )
-
-
-async def _body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await response.content.readany():
-            yield chunk
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise _origin_error(error, in_body=True) from error
 
 
 def _origin_error(error: Exception, *, in_body: bool = False) -> OriginError:
@@ -260,7 +313,7 @@ def _origin_error(error: Exception, *, in_body: bool = False) -> OriginError:
             kind = "http_response_incomplete"
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             kind = "connection_terminated"
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             kind = "http_protocol_error"
         case OSError():
             kind = "connection_terminated"

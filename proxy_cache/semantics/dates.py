@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 _MONTHS: Final = {
@@ -28,8 +29,16 @@ _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LAST_SECOND: Final = 253402300799  # of the year 9999
 
 
+_REMEMBER_LENGTH: Final = 64  # characters; no HTTP-date is longer
+
+
 def parse_http_date(value: str) -> float | None:
     """Unix seconds, or ``None`` if this is not an HTTP-date."""
+    # The Date of one response is asked for more than once, and is that of all others of its second.
+    return _remembered(value) if len(value) <= _REMEMBER_LENGTH else _parse(value)
+
+
+def _parse(value: str) -> float | None:
     value = value.strip(" \t")
     for form in _FORMS:
         found = form.fullmatch(value)
@@ -53,6 +62,9 @@ def parse_http_date(value: str) -> float | None:
     except ValueError:
         return None
     return moment.timestamp() + leap
+
+
+_remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def format_http_date(t: float) -> str:

@@ -100,7 +100,7 @@ def selected_by_304(stored: Sequence[StoredResponse], headers_304: Headers) -> i
 
 
 def is_conditional(request: Headers) -> bool:
-    return any(name in request for name in CONDITIONAL)
+    return request.has_any(CONDITIONAL)
 
 
 def not_modified(request: Headers, status: int, response: Headers) -> bool:

@@ -30,6 +30,8 @@ _SECRETS: Final = frozenset({"authorization", "cookie", "x-api-key", "private-to
 
 def vary_names(response: Headers) -> tuple[str, ...] | None:
     """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches."""
+    if "vary" not in response:
+        return ()
     names = set()
     for value in response.get_all("vary"):
         for member in value.split(","):
