@@ -168,11 +168,10 @@ class Store:
             if self.index.is_loaded(key) or not self.is_open:
                 return
             task = asyncio.get_running_loop().create_task(self._load(key))
-            if task.done():
-                return task.result()  # tasks start at once in mitmproxy's loop, and nothing had to be read
-            self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key))
-            self.files.keep(task)
+            if not task.done():  # tasks start at once in mitmproxy's loop, and there may be nothing to read
+                self._loading[key] = task
+                task.add_done_callback(lambda _: self._loading.pop(key))
+                self.files.keep(task)
         await asyncio.shield(task)  # others wait for it too
 
     async def _load(self, key: str) -> None:
