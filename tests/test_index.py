@@ -81,6 +81,8 @@ def with_store(
     folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], room: Room = ROOM, **options: Any
 ) -> None:
     async def run() -> None:
+        # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
         store = Store(folder, room, **options)
         await store.open()
         try:

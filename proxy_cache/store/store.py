@@ -167,8 +167,11 @@ class Store:
         if task is None:
             if self.index.is_loaded(key) or not self.is_open:
                 return
-            task = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
-            self.files.keep(task)
+            task = asyncio.get_running_loop().create_task(self._load(key))
+            if not task.done():  # tasks start at once in mitmproxy's loop, and there may be nothing to read
+                self._loading[key] = task
+                task.add_done_callback(lambda _: self._loading.pop(key))
+                self.files.keep(task)
         await asyncio.shield(task)  # others wait for it too
 
     async def _load(self, key: str) -> None:
@@ -182,8 +185,6 @@ class Store:
                 self.index.delete_rows(useless)
                 self._delete_files(useless)
             self._drop_superseded(key)
-        finally:
-            del self._loading[key]
 
     def touch(self, entry: Entry) -> None:
         self.index.touch(entry, time.time())
