@@ -20,7 +20,7 @@ from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from . import layers, options
+from . import addon_lane, layers, options
 from .addon_flows import (
     address,
     error_type,
@@ -38,14 +38,15 @@ from .addon_process import calm_collector, close_connections, human_size, length
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
+from .delivery import Delivery, InFlight
 from .fill_table import FillTable
 from .fills import ClientGone
-from .layers import Delivery
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
+from .semantics.keys import Target
 from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
 
@@ -59,20 +60,6 @@ _closing: asyncio.Task[None] | None = None
 """The shutdown of an earlier instance in this process (a reloaded script), which still holds its cache folder."""
 
 
-class InFlight:
-    """One request that is being answered: for the access log, the metrics, and the client that may leave."""
-
-    __slots__ = ("delivery", "exchange", "queued", "size", "source", "started")
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.exchange: Exchange | None = None
-        self.delivery: Delivery | None = None
-        self.source = "forwarded"
-        self.size = 0
-        self.queued = 0.0
-
-
 class OpenTunnel:
     """A CONNECT tunnel, for the access log: where to, since when, and how many bytes both ways."""
 
@@ -82,6 +69,11 @@ class OpenTunnel:
         self.target = target
         self.started = time.monotonic()
         self.size = 0
+
+
+def full_url(target: Target) -> str:
+    """With the port, as the access log has it."""
+    return f"{target.scheme}://{target.host}:{target.port}{target.path}"
 
 
 class CacheAddon:
@@ -103,7 +95,9 @@ class CacheAddon:
         self.admin: AdminServer | None = None
         self._ready: asyncio.Event | None = None
         self._draining = False
-        self._in_flight: dict[str, InFlight] = {}
+        self._in_flight: dict[str | int, InFlight] = {}
+        self.http_layers: dict[str, Layer] = {}
+        self._lane_closed: str | None = "not asked yet"
         self._by_client: dict[str, set[Exchange]] = {}
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
@@ -135,6 +129,7 @@ class CacheAddon:
             self.fills.spans = settings.spans
             self.origin.configure(settings.origin)
             self.store.room = settings.room
+            self.store.memory_max = settings.memory
 
     def running(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
@@ -162,6 +157,7 @@ class CacheAddon:
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
         )
+        store.memory_max = settings.memory
         self.admin = AdminServer(metrics.registry, lambda: self.cache is not None and not self._draining, self._status)
         metrics_at = "off"
         try:
@@ -193,6 +189,7 @@ class CacheAddon:
         )
         assert self._ready is not None
         self._ready.set()
+        self.lane_is_open()
         limits = settings.limits
         logger.info(
             "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
@@ -257,7 +254,28 @@ class CacheAddon:
             self.failed(error)
             raise
 
+    def client_connected(self, client: Client) -> None:
+        if client.error is None:
+            try:
+                addon_lane.open_lane(self, client)
+            except Exception as error:  # no lane then
+                self.failed(error)
+
+    def layer_chosen(self, client: Client, layer: Layer) -> None:
+        self.http_layers.setdefault(client.id, layer)
+
+    def lane_is_open(self) -> bool:
+        """Whether plain GETs may be answered without a flow. Says in the log when that changes, and why."""
+        if self.settings is None or self.cache is None or self._draining:
+            return False
+        why = self._others.present() if self.settings.fast_lane else "option fast_lane is false"
+        if why != self._lane_closed:
+            self._lane_closed = why
+            logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
+        return why is None
+
     def client_disconnected(self, client: Client) -> None:
+        self.http_layers.pop(client.id, None)
         for exchange in list(self._by_client.get(client.id, ())):
             exchange.client_gone()
         for tunnel in self._tunnels.pop(client.id, ()):
@@ -492,34 +510,60 @@ class CacheAddon:
 
         return through
 
+    def hit(self, target: Target, status: int, size: int, started: float, client: str) -> None:
+        """A request was answered in the fast lane, from memory and all at once."""
+        self.metrics.hit(size)
+        if self.settings is not None and self.settings.access_log:
+            seconds = time.monotonic() - started
+            self.access_log.write("GET", full_url(target), status, size, seconds, "hit", 0.0, client)
+
+    def begin(self, exchange: Exchange) -> InFlight:
+        """A request in the fast lane."""
+        state = InFlight()
+        state.exchange = exchange
+        self._in_flight[id(state)] = state
+        return state
+
+    def end(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
+        """The request has been answered in the fast lane, or its client has left."""
+        self._in_flight.pop(id(state), None)
+        state.source = answer.source if answer is not None else "error"
+        assert state.exchange is not None
+        url = full_url(state.exchange.target)
+        self._account(state, "GET", url, answer.status if answer is not None else 0, client, note)
+
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
         state = self._in_flight.pop(flow.id, None)
         if state is None:
             return
+        if state.exchange is not None:
+            exchanges = self._by_client.get(flow.client_conn.id)
+            if exchanges is not None:
+                exchanges.discard(state.exchange)
+                if not exchanges:
+                    del self._by_client[flow.client_conn.id]
+        request = flow.request
+        url = f"{request.scheme}://{request.host}:{request.port}{request.path}"
+        status = flow.response.status_code if flow.response else 0
+        counted = state.delivery is None
+        self._account(state, request.method, url, status, address(flow.client_conn), note, counted=counted)
+
+    def _account(
+        self, state: InFlight, method: str, url: str, status: int, client: str, note: str, *, counted: bool = False
+    ) -> None:
+        """Metrics and the access log. ``counted``: its bytes have been."""
         try:
             if state.delivery is not None:
                 state.delivery.close()
                 state.size = state.delivery.sent
+            if not counted and state.size:
                 self.metrics.bytes_served.labels(state.source).inc(state.size)
             if state.exchange is not None:
                 state.exchange.close()
-                exchanges = self._by_client.get(flow.client_conn.id)
-                if exchanges is not None:
-                    exchanges.discard(state.exchange)
-                    if not exchanges:
-                        del self._by_client[flow.client_conn.id]
             if self.settings is not None and self.settings.access_log:
-                request = flow.request
+                seconds = time.monotonic() - state.started
                 self.access_log.write(
-                    request.method,
-                    f"{request.scheme}://{request.host}:{request.port}{request.path}",
-                    flow.response.status_code if flow.response else 0,
-                    state.size,
-                    time.monotonic() - state.started,
-                    state.source,
-                    state.queued,
-                    address(flow.client_conn),
-                    note,
+                    method, url, status, state.size, seconds, state.source, state.queued, client, note
                 )
         except Exception as error:
             self.failed(error)

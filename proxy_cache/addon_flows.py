@@ -13,7 +13,8 @@ from mitmproxy.net.http import status_codes
 
 from .answers import Answer
 from .cache import NAME
-from .layers import Delivery
+from .delivery import Delivery
+from .layers import client_writer
 from .options import Settings
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
@@ -62,23 +63,15 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 
     ``last``: the connection is closed after it (RFC 9112 §9.6).
     """
-    headers = http.Headers(answer.headers.fields)
-    bodiless = answer.status in (204, 304)
-    chunked = False
-    if answer.length is not None and not bodiless:
-        headers["Content-Length"] = str(answer.length)
-    else:
-        headers.pop("Content-Length", None)
-        if not bodiless and flow.request.method != "HEAD" and flow.request.http_version == "HTTP/1.1":
-            chunked = True
-            headers["Transfer-Encoding"] = "chunked"
+    fields, chunked = answer.framed(http11=flow.request.http_version == "HTTP/1.1", head=flow.request.method == "HEAD")
+    headers = http.Headers(fields.fields)
     if last:
         headers["Connection"] = "close"
-    reason = answer.reason or str(status_codes.RESPONSES.get(answer.status, ""))
     content = answer.body if isinstance(answer.body, bytes) else None
     response = http.Response(
-        b"HTTP/1.1", answer.status, reason.encode("latin-1", "replace"), headers, content, None, time.time(), None
-    )
+        b"HTTP/1.1", answer.status, answer.reason_phrase.encode("latin-1", "replace"), headers, content, None,
+        time.time(), None,
+    )  # fmt: skip
     if not isinstance(answer.body, bytes):
         response.stream = Delivery(answer.body, answer.length, chunked=chunked)
     return response
@@ -120,9 +113,7 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
         return None
 
     def send(status: int, headers: Headers) -> None:
-        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-        transport = handler.transports.get(client) if handler is not None else None
-        writer = transport.writer if transport is not None else None
+        writer = client_writer(client)
         if isinstance(writer, asyncio.StreamWriter) and not writer.transport.is_closing():
             reason = status_codes.RESPONSES.get(status, "")
             lines = [f"HTTP/1.1 {status} {reason}".encode()]

@@ -49,7 +49,7 @@ class Others:
 
     def __init__(self, own_name: str) -> None:
         self._own_name = own_name
-        self._alone = False
+        self._why: str | None = "not looked yet"
         self._until = 0.0
 
     def forget(self) -> None:
@@ -58,20 +58,26 @@ class Others:
 
     def absent(self) -> bool:
         """Whether no other addon does anything with flows."""
+        return self.present() is None
+
+    def present(self) -> str | None:
+        """Who else does something with flows, in words; ``None`` if nobody does."""
         now = time.monotonic()
         if now >= self._until:
-            self._alone = all(map(self._is_idle, addonmanager.traverse(ctx.master.addons.chain)))
+            found = map(self._what_it_does, addonmanager.traverse(ctx.master.addons.chain))
+            self._why = next((what for what in found if what is not None), None)
             self._until = now + GOOD_FOR
-        return self._alone
+        return self._why
 
-    def _is_idle(self, addon: Any) -> bool:
-        if not any(callable(getattr(addon, hook, None)) for hook in HOOKS):
-            return True
+    def _what_it_does(self, addon: Any) -> str | None:
+        hooks = [hook for hook in HOOKS if callable(getattr(addon, hook, None))]
         name = getattr(addon, "name", type(addon).__name__.lower())
-        if name == self._own_name:
-            return True
+        if not hooks or name == self._own_name:
+            return None
         options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
-        return options is not None and not any(getattr(ctx.options, option, None) for option in options)
+        if options is None:
+            return f"addon {name} has the hook {hooks[0]}"
+        return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)
 
 
 def plain(request: http.Request) -> bool:

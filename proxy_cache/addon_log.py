@@ -26,6 +26,7 @@ class AccessLog:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._second, self._clock = 0, ""
         self._print = False
         self._enabled = True
 
@@ -51,7 +52,10 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
         now = time.time()
-        self._lines.append(f"[{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}] {line}\n")
+        second = int(now)
+        if second != self._second:
+            self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(now))
+        self._lines.append(f"[{self._clock}.{int((now - second) * 1000):03d}] {line}\n")
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import responses
 from typing import Protocol
 
 from .fills import Waiter
@@ -50,6 +51,26 @@ class Answer:
     source: str
     """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
 
+    @property
+    def reason_phrase(self) -> str:
+        return self.reason or responses.get(self.status, "")
+
+    def framed(self, *, http11: bool, head: bool) -> tuple[Headers, bool]:
+        """The header as it goes to a client, and whether the body is chunked (RFC 9112 §6). ``head``: to a HEAD."""
+        headers = self.headers
+        bodiless = self.status in (204, 304)
+        if self.length is not None and not bodiless:
+            length = str(self.length)
+            if "content-length" not in headers:
+                return headers.add("Content-Length", length), False
+            return headers if headers.get_all("content-length") == (length,) else headers.set(
+                "content-length", length
+            ), False
+        headers = headers.without("content-length")
+        if bodiless or head or not http11:
+            return headers, False
+        return headers.without("transfer-encoding").add("Transfer-Encoding", "chunked"), True
+
 
 class Exchange:
     """One client's request on its way through the cache, and what there is to end when the client leaves."""
@@ -94,6 +115,33 @@ class Exchange:
             self.waiter.leave()
 
 
+class MemoryReader:
+    """Reads a stored body that is in memory."""
+
+    __slots__ = ("_data", "_offset", "_stop")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+        self._stop = len(data)
+
+    def seek(self, start: int, stop: int) -> None:
+        self._offset, self._stop = start, stop
+
+    def read_now(self) -> bytes | None:
+        data = self._data
+        if self._offset or self._stop != len(data):
+            data = data[self._offset : self._stop]
+        self._offset = self._stop
+        return data
+
+    async def read(self) -> bytes:
+        return self.read_now() or b""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class StoredReader:
     """Reads a stored body from its file."""
 
@@ -122,6 +170,24 @@ class StoredReader:
         if data is not None:
             self._offset += len(data)
         return data
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still to be read."""
+        return self._stop - self._offset
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        """The next bytes into ``buffer``, as far as the page cache has them: how many, ``None`` if the disk has to be
+        asked. They are not taken before :meth:`skip`."""
+        if self._file is None:
+            raise BodyError("the reader was closed")
+        try:
+            return self._store.files.read_into(self._file.fd, buffer[: self.left], self._offset)
+        except OSError as error:
+            raise self._torn(error) from error
+
+    def skip(self, count: int) -> None:
+        self._offset += count
 
     async def read(self) -> bytes:
         data = self.read_now()

@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from .answers import Answer, Exchange, Seekable, StoredReader
+from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
 from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
 from .gaps import GapReader, MultipartReader, first_part, is_bound
+from .http1 import response_head
 from .limiter import Overloaded
 from .origin import OriginError
 from .semantics import ranges
@@ -34,6 +35,7 @@ from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, no
 from .semantics.vary import matches
 from .store.files import OpenBody
 from .store.index import Entry
+from .store.memory import LARGEST
 from .store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,32 @@ ROUNDS = 8
 Selected = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""
 _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
+
+
+AGE_MARK: Final = secrets.token_hex(16)
+TTL_MARK: Final = secrets.token_hex(16)
+"""Stand in a template for numbers that change by the second. No origin can know them."""
+
+
+class Prepared:
+    """The head of an entry's hits, made once, but for its age and its ttl."""
+
+    __slots__ = ("_after", "_age", "_before", "_between", "_bytes", "response")
+
+    def __init__(self, response: StoredResponse, template: bytes) -> None:
+        self.response = response
+        self._before, _, rest = template.partition(AGE_MARK.encode())
+        self._between, _, self._after = rest.partition(TTL_MARK.encode())
+        self._age = -1
+        self._bytes = b""
+
+    def head(self, now: float) -> bytes:
+        response = self.response
+        age = response.age(now)
+        if age != self._age:
+            self._age = age
+            self._bytes = b"%b%d%b%d%b" % (self._before, age, self._between, response.lifetime - age, self._after)
+        return self._bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +106,8 @@ class Cache:
         key = exchange.key
         alone = False
         for turn in range(ROUNDS):
+            if not self.store.is_loaded(key):
+                await self.store.load(key)
             if exchange.gone:
                 raise ClientGone(queued=False)
             now = time.time()
@@ -120,6 +150,8 @@ class Cache:
         # RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is
         # unrecognized or for which range handling is not defined", which it is for GET alone.
         exchange.headers = exchange.headers.without("range")
+        if not self.store.is_loaded(key):
+            await self.store.load(key)
         entry = self._select(key, exchange.headers)
         if entry is None and await self.fills.settled(key):
             entry = self._select(key, exchange.headers)
@@ -140,6 +172,9 @@ class Cache:
 
     def head_answered(self, exchange: Exchange, headers: Headers, request_time: float, response_time: float) -> None:
         """The origin answered a HEAD with 200: it tells what a GET would have brought (RFC 9111 §4.3.5)."""
+        if not self.store.is_loaded(exchange.key):
+            # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
+            self.store.remove_key(exchange.key)
         entry = self._select(exchange.key, exchange.headers)
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
@@ -190,11 +225,58 @@ class Cache:
         spans = self._selected(exchange, entry.response, entry.length)
         if entry.spans is not None and self._first_gap(entry, spans) is not None:
             return None
-        file = self.store.files.open_cached(entry.id)
-        if file is None:
-            return None
+        file = None
+        if entry.memory is None:
+            file = self.store.files.open_cached(entry.id)
+            if file is None:
+                return None
         status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
         return self._serve_open(exchange, entry, file, entry.response, now, status, "hit", spans)
+
+    def ready(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes] | None:
+        """Head and body for a GET without range, condition or directive, if a fresh entry has them ready in memory."""
+        entries = self.store.lookup(key)
+        if len(entries) != 1:
+            return None
+        entry = entries[0]
+        response = entry.response
+        if not now < response.fresh_until or (response.vary and not matches(response.vary, headers)):
+            return None
+        if entry.memory is None and not self._brought_to_memory(entry):
+            return None
+        prepared = entry.prepared
+        if prepared is None or prepared.response is not response:
+            prepared = entry.prepared = Prepared(response, self._template(entry))
+        self.store.touch(entry)
+        assert entry.memory is not None
+        return prepared.head(now), entry.memory
+
+    def _brought_to_memory(self, entry: Entry) -> bool:
+        """Whether its body is worth having in memory and can be had without waiting."""
+        if entry.length > LARGEST or entry.spans is not None or entry.response.status in (204, 304):
+            return False
+        file = self.store.files.open_cached(entry.id)
+        if file is None:
+            return False
+        try:
+            data = self.store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
+        except OSError:
+            return False  # who reads it the usual way finds out, and drops the entry
+        finally:
+            self.store.files.release(file)
+        if data is not None:
+            self.store.memory.put(entry, data)
+        return entry.memory is not None
+
+    def _template(self, entry: Entry) -> bytes:
+        """The head of a hit as :meth:`_serve_open` would make it, with marks where age and ttl belong."""
+        response = entry.response
+        headers = _put(response.headers, "Age", AGE_MARK)
+        if response.status == 200 and "accept-ranges" not in headers:
+            headers = headers.add("Accept-Ranges", "bytes")
+        headers = self._head(headers, response, f"{cache_status(NAME, hit=True)}; ttl={TTL_MARK}")
+        answer = Answer(response.status, "", headers, b"", entry.length, "hit")
+        return response_head(answer.status, answer.reason_phrase, answer.framed(http11=True, head=False)[0])
 
     async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
         ttl = entry.response.ttl(now)
@@ -212,16 +294,18 @@ class Cache:
         spans = self._selected(exchange, response, entry.length)
         if entry.spans is not None and (gap := self._first_gap(entry, spans)) is not None:
             return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
-        file = await self.store.open_body(entry)
-        if file is None:
-            return None
+        file = None
+        if entry.memory is None:
+            file = await self.store.open_body(entry)
+            if file is None:
+                return None
         return self._serve_open(exchange, entry, file, response, now, status, source, spans)
 
     def _serve_open(
         self,
         exchange: Exchange,
         entry: Entry,
-        file: OpenBody,
+        file: OpenBody | None,
         response: StoredResponse,
         now: float,
         status: str,
@@ -234,7 +318,12 @@ class Cache:
             # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
             # this request".
             headers = _put(headers, "Age", str(response.age(now)))
-        reader = exchange.source = StoredReader(self.store, entry, file, 0, entry.length)
+        reader: Seekable
+        if file is None:
+            assert entry.memory is not None
+            reader = exchange.source = MemoryReader(entry.memory)
+        else:
+            reader = exchange.source = StoredReader(self.store, entry, file, 0, entry.length)
         return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
 
     # -- ranges -------------------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ and with ``Via`` (RFC 9110 §7.6).
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -24,21 +22,14 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.tunnel import LayerStack
 
-from .answers import Source
 from .cache import NAME
+from .delivery import Delivery
 from .semantics.headers import Headers, end_to_end
 from .semantics.status_fields import cache_status
-from .store.body import BodyError
 from .tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
-
-CONGESTED = 64 * 1024
-"""Unsent bytes of a client connection at which no more is read for it."""
-STALLED = 300.0
-"""Seconds after which a client that takes nothing is given up."""
-BREATHE = 1024 * 1024
-"""Bytes after which a delivery lets others run, however fast its client is."""
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
@@ -58,6 +49,8 @@ class Recorder(TunnelRecorder, Protocol):
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response: ...
 
+    def layer_chosen(self, client: Client, layer: layer.Layer) -> None: ...
+
     def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
 
     def run_hook(self, hook: StartHook) -> bool: ...
@@ -65,106 +58,11 @@ class Recorder(TunnelRecorder, Protocol):
     async def request(self, flow: http.HTTPFlow) -> None: ...
 
 
-class Delivery:
-    """The body of one answer on its way to one client."""
-
-    def __init__(self, source: Source, length: int | None, *, chunked: bool) -> None:
-        self.source = source
-        self.length = length
-        self.chunked = chunked
-        self.direct = False
-        """Whether bytes go straight to the socket (plain TCP, HTTP/1)."""
-        self.sent = 0
-        """Body bytes that were handed to the connection."""
-        self.ended = False
-        self.error: Exception | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._chunk: bytes | None = None
-
-    def __call__(self, data: bytes) -> bytes:  # pragma: no cover - mitmproxy never calls it on an addon's response
-        raise NotImplementedError("a delivery is sent by CacheStream")
-
-    def attach(self, client: Client, *, direct: bool) -> None:
-        """Find the client's socket."""
-        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-        transport = handler.transports.get(client) if handler is not None else None
-        writer = transport.writer if transport is not None else None
-        self._writer = writer if isinstance(writer, asyncio.StreamWriter) else None
-        self.direct = direct and self._writer is not None
-
-    def next_now(self) -> bytes | None:
-        """The next chunk if it can be had and sent without waiting; ``b""`` at the end; ``None`` to wait first."""
-        if self._chunk is not None:
-            chunk, self._chunk = self._chunk, None
-            return chunk
-        if self.ended or self.sent == self.length:
-            return b""
-        if self._writer is not None and self._writer.transport.get_write_buffer_size() > CONGESTED:
-            return None
-        try:
-            return self.source.read_now()
-        except (BodyError, OSError) as error:
-            self.error = error
-            return None
-
-    async def wait(self) -> None:
-        """Until there is a next chunk and room for it; in direct mode, until all has been written. Never raises:
-        what goes wrong is left in ``error``."""
-        try:
-            await self._drain()
-            if self.direct:
-                await self._write_all()
-            else:
-                self._chunk = await self.source.read()
-        except Exception as error:
-            self.error = error
-
-    async def _write_all(self) -> None:
-        writer = self._writer
-        assert writer is not None
-        unbroken = 0
-        while True:
-            chunk = self.source.read_now()
-            if chunk is None:
-                chunk = await self.source.read()
-                unbroken = 0
-            if not chunk:
-                self.ended = True
-                return
-            if self.chunked:
-                writer.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-            else:
-                writer.write(chunk)
-            self.sent += len(chunk)
-            unbroken += len(chunk)
-            if await self._drain():
-                unbroken = 0
-            elif unbroken >= BREATHE:
-                unbroken = 0
-                await asyncio.sleep(0)
-
-    async def _drain(self) -> bool:
-        """Wait until the client has taken what was written. Whether there was anything to wait for."""
-        writer = self._writer
-        if writer is None:
-            return False
-        if writer.transport.is_closing():
-            raise ConnectionResetError("client disconnected")
-        if writer.transport.get_write_buffer_size() <= CONGESTED:
-            return False
-        async with asyncio.timeout(STALLED):
-            await writer.drain()
-        return True
-
-    def reset_connection(self) -> None:
-        """Make the close of the connection a reset. Where the end of the connection is the end of the body, nothing
-        else can tell the client that this is not all of it (RFC 9112 §8)."""
-        connection = self._writer.get_extra_info("socket") if self._writer is not None else None
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def close(self) -> None:
-        self.source.close()
+def client_writer(client: Client) -> Any:
+    """The writer of a client's socket, if it is still connected."""
+    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+    transport = handler.transports.get(client) if handler is not None else None
+    return transport.writer if transport is not None else None
 
 
 class Await(commands.Command):
@@ -205,7 +103,8 @@ class CacheStream(HttpStream):
     def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
         assert self.flow.response is not None
         client = self.context.client
-        delivery.attach(client, direct=not client.tls and self.flow.request.http_version.startswith("HTTP/1"))
+        direct = not client.tls and self.flow.request.http_version.startswith("HTTP/1")
+        delivery.attach(client_writer(client), direct=direct)
         yield SendHttp(http_events.ResponseHeaders(self.stream_id, self.flow.response, False), client)
         while True:
             chunk = delivery.next_now()
@@ -380,7 +279,21 @@ class CacheHttpLayer(HttpLayer):
     def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
         super().__init__(context, mode)
         self.recorder = recorder
+        self.consumed = 0
+        """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
+            self.consumed += len(event.data)
+        return super()._handle_event(event)  # type: ignore[no-any-return]
+
+    def is_idle_after(self, handed: int) -> bool:
+        """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""
+        if self.consumed != handed or self.streams:
+            return False
+        server = self.connections.get(self.context.client)
+        return isinstance(server, Http1Server) and not server.buf and server.state == server.read_headers
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = CacheStream(self.context.fork(), stream_id)
@@ -469,6 +382,7 @@ def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:
 def replacement(old: HttpLayer, recorder: Recorder) -> CacheHttpLayer:
     """Our layer in the place of ``old`` in its context."""
     new = CacheHttpLayer(old.context, old.mode, recorder)
+    recorder.layer_chosen(old.context.client, new)
     layers = old.context.layers
     layers.remove(new)
     layers[layers.index(old)] = new

@@ -73,6 +73,8 @@ class Metrics:
         for outcome in ("stored", "not_stored", "not_modified", "abandoned"):
             self.origin_fetches.labels(outcome)
 
+        self._hit_bytes = self.bytes_served.labels("hit")
+
     # -- what the parts report ----------------------------------------------------------------------------------
 
     def fill_ended(self, outcome: str) -> None:
@@ -98,6 +100,11 @@ class Metrics:
             self.misses.inc()
         if collapsed:
             self.coalesced.inc()
+
+    def hit(self, size: int) -> None:
+        """A GET was answered from the store; ``size`` bytes of body."""
+        self.hits.inc()
+        self._hit_bytes.inc(size)
 
     def observe(self, gauges: dict[str, Callable[[], float]]) -> None:
         """Gauges that are read when they are asked for, so that keeping them costs a request nothing."""

@@ -39,6 +39,10 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of the disk.",
     ),
     (
+        "cache_memory", str, "256m",
+        "The most memory for small bodies that are in use, as bytes or a size such as 1g. 0: none are kept there.",
+    ),
+    (
         "cache_hosts", Sequence[str], [],
         "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000). "
         "GETs for other hosts are forwarded uncached. Empty: all hosts.",
@@ -123,6 +127,10 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
         "Read at start.",
     ),
+    (
+        "fast_lane", bool, True,
+        "Answer plain GETs without a mitmproxy flow, as long as no other addon and no option has to see flows.",
+    ),
     ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
     (
         "shutdown_grace", int, 10,
@@ -149,6 +157,7 @@ class Settings:
 
     cache_dir: Path
     room: Room
+    memory: int
     cache_hosts: tuple[re.Pattern[str], ...]
     limits: Limits
     origin: OriginSettings
@@ -159,6 +168,7 @@ class Settings:
     quick_abort_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
+    fast_lane: bool
     shutdown_grace: int
 
     def caches(self, host: str, port: int) -> bool:
@@ -211,6 +221,7 @@ def parse(options: Any) -> Settings:
     return Settings(
         cache_dir=Path(options.cache_dir).expanduser(),
         room=room,
+        memory=_byte_size("cache_memory", options.cache_memory),
         cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
         limits=Limits(
             options.origin_max_in_flight,
@@ -226,6 +237,7 @@ def parse(options: Any) -> Settings:
         quick_abort_max=_byte_size("quick_abort_max", options.quick_abort_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
+        fast_lane=options.fast_lane,
         shutdown_grace=options.shutdown_grace,
     )
 

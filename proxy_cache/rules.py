@@ -53,9 +53,13 @@ class Rules:
     base: Policy = BY_THE_BOOK
     """For requests that no rule speaks of."""
 
+    @property
+    def are_none(self) -> bool:
+        return not (self.ttl or self.ignore_directives or self.ignore_authorization or self.key_ignores)
+
     def policy_for(self, flow: http.HTTPFlow) -> Policy:
         """What applies to this request and to its response."""
-        if not (self.ttl or self.ignore_directives or self.ignore_authorization or self.key_ignores):
+        if self.are_none:
             return self.base
         return Policy(
             self.base.targeted,

@@ -11,6 +11,17 @@ import pytest
 from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
 
+ONCE = {"test_tunnel", "test_modes", "test_options", "test_duckdb", "test_real_clients", "test_lane", "test_store"}
+"""Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All else that a proxy promises is tested with the fast lane and without: nobody may see a difference."""
+    if "fast_lane" in metafunc.fixturenames:
+        once = metafunc.module.__name__.rpartition(".")[2] in ONCE
+        lanes = [True] if once else [True, False]
+        metafunc.parametrize("fast_lane", lanes, ids=["lane", "flows"][: len(lanes)], scope="module")
+
 
 @pytest.fixture
 def origin() -> Iterator[Origin]:
@@ -26,14 +37,14 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture
-def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+def start_proxy(tmp_path: Path, fast_lane: bool) -> Iterator[Callable[..., Proxy]]:
     """Start a proxy with options of its own. It ends with the test, which fails if the proxy logged a traceback."""
     proxies: list[Proxy] = []
 
     def start(**options: Any) -> Proxy:
         folder = tmp_path / f"proxy{len(proxies)}"
         folder.mkdir()
-        proxy = Proxy(folder, **options)
+        proxy = Proxy(folder, **{"fast_lane": fast_lane, **options})
         proxies.append(proxy)
         return proxy.start()
 
@@ -45,9 +56,9 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
 
 
 @pytest.fixture(scope="module")
-def shared_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def shared_proxy(tmp_path_factory: pytest.TempPathFactory, fast_lane: bool) -> Iterator[Proxy]:
     """One proxy with default options for all tests of a file. Its counters are those of all of them."""
-    with Proxy(tmp_path_factory.mktemp("proxy")) as proxy:
+    with Proxy(tmp_path_factory.mktemp("proxy"), fast_lane=fast_lane) as proxy:
         yield proxy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -92,6 +93,7 @@ _SECRET: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
 def redacted(url: str) -> str:
     """``url`` for a log: without userinfo and fragment, secrets in the query as ``***``, on one line in any case."""
     rest = url.partition("#")[0]

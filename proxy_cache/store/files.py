@@ -1,13 +1,16 @@
 """Body files: where they are, how they come and go, and reads that do not block the event loop.
 
-A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete, so a file in ``bodies/`` is whole. What
-is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
+A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
+last byte is made in place. Either way the index learns of it when it is whole, and after a crash a file that the index
+doesn't know is deleted. What is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything
+else goes to a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 from collections import OrderedDict
@@ -17,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
 """Bytes read at once for one client; also what one client may have in memory besides its socket's buffer."""
@@ -53,6 +58,8 @@ class BodyFiles:
         self._idle: OrderedDict[int, OpenBody] = OrderedDict()
         self._open: dict[int, OpenBody] = {}
         self._nowait = bool(_NOWAIT)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._closing = False
 
     def prepare(self) -> None:
         """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
@@ -64,6 +71,27 @@ class BodyFiles:
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in the disk pool."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+    def start(self, function: Callable[..., object], *args: object) -> None:
+        """Let a blocking call run in the pool, without waiting for it."""
+        if not self._closing:
+            self.keep(asyncio.get_running_loop().run_in_executor(self.pool, function, *args))
+
+    def keep(self, task: asyncio.Future[Any]) -> None:
+        """Have :meth:`drain` wait for this, too."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a disk task failed", exc_info=error)
+
+    async def drain(self) -> None:
+        """Wait for what was started, and start nothing any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._closing = True
 
     def path(self, entry_id: int) -> str:
         name = f"{entry_id:016x}"
@@ -108,6 +136,20 @@ class BodyFiles:
         if total is not None:
             os.ftruncate(fd, total)
         os.rename(self.tmp_path(entry_id), self.path(entry_id))
+
+    def write_whole(self, entry_id: int, chunks: list[bytes]) -> None:
+        """Make a body file in one go. Nothing is left of it if that fails."""
+        path = self.path(entry_id)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            if len(chunks) == 1 and os.write(fd, chunks[0]) == len(chunks[0]):
+                return
+            self.write_at(fd, chunks, 0)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
 
     def create_sparse(self, entry_id: int, length: int) -> int:
         """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
@@ -207,8 +249,17 @@ class BodyFiles:
         if not self._nowait:
             return None
         buffer = bytearray(size)
+        count = self.read_into(fd, memoryview(buffer), offset)
+        if count is None:
+            return None
+        return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
+
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int | None:
+        """Fill ``buffer`` as far as the page cache can; how many bytes, ``None`` if it is none. Never blocks."""
+        if not self._nowait:
+            return None
         try:
-            count = os.preadv(fd, [buffer], offset, _NOWAIT)
+            return os.preadv(fd, [buffer], offset, _NOWAIT) or None
         except BlockingIOError:
             return None
         except OSError as error:
@@ -216,10 +267,6 @@ class BodyFiles:
                 self._nowait = False  # this file system cannot say (tmpfs, some network file systems)
                 return None
             raise
-        if count == 0:
-            return None
-        del buffer[count:]
-        return bytes(buffer)
 
     async def read(self, fd: int, size: int, offset: int) -> bytes:
         data = self.read_now(fd, size, offset)

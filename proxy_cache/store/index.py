@@ -1,204 +1,127 @@
-"""The index: which responses are stored, looked up in memory, kept in SQLite (WAL) over restarts.
+"""The index: which responses are stored. All of them are found in memory; the heads of those in use are there too.
 
-The event loop asks and changes the index in memory only; a thread of its own brings the changes to the database, as
-many in one transaction as have come together. A body is renamed into place before its row is written, so after a
-crash there may be files without a row, and rows without a file only if somebody else deleted it: :meth:`Index.load`
-lets both disappear.
+The event loop asks and changes the index in memory only; the writer's thread brings the changes to the database. Of
+every entry there is a row in :class:`Slots`. The :class:`Entry` with its head is in the *working set*, which goes by
+keys: a key is loaded with all its variants or with none. A key that isn't is read from the database before it is
+looked up (:meth:`Index.is_loaded`, :meth:`Index.load`).
+
+An entry that somebody holds stays the one object of its id after it has left the working set, so it can be compared
+by identity, and a fill that adds spans to it adds them to what everybody sees.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import queue
 import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from weakref import WeakValueDictionary
 
-from ..semantics.headers import Headers
-from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
-from ..semantics.vary import normalised
+from .entry import BLOCK, Entry, footprint
+from .rows import DELETE_ENTRY, DELETE_HEAD, META, SCAN, connect, read_entries, upgrade
+from .slots import Slots, key_hash
+from .writer import Delete, Save, Touch, Writer
 
-logger = logging.getLogger(__name__)
+__all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
-SCHEMA_VERSION = 3
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
-    status INTEGER NOT NULL,
-    headers BLOB NOT NULL,
-    vary TEXT NOT NULL,
-    request_time REAL NOT NULL,
-    response_time REAL NOT NULL,
-    age INTEGER NOT NULL,
-    assigned INTEGER,
-    targeted TEXT,
-    length INTEGER NOT NULL,
-    spans TEXT,
-    written REAL NOT NULL,
-    used REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-"""
+WORKING_SET = 20_000
+"""Entries whose heads are in memory, at about 3 kB each."""
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
-BLOCK = 4096
-
-Operation = tuple[str, tuple[Any, ...]]
-_COLUMNS = (
-    "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans, written, used"
-)
-_INSERT = f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({', '.join('?' * len(_COLUMNS.split(',')))})"
-_DELETE = "DELETE FROM entries WHERE id = ?"
-_TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
-_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-
-
-class Entry:
-    """One stored response: its key, its head, and how long its body is (in file ``id``)."""
-
-    __slots__ = ("id", "key", "length", "response", "spans", "used", "written")
-
-    def __init__(
-        self,
-        entry_id: int,
-        key: str,
-        response: StoredResponse,
-        length: int,
-        used: float,
-        spans: Spans | None = None,
-        written: float | None = None,
-    ) -> None:
-        self.id = entry_id
-        self.key = key
-        self.response = response
-        self.length = length
-        self.used = used
-        self.spans = spans
-        """The parts of the body that are in the file; ``None`` if it is all there."""
-        self.written = used if written is None else written
-        """When the last byte of it was brought to the file."""
-
-    @property
-    def size(self) -> int:
-        """Bytes it is counted with: whole blocks for the body, and its head."""
-        return footprint(self.length if self.spans is None else self.spans.length)
-
-    def has(self, start: int, stop: int) -> bool:
-        """Whether these bytes of its body are in the file."""
-        return self.spans is None or self.spans.covers(start, stop)
-
-    def __repr__(self) -> str:
-        return f"<Entry {self.id:x} {self.key} {self.response.status}, {self.length} bytes>"
-
-
-def footprint(length: int) -> int:
-    """Bytes on disk of a body of ``length`` bytes, with its share of the index."""
-    return -(-length // BLOCK) * BLOCK + BLOCK
+_NONE: list[Entry] = []
 
 
 class Index:
-    """Entries by key and by last use. ``on_error`` is told when the database could not be written."""
+    """Entries by key and by last use. ``on_unload(entry)`` is called when an entry leaves the working set, whether it
+    stays stored or not."""
 
-    def __init__(self, path: Path, on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        writer: Writer,
+        on_unload: Callable[[Entry], None] = lambda entry: None,
+        working_set: int = WORKING_SET,
+    ) -> None:
         self.path = path
-        self.size = 0
-        self._on_error = on_error
-        self._by_key: dict[str, list[Entry]] = {}
-        self._by_use: OrderedDict[int, Entry] = OrderedDict()
+        self.working_set = working_set
+        self._writer = writer
+        self._on_unload = on_unload
+        self._slots = Slots()
+        self._by_key: OrderedDict[str, list[Entry]] = OrderedDict()
+        """The working set. A list may be empty: another key with the same hash is stored."""
+        self._loaded = 0
+        self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
         self._touched: dict[int, float] = {}
         self._next_id = 1
-        self._operations: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
 
     # -- opening and closing (blocking, off the loop) -----------------------------------------------------------
 
-    def load(self, files: Callable[[], Iterable[int]]) -> list[int]:
-        """Read the database into memory; returns the ids of files that no row knows. ``files`` lists what is there,
-        and is asked only when the last run did not end in :meth:`close`."""
-        database = self._connect()
+    def open(self, files: Callable[[], Iterable[int]]) -> list[int]:
+        """Read what is needed of the database; returns the ids of files that no row knows. ``files`` lists what is
+        there, and is asked only when the last run did not end in :meth:`close`."""
+        database = connect(self.path)
         try:
-            return self._load(database, files)
+            return self._open(database, files)
         finally:
             database.close()
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._write_forever, name="cache-index", daemon=True)
-        self._thread.start()
-
     def close(self) -> None:
         """Write what is pending, with the last uses, and mark the end as clean."""
-        if self._thread is None:
-            return
         self.flush_uses()
-        self._operations.put((_META, ("clean", "1")))
-        self._operations.put(None)
-        self._thread.join()
-        self._thread = None
+        self._writer.close()
+        for database in self._readers:
+            database.close()
+        self._readers.clear()
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute("PRAGMA wal_autocheckpoint = 256")
-        database.execute("PRAGMA journal_size_limit = 1048576")
-        return database
-
-    def _load(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]]) -> list[int]:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in range(SCHEMA_VERSION + 1):
-            raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")
-        if version == 1:
-            database.execute("ALTER TABLE entries ADD COLUMN targeted TEXT")
-        if version in (1, 2):
-            database.execute("ALTER TABLE entries ADD COLUMN spans TEXT")
-            database.execute("ALTER TABLE entries ADD COLUMN written REAL NOT NULL DEFAULT 0")
-            database.execute("UPDATE entries SET written = response_time")
-        database.executescript(SCHEMA)
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    def _open(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]]) -> list[int]:
+        upgrade(database)
         meta = dict(database.execute("SELECT name, value FROM meta"))
-        database.execute(_META, ("clean", "0"))
         boot = _boot_id()
-        database.execute(_META, ("boot", boot))
-        clean = meta.get("clean", "1") == "1"
-        present = None if clean else set(files())
-        if not clean and meta.get("boot") != boot:
-            # The machine itself went down. What was renamed in the last seconds may never have reached the disk.
-            database.execute(
-                "DELETE FROM entries WHERE written > (SELECT max(written) FROM entries) - ?", (WRITE_BACK,)
-            )
-        lost = []
-        for row in database.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY used"):
-            entry = _entry(row)
-            if entry is None or (present is not None and entry.id not in present):
-                lost.append((row[0],))
-                continue
-            self._by_key.setdefault(entry.key, []).append(entry)
-            self._by_use[entry.id] = entry
-            self.size += entry.size
-        database.execute("BEGIN")
-        database.executemany(_DELETE, lost)
-        database.execute("COMMIT")
-        orphans = [] if present is None else [number for number in present if number not in self._by_use]
-        self._next_id = max([*self._by_use, *orphans, int(meta.get("last_id", "0"))], default=0) + 1
-        if clean:
-            return [number for (number,) in lost]
-        return orphans
+        database.execute(META, ("clean", "0"))
+        database.execute(META, ("boot", boot))
+        present: set[int] = set()
+        if meta.get("clean", "1") != "1":
+            present.update(files())
+            rows: Iterable[tuple[int]] = database.execute("SELECT id FROM entries")
+            lost = [row for row in rows if row[0] not in present]
+            if meta.get("boot") != boot:
+                # The machine itself went down. What was written in the last seconds may never have reached the disk.
+                lost += database.execute(
+                    "SELECT id FROM entries WHERE written > (SELECT max(written) FROM entries) - ?", (WRITE_BACK,)
+                ).fetchall()
+            database.execute("BEGIN")
+            database.executemany(DELETE_ENTRY, lost)
+            database.executemany(DELETE_HEAD, lost)
+            database.execute("COMMIT")
+        cursor = database.execute(SCAN)
+        self._slots.fill(iter(lambda: cursor.fetchmany(512), []))
+        present.difference_update(self._slots.ids)
+        self._next_id = max([*present, max(self._slots.ids)]) + 1
+        return list(present)
 
     # -- asking and changing (on the loop) ----------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._by_use)
+        return self._slots.count
+
+    @property
+    def size(self) -> int:
+        """Bytes that all entries are counted with."""
+        return self._slots.total_blocks * BLOCK
+
+    @property
+    def loaded(self) -> int:
+        """Entries in the working set."""
+        return self._loaded
 
     def __contains__(self, entry: Entry) -> bool:
-        return self._by_use.get(entry.id) is entry
+        return entry.slot != 0
 
     def new_id(self) -> int:
         number = self._next_id
@@ -206,123 +129,173 @@ class Index:
         return number
 
     def get(self, key: str) -> list[Entry]:
-        """All variants stored under ``key``, oldest first. Do not change the list."""
-        return self._by_key.get(key, [])
+        """All variants stored under ``key``, oldest first, if it is loaded. Do not change the list."""
+        return self._by_key.get(key, _NONE)
+
+    def is_loaded(self, key: str) -> bool:
+        """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
+        return key in self._by_key or key_hash(key) not in self._slots
+
+    async def load(self, key: str, run: Callable[..., Awaitable[tuple[list[Entry], set[int]]]]) -> list[int]:
+        """Bring a key into the working set, reading with ``run(function, *args)``; the ids of entries that turned out
+        to have no readable head, and are gone. One load of a key at a time (:meth:`Store.load` sees to that).
+
+        Raises ``sqlite3.Error``.
+        """
+        number = key_hash(key)
+        while True:
+            ids = [self._slots.ids[slot] for slot in self._slots.find(number)]
+            # Held, so that none of them changes, is written and vanishes while the others are read.
+            held = [entry for entry in map(self._alive.get, ids) if entry is not None]
+            missing = sorted(set(ids).difference(entry.id for entry in held))
+            entries, useless = await run(self._read, key, missing) if missing else ([], set())
+            if not {self._slots.ids[slot] for slot in self._slots.find(number)}.difference(ids):
+                break
+            # One was added meanwhile, and it may be in the database only by now: once more, with all there are.
+        slots = {self._slots.ids[slot]: slot for slot in self._slots.find(number)}
+        for entry in entries:
+            if entry.id in slots:
+                entry.slot = slots[entry.id]
+                entry.used = self._slots.used[entry.slot]
+                self._alive[entry.id] = entry
+        gone = [entry_id for entry_id in useless if entry_id in slots]
+        for entry_id in gone:
+            self._drop(slots[entry_id])
+        self._loaded -= len(self._by_key.pop(key, _NONE))
+        found = sorted((one for one in (*held, *entries) if one.slot and one.key == key), key=lambda one: one.id)
+        if found or number in self._slots:
+            self._by_key[key] = found
+        self._loaded += len(found)
+        self._shrink()
+        return gone
+
+    def _read(self, key: str, ids: list[int]) -> tuple[list[Entry], set[int]]:
+        """In a thread of the pool, each with a connection of its own: readers do not wait for each other."""
+        database: sqlite3.Connection | None = getattr(self._local, "database", None)
+        if database is None:
+            database = self._local.database = connect(self.path)
+            self._readers.append(database)
+        return read_entries(database, key, ids)
 
     def touch(self, entry: Entry, now: float) -> None:
         """The entry was used: it is the last to be evicted now."""
         entry.used = now
-        if entry.id in self._by_use:
-            self._by_use.move_to_end(entry.id)
+        if entry.slot:
+            self._slots.touch(entry.slot, now)
             self._touched[entry.id] = now
+            if entry.key in self._by_key:
+                self._by_key.move_to_end(entry.key)
 
-    def add(self, entry: Entry) -> None:
-        self._by_key.setdefault(entry.key, []).append(entry)
-        self._by_use[entry.id] = entry
-        self.size += entry.size
-        self._save(entry)
+    def add(self, entry: Entry, *, saved: bool = False) -> None:
+        """A new entry, whose row is written, or on its way, if ``saved``."""
+        number = key_hash(entry.key)
+        variants = self._by_key.get(entry.key)
+        if variants is None and number not in self._slots:
+            variants = self._by_key[entry.key] = []
+        entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used)
+        self._alive[entry.id] = entry
+        if variants is not None:
+            # Else the other variants would have to be read first. It is found with them by the next load.
+            variants.append(entry)
+            self._loaded += 1
+            self._by_key.move_to_end(entry.key)
+            self._shrink()
+        if not saved:
+            self._save(entry)
 
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
         entry.response = response
-        if entry.id in self._by_use:
+        entry.prepared = None
+        if entry.slot:
             self._save(entry)
 
     def add_span(self, entry: Entry, start: int, stop: int, now: float) -> None:
         """One more piece of the body is in the file."""
-        if entry.spans is None or entry.id not in self._by_use:
+        if entry.spans is None or not entry.slot:
             return
-        self.size -= entry.size
         spans = entry.spans.with_span(start, stop)
         entry.spans = None if spans.covers(0, entry.length) else spans
         entry.written = now
-        self.size += entry.size
+        entry.prepared = None
+        self._slots.resize(entry.slot, entry.size // BLOCK)
         self._save(entry)
 
     def remove(self, entry: Entry) -> bool:
         """Forget an entry; whether it was there."""
-        if self._by_use.pop(entry.id, None) is None:
+        if not entry.slot:
             return False
-        variants = self._by_key[entry.key]
-        variants.remove(entry)
-        if not variants:
-            del self._by_key[entry.key]
-        self._touched.pop(entry.id, None)
-        self.size -= entry.size
-        self._operations.put((_DELETE, (entry.id,)))
+        self._drop(entry.slot)
+        self.delete_rows([entry.id])
         return True
 
-    def oldest(self) -> Entry | None:
-        return next(iter(self._by_use.values()), None)
+    def remove_key(self, key: str) -> list[int]:
+        """Forget every variant; their ids. Of a key that isn't loaded it is all that has its hash: another key's entry
+        among them is fetched again, which is better than to keep one that is out of date."""
+        if key in self._by_key:
+            slots = [entry.slot for entry in self._by_key[key]]
+        else:
+            slots = list(self._slots.find(key_hash(key)))
+        ids = [self._drop(slot) for slot in slots]
+        if ids:
+            self.delete_rows(ids)
+        return ids
+
+    def evict(self, most: int, wanted: Callable[[], bool]) -> list[int]:
+        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so; their ids."""
+        ids: list[int] = []
+        while len(ids) < most and (slot := self._slots.oldest()) and wanted():
+            ids.append(self._drop(slot))
+        if ids:
+            self.delete_rows(ids)
+        return ids
+
+    def delete_rows(self, ids: list[int]) -> None:
+        self._writer.put(Delete(ids))
 
     def flush_uses(self) -> None:
         """Write the times of last use, which are collected meanwhile, so that a hit costs no write."""
         touched, self._touched = self._touched, {}
-        for entry_id, used in touched.items():
-            self._operations.put((_TOUCH, (used, entry_id)))
+        if touched:
+            self._writer.put(Touch(touched))
+
+    def oldest(self) -> Iterator[int]:
+        """The ids of all entries, least recently used first."""
+        return (self._slots.ids[slot] for slot in self._slots)
 
     def _save(self, entry: Entry) -> None:
-        response = entry.response
-        blob = b"\r\n".join(name + b":" + value for name, value in response.headers.fields)
-        row = (
-            entry.id, entry.key, response.status, blob, json.dumps(response.vary), response.request_time,
-            response.response_time, response.initial_age, response.assigned_lifetime, response.targeted, entry.length,
-            None if entry.spans is None else json.dumps(entry.spans), entry.written, entry.used,
-        )  # fmt: skip
-        self._operations.put((_INSERT, row))
+        if entry.spans is None or entry.spans:
+            # What has nothing of its body yet is not worth a row: it would be dropped when it is read.
+            self._writer.put(Save(entry))
 
-    # -- the writer's thread ------------------------------------------------------------------------------------
+    def _drop(self, slot: int) -> int:
+        """Take an entry out of memory, whoever holds it; its id."""
+        entry_id = self._slots.ids[slot]
+        self._slots.remove(slot)
+        self._touched.pop(entry_id, None)
+        entry = self._alive.pop(entry_id, None)
+        if entry is not None:
+            entry.slot = 0
+            variants = self._by_key.get(entry.key)
+            if variants is not None:
+                try:
+                    variants.remove(entry)
+                except ValueError:
+                    pass
+                else:
+                    self._loaded -= 1
+                if not variants:
+                    del self._by_key[entry.key]
+            self._on_unload(entry)
+        return entry_id
 
-    def _write_forever(self) -> None:
-        database = self._connect()
-        ended = False
-        while not ended:
-            batch = [self._operations.get()]
-            while len(batch) < 1000 and not self._operations.empty():
-                batch.append(self._operations.get())
-            if None in batch:
-                ended = True
-            try:
-                database.execute("BEGIN")
-                for operation in batch:
-                    if operation is not None:
-                        database.execute(*operation)
-                database.execute("COMMIT")
-            except sqlite3.Error as error:
-                # Rows that are lost here cost their bodies at the next start, nothing else.
-                if database.in_transaction:
-                    try:
-                        database.execute("ROLLBACK")
-                    except sqlite3.Error:
-                        logger.debug("rollback failed", exc_info=True)
-                self._on_error("index", error)
-        database.close()
-
-
-def _entry(row: tuple[Any, ...]) -> Entry | None:
-    """An entry from its row, or ``None`` if the row makes no sense."""
-    (
-        entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, written,
-        used,
-    ) = row  # fmt: skip
-    try:
-        present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
-        if present is not None and (not present or present[-1].stop > length or present[0].start < 0):
-            return None  # nothing of it had arrived
-        fields = []
-        for line in bytes(blob).split(b"\r\n") if blob else []:
-            name, _, value = line.partition(b":")
-            fields.append((name, value))
-        # Values that an earlier version has written may be spelt in another way.
-        selecting = tuple((name, normalised(name, value)) for name, value in json.loads(vary))
-        response = StoredResponse(
-            status=status, headers=Headers(fields), request_time=request_time, response_time=response_time,
-            vary=selecting, initial_age=age, assigned_lifetime=assigned, targeted=targeted,
-        )  # fmt: skip
-    except (ValueError, TypeError) as error:
-        logger.warning("dropping unreadable index row %s: %s", entry_id, error)
-        return None
-    return Entry(entry_id, key, response, length, used, present, written)
+    def _shrink(self) -> None:
+        """Let the least recently used keys go that the working set has no place for; the last one stays."""
+        while self._loaded > self.working_set and len(self._by_key) > 1:
+            _, variants = self._by_key.popitem(last=False)
+            self._loaded -= len(variants)
+            for entry in variants:
+                self._on_unload(entry)
 
 
 def _boot_id() -> str:

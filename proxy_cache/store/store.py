@@ -1,8 +1,9 @@
 """The store: entries and their bodies, and the room they may take.
 
 Everything that decides is on the event loop and in memory; everything that blocks is in a thread. A response is
-stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. Whatever goes wrong
-on the disk costs the storing, never the serving.
+stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. A small one, which is
+all in memory when it is complete, is written by the index's own thread, together with others: body → row. Whatever
+goes wrong on the disk costs the storing, never the serving.
 """
 
 from __future__ import annotations
@@ -12,41 +13,37 @@ import errno
 import fcntl
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import Body
+from .entry import Entry, footprint
 from .files import BodyFiles, OpenBody, TornFile
-from .index import Entry, Index, footprint
+from .index import Index
+from .memory import SMALL, MemoryTier
+from .room import Room, Space
+from .writer import WriteBody, Writer
+
+__all__ = ["Room", "Store", "StoreError"]
 
 logger = logging.getLogger(__name__)
 
-FREE_CHECK = 0.5
-"""Seconds for which a reading of the free disk space is believed."""
 USES_FLUSH = 15.0
 """Seconds between writes of the times of last use."""
 COMPLAIN_EVERY = 30.0
 """Seconds between log lines about a disk that fails; the metric counts every failure."""
 MAX_VARIANTS = 32
 """Variants kept of one key; the least recently used makes room for a new one."""
+MEMORY_MAX = 256 << 20
+"""Bytes of small bodies in memory, at most."""
 
 
 class StoreError(Exception):
     """The store cannot be opened. The message names the folder and the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How much the cache may take. Each is bytes, or a share of the disk it is on."""
-
-    max_size: int | float
-    """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
-    min_free: int | float
-    """Free bytes, or a fraction of the disk, that are never eaten into."""
 
 
 class Store:
@@ -65,18 +62,16 @@ class Store:
         on_eviction: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.root = root
-        self.room = room
         self.files = BodyFiles(root)
-        self.index = Index(root / "index.sqlite", self._index_error)
+        self.memory = MemoryTier(MEMORY_MAX)
+        path = root / "index.sqlite"
+        self._writer = Writer(path, self.files.write_whole, self._index_error)
+        self.index = Index(path, self._writer, self.memory.drop)
+        self.space = Space(room, self.index, self.files, on_eviction)
         self._on_failure = on_failure
-        self._on_eviction = on_eviction
-        self._reserved = 0
-        self._free = 0
-        self._disk = 0
-        self._free_at = 0.0
         self._lock: int | None = None
         self._last_complaint = 0.0
-        self._tasks: set[asyncio.Future[object]] = set()
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
         self.is_open = False
 
@@ -92,9 +87,9 @@ class Store:
         except Exception as error:
             self._unlock()
             raise StoreError(f"cache_dir {self.root} cannot be used: {error}") from error
-        self.index.start()
+        self._writer.start()
         self.is_open = True
-        self.make_room(0)
+        self.space.make(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     def _open(self) -> None:
@@ -116,8 +111,8 @@ class Store:
             self.files.prepare()
         except OSError as error:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
-        self.files.unlink(self.index.load(self.files.scan))
-        self._read_free()
+        self.files.unlink(self.index.open(self.files.scan))
+        self.space.read_free()
 
     async def close(self) -> None:
         """Write what is pending and let go of the folder. Nothing may be using the store any more."""
@@ -126,8 +121,8 @@ class Store:
         self.is_open = False
         if self._housekeeper is not None:
             self._housekeeper.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        self.space.closing = True
+        await self.files.drain()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
@@ -144,17 +139,56 @@ class Store:
         while True:
             await asyncio.sleep(USES_FLUSH)
             self.index.flush_uses()
-            await self.files.run(self._read_free)
-            self.make_room(0)
+            await self.files.run(self.space.read_free)
+            self.space.make(0)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
 
+    @property
+    def memory_max(self) -> int:
+        """Bytes of small bodies in memory, at most."""
+        return self.memory.limit
+
+    @memory_max.setter
+    def memory_max(self, limit: int) -> None:
+        self.memory.limit = limit
+
     def lookup(self, key: str) -> list[Entry]:
-        """The variants stored under ``key``."""
+        """The variants stored under ``key``, as far as :meth:`is_loaded` says that they can be told at once."""
         return self.index.get(key)
+
+    def is_loaded(self, key: str) -> bool:
+        """Whether :meth:`lookup` tells all there is, without :meth:`load`. It does where nothing is stored."""
+        return self.index.is_loaded(key)
+
+    async def load(self, key: str) -> None:
+        """Read what :meth:`lookup` has to tell. A key that cannot be read is stored no longer."""
+        task = self._loading.get(key)
+        if task is None:
+            if self.index.is_loaded(key) or not self.is_open:
+                return
+            task = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
+            self.files.keep(task)
+        await asyncio.shield(task)  # others wait for it too
+
+    async def _load(self, key: str) -> None:
+        try:
+            useless = await self.index.load(key, self.files.run)
+        except sqlite3.Error as error:
+            self.disk_error("read", error)
+            self.remove_key(key)
+        else:
+            if useless:
+                self.index.delete_rows(useless)
+                self._delete_files(useless)
+            self._drop_superseded(key)
+        finally:
+            del self._loading[key]
 
     def touch(self, entry: Entry) -> None:
         self.index.touch(entry, time.time())
+        if entry.memory is not None:
+            self.memory.touch(entry)
 
     def holds(self, entry: Entry) -> bool:
         """Whether it is still here: entries are evicted and invalidated at any time."""
@@ -176,6 +210,8 @@ class Store:
         finally:
             self.unreserve(entry.size)
         self._add(new)
+        if entry.memory is not None:
+            self.memory.put(new, entry.memory)
         return new
 
     def update(self, entry: Entry, response: StoredResponse) -> None:
@@ -201,13 +237,17 @@ class Store:
 
     def remove(self, entry: Entry) -> None:
         if self.index.remove(entry):
-            self.files.forget(entry.id)
-            self._run(self.files.unlink, [entry.id])
+            self._delete_files([entry.id])
 
     def remove_key(self, key: str) -> None:
-        """Drop every variant of ``key`` (invalidation, RFC 9111 §4.4)."""
-        for entry in list(self.index.get(key)):
-            self.remove(entry)
+        """Drop every variant of ``key`` (invalidation, RFC 9111 §4.4), loaded or not."""
+        self._delete_files(self.index.remove_key(key))
+
+    def _delete_files(self, entry_ids: list[int]) -> None:
+        for entry_id in entry_ids:
+            self.files.forget(entry_id)
+        if entry_ids:
+            self.files.start(self.files.unlink, entry_ids)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -250,7 +290,7 @@ class Store:
             # It was removed while the file was opened, which may have made it anew.
             self.files.forget(entry.id)
             self.files.release(file)
-            self._run(self.files.unlink, [entry.id])
+            self.files.start(self.files.unlink, [entry.id])
         raise TornFile(errno.ENOENT, "the entry is gone")
 
     async def commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
@@ -276,19 +316,54 @@ class Store:
         if not body.kept or (lacking > 0 and not self.reserve(lacking)):
             return None
         body.reserved += max(lacking, 0)
+        spans = None if total is None else Spans([(0, length)])
+        entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
+        if body.file is None and body.complete:
+            return await self._commit_small(body, entry, chunks)
         fd = None if body.file is None else body.file.fd
         fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, length, total)
         if body.file is None:
             body.file = OpenBody(body.entry_id, fd)
         self.files.register(body.file)
+        self._committed(body, entry)
+        return entry
+
+    async def _commit_small(self, body: Body, entry: Entry, chunks: list[bytes]) -> Entry:
+        """All of it is in memory still: it is written along with others, and no file stays open for it."""
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[OSError | None] = loop.create_future()
+        wanted = True
+
+        def done(error: OSError | None) -> None:
+            try:
+                if not wanted:
+                    # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
+                    self.index.delete_rows([entry.id])
+                    self._delete_files([entry.id])
+                elif error is None:
+                    self._committed(body, entry, saved=True)
+                    if entry.length <= SMALL:
+                        self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            finally:
+                written.set_result(error)
+
+        self.files.keep(written)
+        self._writer.put(WriteBody(entry, chunks, loop, done))
+        try:
+            error = await asyncio.shield(written)
+        except asyncio.CancelledError:
+            wanted = False
+            raise
+        if error is not None:
+            raise error
+        return entry
+
+    def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
         body.stored = True
         body.drop_tail()
-        spans = None if total is None else Spans([(0, length)])
-        entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
         self.unreserve(body.reserved)
         body.reserved = 0
-        self._add(entry)
-        return entry
+        self._add(entry, saved=saved)
 
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
         if not body.kept or entry not in self.index:
@@ -304,15 +379,24 @@ class Store:
         self.index.add_span(entry, body.start, body.length, time.time())
         return entry
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry, *, saved: bool = False) -> None:
         """Make it known, in place of what it replaces."""
-        for old in self.index.get(entry.key)[:]:
-            if old.response.vary == entry.response.vary:
-                self.remove(old)
-        variants = self.index.get(entry.key)
-        if len(variants) >= MAX_VARIANTS:
-            self.remove(min(variants, key=lambda variant: variant.used))
-        self.index.add(entry)
+        self.index.add(entry, saved=saved)
+        self._drop_superseded(entry.key)
+
+    def _drop_superseded(self, key: str) -> None:
+        """Of what the same requests select the last one is kept, and no more than so many variants. If the key isn't
+        loaded, that is seen to when it is."""
+        variants = self.index.get(key)
+        if len(variants) < 2:
+            return
+        newest = {entry.response.vary: entry for entry in variants}
+        for entry in variants[:]:
+            if newest[entry.response.vary] is not entry:
+                self.remove(entry)
+        if len(variants) > MAX_VARIANTS:
+            for entry in sorted(variants[:-1], key=lambda variant: variant.used)[: len(variants) - MAX_VARIANTS]:
+                self.remove(entry)
 
     def _write_last(
         self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int, total: int | None
@@ -331,9 +415,18 @@ class Store:
         """Remove the temporary file of a body that is not kept. Readers keep what they have open."""
         if body.piece_of is not None:
             return  # the file is the entry's
-        self._run(self.files.discard, body.entry_id)
+        self.files.start(self.files.discard, body.entry_id)
 
     # -- room ---------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> Room:
+        """How much the cache may take; may be changed at any time."""
+        return self.space.room
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        self.space.room = room
 
     @property
     def size(self) -> int:
@@ -343,7 +436,7 @@ class Store:
     @property
     def capacity(self) -> int:
         """Bytes it may take (``cache_max_size``)."""
-        return _bytes(self.room.max_size, self._disk)
+        return self.space.capacity
 
     def reserve(self, size: int) -> bool:
         """Room for ``size`` more bytes, by eviction if need be. ``False`` if there is none to be had."""
@@ -352,47 +445,14 @@ class Store:
         if size > self.capacity:
             self._on_failure("too_large")
             return False
-        if not self.make_room(size):
+        if not self.space.make(size):
             self._on_failure("no_space")
             return False
-        self._reserved += size
+        self.space.reserved += size
         return True
 
     def unreserve(self, size: int) -> None:
-        self._reserved -= size
-
-    def make_room(self, size: int) -> bool:
-        """Evict, least recently used first, until ``size`` more bytes fit under both limits."""
-        now = time.monotonic()
-        if now - self._free_at > FREE_CHECK:
-            self._run(self._read_free)
-            self._free_at = now
-        min_free = _bytes(self.room.min_free, self._disk)
-        evicted: list[int] = []
-        while self.index.size + self._reserved + size > self.capacity or self._free - self._reserved - size < min_free:
-            entry = self.index.oldest()
-            if entry is None or not self.index.remove(entry):
-                break
-            self.files.forget(entry.id)
-            self._free += entry.size
-            evicted.append(entry.id)
-        if evicted:
-            self._on_eviction(len(evicted))
-            self._run(self._evict, evicted)
-        return (
-            self.index.size + self._reserved + size <= self.capacity and self._free - self._reserved - size >= min_free
-        )
-
-    def _evict(self, entry_ids: list[int]) -> None:
-        self.files.unlink(entry_ids)
-        self._read_free()
-
-    def _read_free(self) -> None:
-        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side."""
-        stat = os.statvfs(self.root)
-        self._disk = stat.f_blocks * stat.f_frsize
-        self._free = stat.f_bavail * stat.f_frsize
-        self._free_at = time.monotonic()
+        self.space.reserved -= size
 
     # -- trouble ------------------------------------------------------------------------------------------------
 
@@ -411,20 +471,3 @@ class Store:
 
     def _index_error(self, what: str, error: Exception) -> None:
         self.disk_error(what, error)  # called in the index's thread; counters and logging are safe there
-
-    def _run(self, function: Callable[..., object], *args: object) -> None:
-        """Let a blocking call run in the pool, without waiting for it."""
-        if not self.is_open:
-            return
-        future = asyncio.get_running_loop().run_in_executor(self.files.pool, function, *args)
-        self._tasks.add(future)
-        future.add_done_callback(self._done)
-
-    def _done(self, future: asyncio.Future[object]) -> None:
-        self._tasks.discard(future)
-        if not future.cancelled() and (error := future.exception()) is not None:
-            logger.error("a disk task failed", exc_info=error)
-
-
-def _bytes(amount: int | float, disk: int) -> int:
-    return amount if isinstance(amount, int) else int(amount * disk)

@@ -1,0 +1,134 @@
+"""The fast lane's view of mitmproxy: when it is open, which client it is for, and what its requests come to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client, Server
+from mitmproxy.proxy import mode_specs
+
+from .addon_flows import address, interim_sender
+from .answers import Answer, Exchange
+from .cache import Cache
+from .delivery import InFlight
+from .http1 import Request, absolute_target
+from .lane import Lane
+from .layers import CacheHttpLayer
+from .semantics.headers import Headers
+from .semantics.keys import Target
+from .semantics.policy import Policy
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+
+def open_lane(addon: CacheAddon, client: Client) -> None:
+    """Put a lane before mitmproxy's protocol of a connection that has just been accepted, if it can have one."""
+    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+    transport = handler.transports.get(client) if handler is not None else None
+    reader = transport.reader if transport is not None else None
+    writer = transport.writer if transport is not None else None
+    if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
+        return  # not a socket of asyncio's
+    if reader.at_eof() or reader.exception() is not None or writer.transport.is_closing():
+        return
+    host = ClientLane(addon, client, handler)
+    if host.base is None and not host.absolute:
+        return
+    inner: Any = writer.transport.get_protocol()
+    lane = Lane(host, writer, inner)
+    writer.transport.set_protocol(lane)
+    # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane first.
+    buffer: Any = getattr(reader, "_buffer", None)
+    if buffer:
+        early = bytes(buffer)
+        buffer.clear()
+        asyncio.get_running_loop().call_soon(lane.data_received, early)
+
+
+class ClientLane:
+    """What :class:`~.lane.Lane` asks, answered for one client's connection."""
+
+    def __init__(self, addon: CacheAddon, client: Client, handler: Any) -> None:
+        self.addon = addon
+        self.via = addon.via
+        self.client = address(client)
+        self._client = client
+        self._watchdog = handler.timeout_watchdog
+        mode = client.proxy_mode
+        self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
+        self.base: tuple[str, str, int] | None = None
+        """Scheme, host and port of all requests, where the proxy stands in for an origin."""
+        if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
+            self.base = (mode.scheme, *mode.address)
+
+    @property
+    def cache(self) -> Cache | None:
+        return self.addon.cache
+
+    @property
+    def by_the_book(self) -> bool:
+        settings = self.addon.settings
+        return settings is not None and settings.rules.are_none
+
+    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+        self._watchdog.register_activity()
+        self.addon.hit(target, status, size, started, self.client)
+
+    def lane_is_open(self) -> bool:
+        return self.addon.lane_is_open() and self._client.error is None
+
+    def lane_target(self, text: str) -> Target | None:
+        if self.base is None:
+            target = absolute_target(text)
+        elif text.startswith("/") and not ctx.options.keep_host_header:
+            target = Target.of(*self.base, text)
+        else:
+            target = None
+        settings = self.addon.settings
+        if (
+            target is None
+            or settings is None
+            or target.host == ctx.options.onboarding_host
+            or target.path.endswith(".crl")
+            or not settings.caches(target.host, target.port)
+        ):
+            return None
+        return target
+
+    def lane_policy(self, request: Request, target: Target) -> Policy:
+        assert self.addon.settings is not None
+        rules = self.addon.settings.rules
+        if rules.are_none:
+            return rules.base
+        flow = http.HTTPFlow(self._client, Server(address=(target.host, target.port)))
+        headers = http.Headers([(b"Host", target.authority.encode()), *request.fields.headers.fields])
+        flow.request = http.Request(
+            target.host, target.port, b"GET", target.scheme.encode(), b"", target.path.encode(), b"HTTP/1.1",
+            headers, b"", None, 0.0, 0.0,
+        )  # fmt: skip
+        return rules.policy_for(flow)
+
+    def lane_child_is_idle(self, handed: int) -> bool:
+        layer = self.addon.http_layers.get(self._client.id)
+        return isinstance(layer, CacheHttpLayer) and layer.is_idle_after(handed)
+
+    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
+        return interim_sender(self._client, "HTTP/1.1" if http11 else "HTTP/1.0")
+
+    def lane_begin(self, exchange: Exchange) -> InFlight:
+        self._watchdog.register_activity()
+        return self.addon.begin(exchange)
+
+    def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
+        self.addon.metrics.answered(answer.source, exchange.collapsed)
+
+    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
+        self._watchdog.register_activity()
+        self.addon.end(state, answer, self.client, note)
+
+    def failed(self, error: Exception) -> None:
+        self.addon.failed(error)

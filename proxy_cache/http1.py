@@ -1,0 +1,125 @@
+"""HTTP/1 heads as bytes: requests in, responses out. Pure functions, no I/O (RFC 9112).
+
+Only for requests that leave no question open: a GET whose lines end in CRLF, whose fields are spelt as the grammar has
+them, and that has no body. Everything else is :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here has
+to know how it treats what is odd or wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from .semantics.directives import NOTHING, CacheControl, request_cache_control
+from .semantics.headers import Headers, end_to_end
+from .semantics.keys import Target
+from .semantics.validation import is_conditional
+
+UNUSUAL: Final = "unusual"
+HEAD_MOST: Final = 64 * 1024
+"""Bytes of a request's head that are waited for here; what is longer is mitmproxy's."""
+_REMEMBER_LENGTH: Final = 2048
+"""Bytes of field lines, or of a URL, that are remembered; what is longer is parsed each time."""
+
+_LINE: Final = re.compile(rb"GET ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
+_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n"
+_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")+")
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+_LABEL: Final = r"[0-9a-z](?:[0-9a-z-]*[0-9a-z])?"
+_ABSOLUTE: Final = re.compile(rf"http://((?:{_LABEL}\.)*{_LABEL})(?::([0-9]{{1,5}}))?(/.*)?", re.IGNORECASE)
+# mitmproxy takes a URL apart and puts it together again, which changes these: they are left to it.
+_NOT_AS_SENT: Final = re.compile(r"#|\?$|;$|;\?|^//")
+# These are more than a plain GET, or decide who may have an answer.
+_MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestFields:
+    """What the field lines of a request say. The same lines, which is all that an agent ever sends to one host, are
+    parsed once."""
+
+    headers: Headers
+    """End-to-end, and without Host: what a fill may repeat."""
+    wanted: CacheControl
+    plain: bool
+    """Neither a range nor a condition nor a directive: any fresh response will do."""
+    close: bool | None
+    """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One GET. ``size`` is the bytes that its head takes."""
+
+    target: str
+    http11: bool
+    fields: RequestFields
+    size: int
+
+    @property
+    def close(self) -> bool:
+        return not self.http11 if self.fields.close is None else self.fields.close
+
+
+def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
+    """The request that ``data`` begins with; ``None`` if its end hasn't come yet."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
+        if len(data) > HEAD_MOST or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
+            return UNUSUAL
+        return UNUSUAL if _BLANK_LINE.search(data) else None
+    line = _LINE.match(data)
+    if line is None or end > HEAD_MOST:
+        return UNUSUAL
+    lines = data[line.end() : end + 2]
+    fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
+    if fields is None:
+        return UNUSUAL
+    return Request(line[1].decode("ascii"), line[2] == b"1", fields, end + 4)
+
+
+def _fields(lines: bytes) -> RequestFields | None:
+    """``None`` if there is anything unusual."""
+    if _FIELDS.fullmatch(lines) is None:
+        return None
+    pairs = []
+    for line in lines[:-2].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        pairs.append((name, value.strip(b" \t")))
+    headers = Headers(pairs)
+    if len(headers.get_all("host")) != 1 or any(name in headers for name in _MORE_THAN_PLAIN):
+        return None
+    options = {option.strip(" \t").lower() for option in (headers.get("connection") or "").split(",")}
+    if "upgrade" in options:
+        return None
+    close = True if "close" in options else False if "keep-alive" in options else None
+    headers = end_to_end(headers).without("host")
+    wanted = request_cache_control(headers)
+    plain = wanted is NOTHING and "range" not in headers and not is_conditional(headers)
+    return RequestFields(headers, wanted, plain, close)
+
+
+_remembered = lru_cache(maxsize=4096)(_fields)
+
+
+@lru_cache(maxsize=16384)
+def absolute_target(text: str) -> Target | None:
+    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a usual http URL."""
+    match = _ABSOLUTE.fullmatch(text)
+    if match is None:
+        return None
+    host, port, path = match[1].lower(), int(match[2] or 80), match[3] or "/"
+    if "xn--" in host or not 0 < port < 65536 or _NOT_AS_SENT.search(path):
+        return None
+    return Target.of("http", host, port, path)
+
+
+def response_head(status: int, reason: str, headers: Headers) -> bytes:
+    """A status line and field lines, with the empty line at the end (RFC 9112 §4)."""
+    lines = [b"HTTP/1.1 %d %b" % (status, reason.encode("latin-1", "replace"))]
+    lines += [name + b": " + value for name, value in headers.fields]
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

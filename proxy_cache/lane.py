@@ -1,0 +1,369 @@
+"""The fast lane: plain GETs, answered where their bytes arrive.
+
+A mitmproxy flow costs a millisecond. A lane takes the place of the protocol of a client's connection (asyncio's, not
+mitmproxy's), reads complete plain GETs by itself, and has them answered by the cache, as flows would be. Everything
+else it hands to the protocol that was there, unread and to the byte, and keeps out of the way until mitmproxy has done
+with it. The lane is a shortcut and not another proxy: what it answers with comes from :mod:`.cache`, in the words that
+the slow path has.
+
+This knows no mitmproxy; :class:`Host` is what it wants to know of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from .answers import Answer, Exchange
+from .cache import Cache
+from .delivery import CONGESTED, Delivery, InFlight
+from .fills import ClientGone
+from .http1 import Request, parse_request, response_head
+from .semantics.headers import Headers
+from .semantics.keys import Target
+from .semantics.policy import Policy
+
+JOINED = 16 * 1024
+"""Bytes of a body up to which it is copied behind its head, rather than sent beside it."""
+READ_AHEAD = 64 * 1024
+"""Bytes of further requests that are taken while one is answered; then the client has to wait."""
+
+
+class Host(Protocol):
+    """What a lane needs of the proxy around it."""
+
+    via: str
+    client: str
+    """Who the client is, for fairness and the log."""
+
+    @property
+    def cache(self) -> Cache | None: ...
+
+    @property
+    def by_the_book(self) -> bool:
+        """Whether no rule of the operator's speaks of requests."""
+
+    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+        """A hit has been handed to the client's connection whole."""
+
+    def lane_is_open(self) -> bool:
+        """Whether nobody else has to see requests, now."""
+
+    def lane_target(self, text: str) -> Target | None:
+        """What a request asks for, if it is for the cache to answer."""
+
+    def lane_policy(self, request: Request, target: Target) -> Policy: ...
+
+    def lane_child_is_idle(self, handed: int) -> bool:
+        """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
+
+    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
+
+    def lane_begin(self, exchange: Exchange) -> InFlight: ...
+
+    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None: ...
+
+    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
+
+
+class Lane(asyncio.Protocol):
+    """The protocol of one client's connection."""
+
+    def __init__(self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol) -> None:
+        self._host = host
+        self._writer = writer
+        self._transport: Any = writer.transport
+        self._descriptor = self._transport.get_extra_info("socket").fileno()
+        self._inner: Any = inner
+        self._buffer = b""
+        self._handed = 0
+        self._aside = False
+        self._lost = False
+        self._exchange: Exchange | None = None
+        self._busy = False
+        """Whether a request is being answered by a task. (mitmproxy's tasks are eager: they may have ended when they
+        are made.)"""
+        self._going_on = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading_paused = False
+
+    # -- what the transport tells -------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._aside:
+            if not self._host.lane_child_is_idle(self._handed):
+                self._hand_over(data)
+                return
+            self._aside = False
+        if self._buffer:
+            data = self._buffer + data
+        self._buffer = data
+        if not self._busy:
+            self._go_on()
+        elif len(data) > READ_AHEAD and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool | None:
+        # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
+        if self._exchange is not None:
+            self._exchange.client_gone()
+        self._flush_to_inner()
+        return bool(self._inner.eof_received())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        if self._exchange is not None:
+            self._exchange.client_gone()
+        self._inner.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Answer what has come, one after the other, as far as that takes no waiting."""
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while self._buffer and not self._busy and not self._aside and not self._transport.is_closing():
+                request = parse_request(self._buffer)
+                if request is None:
+                    return
+                cache = self._host.cache
+                if isinstance(request, str) or cache is None or not self._host.lane_is_open():
+                    self._step_aside()
+                    return
+                target = self._host.lane_target(request.target)
+                if target is None or self._has_been_here(request):
+                    self._step_aside()
+                    return
+                self._buffer = self._buffer[request.size :]
+                if not self._hit(request, target, cache):
+                    self._answer(request, target, cache)
+        except Exception as error:
+            self._host.failed(error)
+            self._transport.abort()
+        finally:
+            self._going_on = False
+
+    def _has_been_here(self, request: Request) -> bool:
+        """Whether it goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3)."""
+        headers = request.fields.headers
+        return "via" in headers and any(self._host.via in value for value in headers.get_all("via"))
+
+    def _hit(self, request: Request, target: Target, cache: Cache) -> bool:
+        """Answer with what is ready in memory, if it is; most requests are answered here."""
+        if not (request.fields.plain and self._host.by_the_book):
+            return False
+        started = time.monotonic()
+        try:
+            ready = cache.ready(target.key, request.fields.headers, time.time())
+        except Exception:
+            return False  # the longer way meets it again, and has an answer for it
+        if ready is None:
+            return False
+        head, body = ready
+        transport = self._transport
+        if len(body) <= JOINED:
+            transport.write(head + body)
+        elif transport.get_write_buffer_size():
+            transport.write(head)
+            transport.write(body)
+        else:
+            try:
+                sent = os.writev(self._descriptor, (head, body))
+            except OSError:  # it is full, or closed: the transport finds out
+                sent = 0
+            if sent < len(head):
+                transport.write(head[sent:])
+                sent = len(head)
+            if sent < len(head) + len(body):
+                transport.write(memoryview(body)[sent - len(head) :])
+        self._host.lane_hit(target, int(head[9:12]), len(body), started)
+        if request.close:
+            transport.close()
+        elif transport.get_write_buffer_size() > CONGESTED:
+            self._run(self._make_room())
+        return True
+
+    def _answer(self, request: Request, target: Target, cache: Cache) -> None:
+        try:
+            policy = self._host.lane_policy(request, target)
+            headers = request.fields.headers.add("Via", f"1.1 {self._host.via}")
+            exchange = Exchange(target, headers, self._host.client, policy)
+            state = self._host.lane_begin(exchange)
+        except Exception as error:
+            self._host.failed(error)
+            self._transport.abort()
+            return
+        try:
+            answer = cache.get_now(exchange)
+        except Exception as error:
+            self._host.failed(error)
+            answer = cache.internal_error(type(error).__name__)
+        self._exchange = exchange
+        if answer is not None:
+            self._host.lane_answered(exchange, answer)
+            if self._send_now(request, exchange, state, answer):
+                return
+        self._run(self._finish(request, exchange, state, cache, answer))
+
+    def _send_now(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
+        """Send an answer that is all there, if the client takes it; whether it was."""
+        body = answer.body
+        if isinstance(body, bytes):
+            content = body
+        elif answer.length is not None and answer.length <= READ_AHEAD:
+            read = body.read_now()
+            if read is None or len(read) != answer.length:
+                if read:
+                    # What was read is to be sent first: the rest of it takes waiting.
+                    state.first = read
+                return False
+            content = read
+        else:
+            return False
+        head, _, close = framed(request, answer)
+        self._transport.write(head + content if answer.status not in (204, 304) else head)
+        state.size = len(content)
+        self._done(request, exchange, state, answer, close)
+        if self._transport.get_write_buffer_size() > CONGESTED:
+            self._run(self._make_room())
+        return True
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a task do the rest of this request; the next one waits for :meth:`_next`."""
+        self._busy = True
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _make_room(self) -> None:
+        try:
+            await self._writer.drain()
+        except OSError:
+            pass
+        self._next()
+
+    async def _finish(
+        self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, answer: Answer | None
+    ) -> None:
+        """Send an answer that takes waiting, for its head, its body or its client."""
+        note = ""
+        close = True
+        try:
+            if answer is None:
+                exchange.on_interim = self._host.lane_interim(request.http11)
+                answer = await self._ask(exchange, cache)
+                if answer is None:
+                    note = "client disconnected"
+                    return
+                state.queued = exchange.queued_for
+                self._host.lane_answered(exchange, answer)
+            note, close = await self._deliver(request, state, answer)
+        except asyncio.CancelledError:
+            note = "cancelled"
+            raise
+        except Exception as error:
+            self._host.failed(error)
+            note = type(error).__name__
+        finally:
+            self._done(request, exchange, state, answer, close or self._lost, note)
+            self._next()
+
+    async def _ask(self, exchange: Exchange, cache: Cache) -> Answer | None:
+        try:
+            return await cache.get(exchange)
+        except ClientGone:
+            return None
+        except Exception as error:
+            self._host.failed(error)
+            return cache.internal_error(type(error).__name__)
+
+    async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
+        """Head and body. What went wrong, and whether the connection ends with it."""
+        head, chunked, close = framed(request, answer)
+        if isinstance(answer.body, bytes):
+            bodiless = answer.status in (204, 304)
+            self._writer.write(head if bodiless else head + answer.body)
+            state.size = len(answer.body)
+            await self._writer.drain()
+            return "", close
+        state.delivery = delivery = Delivery(answer.body, answer.length, chunked=chunked)
+        delivery.attach(self._writer, direct=True)
+        first = state.first if state.first is not None else answer.body.read_now()
+        if first and not chunked:
+            self._writer.write(head + first if len(first) <= READ_AHEAD else head)
+            if len(first) > READ_AHEAD:
+                self._writer.write(first)
+            delivery.sent = len(first)
+        else:
+            self._writer.write(head)
+            if first:
+                self._writer.writelines((b"%x\r\n" % len(first), first, b"\r\n"))
+                delivery.sent = len(first)
+        if delivery.sent != answer.length or answer.length is None:
+            await delivery.wait()
+        if delivery.error is not None:
+            if answer.length is None and not chunked:
+                delivery.reset_connection()
+            return f"response broke off after {delivery.sent} bytes: {delivery.error}", True
+        if chunked:
+            self._writer.write(b"0\r\n\r\n")
+        return "", close
+
+    def _done(
+        self,
+        request: Request,
+        exchange: Exchange,
+        state: InFlight,
+        answer: Answer | None,
+        close: bool,
+        note: str = "",
+    ) -> None:
+        self._exchange = None
+        exchange.close()
+        self._host.lane_end(state, answer, note)
+        if close:
+            self._transport.close()
+
+    def _next(self) -> None:
+        """The client may have its next turn."""
+        self._busy = False
+        if self._reading_paused and not self._lost:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        self._go_on()
+
+    # -- what is mitmproxy's ------------------------------------------------------------------------------------
+
+    def _step_aside(self) -> None:
+        self._aside = True
+        self._flush_to_inner()
+
+    def _flush_to_inner(self) -> None:
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        self._handed += len(data)
+        self._inner.data_received(data)
+
+
+def framed(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
+    """The head of an answer, whether its body is chunked, and whether the connection ends with it."""
+    headers, chunked = answer.framed(http11=request.http11, head=False)
+    to_the_end = answer.length is None and not chunked and answer.status not in (204, 304)
+    return response_head(answer.status, answer.reason_phrase, headers), chunked, request.close or to_the_end

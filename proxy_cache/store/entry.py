@@ -1,0 +1,64 @@
+"""One stored response, as it is in memory while it is in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..semantics.spans import Spans
+from ..semantics.stored import StoredResponse
+
+BLOCK = 4096
+
+
+class Entry:
+    """One stored response: its key, its head, and how long its body is (in file ``id``).
+
+    There is at most one object for one id at a time, whoever holds it: identity is equality.
+    """
+
+    __slots__ = (
+        "__weakref__", "id", "key", "length", "memory", "prepared", "response", "slot", "spans", "used", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        entry_id: int,
+        key: str,
+        response: StoredResponse,
+        length: int,
+        used: float,
+        spans: Spans | None = None,
+        written: float | None = None,
+    ) -> None:
+        self.id = entry_id
+        self.key = key
+        self.response = response
+        self.length = length
+        self.used = used
+        self.spans = spans
+        """The parts of the body that are in the file; ``None`` if it is all there."""
+        self.written = used if written is None else written
+        """When the last byte of it was brought to the file."""
+        self.slot = 0
+        """Its place in the index's columns; 0 if it is not in the index (not yet, or not any more)."""
+        self.memory: bytes | None = None
+        """All of its body, if it is in the memory tier."""
+        self.prepared: Any = None
+        """What somebody has worked out from ``response`` and wants to find again; dropped when that changes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it is counted with: whole blocks for the body, and its head."""
+        return footprint(self.length if self.spans is None else self.spans.length)
+
+    def has(self, start: int, stop: int) -> bool:
+        """Whether these bytes of its body are in the file."""
+        return self.spans is None or self.spans.covers(start, stop)
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.id:x} {self.key} {self.response.status}, {self.length} bytes>"
+
+
+def footprint(length: int) -> int:
+    """Bytes on disk of a body of ``length`` bytes, with its share of the index."""
+    return -(-length // BLOCK) * BLOCK + BLOCK

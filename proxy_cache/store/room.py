@@ -1,0 +1,112 @@
+"""The room that the cache may take, what of it is promised to bodies on their way, and eviction."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .files import BodyFiles
+from .index import Index
+
+FREE_CHECK = 0.5
+"""Seconds for which a reading of the free disk space is believed."""
+EVICT_AT_ONCE = 500
+"""Entries evicted at a stretch, which takes some milliseconds. More go in the background, a slice at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much the cache may take. Each is bytes, or a share of the disk it is on."""
+
+    max_size: int | float
+    """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
+    min_free: int | float
+    """Free bytes, or a fraction of the disk, that are never eaten into."""
+
+
+class Space:
+    """What is taken, reserved and free. ``on_eviction(count)`` is called for entries that made room."""
+
+    def __init__(self, room: Room, index: Index, files: BodyFiles, on_eviction: Callable[[int], None]) -> None:
+        self.room = room
+        self.reserved = 0
+        """Bytes promised, and not counted by the index yet."""
+        self.evicting: asyncio.Task[None] | None = None
+        self.closing = False
+        """Whether no further slice is to be evicted."""
+        self._index = index
+        self._files = files
+        self._on_eviction = on_eviction
+        self._disk = 0
+        self._free = 0
+        self._free_at = 0.0
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that all entries may take (``cache_max_size``)."""
+        return self._bytes(self.room.max_size)
+
+    def make(self, size: int) -> bool:
+        """Evict, least recently used first, until ``size`` more bytes fit under both limits. Whether they will.
+
+        What takes long is seen to in the background: the room may then be used before it is all there.
+        """
+        now = time.monotonic()
+        if now - self._free_at > FREE_CHECK:
+            self._files.start(self.read_free)
+            self._free_at = now
+        if self._fits(size, self._index.size, self._free):
+            return True
+        possible = self._fits(size, 0, self._free + self._index.size)
+        if not possible:
+            size = 0  # nothing goes for what won't fit all the same
+        if self.evicting is None and (evicted := self._evict(size)):
+            if self._fits(size, self._index.size, self._free):
+                self._files.start(self._unlink, evicted)
+            else:
+                self.evicting = asyncio.get_running_loop().create_task(self._evict_more(evicted))
+                self._files.keep(self.evicting)
+        return possible
+
+    def _fits(self, size: int, stored: int, free: int) -> bool:
+        """Whether ``size`` more bytes fit beside so much that is stored, on a disk that has so much free."""
+        taken = self.reserved + size
+        return stored + taken <= self.capacity and free - taken >= self._bytes(self.room.min_free)
+
+    def _evict(self, size: int) -> list[int]:
+        """One slice, in memory; the ids of those whose files are to be unlinked."""
+        index = self._index
+        total = index.size + self._free
+        evicted = index.evict(EVICT_AT_ONCE, lambda: not self._fits(size, index.size, total - index.size))
+        self._free = total - index.size
+        for entry_id in evicted:
+            self._files.forget(entry_id)
+        if evicted:
+            self._on_eviction(len(evicted))
+        return evicted
+
+    async def _evict_more(self, evicted: list[int]) -> None:
+        """Slice by slice, each when the files of the one before are gone; what is reserved meanwhile counts."""
+        try:
+            while evicted:
+                await self._files.run(self._unlink, evicted)
+                evicted = [] if self.closing else self._evict(0)
+        finally:
+            self.evicting = None
+
+    def _unlink(self, entry_ids: list[int]) -> None:
+        self._files.unlink(entry_ids)
+        self.read_free()
+
+    def read_free(self) -> None:
+        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side."""
+        stat = os.statvfs(self._files.root)
+        self._disk = stat.f_blocks * stat.f_frsize
+        self._free = stat.f_bavail * stat.f_frsize
+        self._free_at = time.monotonic()
+
+    def _bytes(self, amount: int | float) -> int:
+        return amount if isinstance(amount, int) else int(amount * self._disk)

@@ -1,0 +1,171 @@
+"""The index on disk: what its tables look like, how an entry becomes rows and is read back, and older schemas.
+
+``entries`` is narrow, because all of it is read at every start: what is needed to find an entry and to evict it.
+``heads`` has the rest, which is read by id when the entry is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..semantics.headers import Headers
+from ..semantics.spans import Spans
+from ..semantics.stored import StoredResponse
+from ..semantics.vary import normalised
+from .entry import BLOCK, Entry, footprint
+from .slots import key_hash
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 4
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY,
+    hash INTEGER NOT NULL,
+    blocks INTEGER NOT NULL,
+    used REAL NOT NULL,
+    written REAL NOT NULL
+) STRICT""",
+    """CREATE TABLE IF NOT EXISTS heads (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    headers BLOB NOT NULL,
+    vary TEXT NOT NULL,
+    request_time REAL NOT NULL,
+    response_time REAL NOT NULL,
+    age INTEGER NOT NULL,
+    assigned INTEGER,
+    targeted TEXT,
+    length INTEGER NOT NULL,
+    spans TEXT
+) STRICT""",
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+)
+_HEAD = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans"
+INSERT_ENTRY = "INSERT OR REPLACE INTO entries (id, hash, blocks, used, written) VALUES (?, ?, ?, ?, ?)"
+INSERT_HEAD = f"INSERT OR REPLACE INTO heads ({_HEAD}) VALUES ({', '.join('?' * len(_HEAD.split(',')))})"
+DELETE_ENTRY = "DELETE FROM entries WHERE id = ?"
+DELETE_HEAD = "DELETE FROM heads WHERE id = ?"
+TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
+META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+SCAN = "SELECT id, hash, blocks, used FROM entries ORDER BY used"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for one thread at a time."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    # A checkpoint syncs to the disk, and keeps the writer from its queue meanwhile: not every few hundred responses.
+    database.execute("PRAGMA wal_autocheckpoint = 4096")
+    database.execute("PRAGMA journal_size_limit = 16777216")
+    return database
+
+
+def upgrade(database: sqlite3.Connection) -> None:
+    """Bring the schema of any earlier version to this one's, with all that is stored."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version not in range(SCHEMA_VERSION + 1):
+        raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")
+    if version == SCHEMA_VERSION:
+        return
+    database.create_function("key_hash", 1, key_hash, deterministic=True)
+    database.create_function("blocks", 2, _blocks, deterministic=True)
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if version == 1:
+            database.execute("ALTER TABLE entries ADD COLUMN targeted TEXT")
+        if version in (1, 2):
+            database.execute("ALTER TABLE entries ADD COLUMN spans TEXT")
+            database.execute("ALTER TABLE entries ADD COLUMN written REAL NOT NULL DEFAULT 0")
+            database.execute("UPDATE entries SET written = response_time")
+        if version:
+            database.execute("ALTER TABLE entries RENAME TO entries_3")
+        for table in TABLES:
+            database.execute(table)
+        if version:
+            database.execute(
+                "INSERT INTO entries (id, hash, blocks, used, written)"
+                " SELECT id, key_hash(key), blocks(length, spans), used, written FROM entries_3"
+            )
+            database.execute(f"INSERT INTO heads ({_HEAD}) SELECT {_HEAD} FROM entries_3")
+            database.execute("DROP TABLE entries_3")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+
+
+def _blocks(length: int, spans: str | None) -> int:
+    try:
+        return footprint(length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length) // BLOCK
+    except (ValueError, TypeError):
+        return 1  # it will be found to be unreadable when it is asked for
+
+
+def entry_row(entry: Entry) -> tuple[Any, ...]:
+    """For ``INSERT_ENTRY``."""
+    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written
+
+
+def head_row(entry: Entry) -> tuple[Any, ...]:
+    """For ``INSERT_HEAD``."""
+    response, spans = entry.response, entry.spans
+    return (
+        entry.id, entry.key, response.status,
+        b"\r\n".join([name + b":" + value for name, value in response.headers.fields]),
+        json.dumps(response.vary) if response.vary else "[]",
+        response.request_time, response.response_time, response.initial_age, response.assigned_lifetime,
+        response.targeted, entry.length, None if spans is None else json.dumps(spans),
+    )  # fmt: skip
+
+
+def read_entries(database: sqlite3.Connection, key: str, ids: Iterable[int]) -> tuple[list[Entry], set[int]]:
+    """Of the entries with these ids, those that are stored under ``key``; and the ids that are good for nothing, since
+    they have no head, or one that makes no sense. Rows of other keys with the same hash are neither."""
+    entries, useless = [], set()
+    for number in ids:
+        row = database.execute(
+            f"SELECT {_HEAD}, used, written FROM heads JOIN entries USING (id) WHERE id = ?", (number,)
+        ).fetchone()
+        if row is not None and row[1] != key:
+            continue
+        entry = None if row is None else _entry(row)
+        if entry is None:
+            useless.add(number)
+        else:
+            entries.append(entry)
+    return entries, useless
+
+
+def _entry(row: tuple[Any, ...]) -> Entry | None:
+    """An entry from its row, or ``None`` if the row makes no sense."""
+    (
+        entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, used,
+        written,
+    ) = row  # fmt: skip
+    try:
+        present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
+        if present is not None and (not present or present[-1].stop > length or present[0].start < 0):
+            return None  # nothing of it had arrived
+        fields = []
+        for line in bytes(blob).split(b"\r\n") if blob else []:
+            name, _, value = line.partition(b":")
+            fields.append((name, value))
+        # Values that an earlier version has written may be spelt in another way.
+        selecting = tuple((name, normalised(name, value)) for name, value in json.loads(vary)) if vary != "[]" else ()
+        response = StoredResponse(
+            status=status, headers=Headers(fields), request_time=request_time, response_time=response_time,
+            vary=selecting, initial_age=age, assigned_lifetime=assigned, targeted=targeted,
+        )  # fmt: skip
+    except (ValueError, TypeError) as error:
+        logger.warning("dropping unreadable index row %s: %s", entry_id, error)
+        return None
+    return Entry(entry_id, key, response, length, used, present, written)

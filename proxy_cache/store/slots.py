@@ -1,0 +1,138 @@
+"""What is in memory of every entry: a row of numbers in columns, found by the hash of its key, in order of last use.
+
+A million entries are a million rows here, and about 150 bytes each. Everything else of an entry is in the database
+until it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+NOBODY: tuple[int, ...] = ()
+
+
+def key_hash(key: str) -> int:
+    """60 bits of a key: an index over millions of them meets the same hash twice for variants, hardly ever for two
+    keys. It is kept in the database, so it must not change (``hash()`` does, with every process)."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 4
+
+
+class Slots:
+    """Columns, a table from hash to slot, and the order of use: a doubly linked ring through the slots.
+
+    Slot 0 is no entry. It is where the ring begins and ends: ``next[0]`` is the least recently used, ``prev[0]`` the
+    most recently used. Slots that are free are linked through ``next``.
+    """
+
+    __slots__ = ("_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "total_blocks", "used")
+
+    def __init__(self) -> None:
+        self.ids = array("q", [0])
+        self.hashes = array("q", [0])
+        self.blocks = array("I", [0])
+        """What each takes on the disk, in blocks."""
+        self.used = array("d", [0.0])
+        self._next = array("i", [0])
+        self._prev = array("i", [0])
+        self._free = 0
+        self._by_hash: dict[int, int | tuple[int, ...]] = {}
+        self.count = 0
+        self.total_blocks = 0
+
+    def fill(self, batches: Iterable[Sequence[tuple[int, int, int, float]]]) -> None:
+        """Rows of id, hash, blocks and last use, to begin with, least recently used first."""
+        by_hash = self._by_hash
+        slot = len(self.ids)
+        for rows in batches:
+            if not rows:
+                continue
+            ids, hashes, blocks, used = zip(*rows, strict=True)
+            self.ids.extend(ids)
+            self.hashes.extend(hashes)
+            self.blocks.extend(blocks)
+            self.used.extend(used)
+            self.total_blocks += sum(blocks)
+            for number in hashes:
+                if by_hash.setdefault(number, slot) != slot:
+                    by_hash[number] = (*self.find(number), slot)
+                slot += 1
+        self.count = slot - 1
+        self._next = array("i", range(1, slot + 1))
+        self._next[-1] = 0
+        self._prev = array("i", range(-1, slot - 1))
+        self._prev[0] = slot - 1
+
+    def find(self, number: int) -> tuple[int, ...]:
+        """The slots with this hash."""
+        found = self._by_hash.get(number, NOBODY)
+        return (found,) if isinstance(found, int) else found
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_hash
+
+    def add(self, entry_id: int, number: int, blocks: int, used: float) -> int:
+        """A new entry, as the most recently used one; its slot."""
+        last = self._prev[0]
+        slot = self._free
+        if slot:
+            self._free = self._next[slot]
+            self.ids[slot], self.hashes[slot], self.blocks[slot], self.used[slot] = entry_id, number, blocks, used
+            self._next[slot], self._prev[slot] = 0, last
+        else:
+            slot = len(self.ids)
+            self.ids.append(entry_id)
+            self.hashes.append(number)
+            self.blocks.append(blocks)
+            self.used.append(used)
+            self._next.append(0)
+            self._prev.append(last)
+        self._next[last] = self._prev[0] = slot
+        if self._by_hash.setdefault(number, slot) != slot:
+            self._by_hash[number] = (*self.find(number), slot)
+        self.count += 1
+        self.total_blocks += blocks
+        return slot
+
+    def remove(self, slot: int) -> None:
+        number = self.hashes[slot]
+        left = tuple(other for other in self.find(number) if other != slot)
+        if len(left) > 1:
+            self._by_hash[number] = left
+        elif left:
+            self._by_hash[number] = left[0]
+        else:
+            del self._by_hash[number]
+        before, after = self._prev[slot], self._next[slot]
+        self._next[before], self._prev[after] = after, before
+        self._next[slot], self._free = self._free, slot
+        self.ids[slot] = 0
+        self.count -= 1
+        self.total_blocks -= self.blocks[slot]
+
+    def touch(self, slot: int, now: float) -> None:
+        """The most recently used, from now on."""
+        self.used[slot] = now
+        follow, precede = self._next, self._prev
+        last = precede[0]
+        if last != slot:
+            before, after = precede[slot], follow[slot]
+            follow[before], precede[after] = after, before
+            follow[slot], precede[slot] = 0, last
+            follow[last] = precede[0] = slot
+
+    def resize(self, slot: int, blocks: int) -> None:
+        self.total_blocks += blocks - self.blocks[slot]
+        self.blocks[slot] = blocks
+
+    def oldest(self) -> int:
+        """The least recently used; 0 if there is none."""
+        return self._next[0]
+
+    def __iter__(self) -> Iterator[int]:
+        """All slots, least recently used first."""
+        slot = self._next[0]
+        while slot:
+            yield slot
+            slot = self._next[slot]

@@ -1,0 +1,175 @@
+"""The one thread that writes: rows of the index, and whole small bodies.
+
+What has come together while the last batch was written is the next batch: its bodies, each to a file of its own, and
+then all its rows in one transaction. The loop hears of a batch's bodies once. So the more there is to do, the less of
+it costs each response: no hop between threads, no transaction and no wake-up of its own.
+
+A body written here goes to its final place at once. It has no row until it is whole: after a crash a file without a
+row is deleted, and after one of the machine so are the rows of the last minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .entry import Entry
+from .rows import DELETE_ENTRY, DELETE_HEAD, INSERT_ENTRY, INSERT_HEAD, META, TOUCH, connect, entry_row, head_row
+
+logger = logging.getLogger(__name__)
+
+BATCH = 512
+"""Operations in one transaction, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """The entry as it is when its turn comes. Holding it keeps it findable until its row can be read."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    entry_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Times of last use, by id."""
+
+    uses: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteBody:
+    """A whole body, which is to become an entry. ``done(error)`` is called on the loop."""
+
+    entry: Entry
+    chunks: list[bytes]
+    loop: asyncio.AbstractEventLoop
+    done: Callable[[OSError | None], None]
+
+
+Operation = Save | Delete | Touch | WriteBody
+
+
+class Writer:
+    """``write_file(entry_id, chunks)`` makes a body file; ``on_error`` is told, in this thread, when the database could
+    not be written."""
+
+    def __init__(
+        self,
+        path: Path,
+        write_file: Callable[[int, list[bytes]], None],
+        on_error: Callable[[str, Exception], None],
+    ) -> None:
+        self._path = path
+        self._write_file = write_file
+        self._on_error = on_error
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lost_rows = False
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="cache-index", daemon=True)
+        self._thread.start()
+
+    def put(self, operation: Operation) -> None:
+        self._queue.put(operation)
+
+    def close(self) -> None:
+        """Write what is pending, and mark the end as clean. Blocks."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        database = connect(self._path)
+        while True:
+            # The batch holds its entries until it is committed, see Save.
+            batch = [self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            operations = [operation for operation in batch if operation is not None]
+            saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
+            self._transact(database, partial(_write_rows, database, saves, operations))
+            if len(operations) < len(batch):
+                break
+            # Else the thread would keep the last batch's bodies in memory while it waits for the next.
+            del batch, operations, saves
+        if not self._lost_rows:
+            # A file whose row was lost is an orphan, which is looked for only after an end that wasn't clean.
+            self._transact(database, partial(database.execute, META, ("clean", "1")))
+        database.close()
+
+    def _write_bodies(self, bodies: list[WriteBody]) -> dict[int, Entry]:
+        """The entries whose bodies are written. The loop is told before the rows are: nobody waits for those."""
+        results: list[tuple[WriteBody, OSError | None]] = []
+        for body in bodies:
+            try:
+                self._write_file(body.entry.id, body.chunks)
+            except OSError as error:
+                results.append((body, error))
+            else:
+                results.append((body, None))
+        if results:
+            try:
+                results[0][0].loop.call_soon_threadsafe(_tell, results)
+            except RuntimeError:
+                logger.debug("the loop has ended before its bodies were written")
+        return {body.entry.id: body.entry for body, error in results if error is None}
+
+    def _transact(self, database: sqlite3.Connection, write: Callable[[], object]) -> None:
+        try:
+            database.execute("BEGIN")
+            write()
+            database.execute("COMMIT")
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            # Rows that are lost here cost their bodies when they are asked for again, nothing else.
+            self._lost_rows = True
+            if database.in_transaction:
+                try:
+                    database.execute("ROLLBACK")
+                except sqlite3.Error:
+                    logger.debug("rollback failed", exc_info=True)
+            self._on_error("index", error)
+
+
+def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:
+    for body, error in results:
+        try:
+            body.done(error)
+        except Exception:
+            logger.exception("a stored body could not be made known")
+
+
+def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operations: list[Operation]) -> None:
+    """All rows of a batch, kind by kind. Of what happens to one entry the last counts: an id is never used again, so
+    what is deleted stays so."""
+    deleted: set[int] = set()
+    uses: dict[int, float] = {}
+    for operation in operations:
+        if isinstance(operation, Save):
+            saves[operation.entry.id] = operation.entry
+        elif isinstance(operation, Delete):
+            deleted.update(operation.entry_ids)
+        elif isinstance(operation, Touch):
+            uses.update(operation.uses)
+    kept = [entry for entry_id, entry in saves.items() if entry_id not in deleted]
+    database.executemany(INSERT_ENTRY, [entry_row(entry) for entry in kept])
+    database.executemany(INSERT_HEAD, [head_row(entry) for entry in kept])
+    database.executemany(TOUCH, [(used, entry_id) for entry_id, used in uses.items()])
+    gone = [(entry_id,) for entry_id in deleted]
+    database.executemany(DELETE_ENTRY, gone)
+    database.executemany(DELETE_HEAD, gone)

@@ -1,0 +1,534 @@
+"""The index by itself: many entries, few of them loaded; what is stored is found again, over restarts and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.index import build, key_of
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.spans import Spans
+from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store import index as index_module
+from proxy_cache.store import rows
+from proxy_cache.store.entry import Entry
+from proxy_cache.store.room import EVICT_AT_ONCE
+from proxy_cache.store.store import MAX_VARIANTS, Room, Store
+
+MANY = 20_000
+ROOM = Room(1 << 40, 0)
+
+
+def response_of(etag: str = "1", vary: tuple[tuple[str, str | None], ...] = ()) -> StoredResponse:
+    now = time.time()
+    fields = [(b"Cache-Control", b"max-age=1000"), (b"ETag", f'"{etag}"'.encode())]
+    return StoredResponse(200, Headers(fields), now, now, vary=vary, initial_age=0)
+
+
+async def put(store: Store, key: str, data: bytes = b"body", response: StoredResponse | None = None) -> Entry:
+    body = store.body(len(data), keep=True)
+    await body.write(data)
+    body.finish()
+    entry = await store.commit(body, key, response or response_of())
+    assert entry is not None
+    return entry
+
+
+async def find(store: Store, key: str) -> list[Entry]:
+    if not store.is_loaded(key):
+        await store.load(key)
+    return store.lookup(key)
+
+
+async def read(store: Store, entry: Entry) -> bytes | None:
+    file = await store.open_body(entry)
+    if file is None:
+        return None
+    try:
+        return await store.files.read(file.fd, entry.length + 1, 0)
+    finally:
+        store.files.release(file)
+
+
+def unload(store: Store) -> None:
+    """As if many other keys had been used since, and all had been written."""
+    store.index.working_set, before = 0, store.index.working_set
+    for key in ("unload:1", "unload:2"):
+        store.index.add(Entry(store.index.new_id(), key, response_of(), 0, time.time()))
+    for key in ("unload:1", "unload:2"):
+        store.remove_key(key)
+    store.index.working_set = before
+
+
+async def written(store: Store) -> None:
+    """Wait for the index's thread: what was put before this body is in the database."""
+    store.remove(await put(store, "barrier:"))
+    store.remove(await put(store, "barrier:"))
+    gc.collect()
+
+
+def with_store(
+    folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], room: Room = ROOM, **options: Any
+) -> None:
+    async def run() -> None:
+        store = Store(folder, room, **options)
+        await store.open()
+        try:
+            await story(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_stored_is_found_after_a_restart(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        for number in range(50):
+            await put(store, f"http://x/{number}", b"%d" % number * 100, response_of(str(number)))
+
+    async def after(store: Store) -> None:
+        assert len(store.index) == 50
+        assert store.index.loaded == 0
+        assert not store.is_loaded("http://x/7")
+        assert store.lookup("http://x/7") == []
+        for number in range(50):
+            (entry,) = await find(store, f"http://x/{number}")
+            assert store.is_loaded(entry.key)
+            assert entry.response.etag == f'"{number}"'
+            assert await read(store, entry) == b"%d" % number * 100
+        assert store.index.loaded == 50
+
+    with_store(tmp_path, before)
+    with_store(tmp_path, after)
+
+
+def test_a_miss_does_not_read_the_database(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        assert store.is_loaded("http://x/none")
+        assert store.lookup("http://x/none") == []
+
+    with_store(tmp_path, story)
+
+
+def test_many_entries(tmp_path: Path) -> None:
+    """All are counted, some are loaded, and no more of them than there is place for."""
+    build(tmp_path, MANY)
+
+    async def story(store: Store) -> None:
+        assert len(store.index) == MANY
+        assert store.size == MANY * 4 * 4096
+        store.index.working_set = 100
+        chance = random.Random(3)
+        for number in (chance.randint(1, MANY) for _ in range(500)):
+            (entry,) = await find(store, key_of(number))
+            assert entry.id == number
+        assert store.index.loaded == 100
+        assert not await find(store, "http://packages.example.org/none")
+
+    with_store(tmp_path, story)
+
+
+def test_an_entry_that_somebody_holds_stays_the_same(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        entry = await put(store, "http://x/a")
+        whole = store.add_object("http://x/b", response_of(), 100)
+        await written(store)
+        unload(store)
+        assert not store.is_loaded("http://x/a")
+        assert store.holds(entry)
+        store.index.add_span(whole, 0, 10, time.time())
+        assert await find(store, "http://x/a") == [entry]
+        assert await find(store, "http://x/b") == [whole]
+        unload(store)
+        store.remove_key("http://x/a")
+        assert not store.holds(entry)
+        assert await find(store, "http://x/a") == []
+        assert store.holds(whole)
+
+    with_store(tmp_path, story)
+
+
+def test_changes_of_unloaded_entries_are_kept(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        entry = store.add_object("http://x/a", response_of("old"), 10_000)
+        store.index.add_span(entry, 100, 200, time.time())
+        store.update(entry, response_of("new"))
+        unload(store)
+        del entry
+        # Whether its row has been written by now or not, it is found as it was.
+        (entry,) = await find(store, "http://x/a")
+        assert entry.spans == Spans([(100, 200)])
+        del entry
+        await written(store)
+        unload(store)
+        gc.collect()
+        (entry,) = await find(store, "http://x/a")
+        assert entry.spans == Spans([(100, 200)])
+        assert entry.response.etag == '"new"'
+
+    with_store(tmp_path, story)
+
+
+def test_what_never_got_a_byte_vanishes(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        store.add_object("http://x/a", response_of(), 10_000)
+        await written(store)
+        unload(store)
+        gc.collect()
+        assert await find(store, "http://x/a") == []
+        assert len(store.index) == 0
+        assert store.size == 0
+
+    with_store(tmp_path, story)
+
+
+def test_variants_and_what_replaces_them(tmp_path: Path) -> None:
+    """Also where the key was not in memory when the newer one was stored."""
+    english, german = (("accept-language", "en"),), (("accept-language", "de"),)
+
+    async def story(store: Store) -> None:
+        await put(store, "http://x/", b"en", response_of("en", english))
+        await put(store, "http://x/", b"de", response_of("de", german))
+        assert [entry.response.etag for entry in await find(store, "http://x/")] == ['"en"', '"de"']
+        await written(store)
+        unload(store)
+        await put(store, "http://x/", b"en again", response_of("en2", english))
+        assert not store.is_loaded("http://x/")
+        assert [entry.response.etag for entry in await find(store, "http://x/")] == ['"de"', '"en2"']
+        assert len(store.index) == 2
+        unload(store)
+        for number in range(MAX_VARIANTS + 5):
+            await put(store, "http://x/", b"", response_of(str(number), (("accept-language", str(number)),)))
+        assert len(await find(store, "http://x/")) == MAX_VARIANTS == len(store.index)
+        store.remove_key("http://x/")
+        assert len(store.index) == 0
+
+    async def after(store: Store) -> None:
+        assert len(store.index) == 0
+        assert not list(store.files.scan())
+
+    with_store(tmp_path, story)
+    with_store(tmp_path, after)
+
+
+def test_removing_a_key_that_is_not_loaded(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        for number in range(3):
+            await put(store, "http://x/", b"", response_of(str(number), (("accept", str(number)),)))
+        await put(store, "http://y/")
+
+    async def story(store: Store) -> None:
+        assert not store.is_loaded("http://x/")
+        store.remove_key("http://x/")
+        assert store.is_loaded("http://x/")
+        assert store.lookup("http://x/") == []
+        assert len(store.index) == 1
+
+    async def while_it_is_read(store: Store) -> None:
+        loading = asyncio.ensure_future(store.load("http://y/"))
+        await asyncio.sleep(0)
+        store.remove_key("http://y/")
+        await loading
+        assert store.lookup("http://y/") == []
+        await written(store)
+
+    async def after(store: Store) -> None:
+        assert len(store.index) == 0
+        assert not list(store.files.scan())
+
+    with_store(tmp_path, before)
+    with_store(tmp_path, story)
+    with_store(tmp_path, while_it_is_read)
+    with_store(tmp_path, after)
+
+
+def test_something_stored_while_its_key_is_read(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        await put(store, "http://x/", b"old", response_of("old"))
+
+    async def story(store: Store) -> None:
+        loads = [asyncio.ensure_future(store.load("http://x/")) for _ in range(3)]
+        await asyncio.sleep(0)
+        new = store.add_object("http://x/", response_of("new"), 100)
+        loads[0].cancel()
+        await asyncio.gather(*loads[1:])
+        assert store.lookup("http://x/") == [new]
+        assert store.index.loaded == len(store.index) == 1
+
+    with_store(tmp_path, before)
+    with_store(tmp_path, story)
+
+
+def test_two_keys_with_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (index_module, rows):
+        monkeypatch.setattr(module, "key_hash", lambda key: 42)
+
+    async def before(store: Store) -> None:
+        await put(store, "http://x/", b"x")
+        assert not store.is_loaded("http://y/")
+        assert await find(store, "http://y/") == []
+        assert store.is_loaded("http://y/")
+        await put(store, "http://y/", b"y")
+        assert [entry.key for entry in store.lookup("http://y/")] == ["http://y/"]
+        assert [entry.key for entry in store.lookup("http://x/")] == ["http://x/"]
+
+    async def after(store: Store) -> None:
+        (x,) = await find(store, "http://x/")
+        (y,) = await find(store, "http://y/")
+        assert (await read(store, x), await read(store, y)) == (b"x", b"y")
+        assert await find(store, "http://z/") == []
+        store.remove(x)
+        assert store.lookup("http://y/") == [y]
+        assert len(store.index) == store.index.loaded == 1
+
+    with_store(tmp_path, before)
+    with_store(tmp_path, after)
+
+
+def test_the_order_of_use_is_kept_over_a_restart(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    order = list(range(200))
+
+    async def before(store: Store) -> None:
+        entries = [await put(store, f"http://x/{number}") for number in range(200)]
+        for entry in chance.sample(entries, 50):
+            store.touch(entry)
+            order.remove(entry.id - 1)
+            order.append(entry.id - 1)
+        for number in chance.sample(range(200), 20):
+            store.remove(entries[number])
+            order.remove(number)
+        assert list(store.index.oldest()) == [number + 1 for number in order]
+
+    async def after(store: Store) -> None:
+        assert list(store.index.oldest()) == [number + 1 for number in order]
+        new = await put(store, "http://x/new")
+        (entry,) = await find(store, f"http://x/{order[0]}")
+        store.touch(entry)
+        assert [*store.index.oldest()][-2:] == [new.id, entry.id]
+        assert store.index.evict(3, lambda: True) == [number + 1 for number in order[1:4]]
+
+    with_store(tmp_path, before)
+    with_store(tmp_path, after)
+
+
+def test_eviction_goes_by_slices(tmp_path: Path) -> None:
+    """Room is granted at once where it can be made; it is made slice by slice, the loop in between."""
+    build(tmp_path, MANY)
+    size = 4 * 4096
+    counts: list[int] = []
+
+    async def story(store: Store) -> None:
+        order = list(store.index.oldest())
+        held = (await find(store, key_of(order[10])))[0]
+        assert store.reserve(10_000 * size)
+        assert sum(counts) == EVICT_AT_ONCE
+        assert not store.holds(held)
+        assert store.reserve(100 * size), "what comes meanwhile is granted without waiting"
+        assert sum(counts) == EVICT_AT_ONCE
+        assert not store.reserve(MANY * size)
+        assert store.space.evicting is not None
+        await store.space.evicting
+        assert max(counts) <= EVICT_AT_ONCE
+        assert sum(counts) == 10_100
+        assert len(store.index) == MANY - 10_100
+        assert list(store.index.oldest()) == order[10_100:]
+
+    with_store(tmp_path, story, Room(MANY * size, 0), on_eviction=counts.append)
+
+
+def test_small_bodies_are_in_memory_too(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        store.memory_max = 3 * 10_000
+        first = await put(store, "http://x/1", b"1" * 9_000)
+        second = await put(store, "http://x/2", b"2" * 9_000)
+        assert first.memory == b"1" * 9_000
+        assert await read(store, first) == first.memory, "the file is there as well"
+        store.touch(first)
+        third = await put(store, "http://x/3", b"3" * 9_000)
+        fourth = await put(store, "http://x/4", b"4" * 9_000)
+        assert second.memory is None
+        assert None not in (first.memory, third.memory, fourth.memory)
+        assert len(store.memory) == 3
+        store.remove(first)
+        assert first.memory is None
+        large = await put(store, "http://x/large", b"l" * 70_000)
+        assert large.memory is None
+        await written(store)
+        unload(store)
+        assert len(store.memory) == store.memory.size == 0
+
+    with_store(tmp_path, story)
+
+
+def test_many_commits_at_once(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))
+        assert not store.files._open, "no file stays open"
+        assert all(await asyncio.gather(*(read(store, entry) for entry in entries[1:])))
+        assert store.space.reserved == 0
+
+    with_store(tmp_path, story)
+
+
+def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path) -> None:
+    failures: list[str] = []
+
+    async def story(store: Store) -> None:
+        good = await put(store, "http://x/good")
+        body = store.body(4, keep=True)
+        await body.write(b"data")
+        body.finish()
+        reader = body.reader()
+        os.mkdir(store.files.path(body.entry_id))
+        assert await store.commit(body, "http://x/bad", response_of()) is None
+        assert await reader.read() == b"data"
+        reader.close()
+        assert failures == ["write"]
+        assert store.lookup("http://x/bad") == []
+        assert store.holds(good)
+        assert store.space.reserved == 0
+        os.rmdir(store.files.path(body.entry_id))
+
+    with_store(tmp_path, story, on_failure=failures.append)
+
+
+def test_a_commit_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        body = store.body(4, keep=True)
+        await body.write(b"data")
+        body.finish()
+        task = asyncio.ensure_future(store.commit(body, "http://x/", response_of()))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    async def after(store: Store) -> None:
+        assert len(store.index) == 0
+        assert not list(store.files.scan())
+
+    with_store(tmp_path, story)
+    with_store(tmp_path, after)
+
+
+def crash(folder: Path) -> None:
+    """What the database says when the process had no time to close it."""
+    with sqlite3.connect(folder / "index.sqlite") as database:
+        database.execute("UPDATE meta SET value = '0' WHERE name = 'clean'")
+
+
+def test_after_a_crash_rows_without_files_and_files_without_rows_are_gone(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        for number in range(5):
+            await put(store, f"http://x/{number}")
+        os.unlink(store.files.path(2))
+        os.link(store.files.path(1), store.files.path(99))
+
+    async def after(store: Store) -> None:
+        assert len(store.index) == 4
+        assert await find(store, "http://x/1") == []
+        assert sorted(store.files.scan()) == [1, 3, 4, 5]
+        assert (await put(store, "http://x/new")).id > 99, "no file is left that a new entry could meet"
+
+    with_store(tmp_path, before)
+    crash(tmp_path)
+    with_store(tmp_path, after)
+
+
+def test_after_a_crash_of_the_machine_the_last_minute_is_gone(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        await put(store, "http://x/old")
+        await put(store, "http://x/new")
+
+    async def after(store: Store) -> None:
+        assert len(await find(store, "http://x/old")) == 1
+        assert await find(store, "http://x/new") == []
+        assert list(store.files.scan()) == [1]
+
+    with_store(tmp_path, before)
+    crash(tmp_path)
+    with sqlite3.connect(tmp_path / "index.sqlite") as database:
+        database.execute("UPDATE meta SET value = 'another' WHERE name = 'boot'")
+        database.execute("UPDATE entries SET written = written - 100 WHERE id = 1")
+    with_store(tmp_path, after)
+
+
+def test_an_unreadable_head_is_a_miss(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        await put(store, "http://x/1")
+        await put(store, "http://x/2")
+
+    async def after(store: Store) -> None:
+        assert await find(store, "http://x/1") == []
+        assert len(await find(store, "http://x/2")) == 1
+        assert len(store.index) == 1
+
+    with_store(tmp_path, before)
+    with sqlite3.connect(tmp_path / "index.sqlite") as database:
+        database.execute("UPDATE heads SET vary = 'nonsense' WHERE id = 1")
+    with_store(tmp_path, after)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_index_of_an_earlier_version_is_taken_over(tmp_path: Path, version: int) -> None:
+    columns = {
+        "id": "INTEGER PRIMARY KEY", "key": "TEXT NOT NULL", "status": "INTEGER NOT NULL", "headers": "BLOB NOT NULL",
+        "vary": "TEXT NOT NULL", "request_time": "REAL NOT NULL", "response_time": "REAL NOT NULL",
+        "age": "INTEGER NOT NULL", "assigned": "INTEGER", "targeted": "TEXT", "length": "INTEGER NOT NULL",
+        "spans": "TEXT", "written": "REAL NOT NULL", "used": "REAL NOT NULL",
+    }  # fmt: skip
+    later = {1: ("targeted", "spans", "written"), 2: ("spans", "written"), 3: ()}[version]
+    columns = {name: kind for name, kind in columns.items() if name not in later}
+    now = time.time()
+    head = {
+        "status": 200, "headers": b'ETag:"e"\r\nX:y', "vary": "[]", "request_time": now, "response_time": now, "age": 3,
+        "assigned": None, "targeted": None, "length": 9000, "spans": None, "written": now,
+    }  # fmt: skip
+    entries = [
+        {**head, "id": 7, "key": "http://x/a", "used": now},
+        {**head, "id": 8, "key": "http://x/b", "used": now - 50, "vary": json.dumps([["accept", "a/b"]])},
+        {**head, "id": 9, "key": "http://x/c", "used": now - 70, "spans": "[[0, 100], [4096, 8192]]"},
+        {**head, "id": 10, "key": "http://x/d", "used": now - 90, "spans": "[]"},
+    ]
+    if version < 3:
+        del entries[2:]
+    with sqlite3.connect(tmp_path / "index.sqlite") as database:
+        database.execute(f"CREATE TABLE entries ({', '.join(map(' '.join, columns.items()))}) STRICT")
+        database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID")
+        database.execute("INSERT INTO meta VALUES ('clean', '1')")
+        for entry in entries:
+            places = ", ".join("?" * len(columns))
+            database.execute(f"INSERT INTO entries VALUES ({places})", [entry[name] for name in columns])
+        database.execute(f"PRAGMA user_version = {version}")
+
+    async def story(store: Store) -> None:
+        assert len(store.index) == len(entries)
+        assert list(store.index.oldest()) == [10, 9, 8, 7][-len(entries) :]
+        (a,) = await find(store, "http://x/a")
+        assert (a.id, a.length, a.used, a.response.etag) == (7, 9000, now, '"e"')
+        assert a.response.initial_age == 3
+        (b,) = await find(store, "http://x/b")
+        assert b.response.vary == (("accept", "a/b"),)
+        if version == 3:
+            (c,) = await find(store, "http://x/c")
+            assert c.spans == Spans([(0, 100), (4096, 8192)])
+            assert store.size == (2 * 4 + 3 + 1) * 4096
+            assert await find(store, "http://x/d") == [], "nothing of it had arrived"
+
+    async def again(store: Store) -> None:
+        assert len(store.index) == (3 if version == 3 else 2)
+        assert len(await find(store, "http://x/a")) == 1
+
+    with_store(tmp_path, story)
+    with_store(tmp_path, again)

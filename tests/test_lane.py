@@ -1,0 +1,127 @@
+"""The fast lane: the same answers as through flows, however requests arrive, and not where others must see flows."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.support.origin import PATIENCE, Origin, Reply
+from tests.support.proxy import Proxy
+
+FRESH = ("Cache-Control", "max-age=600")
+ETAG = ("ETag", '"v1"')
+Start = Callable[..., Proxy]
+
+
+def talk(proxy: Proxy, pieces: Sequence[bytes]) -> bytes:
+    """Send the pieces one by one, and read until the proxy closes or an answer to each request has come."""
+    with socket.create_connection(proxy.address, timeout=PATIENCE) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+        got = b""
+        while data := connection.recv(65536):
+            got += data
+        return got
+
+
+def request(url: str, *fields: str, method: str = "GET", version: str = "1.1", close: bool = False) -> bytes:
+    host = url.split("/")[2]
+    lines = [f"{method} {url} HTTP/{version}", f"Host: {host}", *fields, *(["Connection: close"] if close else [])]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def comparable(raw: bytes) -> bytes:
+    """Without what differs from one second, or one proxy, to the next."""
+    raw = re.sub(rb"proxy-cache-[0-9a-f]{8}", b"proxy-cache", raw)
+    raw = re.sub(rb"Age: \d+", b"Age: n", raw)
+    raw = re.sub(rb"ttl=-?\d+", b"ttl=n", raw)
+    raw = re.sub(rb"boundary=[0-9a-f]{32}", b"boundary=b", raw)
+    return re.sub(rb"--[0-9a-f]{32}", b"--b", raw)
+
+
+@pytest.fixture
+def both(start_proxy: Start) -> tuple[Proxy, Proxy]:
+    return start_proxy(fast_lane=True), start_proxy(fast_lane=False)
+
+
+def test_every_way_to_ask_gets_the_same_bytes(both: tuple[Proxy, Proxy], origin: Origin) -> None:
+    """Whole, in pieces, pipelined, mixed with other methods, ranges and conditions, 1.0 and close, misses."""
+    small = origin.serve("/small", Reply(headers=(FRESH, ETAG), size=1000))
+    big = origin.serve("/big", Reply(headers=(FRESH, ETAG), size=300_000))
+    for proxy in both:
+        for url in (small, big):
+            assert proxy.get(url).ok
+            assert proxy.get(url).hit
+    etag = ETAG[1]
+    long = origin.url("/long?x=" + "y" * 70_000)
+    conversations: list[list[bytes]] = [
+        [request(small, close=True)],
+        [request(big, close=True)],
+        [bytes([byte]) for byte in request(small, close=True)],
+        [request(small) * 20 + request(big) * 3 + request(small, close=True)],
+        [request(small), request(small, method="HEAD"), request(small), request(small, close=True)],
+        [request(small) + request(small, method="HEAD") + request(small) + request(big, close=True)],
+        [request(small, "Range: bytes=10-19"), request(big, "Range: bytes=-5"), request(big, "Range: bytes=1-2,9-11"),
+         request(small, "Range: bytes=5000-"), request(small, close=True)],
+        [request(small, f"If-None-Match: {etag}"), request(small, close=True)],
+        [request(small, version="1.0")],
+        [request(big, "Connection: keep-alive", version="1.0"), request(small, version="1.0")],
+        [request(long, close=True)],
+        [request(small, "Cache-Control: only-if-cached"),
+         request(origin.url("/absent"), "Cache-Control: only-if-cached", close=True)],
+        [request(small).replace(b"\r\n", b"\n"), request(small, close=True)],
+    ]  # fmt: skip
+    for number, conversation in enumerate(conversations):
+        lane, flows = (comparable(talk(proxy, conversation)) for proxy in both)
+        assert lane == flows, f"conversation {number}"
+        assert lane.startswith(b"HTTP/1.1 "), f"conversation {number}"
+
+
+def test_the_numbers_and_the_log_are_the_same(both: tuple[Proxy, Proxy], origin: Origin) -> None:
+    url = origin.serve("/five", Reply(headers=(FRESH,), size=5000))
+    seen = []
+    for proxy in both:
+        for _ in range(3):
+            assert proxy.get(url).ok
+        proxy.wait_for_log(r"GET \S+/five 200 5000 B .* hit \[127\.0\.0\.1\]")
+        proxy.wait_for_metric("inflight_requests", 0)
+        metrics = proxy.metrics()
+        seen.append(
+            [
+                metrics.value("hits_total"), metrics.value("misses_total"),
+                metrics.value("bytes_served_total", source="hit"), metrics.value("bytes_served_total", source="miss"),
+                metrics.value("cache_entries"), metrics.value("origin_fetches_total", outcome="stored"),
+            ]
+        )  # fmt: skip
+    assert seen[0] == seen[1] == [2, 1, 10000, 5000, 1, 1]
+
+
+def test_it_is_off_where_another_addon_sees_flows(start_proxy: Start, origin: Origin) -> None:
+    proxy = start_proxy(record=True)
+    proxy.wait_for_log(r"fast lane off: addon recorder has the hook response")
+    url = origin.serve("/ten", Reply(headers=(FRESH,), size=10))
+    assert proxy.get(url).ok
+    assert proxy.get(url).hit
+    proxy.eventually(proxy.flow_file.read_text, lambda text: text.count('"hook": "response"') == 2)
+
+
+@pytest.mark.parametrize("option", ["anticache", "modify_headers"])
+def test_it_is_off_while_an_option_changes_messages(start_proxy: Start, origin: Origin, option: str) -> None:
+    value: object = {"anticache": True, "modify_headers": ["/~s/X-Seen/yes"]}[option]
+    proxy = start_proxy(**{option: value})
+    proxy.wait_for_log(rf"fast lane off: option {option} is set")
+    assert proxy.get(origin.serve("/ten", Reply(headers=(FRESH,), size=10))).ok
+
+
+def test_it_is_switched_while_running(start_proxy: Start, origin: Origin) -> None:
+    proxy = start_proxy(control=True)
+    url = origin.serve("/ten", Reply(headers=(FRESH,), size=10))
+    proxy.wait_for_log(r"fast lane on")
+    assert proxy.get(url).ok
+    assert proxy.set_option("fast_lane=false") == "ok"
+    assert proxy.get(url).hit
+    proxy.wait_for_log(r"fast lane off: option fast_lane is false")

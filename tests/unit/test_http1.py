@@ -1,0 +1,101 @@
+"""Request heads: what is a plain GET, and what is left to mitmproxy."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy_cache.http1 import HEAD_MOST, Request, absolute_target, parse_request
+
+PLAIN = b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\nAccept: */*\r\n\r\n"
+
+
+def test_a_plain_get() -> None:
+    request = parse_request(PLAIN + b"GET next")
+    assert isinstance(request, Request)
+    assert (request.target, request.http11, request.size, request.close) == (
+        "http://packages.example/a", True, len(PLAIN), False,
+    )  # fmt: skip
+    assert request.fields.plain
+    assert request.fields.headers.fields == ((b"Accept", b"*/*"),)
+
+
+@pytest.mark.parametrize("size", range(1, len(PLAIN)))
+def test_every_beginning_of_it_is_waited_for(size: int) -> None:
+    assert parse_request(PLAIN[:size]) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST http://a.example/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"HEAD http://a.example/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"get http://a.example/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"P",
+        b"\x16\x03\x01",
+        b"\r\nGET http://a.example/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET http://a.example/ HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET http://a.example/ b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\nHost: a\n\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n b: folded\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n",
+        b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+        b"GET http://a.example/" + b"a" * HEAD_MOST,
+    ],
+)
+def test_unusual(head: bytes) -> None:
+    assert parse_request(head) == "unusual"
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "close"),
+    [
+        ("1", "", False), ("0", "", True), ("1", "close", True), ("0", "keep-alive", False),
+        ("1", "x, Close", True), ("0", "Keep-Alive, x", False),
+    ],
+)  # fmt: skip
+def test_whether_the_connection_ends(version: str, connection: str, close: bool) -> None:
+    field = f"Connection: {connection}\r\n" if connection else ""
+    request = parse_request(f"GET http://a.example/ HTTP/1.{version}\r\nHost: a\r\n{field}\r\n".encode())
+    assert isinstance(request, Request)
+    assert request.close is close
+
+
+@pytest.mark.parametrize(
+    "field", ["Range: bytes=0-1", "If-None-Match: *", "Cache-Control: no-cache", "Pragma: no-cache"]
+)
+def test_not_plain(field: str) -> None:
+    request = parse_request(f"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n".encode())
+    assert isinstance(request, Request)
+    assert not request.fields.plain
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("http://A.example", "http://a.example/"),
+        ("HTTP://a.example:80/b?c=d", "http://a.example/b?c=d"),
+        ("http://127.0.0.1:8000/%7e", "http://127.0.0.1:8000/%7e"),
+        ("https://a.example/", None),
+        ("/a", None),
+        ("http://user@a.example/", None),
+        ("http://a.example:0/", None),
+        ("http://a.example:99999/", None),
+        ("http://[::1]/", None),
+        ("http://xn--bcher-kva.example/", None),
+        ("http://a.example/b?", None),
+        ("http://a.example/b#c", None),
+        ("http://a.example//b", None),
+        ("http://a.example?b", None),
+    ],
+)
+def test_targets(text: str, key: str | None) -> None:
+    target = absolute_target(text)
+    assert (target and target.key) == key
