@@ -51,6 +51,7 @@ ROUNDS = 8
 
 Selected = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""
+CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
 _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
 
 
@@ -760,4 +761,4 @@ def _is_for_the_origin(headers: Headers) -> bool:
 
 def _without_conditions(headers: Headers) -> Headers:
     """A shared fill asks for all of it: the client's own conditions and ranges are answered from what comes back."""
-    return headers.without(*CONDITIONAL, "range")
+    return headers.without_any(CONDITIONAL_OR_RANGE)

@@ -39,7 +39,7 @@ RETRY_AFTER_MOST = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 MAX_FIELD = 65536
 """Bytes of one line of an origin's header."""
-READ_AHEAD = 256 * 1024
+READ_AHEAD = 128 * 1024
 """Bytes of a body that are read ahead of the fill; at twice as many the connection waits."""
 WAYS_MOST = 1000
 """Origins for which it is remembered how to get there; what is forgotten is worked out again."""

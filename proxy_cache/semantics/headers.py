@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -86,8 +87,11 @@ class Headers:
         return not names.isdisjoint(self._index or self._lookup())
 
     def without(self, *names: str) -> Headers:
+        return self.without_any(frozenset(names))
+
+    def without_any(self, names: frozenset[str]) -> Headers:
         index = self._index or self._lookup()
-        found = {name for name in names if name in index}
+        found = names.intersection(index)
         if not found:
             return self
         gone = {name.encode("latin-1") for name in found}
@@ -172,7 +176,16 @@ def end_to_end(headers: Headers) -> Headers:
 
     Fields in :data:`END_TO_END` stay even if Connection names them.
     """
-    if not headers.has_any(HOP_BY_HOP):
-        return headers
-    options = {option.strip(_OWS).lower() for value in headers.get_all("connection") for option in value.split(",")}
-    return headers.without(*HOP_BY_HOP, *(options - END_TO_END))
+    options = headers.get_all("connection")
+    if not options:
+        return headers.without_any(HOP_BY_HOP)
+    # Mostly "close" or "keep-alive".
+    return headers.without_any(_hop_by_hop(options) if sum(map(len, options)) <= 64 else _named_by(options))
+
+
+def _named_by(options: tuple[str, ...]) -> frozenset[str]:
+    named = {option.strip(_OWS).lower() for value in options for option in value.split(",")}
+    return HOP_BY_HOP | (named - END_TO_END)
+
+
+_hop_by_hop = lru_cache(maxsize=64)(_named_by)

@@ -15,6 +15,7 @@ from .validation import entity_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1
+_AGE = frozenset({"age"})
 _AS_IT_IS = Verdict(None)
 _NEVER_FRESH = float("-inf")
 
@@ -133,7 +134,7 @@ class StoredResponse:
         names = vary_names(headers)
         return cls(
             status=status,
-            headers=end_to_end(headers).without("age", *verdict.omitted),
+            headers=end_to_end(headers).without_any(_AGE | verdict.omitted),
             request_time=request_time,
             response_time=response_time,
             vary=NEVER if names is None else selecting_values(names, request_headers),

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from .store import Store
 
 FLUSH_SIZE = 256 * 1024
-"""Bytes of tail that are worth a trip to the disk. A body shorter than this is written once, when complete."""
+"""Bytes of tail that are worth a trip to the disk."""
 TAIL_LIMIT = 1024 * 1024
-"""Bytes of tail at which the writer waits for the disk, or for the slowest reader where there is no file."""
+"""Bytes of tail at which the writer waits for the disk, or for the slowest reader where there is no file. A body known
+not to be longer is written once, when complete."""
 
 
 class BodyError(Exception):
@@ -61,6 +62,9 @@ class Body:
         self.error: Exception | None = None
         self.file: OpenBody | None = None
         self.reserved = reserved or 0
+        # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
+        fits = total is not None and total - start <= TAIL_LIMIT
+        self._flush_size = TAIL_LIMIT + 1 if fits else FLUSH_SIZE
         self._tail: deque[bytes] = deque()
         self._tail_start = start
         self._readers: set[Reader] = set()
@@ -76,7 +80,7 @@ class Body:
         self._tail.append(chunk)
         self.length += len(chunk)
         self._wake()
-        while self.kept and self.length - self._tail_start >= FLUSH_SIZE:
+        while self.kept and self.length - self._tail_start >= self._flush_size:
             if not self.flushing:
                 self._flush = asyncio.get_running_loop().create_task(self._flush_tail())
                 self._flush.add_done_callback(self._flush_done)
