@@ -6,8 +6,9 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 
 Imports go down this list and never up; only the first two lines know mitmproxy:
 
-- ``addon`` (hooks in, cache out) with ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``;
+- ``addon`` (hooks in, cache out) with ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``;
 - ``layers`` (streamed responses), ``tunnel`` (CONNECT), ``options``, ``rules`` (mitmproxy filters → ``Policy``);
+- ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``http1`` (heads as bytes);
 - ``admin``, ``metrics``;
 - ``cache`` (the way of one GET), ``gaps`` (readers of what is stored in part), ``answers`` (what they give);
 - ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``limiter``, ``origin``;
