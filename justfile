@@ -31,3 +31,7 @@ lint:
 # Compare with a textbook mitmproxy addon and with plain mitmdump (about 5 minutes; --quick: 1; --help: more)
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"
+
+# Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 2; --help: more)
+bench-peers *arguments:
+    {{ python }} benchmarks/peers.py "$@"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -84,10 +84,13 @@ def fetch(port: int, target: str) -> tuple[int, bytes]:
 class Server:
     """A process that listens on a port of 127.0.0.1."""
 
-    def __init__(self, name: str, command: Sequence[str], port: int) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.command = list(command)
         self.port = port
+        self.environment = dict(environment or {})
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
@@ -96,7 +99,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,
-            env=clean_environment(),
+            env=clean_environment(**self.environment),
         )
         return self
 
@@ -117,6 +120,15 @@ class Server:
             except OSError:
                 time.sleep(0.02)
         raise SystemExit(f"{self.name} did not start; to see why: {' '.join(self.command)}")
+
+    def check(self, target: str, body: bytes) -> None:
+        """A proxy that answers wrong may be as fast as it likes. Asks twice, so that a cache has answered once."""
+        for _ in range(2):
+            status, got = fetch(self.port, target)
+            if (status, got) != (200, body):
+                raise SystemExit(
+                    f"{self.name} answers {target} with {status} and {len(got)} bytes, not the origin's body"
+                )
 
     def cpu_ticks(self) -> int:
         """CPU time used so far, in the kernel's ticks (of 10 ms)."""
@@ -160,18 +172,15 @@ class Origin(Server):
         return int(lines[2].split()[2])
 
 
+def mitmdump(port: int, confdir: Path, python: Path = Path(sys.executable)) -> list[str]:
+    """mitmdump on a port of 127.0.0.1, out of the virtual environment of this Python or of another one."""
+    program = str(python.parent / "mitmdump")
+    return [program, "--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", f"confdir={confdir}"]
+
+
 class Mitmdump(Server):
     """A contender: mitmdump with some arguments and, like all of them, its default logging, sent to /dev/null."""
 
     def __init__(self, name: str, arguments: Sequence[str], confdir: Path, core: int | None) -> None:
         port = free_port()
-        program = str(Path(sys.executable).parent / "mitmdump")
-        command = [program, "--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", f"confdir={confdir}"]
-        super().__init__(name, pinned(core, [*command, *arguments]), port)
-
-    def check(self, url: str, body: bytes) -> None:
-        """A proxy that answers wrong may be as fast as it likes. Asks twice, so that a cache has answered once."""
-        for _ in range(2):
-            status, got = fetch(self.port, url)
-            if (status, got) != (200, body):
-                raise SystemExit(f"{self.name} answers {url} with {status} and {len(got)} bytes, not the origin's body")
+        super().__init__(name, pinned(core, [*mitmdump(port, confdir), *arguments]), port)

@@ -1,11 +1,16 @@
 -- wrk as a client of a forward proxy: the request line carries the whole URL.
 -- BENCH_URL: what to ask for. BENCH_RANGE: which bytes of it. BENCH_DISTINCT: if set, every request asks for a URL of its own, "URL/<distinct>-<n>".
+-- BENCH_ORIGIN_FORM: if set, the request line has only the path, as a reverse proxy wants it.
 
 local url = os.getenv("BENCH_URL")
 local distinct = os.getenv("BENCH_DISTINCT")
 
 wrk.headers["Host"] = url:match("^http://([^/]+)")
 wrk.headers["Range"] = os.getenv("BENCH_RANGE")
+
+if os.getenv("BENCH_ORIGIN_FORM") then
+   url = url:match("^http://[^/]+(/.*)")
+end
 wrk.path = url
 
 if distinct then
@@ -23,11 +28,12 @@ if distinct then
    end
 end
 
-function done(summary)
+function done(summary, latency)
    local errors = summary.errors
    io.write(string.format(
-      '\n{"requests": %d, "microseconds": %d, "bytes": %d, "bad_status": %d, "socket_errors": %d, "timeouts": %d}\n',
+      '\n{"requests": %d, "microseconds": %d, "bytes": %d, "bad_status": %d, "socket_errors": %d, "timeouts": %d, "p99_microseconds": %d}\n',
       summary.requests, summary.duration, summary.bytes, errors.status,
-      errors.connect + errors.read + errors.write, errors.timeout
+      errors.connect + errors.read + errors.write, errors.timeout,
+      latency:percentile(99)
    ))
 end

@@ -97,10 +97,14 @@ def markdown(rows: Sequence[Row], *, runs: int, seconds: int, cores: int, comman
 
 
 def write_readme(readme: Path, text: str) -> None:
+    write_between(readme, text, START, END)
+
+
+def write_between(page: Path, text: str, first: str, last: str) -> None:
     """Replace what stands between the two marks."""
-    content = readme.read_text()
-    before, start, rest = content.partition(START)
-    _, end, after = rest.partition(END)
+    content = page.read_text()
+    before, start, rest = content.partition(first)
+    _, end, after = rest.partition(last)
     if not start or not end:
-        raise SystemExit(f"{readme.name} has no {START} … {END}")
-    readme.write_text(f"{before}{START}\n{text}\n{END}{after}")
+        raise SystemExit(f"{page.name} has no {first} … {last}")
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}")

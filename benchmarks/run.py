@@ -138,21 +138,26 @@ def check_tools() -> None:
         raise SystemExit(f"{', '.join(missing)}: not found; on Debian: apt-get install nginx-light wrk util-linux")
 
 
+def names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """An argument's type: names out of those known, with commas between."""
+
+    def parse(text: str) -> list[str]:
+        chosen = [name.strip() for name in text.split(",")]
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
+        return chosen
+
+    return parse
+
+
+def positive(text: str) -> int:
+    """An argument's type: 1, 2, 3, …"""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number of 1 or more")
+    return int(text)
+
+
 def parse_arguments() -> argparse.Namespace:
-    def names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-        def parse(text: str) -> list[str]:
-            chosen = [name.strip() for name in text.split(",")]
-            if unknown := [name for name in chosen if name not in known]:
-                raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
-            return chosen
-
-        return parse
-
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text}: not a whole number of 1 or more")
-        return int(text)
-
     parser = argparse.ArgumentParser(prog="just bench", description="Compare this proxy with two others of its kind.")
     parser.add_argument("--runs", type=positive, help="measurements of everything, of which the median counts (3)")
     parser.add_argument("--seconds", type=positive, help="length of one measurement (4)")
