@@ -356,6 +356,7 @@ def test_cold_readers_wait_for_one_head(proxy: Proxy, origin: Origin) -> None:
     fetches = [proxy.start_get(url, headers=[("Range", f"bytes={a}-{b - 1}")]) for a, b in wanted]
     whole = proxy.start_get(url)
     proxy.wait_for_waiters(21)
+    origin.wait_for("/cold")
     assert origin.count("/cold") == 1
     gate.open()
     for (start, stop), answer in zip(wanted, results(fetches), strict=True):
