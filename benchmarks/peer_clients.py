@@ -39,6 +39,23 @@ def download(port: int, target: str, watch: Callable[[], object] | None = None) 
         return ask(connection, target, started, watch)
 
 
+def first_byte(port: int, target: str) -> float:
+    """Seconds to the first byte of the body; the rest isn't waited for."""
+
+    class Enough(Exception):
+        pass
+
+    def stop() -> None:
+        raise Enough
+
+    started = time.perf_counter()
+    try:
+        download(port, target, stop)
+    except Enough:
+        pass
+    return time.perf_counter() - started
+
+
 def ask(
     connection: socket.socket, target: str, started: float | None = None, watch: Callable[[], object] | None = None
 ) -> Download:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import load
-from peer_clients import Download, download, idle_connections
+from peer_clients import Download, download, first_byte, idle_connections
 from peer_servers import Peer, lag_file
 from processes import SIZES, Origin, fetch, wait_until_idle
 from report import Cell
@@ -25,8 +25,8 @@ IDLE = 1000
 """Connections that stay open and idle while a hit is timed."""
 PROBES = 200
 """Hits timed in each run of that."""
-HUGE_RUNS = 3
-"""Runs of 1 GB at most: each of its misses is another GB in every cache."""
+SLOW_RUNS = 3
+"""Runs at most of what takes long or, with 1 GB a miss, much room."""
 
 
 @dataclass(slots=True)
@@ -84,10 +84,10 @@ class Bench:
                 load.run(peer.port, self.origin.url(size), 1, self.core, origin_form=peer.contender.reverse)
         for name, size in SIZES.items():
             self.each(self.runs, f"hit, {name}", lambda peer, run, row, size=size: self.hits(peer, row, size))
-        self.each(self.runs, f"first byte of a hit, {IDLE} idle connections", self.first_byte_among_idle)
+        runs = min(self.runs, SLOW_RUNS)
+        self.each(runs, f"first byte of a hit, {IDLE} idle connections", self.first_byte_among_idle)
         for peer in self.peers:
             self.note_memory("after the hits", peer)
-        runs = min(self.runs, HUGE_RUNS)
         self.each(runs, "first byte of a miss, 1 GB", self.huge_miss)
         self.each(runs, "hit, 1 GB", lambda peer, run, row: self.huge_hit(peer, row, runs))
         for name in ("10 kB", "1 MB"):
@@ -104,7 +104,7 @@ class Bench:
         for run in range(runs):
             turn = run % len(self.peers)
             for peer in [*self.peers[turn:], *self.peers[:turn]]:
-                wait_until_idle(self.peers, patience=1.0)
+                wait_until_idle(self.peers, patience=0.5)
                 try:
                     measure(peer, run, row)
                 except (OSError, http.client.HTTPException, load.LoadFailed) as error:
@@ -137,7 +137,8 @@ class Bench:
 
     def record(self, peer: Peer, row: str, size: int, result: load.Load) -> None:
         self.results.add(row, peer.name, result.rate)
-        self.results.add(f"p99, {row}", peer.name, result.p99 * 1000)
+        if result.requests:
+            self.results.add(f"p99, {row}", peer.name, result.p99 * 1000)
         if result.errors:
             self.results.trouble(row, peer.name, f"{result.errors} errors in {result.requests} requests")
         if result.bytes < result.requests * size or not result.requests:
@@ -164,13 +165,13 @@ class Bench:
 
     def huge_miss(self, peer: Peer, run: int, row: str) -> None:
         """What the contender adds to the origin's own time to the first byte, which is measured right before."""
-        direct = download(self.origin.port, f"/{HUGE}", lambda: None)
+        direct = statistics.median(first_byte(self.origin.port, f"/{HUGE}") for _ in range(9))
         before = self.origin.requests()
         answer = download(peer.port, peer.target(self.huge_url(peer, run)))
         if (fetched := self.origin.requests() - before - 1) != 1:
             self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
         self.check_body(peer, row, answer, HUGE)
-        self.results.add(row, peer.name, (answer.first_byte - direct.first_byte) * 1000)
+        self.results.add(row, peer.name, (answer.first_byte - direct) * 1000)
         self.results.add("miss, 1 GB", peer.name, answer.bytes / answer.seconds / 1e9)
 
     def huge_hit(self, peer: Peer, row: str, runs: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from peer_measure import IDLE, PROBES, Results
-from peer_servers import CACHE_SIZE, MEMORY_SIZE
+from peer_servers import CACHE_SIZE
 from report import machine
 
 START, END = "<!-- peers:start -->", "<!-- peers:end -->"
@@ -44,16 +44,32 @@ LATENCY = (
         f"first byte of a hit, {IDLE} idle connections",
         "ms",
         False,
-        f"hit, 10 kB, new connection beside {IDLE} idle ones: first byte",
+        f"hit, 10 kB, beside {IDLE} idle connections: first byte",
     ),
-    Line(f"p99, first byte of a hit, {IDLE} idle connections", "ms", False, "the same, p99"),
+    Line(
+        f"p99, first byte of a hit, {IDLE} idle connections",
+        "ms",
+        False,
+        f"hit, 10 kB, beside {IDLE} idle connections: first byte, p99",
+    ),
     Line("first byte of a miss, 1 GB", "ms", False, "miss, 1 GB: first byte, later than the origin's", in_ratios=False),
 )
 MEMORY = (
     Line("RssAnon at the start", "MB", False, "anonymous memory at the start"),
-    Line(f"RssAnon with {IDLE} idle connections", "MB", False, f"… with {IDLE} idle connections, after the hits"),
-    Line("RssAnon added by a hit of 1 GB", "MB", False, "… added while a hit of 1 GB is sent", in_ratios=False),
-    Line("RssAnon at the end", "MB", False, "… at the end"),
+    Line(
+        f"RssAnon with {IDLE} idle connections",
+        "MB",
+        False,
+        f"anonymous memory with {IDLE} idle connections, after the hits",
+    ),
+    Line(
+        "RssAnon added by a hit of 1 GB",
+        "MB",
+        False,
+        "anonymous memory added while a hit of 1 GB is sent",
+        in_ratios=False,
+    ),
+    Line("RssAnon at the end", "MB", False, "anonymous memory at the end"),
     Line("VmRSS at the end", "MB", False, "resident memory at the end, mapped files included"),
 )
 LINES = (*THROUGHPUT, *LATENCY, *MEMORY)
@@ -146,9 +162,9 @@ def markdown(
         parts.append(f"![Throughput compared with nginx, for each kind of request]({plot})")
     parts += [
         absolute_table(results, titles),
-        f"Caches on disk may take {CACHE_SIZE >> 30} GB, Varnish's {MEMORY_SIZE >> 30} GB of memory; the textbook "
-        f"addon's memory has no bound. A p99 is the time in which 99 of 100 answers were complete; of first bytes "
-        f"there were {PROBES} a run.",
+        f"Each cache may take {CACHE_SIZE >> 30} GiB, on disk or, with Varnish, in memory; the textbook addon's memory "
+        f"has no bound. A p99 is the time in which 99 of 100 answers were complete; of first bytes there were "
+        f"{PROBES} a run.",
     ]
     if any(name != YARDSTICK for name in titles) and YARDSTICK in titles:
         parts += [

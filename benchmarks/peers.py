@@ -1,7 +1,7 @@
 """This proxy beside nginx, Squid, Varnish, Traffic Server and a textbook mitmproxy addon, in one run.
 
     just bench-peers                                          about 15 minutes
-    just bench-peers --quick                                  about 2 minutes, and rough
+    just bench-peers --quick                                  about 3 minutes, and rough
     just bench-peers --other-python .venv-newer/bin/python    with this proxy on a second Python
     just bench-peers --write-docs                             the same, with tables and plot put into docs/
     just bench-peers --help                                   runs, seconds, contenders, raw results
