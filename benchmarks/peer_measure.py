@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import load
@@ -83,17 +84,15 @@ class Bench:
                 peer.check(peer.target(self.origin.url(size)), self.origin.body(size))
                 load.run(peer.port, self.origin.url(size), 1, self.core, origin_form=peer.contender.reverse)
         for name, size in SIZES.items():
-            self.each(self.runs, f"hit, {name}", lambda peer, run, row, size=size: self.hits(peer, row, size))
+            self.each(self.runs, f"hit, {name}", partial(self.hits, size=size))
         runs = min(self.runs, SLOW_RUNS)
         self.each(runs, f"first byte of a hit, {IDLE} idle connections", self.first_byte_among_idle)
         for peer in self.peers:
             self.note_memory("after the hits", peer)
         self.each(runs, "first byte of a miss, 1 GB", self.huge_miss)
-        self.each(runs, "hit, 1 GB", lambda peer, run, row: self.huge_hit(peer, row, runs))
+        self.each(runs, "hit, 1 GB", partial(self.huge_hit, last=runs - 1))
         for name in ("10 kB", "1 MB"):
-            self.each(
-                self.runs, f"miss, {name}", lambda peer, run, row, size=SIZES[name]: self.misses(peer, run, row, size)
-            )
+            self.each(self.runs, f"miss, {name}", partial(self.misses, size=SIZES[name]))
         wait_until_idle(self.peers)
         for peer in self.peers:
             self.note_memory("at the end", peer)
@@ -119,7 +118,7 @@ class Bench:
         if fetched := self.origin.requests() - before - 1:  # the count itself is a request
             self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
 
-    def hits(self, peer: Peer, row: str, size: int) -> None:
+    def hits(self, peer: Peer, run: int, row: str, size: int) -> None:
         url = self.origin.url(size)
         fetch(peer.port, peer.target(url))  # should it have been evicted
         with self.no_fetch(peer, row):
@@ -174,13 +173,13 @@ class Bench:
         self.results.add(row, peer.name, (answer.first_byte - direct) * 1000)
         self.results.add("miss, 1 GB", peer.name, answer.bytes / answer.seconds / 1e9)
 
-    def huge_hit(self, peer: Peer, row: str, runs: int) -> None:
+    def huge_hit(self, peer: Peer, run: int, row: str, last: int) -> None:
         """Of the object that came last, which no cache has evicted yet."""
         with self.no_fetch(peer, row):
             samples = [peer.memory()["RssAnon"]]
             answer = download(
                 peer.port,
-                peer.target(self.huge_url(peer, runs - 1)),
+                peer.target(self.huge_url(peer, last)),
                 lambda: samples.append(peer.memory()["RssAnon"]),
             )
         samples.append(peer.memory()["RssAnon"])
