@@ -122,26 +122,31 @@ class Bench:
         url = self.origin.url(size)
         fetch(peer.port, peer.target(url))  # should it have been evicted
         with self.no_fetch(peer, row):
-            result = load.run(peer.port, url, self.seconds, self.core, origin_form=peer.contender.reverse)
-        self.record(peer, row, size, result)
+            self.load(peer, row, size)
 
     def misses(self, peer: Peer, run: int, row: str, size: int) -> None:
         before = self.origin.requests()
-        url, tag = self.origin.url(size), f"{peer.name}-{run}"
-        result = load.run(peer.port, url, self.seconds, self.core, tag, origin_form=peer.contender.reverse)
+        requests = self.load(peer, row, size, f"{peer.name}-{run}")
         fetched = self.origin.requests() - before - 1
-        if fetched < result.requests:
-            self.results.trouble(row, peer.name, f"only {fetched} of {result.requests} requests reached the origin")
-        self.record(peer, row, size, result)
+        if fetched < requests:
+            self.results.trouble(row, peer.name, f"only {fetched} of {requests} requests reached the origin")
 
-    def record(self, peer: Peer, row: str, size: int, result: load.Load) -> None:
+    def load(self, peer: Peer, row: str, size: int, distinct: str | None = None) -> int:
+        """Run wrk, and return the number of requests."""
+        ticks = peer.cpu_ticks()
+        url, reverse = self.origin.url(size), peer.contender.reverse
+        result = load.run(peer.port, url, self.seconds, self.core, distinct, origin_form=reverse)
         self.results.add(row, peer.name, result.rate)
         if result.requests:
             self.results.add(f"p99, {row}", peer.name, result.p99 * 1000)
+            # For the raw results: it suffers less from the machine's other users than the rate does.
+            cpu = (peer.cpu_ticks() - ticks) * 10 / result.requests
+            self.results.add(f"CPU of each, {row}", peer.name, cpu)
         if result.errors:
             self.results.trouble(row, peer.name, f"{result.errors} errors in {result.requests} requests")
         if result.bytes < result.requests * size or not result.requests:
             self.results.trouble(row, peer.name, f"{result.bytes} bytes are not {result.requests} bodies")
+        return result.requests
 
     def first_byte_among_idle(self, peer: Peer, run: int, row: str) -> None:
         """Each probe is a connection of its own: what many open ones cost the one that comes next."""
