@@ -13,11 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import load
 from peer_clients import Download, download, first_byte, idle_connections
-from peer_servers import Peer, lag_file
+from peer_servers import Peer
 from processes import SIZES, Origin, fetch, wait_until_idle
 from report import Cell
 
@@ -64,7 +63,6 @@ class Results:
 @dataclass(slots=True)
 class Bench:
     origin: Origin
-    folder: Path
     peers: Sequence[Peer]
     runs: int
     seconds: int
@@ -104,11 +102,14 @@ class Bench:
             turn = run % len(self.peers)
             for peer in [*self.peers[turn:], *self.peers[:turn]]:
                 wait_until_idle(self.peers, patience=0.5)
+                peer.lag_switch.touch()
                 try:
                     measure(peer, run, row)
                 except (OSError, http.client.HTTPException, load.LoadFailed) as error:
                     # One that fails here may do well elsewhere, and the others shall not wait for nothing.
                     self.results.trouble(row, peer.name, f"{type(error).__name__}: {error}")
+                finally:
+                    peer.lag_switch.unlink()
 
     @contextlib.contextmanager
     def no_fetch(self, peer: Peer, row: str) -> Iterator[None]:
@@ -205,9 +206,8 @@ class Bench:
     def collect_loop_lag(self) -> None:
         """Once the contenders have ended, and written their last."""
         for peer in self.peers:
-            path = lag_file(self.folder / peer.name)
-            if path.exists():
-                self.results.loop_lag[peer.name] = json.loads(path.read_text())
+            if peer.lag_file.exists():
+                self.results.loop_lag[peer.name] = json.loads(peer.lag_file.read_text())
 
 
 def wait_until_ready(peer: Peer, origin: Origin, patience: float = 20.0) -> None:

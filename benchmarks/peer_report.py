@@ -155,8 +155,8 @@ def markdown(
         ]
     if lag := loop_lag_lines(results, titles):
         parts.append(
-            "How late the event loop woke a task that sleeps 5 ms, over the whole run with all its loads (up to 1 ms "
-            "is asyncio's rounding):\n\n" + "\n".join(lag)
+            "How late the event loop woke a task that sleeps 5 ms, over all measurements of this proxy (up to 1 ms is "
+            "asyncio's rounding):\n\n" + "\n".join(lag)
         )
     if found := troubles(results, titles):
         parts.append("Not clean:\n\n" + "\n".join(found))

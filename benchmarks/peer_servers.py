@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,8 +126,12 @@ class Peer(Server):
         contender: Contender,
         command: Sequence[str],
         port: int,
-        environment: Mapping[str, str] | None = None,
+        folder: Path,
     ) -> None:
+        self.lag_file = folder / "loop_lag.json"
+        self.lag_switch = folder / "loop_lag.on"
+        """Exists while the contender is measured (see ``loop_lag.py``)."""
+        environment = {"LOOP_LAG_FILE": str(self.lag_file), "LOOP_LAG_WHILE": str(self.lag_switch)}
         super().__init__(contender.name, command, port, environment)
         self.contender = contender
 
@@ -204,11 +208,7 @@ class Contender:
         folder.mkdir(parents=True)
         port = free_port()
         command = self.build(self, folder, port, origin_port)
-        return Peer(self, pinned(core, command), port, {"LOOP_LAG_FILE": str(lag_file(folder))})
-
-
-def lag_file(folder: Path) -> Path:
-    return folder / "loop_lag.json"
+        return Peer(self, pinned(core, command), port, folder)
 
 
 def _stat(pid: int) -> list[str]:

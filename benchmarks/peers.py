@@ -107,7 +107,7 @@ def measure(contenders: Sequence[Contender], cores: Sequence[int], options: argp
             for contender in contenders:
                 peers.append(stack.enter_context(contender.server(folder / contender.name, origin.port, peer_core)))
                 wait_until_ready(peers[-1], origin)
-            bench = Bench(origin, folder, peers, options.runs, options.seconds, other_core)
+            bench = Bench(origin, peers, options.runs, options.seconds, other_core)
             bench.everything()
         bench.collect_loop_lag()
     return bench.results
