@@ -30,9 +30,7 @@ def plot(rows: Sequence[tuple[str, Mapping[str, float]]], titles: Mapping[str, s
         'font-family="Helvetica, Arial, sans-serif" role="img">',
         f"<title>Throughput compared with {escape(titles[yardstick])}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',  # GitHub's page may be dark
-        _text(
-            LEFT, 26, f"Throughput, {titles[yardstick]} = 1 (log scale; longer upwards is faster)", size=17, bold=True
-        ),
+        _text(LEFT, 26, f"Throughput, {titles[yardstick]} = 1 (log scale, upwards is faster)", size=17, bold=True),
     ]
     x = float(LEFT)
     for name in names:
