@@ -32,6 +32,6 @@ lint:
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"
 
-# Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 2; --help: more)
+# Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 3; --help: more)
 bench-peers *arguments:
     {{ python }} benchmarks/peers.py "$@"

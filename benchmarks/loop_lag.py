@@ -6,6 +6,9 @@ computation, a blocking call) holds up every client, and shows here. A delay of 
 ``LOOP_LAG_FILE`` in the environment names the file for the result, written every second and at the end: JSON with the
 number of delays and their p50, p99, p99.9 and maximum in milliseconds.
 
+``LOOP_LAG_WHILE`` names a file; delays only count while it exists. Without it all do. A proxy that shares its core with
+others is late when these are busy, which says nothing about its own loop.
+
 There must be no flow hook in here: with one, every request would have to become a mitmproxy flow for us to see.
 """
 
@@ -21,6 +24,7 @@ from pathlib import Path
 
 PAUSE = 0.005
 """Seconds of each sleep."""
+WHILE = os.environ.get("LOOP_LAG_WHILE")
 GROWTH = math.log(1.02)
 """Delays are counted in buckets of 2 %: sorting all of them every second would itself hold up the loop."""
 
@@ -42,9 +46,11 @@ class LoopLag:
     async def probe(self) -> None:
         written = time.monotonic()
         while True:
+            counts = not WHILE or os.path.exists(WHILE)  # noqa: ASYNC240 - in some microseconds
             asleep = time.perf_counter()
             await asyncio.sleep(PAUSE)
-            self.record(time.perf_counter() - asleep - PAUSE)
+            if counts:
+                self.record(time.perf_counter() - asleep - PAUSE)
             if time.monotonic() - written >= 1:
                 self.write()
                 written = time.monotonic()

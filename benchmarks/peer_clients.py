@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-PIECE = 1 << 20
+BUFFER = memoryview(bytearray(1 << 20))
+"""For what is read and thrown away: the client shares its core with the origin and must cost little."""
 WATCH_EVERY = 64 << 20
 """Bytes between two calls of ``watch``."""
 TIMEOUT = 60.0
@@ -39,6 +40,23 @@ def download(port: int, target: str, watch: Callable[[], object] | None = None) 
         return ask(connection, target, started, watch)
 
 
+def first_byte(port: int, target: str) -> float:
+    """Seconds to the first byte of the body; the rest isn't waited for."""
+
+    class Enough(Exception):
+        pass
+
+    def stop() -> None:
+        raise Enough
+
+    started = time.perf_counter()
+    try:
+        download(port, target, stop)
+    except Enough:
+        pass
+    return time.perf_counter() - started
+
+
 def ask(
     connection: socket.socket, target: str, started: float | None = None, watch: Callable[[], object] | None = None
 ) -> Download:
@@ -56,12 +74,15 @@ def ask(
     length = http.client.parse_headers(io.BytesIO(fields + b"\r\n\r\n"))["Content-Length"]
     if length is None or not length.isdecimal():
         raise ConnectionError(f"an answer without Content-Length: {head.decode('latin-1')}")
-    # Into one buffer, over and over: the client shares its core with the origin and must cost little.
-    buffer = memoryview(bytearray(PIECE))
     got, watched = len(body), 0
-    first_byte = time.perf_counter() - started if got else 0.0
+    first_byte = 0.0
+    if got:
+        first_byte = time.perf_counter() - started
+        if watch:
+            watch()
+            watched = WATCH_EVERY
     while got < int(length):
-        count = connection.recv_into(buffer)
+        count = connection.recv_into(BUFFER)
         if not count:
             raise ConnectionError(f"closed after {got} of {length} bytes")
         first_byte = first_byte or time.perf_counter() - started

@@ -12,11 +12,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import load
-from peer_clients import Download, download, idle_connections
-from peer_servers import Peer, lag_file
+from peer_clients import Download, download, first_byte, idle_connections
+from peer_servers import Peer
 from processes import SIZES, Origin, fetch, wait_until_idle
 from report import Cell
 
@@ -25,8 +25,8 @@ IDLE = 1000
 """Connections that stay open and idle while a hit is timed."""
 PROBES = 200
 """Hits timed in each run of that."""
-HUGE_RUNS = 3
-"""Runs of 1 GB at most: each of its misses is another GB in every cache."""
+SLOW_RUNS = 3
+"""Runs at most of what takes long or, with 1 GB a miss, much room."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,6 @@ class Results:
 @dataclass(slots=True)
 class Bench:
     origin: Origin
-    folder: Path
     peers: Sequence[Peer]
     runs: int
     seconds: int
@@ -83,17 +82,15 @@ class Bench:
                 peer.check(peer.target(self.origin.url(size)), self.origin.body(size))
                 load.run(peer.port, self.origin.url(size), 1, self.core, origin_form=peer.contender.reverse)
         for name, size in SIZES.items():
-            self.each(self.runs, f"hit, {name}", lambda peer, run, row, size=size: self.hits(peer, row, size))
-        self.each(self.runs, f"first byte of a hit, {IDLE} idle connections", self.first_byte_among_idle)
+            self.each(self.runs, f"hit, {name}", partial(self.hits, size=size))
+        runs = min(self.runs, SLOW_RUNS)
+        self.each(runs, f"first byte of a hit, {IDLE} idle connections", self.first_byte_among_idle)
         for peer in self.peers:
             self.note_memory("after the hits", peer)
-        runs = min(self.runs, HUGE_RUNS)
         self.each(runs, "first byte of a miss, 1 GB", self.huge_miss)
-        self.each(runs, "hit, 1 GB", lambda peer, run, row: self.huge_hit(peer, row, runs))
+        self.each(runs, "hit, 1 GB", partial(self.huge_hit, last=runs - 1))
         for name in ("10 kB", "1 MB"):
-            self.each(
-                self.runs, f"miss, {name}", lambda peer, run, row, size=SIZES[name]: self.misses(peer, run, row, size)
-            )
+            self.each(self.runs, f"miss, {name}", partial(self.misses, size=SIZES[name]))
         wait_until_idle(self.peers)
         for peer in self.peers:
             self.note_memory("at the end", peer)
@@ -104,12 +101,15 @@ class Bench:
         for run in range(runs):
             turn = run % len(self.peers)
             for peer in [*self.peers[turn:], *self.peers[:turn]]:
-                wait_until_idle(self.peers, patience=1.0)
+                wait_until_idle(self.peers, patience=0.5)
+                peer.lag_switch.touch()
                 try:
                     measure(peer, run, row)
                 except (OSError, http.client.HTTPException, load.LoadFailed) as error:
                     # One that fails here may do well elsewhere, and the others shall not wait for nothing.
                     self.results.trouble(row, peer.name, f"{type(error).__name__}: {error}")
+                finally:
+                    peer.lag_switch.unlink()
 
     @contextlib.contextmanager
     def no_fetch(self, peer: Peer, row: str) -> Iterator[None]:
@@ -119,29 +119,35 @@ class Bench:
         if fetched := self.origin.requests() - before - 1:  # the count itself is a request
             self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
 
-    def hits(self, peer: Peer, row: str, size: int) -> None:
+    def hits(self, peer: Peer, run: int, row: str, size: int) -> None:
         url = self.origin.url(size)
         fetch(peer.port, peer.target(url))  # should it have been evicted
         with self.no_fetch(peer, row):
-            result = load.run(peer.port, url, self.seconds, self.core, origin_form=peer.contender.reverse)
-        self.record(peer, row, size, result)
+            self.load(peer, row, size)
 
     def misses(self, peer: Peer, run: int, row: str, size: int) -> None:
         before = self.origin.requests()
-        url, tag = self.origin.url(size), f"{peer.name}-{run}"
-        result = load.run(peer.port, url, self.seconds, self.core, tag, origin_form=peer.contender.reverse)
+        requests = self.load(peer, row, size, f"{peer.name}-{run}")
         fetched = self.origin.requests() - before - 1
-        if fetched < result.requests:
-            self.results.trouble(row, peer.name, f"only {fetched} of {result.requests} requests reached the origin")
-        self.record(peer, row, size, result)
+        if fetched < requests:
+            self.results.trouble(row, peer.name, f"only {fetched} of {requests} requests reached the origin")
 
-    def record(self, peer: Peer, row: str, size: int, result: load.Load) -> None:
+    def load(self, peer: Peer, row: str, size: int, distinct: str | None = None) -> int:
+        """Run wrk, and return the number of requests."""
+        ticks = peer.cpu_ticks()
+        url, reverse = self.origin.url(size), peer.contender.reverse
+        result = load.run(peer.port, url, self.seconds, self.core, distinct, origin_form=reverse)
         self.results.add(row, peer.name, result.rate)
-        self.results.add(f"p99, {row}", peer.name, result.p99 * 1000)
+        if result.requests:
+            self.results.add(f"p99, {row}", peer.name, result.p99 * 1000)
+            # For the raw results: it suffers less from the machine's other users than the rate does.
+            cpu = (peer.cpu_ticks() - ticks) * 10 / result.requests
+            self.results.add(f"CPU of each, {row}", peer.name, cpu)
         if result.errors:
             self.results.trouble(row, peer.name, f"{result.errors} errors in {result.requests} requests")
         if result.bytes < result.requests * size or not result.requests:
             self.results.trouble(row, peer.name, f"{result.bytes} bytes are not {result.requests} bodies")
+        return result.requests
 
     def first_byte_among_idle(self, peer: Peer, run: int, row: str) -> None:
         """Each probe is a connection of its own: what many open ones cost the one that comes next."""
@@ -164,22 +170,22 @@ class Bench:
 
     def huge_miss(self, peer: Peer, run: int, row: str) -> None:
         """What the contender adds to the origin's own time to the first byte, which is measured right before."""
-        direct = download(self.origin.port, f"/{HUGE}", lambda: None)
+        direct = statistics.median(first_byte(self.origin.port, f"/{HUGE}") for _ in range(9))
         before = self.origin.requests()
         answer = download(peer.port, peer.target(self.huge_url(peer, run)))
         if (fetched := self.origin.requests() - before - 1) != 1:
             self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
         self.check_body(peer, row, answer, HUGE)
-        self.results.add(row, peer.name, (answer.first_byte - direct.first_byte) * 1000)
+        self.results.add(row, peer.name, (answer.first_byte - direct) * 1000)
         self.results.add("miss, 1 GB", peer.name, answer.bytes / answer.seconds / 1e9)
 
-    def huge_hit(self, peer: Peer, row: str, runs: int) -> None:
+    def huge_hit(self, peer: Peer, run: int, row: str, last: int) -> None:
         """Of the object that came last, which no cache has evicted yet."""
         with self.no_fetch(peer, row):
             samples = [peer.memory()["RssAnon"]]
             answer = download(
                 peer.port,
-                peer.target(self.huge_url(peer, runs - 1)),
+                peer.target(self.huge_url(peer, last)),
                 lambda: samples.append(peer.memory()["RssAnon"]),
             )
         samples.append(peer.memory()["RssAnon"])
@@ -200,9 +206,8 @@ class Bench:
     def collect_loop_lag(self) -> None:
         """Once the contenders have ended, and written their last."""
         for peer in self.peers:
-            path = lag_file(self.folder / peer.name)
-            if path.exists():
-                self.results.loop_lag[peer.name] = json.loads(path.read_text())
+            if peer.lag_file.exists():
+                self.results.loop_lag[peer.name] = json.loads(peer.lag_file.read_text())
 
 
 def wait_until_ready(peer: Peer, origin: Origin, patience: float = 20.0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from peer_measure import IDLE, PROBES, Results
-from peer_servers import CACHE_SIZE, MEMORY_SIZE
+from peer_servers import CACHE_SIZE
 from report import machine
 
 START, END = "<!-- peers:start -->", "<!-- peers:end -->"
@@ -37,23 +37,21 @@ THROUGHPUT = (
     *(Line(f"miss, {size}", "requests/s", True) for size in ("10 kB", "1 MB")),
     Line("miss, 1 GB", "GB/s", True, "miss, 1 GB, one client"),
 )
+BESIDE_IDLE = f"hit, 10 kB, beside {IDLE} idle connections: first byte"
 LATENCY = (
     *(Line(f"p99, hit, {size}", "ms", False, f"hit, {size}, p99") for size in ("1 kB", "10 kB", "100 kB", "1 MB")),
     *(Line(f"p99, miss, {size}", "ms", False, f"miss, {size}, p99") for size in ("10 kB", "1 MB")),
-    Line(
-        f"first byte of a hit, {IDLE} idle connections",
-        "ms",
-        False,
-        f"hit, 10 kB, new connection beside {IDLE} idle ones: first byte",
-    ),
-    Line(f"p99, first byte of a hit, {IDLE} idle connections", "ms", False, "the same, p99"),
-    Line("first byte of a miss, 1 GB", "ms", False, "miss, 1 GB: first byte, later than the origin's", in_ratios=False),
+    Line(f"first byte of a hit, {IDLE} idle connections", "ms", False, BESIDE_IDLE),
+    Line(f"p99, first byte of a hit, {IDLE} idle connections", "ms", False, f"{BESIDE_IDLE}, p99"),
+    # The difference of two small times may be about nothing, and a ratio to it anything.
+    Line("first byte of a miss, 1 GB", "ms", False, "miss, 1 GB: first byte, later than the origin's", False),
 )
+ANONYMOUS = "anonymous memory"
 MEMORY = (
-    Line("RssAnon at the start", "MB", False, "anonymous memory at the start"),
-    Line(f"RssAnon with {IDLE} idle connections", "MB", False, f"… with {IDLE} idle connections, after the hits"),
-    Line("RssAnon added by a hit of 1 GB", "MB", False, "… added while a hit of 1 GB is sent", in_ratios=False),
-    Line("RssAnon at the end", "MB", False, "… at the end"),
+    Line("RssAnon at the start", "MB", False, f"{ANONYMOUS} at the start"),
+    Line(f"RssAnon with {IDLE} idle connections", "MB", False, f"{ANONYMOUS} with {IDLE} idle connections, after hits"),
+    Line("RssAnon added by a hit of 1 GB", "MB", False, f"{ANONYMOUS} added while a hit of 1 GB is sent", False),
+    Line("RssAnon at the end", "MB", False, f"{ANONYMOUS} at the end"),
     Line("VmRSS at the end", "MB", False, "resident memory at the end, mapped files included"),
 )
 LINES = (*THROUGHPUT, *LATENCY, *MEMORY)
@@ -146,9 +144,9 @@ def markdown(
         parts.append(f"![Throughput compared with nginx, for each kind of request]({plot})")
     parts += [
         absolute_table(results, titles),
-        f"Caches on disk may take {CACHE_SIZE >> 30} GB, Varnish's {MEMORY_SIZE >> 30} GB of memory; the textbook "
-        f"addon's memory has no bound. A p99 is the time in which 99 of 100 answers were complete; of first bytes "
-        f"there were {PROBES} a run.",
+        f"Each cache may take {CACHE_SIZE >> 30} GiB, on disk or, with Varnish, in memory; the textbook addon's memory "
+        f"has no bound. A p99 is the time in which 99 of 100 answers were complete; of first bytes there were "
+        f"{PROBES} a run.",
     ]
     if any(name != YARDSTICK for name in titles) and YARDSTICK in titles:
         parts += [
@@ -157,8 +155,8 @@ def markdown(
         ]
     if lag := loop_lag_lines(results, titles):
         parts.append(
-            "How late the event loop woke a task that sleeps 5 ms, over the whole run with all its loads (up to 1 ms "
-            "is asyncio's rounding):\n\n" + "\n".join(lag)
+            "How late the event loop woke a task that sleeps 5 ms, over all measurements of this proxy (up to 1 ms is "
+            "asyncio's rounding):\n\n" + "\n".join(lag)
         )
     if found := troubles(results, titles):
         parts.append("Not clean:\n\n" + "\n".join(found))

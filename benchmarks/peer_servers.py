@@ -1,7 +1,7 @@
 """The contenders of ``peers.py``: how each is configured, started, looked at and ended.
 
-All of them are set up alike: a cache on disk of at most ``CACHE_SIZE`` (Varnish and the textbook addon have only
-memory), one worker, keep-alive on both sides, the access log as far as it is on by default, one core.
+All of them are set up alike: a cache on disk of at most ``CACHE_SIZE`` (in memory for Varnish and, without a limit, the
+textbook addon), one worker, keep-alive on both sides, the access log as far as it is on by default, one core.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from processes import ROOT, Server, clean_environment, free_port, mitmdump, pinned
 
-CACHE_SIZE = 4 << 30
-"""Bytes that each cache on disk may take."""
-MEMORY_SIZE = 2 << 30
-"""Bytes of Varnish's cache, all of it in memory."""
+CACHE_SIZE = 2 << 30
+"""Bytes that each cache may take."""
 
 NGINX = """
 daemon off;
@@ -34,8 +32,7 @@ error_log {folder}/error.log;
 events {{ worker_connections 8192; }}
 http {{
     access_log /dev/null;
-    sendfile on;
-    tcp_nopush on;
+    sendfile on;  # without tcp_nopush, which holds back the end of answers of 100 kB: a tenth of the requests/s
     keepalive_timeout 600s;
     keepalive_requests 1000000000;
     client_body_temp_path {folder}/tmp;
@@ -129,8 +126,12 @@ class Peer(Server):
         contender: Contender,
         command: Sequence[str],
         port: int,
-        environment: Mapping[str, str] | None = None,
+        folder: Path,
     ) -> None:
+        self.lag_file = folder / "loop_lag.json"
+        self.lag_switch = folder / "loop_lag.on"
+        """Exists while the contender is measured (see ``loop_lag.py``)."""
+        environment = {"LOOP_LAG_FILE": str(self.lag_file), "LOOP_LAG_WHILE": str(self.lag_switch)}
         super().__init__(contender.name, command, port, environment)
         self.contender = contender
 
@@ -198,7 +199,7 @@ class Contender:
         )
         output = done.stdout + done.stderr
         if python := re.search(r"Mitmproxy: (\S+).*Python:\s+(\S+)", output, re.DOTALL):
-            return f"mitmproxy {python[1]} on Python {python[2]}"
+            return f"{self.title}: mitmproxy {python[1]} on Python {python[2]}"
         number = re.search(r"\d+(\.\d+)+", output)
         return f"{self.title} {number[0] if number else '?'}"
 
@@ -207,11 +208,7 @@ class Contender:
         folder.mkdir(parents=True)
         port = free_port()
         command = self.build(self, folder, port, origin_port)
-        return Peer(self, pinned(core, command), port, {"LOOP_LAG_FILE": str(lag_file(folder))})
-
-
-def lag_file(folder: Path) -> Path:
-    return folder / "loop_lag.json"
+        return Peer(self, pinned(core, command), port, folder)
 
 
 def _stat(pid: int) -> list[str]:
@@ -256,7 +253,7 @@ def _squid(contender: Contender, folder: Path, port: int, origin: int) -> list[s
 def _varnish(contender: Contender, folder: Path, port: int, origin: int) -> list[str]:
     vcl = folder / "bench.vcl"
     vcl.write_text(VARNISH.format(origin=origin))
-    storage = f"malloc,{MEMORY_SIZE >> 20}M"
+    storage = f"malloc,{CACHE_SIZE >> 20}M"
     command = [contender.program, "-F", "-f", str(vcl), "-a", f"127.0.0.1:{port}", "-T", "none", "-s", storage]
     return [*command, "-n", str(folder / "work"), "-j", "none", "-p", "timeout_idle=600"]
 
