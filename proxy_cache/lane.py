@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .answers import Answer, Exchange
+from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
 from .fills import ClientGone
@@ -25,6 +25,7 @@ from .http1 import Request, parse_request, response_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
+from .store.body import BodyError
 
 JOINED = 16 * 1024
 """Bytes of a body up to which it is copied behind its head, rather than sent beside it."""
@@ -225,7 +226,7 @@ class Lane(asyncio.Protocol):
         if isinstance(body, bytes):
             content = body
         elif answer.length is not None and answer.length <= READ_AHEAD:
-            read = body.read_now()
+            read = _read_now(body)
             if read is None or len(read) != answer.length:
                 if read:
                     # What was read is to be sent first: the rest of it takes waiting.
@@ -275,6 +276,8 @@ class Lane(asyncio.Protocol):
         except asyncio.CancelledError:
             note = "cancelled"
             raise
+        except OSError as error:  # the client's connection
+            note = str(error)
         except Exception as error:
             self._host.failed(error)
             note = type(error).__name__
@@ -302,7 +305,7 @@ class Lane(asyncio.Protocol):
             return "", close
         state.delivery = delivery = Delivery(answer.body, answer.length, chunked=chunked)
         delivery.attach(self._writer, direct=True)
-        first = state.first if state.first is not None else answer.body.read_now()
+        first = state.first if state.first is not None else _read_now(answer.body)
         if first and not chunked:
             self._writer.write(head + first if len(first) <= READ_AHEAD else head)
             if len(first) > READ_AHEAD:
@@ -360,6 +363,14 @@ class Lane(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         self._handed += len(data)
         self._inner.data_received(data)
+
+
+def _read_now(body: Source) -> bytes | None:
+    """What can be had without waiting. What goes wrong is met again, and told, where the rest is waited for."""
+    try:
+        return body.read_now()
+    except (BodyError, OSError):
+        return None
 
 
 def framed(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
