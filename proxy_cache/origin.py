@@ -195,14 +195,12 @@ class OriginClient:
         request_time = time.time()
         try:
             way = self._way_to(target)
-            head = _request_head(target, headers, way)
             try:
                 connection = await self._open_connector().connect(way, [], self._timeout)
             except TimeoutError as error:
                 raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
             try:
-                if way.proxy is not None:
-                    head = _request_head(target, headers, way)  # the connector has put Proxy-Authorization to it
+                head = _request_head(target, headers, way)  # which the connector may have put credentials to
                 message, content = await self._exchange(connection, head, on_interim)
                 return OriginResponse(message, content, connection, request_time)
             except BaseException:
@@ -294,6 +292,8 @@ _RETRY_ERRORS = frozenset(
 def _origin_error(error: Exception, *, in_body: bool = False) -> OriginError:
     """The proxy error type (RFC 9209 §2.3) of what aiohttp raised."""
     detail = str(error) or type(error).__name__
+    if isinstance(error, HttpProcessingError):
+        detail = f"{error.code}, message={error.message!r}"  # on one line
     match error:
         case aiohttp.ConnectionTimeoutError():
             kind = "connection_timeout"
