@@ -87,6 +87,11 @@ def test_any_bytes(fields: list[tuple[bytes, bytes]], value: str) -> None:
         assert headers.get(name) == ", ".join(headers.get_all(name))
         assert name not in headers.without(name)
         assert headers.set(name, value).get_all(name) == headers.add("x", value).get_all("x")[-1:]
+        for changed in (headers.without(name), headers.add(name, value), headers.set(name, value)):
+            anew = Headers(changed.fields)  # has to build its index
+            assert {name: changed.get_all(name) for name in changed.names} == {
+                name: anew.get_all(name) for name in anew.names
+            }
     assert set(end_to_end(headers)) <= set(headers)
     repr(headers)
 
