@@ -46,7 +46,7 @@ from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
-from .semantics.keys import Target
+from .semantics.keys import Target, redacted
 from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
 
@@ -71,11 +71,6 @@ class OpenTunnel:
         self.size = 0
 
 
-def full_url(target: Target) -> str:
-    """With the port, as the access log has it."""
-    return f"{target.scheme}://{target.host}:{target.port}{target.path}"
-
-
 class CacheAddon:
     """The addon: owns the store, the limiter, the fills and the metrics of one proxy."""
 
@@ -98,6 +93,7 @@ class CacheAddon:
         self._in_flight: dict[str | int, InFlight] = {}
         self.http_layers: dict[str, Layer] = {}
         self._lane_closed: str | None = "not asked yet"
+        self.lane_targets = addon_lane.Targets()
         self._by_client: dict[str, set[Exchange]] = {}
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
@@ -110,6 +106,7 @@ class CacheAddon:
 
     def configure(self, updated: set[str]) -> None:
         self._others.forget()
+        self.lane_targets.forget()
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
             return
         try:
@@ -120,7 +117,7 @@ class CacheAddon:
             # At start mitmproxy would print a traceback for an exception; an error in the log stops it as well.
             logger.error("%s", error)
             return
-        self.settings = settings
+        self.settings = self.lane_targets.settings = settings
         self.limiter.configure(settings.limits)
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
             self.cache.settings = settings.cache
@@ -189,7 +186,7 @@ class CacheAddon:
         )
         assert self._ready is not None
         self._ready.set()
-        self.lane_is_open()
+        self.lane_cache()
         limits = settings.limits
         logger.info(
             "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
@@ -264,15 +261,15 @@ class CacheAddon:
     def layer_chosen(self, client: Client, layer: Layer) -> None:
         self.http_layers.setdefault(client.id, layer)
 
-    def lane_is_open(self) -> bool:
-        """Whether plain GETs may be answered without a flow. Says in the log when that changes, and why."""
+    def lane_cache(self) -> Cache | None:
+        """The cache, while plain GETs may be answered without a flow. Says in the log when that changes, and why."""
         if self.settings is None or self.cache is None or self._draining:
-            return False
+            return None
         why = self._others.present() if self.settings.fast_lane else "option fast_lane is false"
         if why != self._lane_closed:
             self._lane_closed = why
             logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
-        return why is None
+        return self.cache if why is None else None
 
     def client_disconnected(self, client: Client) -> None:
         self.http_layers.pop(client.id, None)
@@ -283,7 +280,7 @@ class CacheAddon:
             self.metrics.tunnel_seconds.observe(seconds)
             if self.settings is not None and self.settings.access_log:
                 self.access_log.write(
-                    "CONNECT", tunnel.target, 200, tunnel.size, seconds, "tunnel", 0.0, address(client)
+                    "CONNECT", redacted(tunnel.target), 200, tunnel.size, seconds, "tunnel", 0.0, address(client)
                 )
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None:
@@ -515,7 +512,7 @@ class CacheAddon:
         self.metrics.hit(size)
         if self.settings is not None and self.settings.access_log:
             seconds = time.monotonic() - started
-            self.access_log.write("GET", full_url(target), status, size, seconds, "hit", 0.0, client)
+            self.access_log.write("GET", target.shown, status, size, seconds, "hit", 0.0, client)
 
     def begin(self, exchange: Exchange) -> InFlight:
         """A request in the fast lane."""
@@ -529,7 +526,7 @@ class CacheAddon:
         self._in_flight.pop(id(state), None)
         state.source = answer.source if answer is not None else "error"
         assert state.exchange is not None
-        url = full_url(state.exchange.target)
+        url = state.exchange.target.shown
         self._account(state, "GET", url, answer.status if answer is not None else 0, client, note)
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
@@ -543,7 +540,7 @@ class CacheAddon:
                 if not exchanges:
                     del self._by_client[flow.client_conn.id]
         request = flow.request
-        url = f"{request.scheme}://{request.host}:{request.port}{request.path}"
+        url = redacted(f"{request.scheme}://{request.host}:{request.port}{request.path}")
         status = flow.response.status_code if flow.response else 0
         counted = state.delivery is None
         self._account(state, request.method, url, status, address(flow.client_conn), note, counted=counted)

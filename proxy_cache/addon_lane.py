@@ -17,12 +17,18 @@ from .delivery import InFlight
 from .http1 import Request, absolute_target
 from .lane import Lane
 from .layers import CacheHttpLayer
+from .options import Settings
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
 
 if TYPE_CHECKING:
     from .addon import CacheAddon
+
+REMEMBER = 16384
+"""Targets of requests that are remembered, and"""
+REMEMBER_LENGTH = 2048
+"""the characters of the longest one."""
 
 
 def open_lane(addon: CacheAddon, client: Client) -> None:
@@ -49,6 +55,47 @@ def open_lane(addon: CacheAddon, client: Client) -> None:
         asyncio.get_running_loop().call_soon(lane.data_received, early)
 
 
+class Targets:
+    """Which requests are the cache's. What has been found out holds until an option changes."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self._known: dict[tuple[str, tuple[str, str, int] | None], Target | None] = {}
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    def find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
+        """What the target of a request line stands for, if that is for the cache to answer. ``base``: of a reverse
+        proxy, see :class:`ClientLane`."""
+        try:
+            return self._known[text, base]
+        except KeyError:
+            target = self._find(text, base)
+        if len(text) <= REMEMBER_LENGTH:
+            if len(self._known) >= REMEMBER:
+                self._known.clear()
+            self._known[text, base] = target
+        return target
+
+    def _find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
+        if base is None:
+            target = absolute_target(text)
+        elif text.startswith("/") and not ctx.options.keep_host_header:
+            target = Target.of(*base, text)
+        else:
+            target = None
+        if (
+            target is None
+            or self.settings is None
+            or target.host == ctx.options.onboarding_host
+            or target.path.endswith(".crl")
+            or not self.settings.caches(target.host, target.port)
+        ):
+            return None
+        return target
+
+
 class ClientLane:
     """What :class:`~.lane.Lane` asks, answered for one client's connection."""
 
@@ -65,9 +112,8 @@ class ClientLane:
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
 
-    @property
-    def cache(self) -> Cache | None:
-        return self.addon.cache
+    def lane_cache(self) -> Cache | None:
+        return self.addon.lane_cache() if self._client.error is None else None
 
     @property
     def by_the_book(self) -> bool:
@@ -78,26 +124,8 @@ class ClientLane:
         self._watchdog.register_activity()
         self.addon.hit(target, status, size, started, self.client)
 
-    def lane_is_open(self) -> bool:
-        return self.addon.lane_is_open() and self._client.error is None
-
     def lane_target(self, text: str) -> Target | None:
-        if self.base is None:
-            target = absolute_target(text)
-        elif text.startswith("/") and not ctx.options.keep_host_header:
-            target = Target.of(*self.base, text)
-        else:
-            target = None
-        settings = self.addon.settings
-        if (
-            target is None
-            or settings is None
-            or target.host == ctx.options.onboarding_host
-            or target.path.endswith(".crl")
-            or not settings.caches(target.host, target.port)
-        ):
-            return None
-        return target
+        return self.addon.lane_targets.find(text, self.base)
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
         assert self.addon.settings is not None

@@ -13,7 +13,6 @@ import time
 
 from mitmproxy import ctx
 
-from .semantics.keys import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +39,12 @@ class AccessLog:
         self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
         note: str = "",
     ) -> None:  # fmt: skip
-        """``GET http://host/path 200 1024 B 12.3 ms miss queued=250 ms [127.0.0.1]``, without secrets of the query."""
+        """``GET http://host/path 200 1024 B 12.3 ms miss queued=250 ms [127.0.0.1]``; ``url`` as it may be shown."""
         if not self._enabled:
             return
         wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
         tail = f" ({note})" if note else ""
-        line = f"{method} {redacted(url)} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        line = f"{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
         if not self._print:
             logger.info("%s", line)
             return

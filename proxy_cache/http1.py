@@ -47,9 +47,10 @@ class RequestFields:
     """Neither a range nor a condition nor a directive: any fresh response will do."""
     close: bool | None
     """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
+    via: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One GET. ``size`` is the bytes that its head takes."""
 
@@ -99,13 +100,12 @@ def _fields(lines: bytes) -> RequestFields | None:
     headers = end_to_end(headers).without("host")
     wanted = request_cache_control(headers)
     plain = wanted is NOTHING and "range" not in headers and not is_conditional(headers)
-    return RequestFields(headers, wanted, plain, close)
+    return RequestFields(headers, wanted, plain, close, headers.get_all("via"))
 
 
 _remembered = lru_cache(maxsize=4096)(_fields)
 
 
-@lru_cache(maxsize=16384)
 def absolute_target(text: str) -> Target | None:
     """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a usual http URL."""
     match = _ABSOLUTE.fullmatch(text)

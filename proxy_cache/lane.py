@@ -12,7 +12,9 @@ This knows no mitmproxy; :class:`Host` is what it wants to know of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -27,8 +29,7 @@ from .semantics.keys import Target
 from .semantics.policy import Policy
 from .store.body import BodyError
 
-JOINED = 16 * 1024
-"""Bytes of a body up to which it is copied behind its head, rather than sent beside it."""
+MSG_MORE = getattr(socket, "MSG_MORE", 0)
 READ_AHEAD = 64 * 1024
 """Bytes of further requests that are taken while one is answered; then the client has to wait."""
 
@@ -41,17 +42,14 @@ class Host(Protocol):
     """Who the client is, for fairness and the log."""
 
     @property
-    def cache(self) -> Cache | None: ...
-
-    @property
     def by_the_book(self) -> bool:
         """Whether no rule of the operator's speaks of requests."""
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        """A hit has been handed to the client's connection whole."""
+        """A hit has been handed to the client's connection whole. ``started``: by the monotonic clock."""
 
-    def lane_is_open(self) -> bool:
-        """Whether nobody else has to see requests, now."""
+    def lane_cache(self) -> Cache | None:
+        """The cache, while nobody else has to see requests."""
 
     def lane_target(self, text: str) -> Target | None:
         """What a request asks for, if it is for the cache to answer."""
@@ -79,7 +77,10 @@ class Lane(asyncio.Protocol):
         self._host = host
         self._writer = writer
         self._transport: Any = writer.transport
-        self._descriptor = self._transport.get_extra_info("socket").fileno()
+        shared = self._transport.get_extra_info("socket")
+        self._descriptor = shared.fileno()
+        # What asyncio shows of its socket cannot send. Without it a body is sent from memory.
+        self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
         self._inner: Any = inner
         self._buffer = b""
         self._handed = 0
@@ -141,16 +142,18 @@ class Lane(asyncio.Protocol):
                 request = parse_request(self._buffer)
                 if request is None:
                     return
-                cache = self._host.cache
-                if isinstance(request, str) or cache is None or not self._host.lane_is_open():
+                host = self._host
+                if isinstance(request, str) or (cache := host.lane_cache()) is None:
                     self._step_aside()
                     return
-                target = self._host.lane_target(request.target)
-                if target is None or self._has_been_here(request):
+                target = host.lane_target(request.target)
+                fields = request.fields
+                if target is None or (fields.via and any(host.via in value for value in fields.via)):
+                    # The latter goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3).
                     self._step_aside()
                     return
                 self._buffer = self._buffer[request.size :]
-                if not self._hit(request, target, cache):
+                if not (fields.plain and host.by_the_book and self._hit(request, target, cache)):
                     self._answer(request, target, cache)
         except Exception as error:
             self._host.failed(error)
@@ -158,44 +161,49 @@ class Lane(asyncio.Protocol):
         finally:
             self._going_on = False
 
-    def _has_been_here(self, request: Request) -> bool:
-        """Whether it goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3)."""
-        headers = request.fields.headers
-        return "via" in headers and any(self._host.via in value for value in headers.get_all("via"))
-
     def _hit(self, request: Request, target: Target, cache: Cache) -> bool:
         """Answer with what is ready in memory, if it is; most requests are answered here."""
-        if not (request.fields.plain and self._host.by_the_book):
-            return False
         started = time.monotonic()
         try:
-            ready = cache.ready(target.key, request.fields.headers, time.time())
+            ready = cache.ready(target.url, request.fields.headers, time.time())
         except Exception:
             return False  # the longer way meets it again, and has an answer for it
         if ready is None:
             return False
-        head, body = ready
+        head, body, file = ready
         transport = self._transport
-        if len(body) <= JOINED:
-            transport.write(head + body)
-        elif transport.get_write_buffer_size():
-            transport.write(head)
-            transport.write(body)
-        else:
-            try:
-                sent = os.writev(self._descriptor, (head, body))
-            except OSError:  # it is full, or closed: the transport finds out
-                sent = 0
-            if sent < len(head):
-                transport.write(head[sent:])
-                sent = len(head)
-            if sent < len(head) + len(body):
-                transport.write(memoryview(body)[sent - len(head) :])
+        left = self._send(head, body, file)
         self._host.lane_hit(target, int(head[9:12]), len(body), started)
         if request.close:
             transport.close()
-        elif transport.get_write_buffer_size() > CONGESTED:
+        elif left and transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
+        return True
+
+    def _send(self, head: bytes, body: bytes, file: int | None) -> bool:
+        """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
+        descriptor of a file with the same body, if sending that is faster."""
+        transport = self._transport
+        if transport.get_write_buffer_size():
+            transport.write(head)
+            transport.write(body)
+            return True
+        try:
+            if file is None or self._socket is None:
+                sent = os.writev(self._descriptor, (head, body))
+            else:
+                sent = self._socket.send(head, MSG_MORE)
+                if sent == len(head):
+                    with contextlib.suppress(OSError):
+                        sent += os.sendfile(self._descriptor, file, 0, len(body))
+        except OSError:  # it is full, or closed: the transport finds out
+            sent = 0
+        if sent == len(head) + len(body):
+            return False
+        if sent < len(head):
+            transport.write(head[sent:])
+            sent = len(head)
+        transport.write(memoryview(body)[sent - len(head) :])
         return True
 
     def _answer(self, request: Request, target: Target, cache: Cache) -> None:

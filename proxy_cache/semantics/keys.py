@@ -29,6 +29,7 @@ class Target:
     authority: str = field(init=False, repr=False, compare=False)
     """Host, in brackets if it is an IPv6 address, and the port if it isn't the scheme's own."""
     url: str = field(init=False, repr=False, compare=False)
+    _shown: str | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         host = _NOT_IN_HOST.sub(lambda match: f"%{ord(match[0]):02x}", self.host)
@@ -58,6 +59,14 @@ class Target:
         Never the Host header: a client writes into that what it likes, and could store one site under another's name.
         """
         return self.url
+
+    @property
+    def shown(self) -> str:
+        """As a log has it: always with the port, and :func:`redacted`."""
+        if self._shown is None:
+            object.__setattr__(self, "_shown", redacted(f"{self.scheme}://{self.host}:{self.port}{self.path}"))
+        assert self._shown is not None
+        return self._shown
 
     def __str__(self) -> str:
         return self.url

@@ -186,8 +186,9 @@ class Store:
                 self._delete_files(useless)
             self._drop_superseded(key)
 
-    def touch(self, entry: Entry) -> None:
-        self.index.touch(entry, time.time())
+    def touch(self, entry: Entry, now: float | None = None) -> None:
+        """It was used, just now or at ``now``."""
+        self.index.touch(entry, time.time() if now is None else now)
         if entry.memory is not None:
             self.memory.touch(entry)
 
