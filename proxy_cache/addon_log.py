@@ -13,7 +13,6 @@ import time
 
 from mitmproxy import ctx
 
-
 logger = logging.getLogger(__name__)
 
 FLUSH_AFTER = 0.05

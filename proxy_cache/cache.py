@@ -35,7 +35,7 @@ from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, no
 from .semantics.vary import matches
 from .store.files import WARM_LARGEST, OpenBody
 from .store.index import Entry
-from .store.memory import LARGEST
+from .store.memory import LARGEST, SMALL
 from .store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ NAME = "proxy-cache"
 NO_FIELDS = Headers()
 CANDIDATES_MOST = 15
 """Other variants that are validated along with the one that a request selects."""
-SENDFILE: Final = range(48 * 1024, WARM_LARGEST + 1)
+SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
 """Bytes of bodies for which the kernel's page cache beats our memory: sending it takes no copy, but a second system
 call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
 docs/performance.md.)"""
@@ -231,13 +231,11 @@ class Cache:
         spans = self._selected(exchange, entry.response, entry.length)
         if entry.spans is not None and self._first_gap(entry, spans) is not None:
             return None
-        file = None
-        if entry.memory is None:
-            file = self.store.files.open_cached(entry.id)
-            if file is None:
-                return None
+        body = self.store.open_now(entry)
+        if body is None:
+            return None
         status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
-        return self._serve_open(exchange, entry, file, entry.response, now, status, "hit", spans)
+        return self._serve_open(exchange, entry, body, entry.response, now, status, "hit", spans)
 
     def ready(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None] | None:
         """Head and body for a GET without range, condition or directive, if a fresh entry has them ready in memory.
@@ -267,17 +265,16 @@ class Cache:
         """Whether its body is worth having in memory and can be had without waiting."""
         if entry.length > LARGEST or entry.spans is not None or entry.response.status in (204, 304):
             return False
-        file = self.store.files.open_cached(entry.id)
-        if file is None:
-            return False
-        try:
-            data = self.store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
-        except OSError:
-            return False  # who reads it the usual way finds out, and drops the entry
-        finally:
-            self.store.files.release(file)
-        if data is not None:
-            self.store.memory.put(entry, data)
+        file = self.store.open_now(entry)
+        if isinstance(file, OpenBody):
+            try:
+                data = self.store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
+            except OSError:
+                return False  # who reads it the usual way finds out, and drops the entry
+            finally:
+                self.store.files.release(file)
+            if data is not None:
+                self.store.memory.put(entry, data)
         return entry.memory is not None
 
     def _template(self, entry: Entry) -> bytes:
@@ -306,18 +303,16 @@ class Cache:
         spans = self._selected(exchange, response, entry.length)
         if entry.spans is not None and (gap := self._first_gap(entry, spans)) is not None:
             return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
-        file = None
-        if entry.memory is None:
-            file = await self.store.open_body(entry)
-            if file is None:
-                return None
-        return self._serve_open(exchange, entry, file, response, now, status, source, spans)
+        body = await self.store.open_body(entry)
+        if body is None:
+            return None
+        return self._serve_open(exchange, entry, body, response, now, status, source, spans)
 
     def _serve_open(
         self,
         exchange: Exchange,
         entry: Entry,
-        file: OpenBody | None,
+        body: OpenBody | bytes,
         response: StoredResponse,
         now: float,
         status: str,
@@ -331,11 +326,10 @@ class Cache:
             # this request".
             headers = _put(headers, "Age", str(response.age(now)))
         reader: Seekable
-        if file is None:
-            assert entry.memory is not None
-            reader = exchange.source = MemoryReader(entry.memory)
+        if isinstance(body, bytes):
+            reader = exchange.source = MemoryReader(body)
         else:
-            reader = exchange.source = StoredReader(self.store, entry, file, 0, entry.length)
+            reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length)
         return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
 
     # -- ranges -------------------------------------------------------------------------------------------------

@@ -27,33 +27,34 @@ class Headers:
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.fields: Final[Fields] = tuple(fields)
         # Built by the first lookup: many Headers are only passed on.
-        self._index: dict[str, list[str]] | None = None
+        self._index: dict[str, str | list[str]] | None = None
 
-    def _lookup(self) -> dict[str, list[str]]:
+    def _lookup(self) -> dict[str, str | list[str]]:
         """The index; built by the first who asks for it. (Who asks often looks at ``_index`` first: a miss does so some
         forty times.)"""
-        index: dict[str, list[str]] = {}
+        # A value by itself is no list of one: tens of thousands of Headers are kept, and the collector would look at
+        # every list of theirs over and over.
+        index: dict[str, str | list[str]] = {}
         for name, value in self.fields:
             # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
             key = name.lower().decode("latin-1")
             text = value.decode("latin-1").strip(_OWS)
             if key in index:
-                index[key].append(text)
+                index[key] = _more(index[key], text)
             else:
-                index[key] = [text]
+                index[key] = text
         self._index = index
         return index
 
     def get(self, name: str) -> str | None:
         """The combined value: all lines in order, joined by comma and space (RFC 9110 §5.3); ``None`` if absent."""
         values = (self._index or self._lookup()).get(name)
-        if values is None:
-            return None
-        return values[0] if len(values) == 1 else ", ".join(values)
+        return values if values is None or isinstance(values, str) else ", ".join(values)
 
     def get_all(self, name: str) -> tuple[str, ...]:
         """The value of every line of that name."""
-        return tuple((self._index or self._lookup()).get(name, ()))
+        values = (self._index or self._lookup()).get(name, ())
+        return (values,) if isinstance(values, str) else tuple(values)
 
     def __contains__(self, name: object) -> bool:
         return name in (self._index or self._lookup())
@@ -121,8 +122,14 @@ class Headers:
         if self._index is not None:
             index = more._index = self._index.copy()
             key = field[0].lower().decode("latin-1")
-            index[key] = [*index.get(key, ()), field[1].decode("latin-1").strip(_OWS)]
+            text = field[1].decode("latin-1").strip(_OWS)
+            index[key] = _more(index[key], text) if key in index else text
         return more
+
+
+def _more(values: str | list[str], text: str) -> list[str]:
+    """A new list: Headers that come from one another share theirs."""
+    return [values, text] if isinstance(values, str) else [*values, text]
 
 
 def _encoded(value: str) -> bytes:

@@ -11,13 +11,14 @@ BLOCK = 4096
 
 
 class Entry:
-    """One stored response: its key, its head, and how long its body is (in file ``id``).
+    """One stored response: its key, its head, and how long its body is (in a segment, or in file ``id``).
 
     There is at most one object for one id at a time, whoever holds it: identity is equality.
     """
 
     __slots__ = (
-        "__weakref__", "id", "key", "length", "memory", "prepared", "response", "slot", "spans", "used", "written",
+        "__weakref__", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans", "used",
+        "written",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +42,8 @@ class Entry:
         """When the last byte of it was brought to the file."""
         self.slot = 0
         """Its place in the index's columns; 0 if it is not in the index (not yet, or not any more)."""
+        self.place = 0
+        """Where its body is in the segments; 0 if it has a file of its own."""
         self.memory: bytes | None = None
         """All of its body, if it is in the memory tier."""
         self.prepared: Any = None

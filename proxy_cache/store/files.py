@@ -2,8 +2,8 @@
 
 A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
 last byte is made in place. Either way the index learns of it when it is whole, and after a crash a file that the index
-doesn't know is deleted. What is in the page cache is read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything
-else goes to a thread.
+doesn't know is deleted. (Small bodies have no file of their own, see :mod:`.segments`.) What is in the page cache is
+read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +53,22 @@ class OpenBody:
         self.users = 1
         self.warm = 0.0
         """When it was last seen to be all in the page cache."""
+
+
+def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
+    """Write all of ``chunks`` at ``offset``, whatever a single call may take. Blocks."""
+    for first in range(0, len(chunks), 1000):
+        data = [memoryview(chunk) for chunk in chunks[first : first + 1000] if chunk]
+        while data:
+            written = os.pwritev(fd, data, offset)
+            offset += written
+            gone = 0
+            while gone < len(data) and written >= len(data[gone]):
+                written -= len(data[gone])
+                gone += 1
+            del data[:gone]
+            if data and written:
+                data[0] = data[0][written:]
 
 
 class BodyFiles:
@@ -122,18 +138,6 @@ class BodyFiles:
     def create(self, entry_id: int) -> int:
         return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
-    def write_at(self, fd: int, chunks: list[bytes], offset: int) -> None:
-        """Write all of ``chunks`` at ``offset``, whatever a single call may take."""
-        for first in range(0, len(chunks), 512):
-            data = [memoryview(chunk) for chunk in chunks[first : first + 512] if chunk]
-            while data:
-                written = os.pwritev(fd, data, offset)
-                offset += written
-                while data and written >= len(data[0]):
-                    written -= len(data.pop(0))
-                if data and written:
-                    data[0] = data[0][written:]
-
     def commit(self, entry_id: int, fd: int, length: int, total: int | None = None) -> None:
         """The temporary file becomes the entry's body: complete first, then visible.
 
@@ -152,7 +156,7 @@ class BodyFiles:
         try:
             if len(chunks) == 1 and os.write(fd, chunks[0]) == len(chunks[0]):
                 return
-            self.write_at(fd, chunks, 0)
+            write_at(fd, chunks, 0)
         except BaseException:
             os.unlink(path)
             raise
@@ -261,12 +265,16 @@ class BodyFiles:
             del self._open[entry_id]
             os.close(oldest.fd)
 
-    def forget(self, entry_id: int) -> None:
-        """The entry is gone: readers keep the file they have open, nobody new gets it."""
-        body = self._open.pop(entry_id, None)
-        if body is not None and not body.users:
-            del self._idle[entry_id]
-            os.close(body.fd)
+    def forget(self, dropped: Iterable[tuple[int, int]]) -> list[int]:
+        """These entries (id and place) are gone: readers keep the file they have open, nobody new gets it. The ids of
+        those that have a file of their own, which is to be unlinked."""
+        files = [entry_id for entry_id, place in dropped if not place]
+        for entry_id in files:
+            body = self._open.pop(entry_id, None)
+            if body is not None and not body.users:
+                del self._idle[entry_id]
+                os.close(body.fd)
+        return files
 
     def read_now(self, fd: int, size: int, offset: int) -> bytes | None:
         """``size`` bytes at ``offset`` if they are in the page cache, else ``None``. Never blocks."""

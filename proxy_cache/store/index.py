@@ -18,11 +18,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
 from .entry import BLOCK, Entry, footprint
-from .rows import DELETE_ENTRY, DELETE_HEAD, META, SCAN, connect, read_entries, upgrade
+from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, META, PLACES, SCAN, connect, read_entries, upgrade
+from .segments import Segments, parts_of
 from .slots import Slots, key_hash
 from .writer import Delete, Save, Touch, Writer
 
@@ -33,6 +35,9 @@ WORKING_SET = 20_000
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
 _NONE: list[Entry] = []
+
+Dropped: TypeAlias = tuple[int, int]
+"""Id and place of an entry that is not stored any more."""
 
 
 class Index:
@@ -62,12 +67,12 @@ class Index:
 
     # -- opening and closing (blocking, off the loop) -----------------------------------------------------------
 
-    def open(self, files: Callable[[], Iterable[int]]) -> list[int]:
+    def open(self, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
         """Read what is needed of the database; returns the ids of files that no row knows. ``files`` lists what is
         there, and is asked only when the last run did not end in :meth:`close`."""
         database = connect(self.path)
         try:
-            return self._open(database, files)
+            return self._open(database, files, segments)
         finally:
             database.close()
 
@@ -79,7 +84,7 @@ class Index:
             database.close()
         self._readers.clear()
 
-    def _open(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]]) -> list[int]:
+    def _open(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
         upgrade(database)
         meta = dict(database.execute("SELECT name, value FROM meta"))
         boot = _boot_id()
@@ -88,17 +93,22 @@ class Index:
         present: set[int] = set()
         if meta.get("clean", "1") != "1":
             present.update(files())
-            rows: Iterable[tuple[int]] = database.execute("SELECT id FROM entries")
-            lost = [row for row in rows if row[0] not in present]
+            sizes = segments.sizes()
+            rows: Iterable[Dropped] = database.execute("SELECT id, place FROM entries")
+            lost = [row for row in rows if not (_is_there(row[1], sizes) if row[1] else row[0] in present)]
             if meta.get("boot") != boot:
                 # The machine itself went down. What was written in the last seconds may never have reached the disk.
                 lost += database.execute(
-                    "SELECT id FROM entries WHERE written > (SELECT max(written) FROM entries) - ?", (WRITE_BACK,)
+                    "SELECT id, place FROM entries WHERE written > (SELECT max(written) FROM entries) - ?",
+                    (WRITE_BACK,),
                 ).fetchall()
             database.execute("BEGIN")
-            database.executemany(DELETE_ENTRY, lost)
-            database.executemany(DELETE_HEAD, lost)
+            database.executemany(DELETE_ENTRY, [row[:1] for row in lost])
+            database.executemany(DELETE_HEAD, [row[:1] for row in lost])
             database.execute("COMMIT")
+        segments.known(dict(database.execute(LIVE)))
+        if meta.get("clean", "1") != "1":
+            segments.clean(place for (place,) in database.execute(PLACES))
         cursor = database.execute(SCAN)
         self._slots.fill(iter(lambda: cursor.fetchmany(512), []))
         present.difference_update(self._slots.ids)
@@ -136,9 +146,9 @@ class Index:
         """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
         return key in self._by_key or key_hash(key) not in self._slots
 
-    async def load(self, key: str, run: Callable[..., Awaitable[tuple[list[Entry], set[int]]]]) -> list[int]:
-        """Bring a key into the working set, reading with ``run(function, *args)``; the ids of entries that turned out
-        to have no readable head, and are gone. One load of a key at a time (:meth:`Store.load` sees to that).
+    async def load(self, key: str, run: Callable[..., Awaitable[tuple[list[Entry], set[int]]]]) -> list[Dropped]:
+        """Bring a key into the working set, reading with ``run(function, *args)``; the entries that turned out to have
+        no readable head, and are gone. One load of a key at a time (:meth:`Store.load` sees to that).
 
         Raises ``sqlite3.Error``.
         """
@@ -158,9 +168,7 @@ class Index:
                 entry.slot = slots[entry.id]
                 entry.used = self._slots.used[entry.slot]
                 self._alive[entry.id] = entry
-        gone = [entry_id for entry_id in useless if entry_id in slots]
-        for entry_id in gone:
-            self._drop(slots[entry_id])
+        gone = [self._drop(slots[entry_id]) for entry_id in useless if entry_id in slots]
         self._loaded -= len(self._by_key.pop(key, _NONE))
         found = sorted((one for one in (*held, *entries) if one.slot and one.key == key), key=lambda one: one.id)
         if found or number in self._slots:
@@ -192,7 +200,7 @@ class Index:
         variants = self._by_key.get(entry.key)
         if variants is None and number not in self._slots:
             variants = self._by_key[entry.key] = []
-        entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used)
+        entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used, entry.place)
         self._alive[entry.id] = entry
         if variants is not None:
             # Else the other variants would have to be read first. It is found with them by the next load.
@@ -225,33 +233,32 @@ class Index:
         """Forget an entry; whether it was there."""
         if not entry.slot:
             return False
-        self._drop(entry.slot)
-        self.delete_rows([entry.id])
+        self.delete_rows([self._drop(entry.slot)])
         return True
 
-    def remove_key(self, key: str) -> list[int]:
-        """Forget every variant; their ids. Of a key that isn't loaded it is all that has its hash: another key's entry
+    def remove_key(self, key: str) -> list[Dropped]:
+        """Forget every variant. Of a key that isn't loaded it is all that has its hash: another key's entry
         among them is fetched again, which is better than to keep one that is out of date."""
         if key in self._by_key:
             slots = [entry.slot for entry in self._by_key[key]]
         else:
             slots = list(self._slots.find(key_hash(key)))
-        ids = [self._drop(slot) for slot in slots]
-        if ids:
-            self.delete_rows(ids)
-        return ids
+        dropped = [self._drop(slot) for slot in slots]
+        self.delete_rows(dropped)
+        return dropped
 
-    def evict(self, most: int, wanted: Callable[[], bool]) -> list[int]:
-        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so; their ids."""
-        ids: list[int] = []
-        while len(ids) < most and (slot := self._slots.oldest()) and wanted():
-            ids.append(self._drop(slot))
-        if ids:
-            self.delete_rows(ids)
-        return ids
+    def evict(self, most: int, wanted: Callable[[], bool]) -> list[Dropped]:
+        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so."""
+        dropped: list[Dropped] = []
+        while len(dropped) < most and (slot := self._slots.oldest()) and wanted():
+            dropped.append(self._drop(slot))
+        self.delete_rows(dropped)
+        return dropped
 
-    def delete_rows(self, ids: list[int]) -> None:
-        self._writer.put(Delete(ids))
+    def delete_rows(self, dropped: list[Dropped]) -> None:
+        """Have the writer forget them, too, and what they take of the segments."""
+        if dropped:
+            self._writer.put(Delete([one for one, _ in dropped], [place for _, place in dropped if place]))
 
     def flush_uses(self) -> None:
         """Write the times of last use, which are collected meanwhile, so that a hit costs no write."""
@@ -268,9 +275,9 @@ class Index:
             # What has nothing of its body yet is not worth a row: it would be dropped when it is read.
             self._writer.put(Save(entry))
 
-    def _drop(self, slot: int) -> int:
-        """Take an entry out of memory, whoever holds it; its id."""
-        entry_id = self._slots.ids[slot]
+    def _drop(self, slot: int) -> Dropped:
+        """Take an entry out of memory, whoever holds it."""
+        entry_id, place = self._slots.ids[slot], self._slots.places[slot]
         self._slots.remove(slot)
         self._touched.pop(entry_id, None)
         entry = self._alive.pop(entry_id, None)
@@ -287,7 +294,7 @@ class Index:
                 if not variants:
                     del self._by_key[entry.key]
             self._on_unload(entry)
-        return entry_id
+        return entry_id, place
 
     def _shrink(self) -> None:
         """Let the least recently used keys go that the working set has no place for; the last one stays."""
@@ -296,6 +303,12 @@ class Index:
             self._loaded -= len(variants)
             for entry in variants:
                 self._on_unload(entry)
+
+
+def _is_there(place: int, sizes: dict[int, int]) -> bool:
+    """Whether a body is within its segment, of which this many blocks are there."""
+    segment, block, blocks = parts_of(place)
+    return block + blocks <= sizes.get(segment, 0)
 
 
 def _boot_id() -> str:

@@ -63,11 +63,12 @@ class Space:
         possible = self._fits(size, 0, self._free + self._index.size)
         if not possible:
             size = 0  # nothing goes for what won't fit all the same
-        if self.evicting is None and (evicted := self._evict(size)):
-            if self._fits(size, self._index.size, self._free):
-                self._files.start(self._unlink, evicted)
-            else:
-                self.evicting = asyncio.get_running_loop().create_task(self._evict_more(evicted))
+        if self.evicting is None:
+            count, files = self._evict(size)
+            if count and self._fits(size, self._index.size, self._free):
+                self._files.start(self._unlink, files)
+            elif count:
+                self.evicting = asyncio.get_running_loop().create_task(self._evict_more(files))
                 self._files.keep(self.evicting)
         return possible
 
@@ -76,24 +77,24 @@ class Space:
         taken = self.reserved + size
         return stored + taken <= self.capacity and free - taken >= self._bytes(self.room.min_free)
 
-    def _evict(self, size: int) -> list[int]:
-        """One slice, in memory; the ids of those whose files are to be unlinked."""
+    def _evict(self, size: int) -> tuple[int, list[int]]:
+        """One slice, in memory: how many, and the ids of those whose files are to be unlinked."""
         index = self._index
         total = index.size + self._free
         evicted = index.evict(EVICT_AT_ONCE, lambda: not self._fits(size, index.size, total - index.size))
         self._free = total - index.size
-        for entry_id in evicted:
-            self._files.forget(entry_id)
         if evicted:
             self._on_eviction(len(evicted))
-        return evicted
+        return len(evicted), self._files.forget(evicted)
 
-    async def _evict_more(self, evicted: list[int]) -> None:
+    async def _evict_more(self, files: list[int]) -> None:
         """Slice by slice, each when the files of the one before are gone; what is reserved meanwhile counts."""
+        evicted = True
         try:
             while evicted:
-                await self._files.run(self._unlink, evicted)
-                evicted = [] if self.closing else self._evict(0)
+                await self._files.run(self._unlink, files)
+                count, files = (0, []) if self.closing else self._evict(0)
+                evicted = count > 0
         finally:
             self.evicting = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TABLES = (
     """CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
     hash INTEGER NOT NULL,
     blocks INTEGER NOT NULL,
     used REAL NOT NULL,
-    written REAL NOT NULL
+    written REAL NOT NULL,
+    place INTEGER NOT NULL DEFAULT 0
 ) STRICT""",
     """CREATE TABLE IF NOT EXISTS heads (
     id INTEGER PRIMARY KEY,
@@ -48,13 +49,19 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 _HEAD = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans"
-INSERT_ENTRY = "INSERT OR REPLACE INTO entries (id, hash, blocks, used, written) VALUES (?, ?, ?, ?, ?)"
+_ENTRY = "id, hash, blocks, used, written, place"
+INSERT_ENTRY = f"INSERT OR REPLACE INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_HEAD = f"INSERT OR REPLACE INTO heads ({_HEAD}) VALUES ({', '.join('?' * len(_HEAD.split(',')))})"
 DELETE_ENTRY = "DELETE FROM entries WHERE id = ?"
 DELETE_HEAD = "DELETE FROM heads WHERE id = ?"
+LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
+"""How many bodies there are in each segment."""
+PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
+AT_ONCE = 64
+"""Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-SCAN = "SELECT id, hash, blocks, used FROM entries ORDER BY used"
+SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -85,11 +92,13 @@ def upgrade(database: sqlite3.Connection) -> None:
             database.execute("ALTER TABLE entries ADD COLUMN spans TEXT")
             database.execute("ALTER TABLE entries ADD COLUMN written REAL NOT NULL DEFAULT 0")
             database.execute("UPDATE entries SET written = response_time")
-        if version:
+        if version == 4:
+            database.execute("ALTER TABLE entries ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
+        elif version:
             database.execute("ALTER TABLE entries RENAME TO entries_3")
         for table in TABLES:
             database.execute(table)
-        if version:
+        if version in (1, 2, 3):
             database.execute(
                 "INSERT INTO entries (id, hash, blocks, used, written)"
                 " SELECT id, key_hash(key), blocks(length, spans), used, written FROM entries_3"
@@ -112,7 +121,18 @@ def _blocks(length: int, spans: str | None) -> int:
 
 def entry_row(entry: Entry) -> tuple[Any, ...]:
     """For ``INSERT_ENTRY``."""
-    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written
+    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written, entry.place
+
+
+def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Like ``executemany``, with ``AT_ONCE`` rows to a statement where it ends in one row's values."""
+    begin, _, values = statement.rpartition("VALUES ")
+    whole = len(rows) - len(rows) % AT_ONCE if begin else 0
+    if whole:
+        long = f"{begin}VALUES {', '.join([values] * AT_ONCE)}"
+        for first in range(0, whole, AT_ONCE):
+            database.execute(long, [value for row in rows[first : first + AT_ONCE] for value in row])
+    database.executemany(statement, rows[whole:])
 
 
 def head_row(entry: Entry) -> tuple[Any, ...]:
@@ -133,7 +153,7 @@ def read_entries(database: sqlite3.Connection, key: str, ids: Iterable[int]) -> 
     entries, useless = [], set()
     for number in ids:
         row = database.execute(
-            f"SELECT {_HEAD}, used, written FROM heads JOIN entries USING (id) WHERE id = ?", (number,)
+            f"SELECT {_HEAD}, used, written, place FROM heads JOIN entries USING (id) WHERE id = ?", (number,)
         ).fetchone()
         if row is not None and row[1] != key:
             continue
@@ -149,7 +169,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     """An entry from its row, or ``None`` if the row makes no sense."""
     (
         entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, used,
-        written,
+        written, place,
     ) = row  # fmt: skip
     try:
         present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
@@ -168,4 +188,6 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     except (ValueError, TypeError) as error:
         logger.warning("dropping unreadable index row %s: %s", entry_id, error)
         return None
-    return Entry(entry_id, key, response, length, used, present, written)
+    entry = Entry(entry_id, key, response, length, used, present, written)
+    entry.place = place
+    return entry

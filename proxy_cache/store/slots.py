@@ -26,7 +26,9 @@ class Slots:
     most recently used. Slots that are free are linked through ``next``.
     """
 
-    __slots__ = ("_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "total_blocks", "used")
+    __slots__ = (
+        "_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "places", "total_blocks", "used",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.ids = array("q", [0])
@@ -34,6 +36,8 @@ class Slots:
         self.blocks = array("I", [0])
         """What each takes on the disk, in blocks."""
         self.used = array("d", [0.0])
+        self.places = array("q", [0])
+        """Where its body is (see :mod:`.segments`)."""
         self._next = array("i", [0])
         self._prev = array("i", [0])
         self._free = 0
@@ -41,18 +45,19 @@ class Slots:
         self.count = 0
         self.total_blocks = 0
 
-    def fill(self, batches: Iterable[Sequence[tuple[int, int, int, float]]]) -> None:
-        """Rows of id, hash, blocks and last use, to begin with, least recently used first."""
+    def fill(self, batches: Iterable[Sequence[tuple[int, int, int, float, int]]]) -> None:
+        """Rows of id, hash, blocks, last use and place, to begin with, least recently used first."""
         by_hash = self._by_hash
         slot = len(self.ids)
         for rows in batches:
             if not rows:
                 continue
-            ids, hashes, blocks, used = zip(*rows, strict=True)
+            ids, hashes, blocks, used, places = zip(*rows, strict=True)
             self.ids.extend(ids)
             self.hashes.extend(hashes)
             self.blocks.extend(blocks)
             self.used.extend(used)
+            self.places.extend(places)
             self.total_blocks += sum(blocks)
             for number in hashes:
                 if by_hash.setdefault(number, slot) != slot:
@@ -72,13 +77,14 @@ class Slots:
     def __contains__(self, number: int) -> bool:
         return number in self._by_hash
 
-    def add(self, entry_id: int, number: int, blocks: int, used: float) -> int:
+    def add(self, entry_id: int, number: int, blocks: int, used: float, place: int) -> int:
         """A new entry, as the most recently used one; its slot."""
         last = self._prev[0]
         slot = self._free
         if slot:
             self._free = self._next[slot]
             self.ids[slot], self.hashes[slot], self.blocks[slot], self.used[slot] = entry_id, number, blocks, used
+            self.places[slot] = place
             self._next[slot], self._prev[slot] = 0, last
         else:
             slot = len(self.ids)
@@ -86,6 +92,7 @@ class Slots:
             self.hashes.append(number)
             self.blocks.append(blocks)
             self.used.append(used)
+            self.places.append(place)
             self._next.append(0)
             self._prev.append(last)
         self._next[last] = self._prev[0] = slot

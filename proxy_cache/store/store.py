@@ -1,9 +1,9 @@
 """The store: entries and their bodies, and the room they may take.
 
 Everything that decides is on the event loop and in memory; everything that blocks is in a thread. A response is
-stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. A small one, which is
-all in memory when it is complete, is written by the index's own thread, together with others: body → row. Whatever
-goes wrong on the disk costs the storing, never the serving.
+stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. One that is all in
+memory when it is complete is written by the index's own thread, the small ones together with others to a segment:
+body → row. Whatever goes wrong on the disk costs the storing, never the serving.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import Body
 from .entry import Entry, footprint
-from .files import BodyFiles, OpenBody, TornFile
-from .index import Index
+from .files import BodyFiles, OpenBody, TornFile, write_at
+from .index import Dropped, Index
 from .memory import SMALL, MemoryTier
 from .room import Room, Space
+from .segments import Segments
 from .writer import WriteBody, Writer
 
 __all__ = ["Room", "Store", "StoreError"]
@@ -40,6 +41,8 @@ MAX_VARIANTS = 32
 """Variants kept of one key; the least recently used makes room for a new one."""
 MEMORY_MAX = 256 << 20
 """Bytes of small bodies in memory, at most."""
+UNWRITTEN_MOST = 64 << 20
+"""Bytes that may wait to be written. When a disk is slower than the origins, what comes beyond that is not kept."""
 
 
 class StoreError(Exception):
@@ -50,7 +53,7 @@ class Store:
     """One cache folder, opened by one process.
 
     ``on_failure(reason)`` is called for each response that could not be kept or read: ``no_space``, ``too_large``,
-    ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room.
+    ``busy``, ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class Store:
         self.files = BodyFiles(root)
         self.memory = MemoryTier(MEMORY_MAX)
         path = root / "index.sqlite"
-        self._writer = Writer(path, self.files.write_whole, self._index_error)
+        self._segments = Segments(root / "segments", self._segment_gone)
+        self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self.index = Index(path, self._writer, self.memory.drop)
         self.space = Space(room, self.index, self.files, on_eviction)
         self._on_failure = on_failure
@@ -73,6 +77,9 @@ class Store:
         self._last_complaint = 0.0
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwritten = 0
+        """Bytes of whole bodies that the writer has still to write."""
         self.is_open = False
 
     # -- opening and closing ------------------------------------------------------------------------------------
@@ -87,6 +94,7 @@ class Store:
         except Exception as error:
             self._unlock()
             raise StoreError(f"cache_dir {self.root} cannot be used: {error}") from error
+        self._loop = asyncio.get_running_loop()
         self._writer.start()
         self.is_open = True
         self.space.make(0)
@@ -109,9 +117,10 @@ class Store:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         try:
             self.files.prepare()
+            self._segments.prepare()
         except OSError as error:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
-        self.files.unlink(self.index.open(self.files.scan))
+        self.files.unlink(self.index.open(self.files.scan, self._segments))
         self.space.read_free()
 
     async def close(self) -> None:
@@ -128,6 +137,7 @@ class Store:
     def _close(self) -> None:
         self.index.close()
         self.files.close()
+        self._segments.close()
         self._unlock()
 
     def _unlock(self) -> None:
@@ -204,14 +214,22 @@ class Store:
         if entry.spans is not None or not self.reserve(entry.size):
             return None
         new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=entry.written)
+        saved = False
         try:
-            await self.files.run(self.files.link, entry.id, new.id)
+            if entry.place:
+                body = await self.open_body(entry)
+                if not isinstance(body, bytes):
+                    return None
+                await self._write_whole(new, [body])
+                saved = True
+            else:
+                await self.files.run(self.files.link, entry.id, new.id)
         except OSError as error:
             self.disk_error("write", error)
             return None
         finally:
             self.unreserve(entry.size)
-        self._add(new)
+        self._add(new, saved=saved)
         if entry.memory is not None:
             self.memory.put(new, entry.memory)
         return new
@@ -220,13 +238,41 @@ class Store:
         """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4)."""
         self.index.replace_response(entry, response)
 
-    async def open_body(self, entry: Entry) -> OpenBody | None:
-        """The entry's body file; ``None``, and the entry is gone, if it cannot be read or is not whole."""
+    def open_now(self, entry: Entry) -> OpenBody | bytes | None:
+        """The entry's body, or its file, if that takes no waiting."""
+        if entry.memory is not None:
+            return entry.memory
+        if not entry.place:
+            return self.files.open_cached(entry.id)
+        if not entry.slot:
+            return None  # its blocks may be given back at any time
         try:
-            return self.files.open_cached(entry.id) or await self.files.open(entry.id, entry.length)
+            body = self._segments.read_now(self.files, entry)
         except OSError as error:
             self.drop_unreadable(entry, error)
             return None
+        if body is not None:
+            self.memory.put(entry, body)
+        return body
+
+    async def open_body(self, entry: Entry) -> OpenBody | bytes | None:
+        """The entry's body if it is a small one, else its file; ``None``, and the entry is gone, if it cannot be read
+        or is not whole."""
+        found = self.open_now(entry)
+        if found is not None or not entry.slot:
+            return found
+        try:
+            if not entry.place:
+                return await self.files.open(entry.id, entry.length)
+            body = await self._segments.read(self.files, entry)
+        except OSError as error:
+            if entry.slot:
+                self.drop_unreadable(entry, error)
+            return None
+        if not entry.slot:
+            return None  # it was dropped meanwhile, and its blocks may have been given back before they were read
+        self.memory.put(entry, body)
+        return body
 
     def drop_unreadable(self, entry: Entry, error: OSError) -> None:
         """An entry that cannot be read is worth nothing: forget it, so that it is fetched again."""
@@ -239,24 +285,32 @@ class Store:
 
     def remove(self, entry: Entry) -> None:
         if self.index.remove(entry):
-            self._delete_files([entry.id])
+            self._delete_files([(entry.id, entry.place)])
 
     def remove_key(self, key: str) -> None:
         """Drop every variant of ``key`` (invalidation, RFC 9111 §4.4), loaded or not."""
         self._delete_files(self.index.remove_key(key))
 
-    def _delete_files(self, entry_ids: list[int]) -> None:
-        for entry_id in entry_ids:
-            self.files.forget(entry_id)
-        if entry_ids:
-            self.files.start(self.files.unlink, entry_ids)
+    def _delete_files(self, dropped: list[Dropped]) -> None:
+        if files := self.files.forget(dropped):
+            self.files.start(self.files.unlink, files)
+
+    def _segment_gone(self, segment: int) -> None:
+        """Called in the writer's thread."""
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._segments.gone, segment)
+            except RuntimeError:
+                logger.debug("the loop has ended before its last segment")
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def body(self, total: int | None, *, keep: bool, start: int = 0) -> Body:
         """A body to be filled. One that does not fit is delivered all the same, but not kept."""
         reserved: int | None = None
-        if keep:
+        if keep and self._unwritten > UNWRITTEN_MOST:
+            self._on_failure("busy")
+        elif keep:
             wanted = footprint(total) if total is not None else 0
             reserved = wanted if self.reserve(wanted) else None
         return Body(self, self.index.new_id(), total, reserved=reserved, start=start)
@@ -277,7 +331,7 @@ class Store:
         """Bring a part of a body to its file, which is made with the first part."""
         if body.file is None:
             body.file = await self._file_for(body)
-        await self.files.run(self.files.write_at, body.file.fd, chunks, offset)
+        await self.files.run(write_at, body.file.fd, chunks, offset)
 
     async def _file_for(self, body: Body) -> OpenBody:
         entry = body.piece_of
@@ -290,7 +344,7 @@ class Store:
             if entry in self.index:
                 return file
             # It was removed while the file was opened, which may have made it anew.
-            self.files.forget(entry.id)
+            self.files.forget([(entry.id, 0)])
             self.files.release(file)
             self.files.start(self.files.unlink, [entry.id])
         raise TornFile(errno.ENOENT, "the entry is gone")
@@ -332,24 +386,39 @@ class Store:
 
     async def _commit_small(self, body: Body, entry: Entry, chunks: list[bytes]) -> Entry:
         """All of it is in memory still: it is written along with others, and no file stays open for it."""
+
+        def known() -> None:
+            self._committed(body, entry, saved=True)
+            if entry.length <= SMALL:
+                self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+        await self._write_whole(entry, chunks, known)
+        return entry
+
+    async def _write_whole(self, entry: Entry, chunks: list[bytes], known: Callable[[], None] = lambda: None) -> None:
+        """Have a body written, with the row of its entry; ``known`` is called as soon as it is. Raises ``OSError``.
+
+        Nothing is left of it if whoever waits for it is cancelled.
+        """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[OSError | None] = loop.create_future()
         wanted = True
 
         def done(error: OSError | None) -> None:
+            self._unwritten -= entry.length
             try:
                 if not wanted:
                     # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                    self.index.delete_rows([entry.id])
-                    self._delete_files([entry.id])
+                    dropped = [(entry.id, entry.place)]
+                    self.index.delete_rows(dropped)
+                    self._delete_files(dropped)
                 elif error is None:
-                    self._committed(body, entry, saved=True)
-                    if entry.length <= SMALL:
-                        self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                    known()
             finally:
                 written.set_result(error)
 
         self.files.keep(written)
+        self._unwritten += entry.length
         self._writer.put(WriteBody(entry, chunks, loop, done))
         try:
             error = await asyncio.shield(written)
@@ -358,7 +427,6 @@ class Store:
             raise
         if error is not None:
             raise error
-        return entry
 
     def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
         body.stored = True
@@ -405,7 +473,7 @@ class Store:
     ) -> int:
         opened = self.files.create(entry_id) if fd is None else fd
         try:
-            self.files.write_at(opened, chunks, offset)
+            write_at(opened, chunks, offset)
             self.files.commit(entry_id, opened, length, total)
         except BaseException:
             if fd is None:

@@ -1,11 +1,12 @@
-"""The one thread that writes: rows of the index, and whole small bodies.
+"""The one thread that writes: rows of the index, and bodies that are whole.
 
-What has come together while the last batch was written is the next batch: its bodies, each to a file of its own, and
-then all its rows in one transaction. The loop hears of a batch's bodies once. So the more there is to do, the less of
-it costs each response: no hop between threads, no transaction and no wake-up of its own.
+What has come together while the last batch was written is the next batch: its bodies, the small ones together (see
+:mod:`.segments`), and then all its rows in one transaction. The loop hears of a batch's bodies once. So the more there
+is to do, the less of it costs each response: no hop between threads, no transaction and no wake-up of its own.
 
 A body written here goes to its final place at once. It has no row until it is whole: after a crash a file without a
-row is deleted, and after one of the machine so are the rows of the last minute.
+row is deleted, and after one of the machine so are the rows of the last minute. What is dropped loses its row first,
+and then its blocks.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ from functools import partial
 from pathlib import Path
 
 from .entry import Entry
-from .rows import DELETE_ENTRY, DELETE_HEAD, INSERT_ENTRY, INSERT_HEAD, META, TOUCH, connect, entry_row, head_row
+from .rows import (
+    DELETE_ENTRY,
+    DELETE_HEAD,
+    INSERT_ENTRY,
+    INSERT_HEAD,
+    META,
+    TOUCH,
+    connect,
+    entry_row,
+    execute_many,
+    head_row,
+)
+from .segments import Segments
 
 logger = logging.getLogger(__name__)
 
 BATCH = 512
 """Operations in one transaction, at most."""
+TOLD_AT_ONCE = 32
+"""Bodies that are made known in one turn of the loop, at some 20 µs each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,10 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Rows, and what the bodies among them take of the segments."""
+
     entry_ids: Sequence[int]
+    places: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +86,12 @@ class Writer:
     def __init__(
         self,
         path: Path,
+        segments: Segments,
         write_file: Callable[[int, list[bytes]], None],
         on_error: Callable[[str, Exception], None],
     ) -> None:
         self._path = path
+        self._segments = segments
         self._write_file = write_file
         self._on_error = on_error
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
@@ -104,6 +124,7 @@ class Writer:
             operations = [operation for operation in batch if operation is not None]
             saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
             self._transact(database, partial(_write_rows, database, saves, operations))
+            self._segments.free([place for one in operations if isinstance(one, Delete) for place in one.places])
             if len(operations) < len(batch):
                 break
             # Else the thread would keep the last batch's bodies in memory while it waits for the next.
@@ -112,11 +133,22 @@ class Writer:
             # A file whose row was lost is an orphan, which is looked for only after an end that wasn't clean.
             self._transact(database, partial(database.execute, META, ("clean", "1")))
         database.close()
+        self._segments.close_writer()
 
     def _write_bodies(self, bodies: list[WriteBody]) -> dict[int, Entry]:
         """The entries whose bodies are written. The loop is told before the rows are: nobody waits for those."""
         results: list[tuple[WriteBody, OSError | None]] = []
+        small = [body for body in bodies if self._segments.takes(body.entry)]
+        if small:
+            failed: OSError | None = None
+            try:
+                self._segments.append([(body.entry, body.chunks) for body in small])
+            except OSError as error:
+                failed = error
+            results += [(body, failed) for body in small]
         for body in bodies:
+            if self._segments.takes(body.entry):
+                continue
             try:
                 self._write_file(body.entry.id, body.chunks)
             except OSError as error:
@@ -147,7 +179,10 @@ class Writer:
 
 
 def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:
-    for body, error in results:
+    """On the loop, some at a time."""
+    if len(results) > TOLD_AT_ONCE:
+        results[0][0].loop.call_soon(_tell, results[TOLD_AT_ONCE:])
+    for body, error in results[:TOLD_AT_ONCE]:
         try:
             body.done(error)
         except Exception:
@@ -167,8 +202,8 @@ def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operation
         elif isinstance(operation, Touch):
             uses.update(operation.uses)
     kept = [entry for entry_id, entry in saves.items() if entry_id not in deleted]
-    database.executemany(INSERT_ENTRY, [entry_row(entry) for entry in kept])
-    database.executemany(INSERT_HEAD, [head_row(entry) for entry in kept])
+    execute_many(database, INSERT_ENTRY, [entry_row(entry) for entry in kept])
+    execute_many(database, INSERT_HEAD, [head_row(entry) for entry in kept])
     database.executemany(TOUCH, [(used, entry_id) for entry_id, used in uses.items()])
     gone = [(entry_id,) for entry_id in deleted]
     database.executemany(DELETE_ENTRY, gone)

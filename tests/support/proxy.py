@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -363,16 +364,37 @@ class Proxy:
                     found.append(Path(folder, name))
         return found
 
+    def stored(self) -> list[bytes]:
+        """The bodies below the cache folder: each is a file, or lies in a segment, on blocks of its own."""
+        found = []
+        for path in self.files():
+            data = path.read_bytes()
+            if path.parent.name != "segments":
+                found.append(data)
+                continue
+            at = 0
+            while at < len(data):
+                entry_id, length = struct.unpack_from("<qq", data, at)
+                if entry_id:
+                    found.append(data[at + 16 : at + 16 + length])
+                at += -(-(16 + length) // 4096) * 4096 if entry_id else 4096
+        return found
+
     def body_files(self, content: bytes) -> list[Path]:
-        """The files that hold exactly ``content``."""
+        """The files that hold exactly ``content``, and the segments with it in them."""
         found = []
         for path in self.files():
             try:
-                if path.stat().st_size == len(content) and path.read_bytes() == content:
-                    found.append(path)
+                data = path.read_bytes()
             except FileNotFoundError:
                 continue
+            if data == content or (path.parent.name == "segments" and content in data):
+                found.append(path)
         return found
+
+    def disk_usage(self) -> int:
+        """Bytes on the disk of everything but the index."""
+        return sum(path.stat().st_blocks * 512 for path in self.files())
 
     def flows(self) -> list[dict[str, Any]]:
         """What another addon saw, hook by hook. Needs ``record=True``."""

@@ -1,0 +1,308 @@
+"""Small bodies, many to a file.
+
+A file of its own costs a small body more than its bytes do: making it takes 100 µs and more, an inode, and three trips
+of the writer's thread past Python's lock; one write can bring hundreds of bodies to a segment. A segment only grows,
+up to ``SEGMENT`` bytes, and what is in it is never written over. When a body is dropped its blocks are given back to
+the file system (a hole is punched, ``fallocate(2)``), and with its last body the segment goes.
+
+Each body begins on a block, behind its own id and length: what isn't there any more, or never came to be, is zeros,
+and is told from a body by that. Nobody streams from a segment, bodies are read whole; who has read one asks the index
+whether the entry is still there, since the hole may have been made meanwhile.
+
+Segments are written, punched and deleted by the writer's thread alone. The loop reads them, with descriptors of its
+own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from .entry import BLOCK, Entry
+from .files import BodyFiles, TornFile, write_at
+from .memory import SMALL
+
+SEGMENT = 64 << 20
+"""Bytes at which a new segment is begun."""
+OPEN_SEGMENTS = 256
+"""Segments kept open for reading."""
+_HEADER = struct.Struct("<qq")
+_ZEROS = bytes(BLOCK)
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+
+
+def place_of(segment: int, block: int, blocks: int) -> int:
+    """Where a body is, in one number; 0 is nowhere."""
+    return segment << 32 | block << 8 | blocks
+
+
+def parts_of(place: int) -> tuple[int, int, int]:
+    """Segment, first block, number of blocks."""
+    return place >> 32, place >> 8 & 0xFFFFFF, place & 0xFF
+
+
+def _blocks(length: int) -> int:
+    return -(-(_HEADER.size + length) // BLOCK)
+
+
+class Segments:
+    """The segments below one folder. ``on_gone(segment)`` is called, in the writer's thread, when one was deleted."""
+
+    def __init__(self, folder: Path, on_gone: Callable[[int], None] = lambda segment: None) -> None:
+        self.folder = folder
+        self.usable = False
+        """Whether the file system takes back the blocks of what is dropped (all usual ones of Linux do)."""
+        self._on_gone = on_gone
+        self._live: Counter[int] = Counter()
+        """Bodies in each segment."""
+        self._number = 0
+        self._fd: int | None = None
+        self._end = 0
+        self._readers: OrderedDict[int, int] = OrderedDict()
+        self._users: Counter[int] = Counter()
+        self._gone: set[int] = set()
+        """Those that were deleted while somebody read them."""
+
+    def path(self, segment: int) -> str:
+        return f"{self.folder}/{segment:08x}"
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the folder, and find out whether segments can be used on this file system."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        probe = self.path(0)
+        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            os.write(fd, _ZEROS * 2)
+            _punch(fd, 0, BLOCK)
+            self.usable = True
+        except OSError:
+            self.usable = False
+        finally:
+            os.close(fd)
+            os.unlink(probe)
+
+    def sizes(self) -> dict[int, int]:
+        """The whole blocks of each segment that is there."""
+        found = {}
+        for file in os.scandir(self.folder):
+            try:
+                found[int(file.name, 16)] = file.stat().st_size // BLOCK
+            except ValueError:
+                continue
+        return found
+
+    def known(self, live: dict[int, int]) -> None:
+        """How many bodies the index knows in each segment. Others are deleted."""
+        self._live = Counter(live)
+        present = self.sizes()
+        for segment in present.keys() - live.keys():
+            os.unlink(self.path(segment))
+        self._number = max((*present, *live), default=0)
+
+    def clean(self, places: Iterable[int]) -> None:
+        """Give back what lies between these, which are all there are, in order: what an end that wasn't clean has
+        left."""
+        segment, end = 0, 0
+        holes: dict[int, list[tuple[int, int]]] = {}
+        for place in places:
+            before, last = segment, end
+            segment, block, blocks = parts_of(place)
+            if segment != before:
+                if before:
+                    os.truncate(self.path(before), last * BLOCK)
+                last = 0
+            if block > last:
+                holes.setdefault(segment, []).append((last, block - last))
+            end = block + blocks
+        if segment:
+            os.truncate(self.path(segment), end * BLOCK)
+        for number, ranges in holes.items():
+            self._punch(number, ranges)
+
+    # -- writing (in the writer's thread) -----------------------------------------------------------------------
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether this body belongs here."""
+        return self.usable and entry.length <= SMALL
+
+    def append(self, bodies: Sequence[tuple[Entry, list[bytes]]]) -> None:
+        """Bring bodies here and set the ``place`` of their entries: all of them or, with ``OSError``, none."""
+        if self._fd is None or self._end * BLOCK >= SEGMENT:
+            self._next()
+        assert self._fd is not None
+        buffers: list[bytes] = []
+        places = []
+        block = self._end
+        for entry, chunks in bodies:
+            blocks = _blocks(entry.length)
+            buffers.append(_HEADER.pack(entry.id, entry.length))
+            buffers += chunks
+            if padding := blocks * BLOCK - _HEADER.size - entry.length:
+                buffers.append(_ZEROS[:padding])
+            places.append(place_of(self._number, block, blocks))
+            block += blocks
+        try:
+            write_at(self._fd, buffers, self._end * BLOCK)
+        except OSError:
+            self._leave()  # what was written of it is not to be built upon
+            raise
+        self._end = block
+        self._live[self._number] += len(places)
+        for (entry, _), place in zip(bodies, places, strict=True):
+            entry.place = place
+
+    def _next(self) -> None:
+        self._leave()
+        number = self._number + 1
+        self._fd = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._number, self._end = number, 0
+
+    def _leave(self) -> None:
+        """Write no more to the last segment."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+            if not self._live[self._number]:
+                self._delete(self._number)
+
+    def free(self, places: Iterable[int]) -> None:
+        """Give back what these bodies take. Never raises: what can't be had back goes with its segment."""
+        freed: dict[int, list[tuple[int, int]]] = {}
+        for place in places:
+            segment, block, blocks = parts_of(place)
+            freed.setdefault(segment, []).append((block, blocks))
+        for segment, holes in freed.items():
+            self._live[segment] -= len(holes)
+            if self._live[segment] <= 0 and (segment != self._number or self._fd is None):
+                self._delete(segment)
+            else:
+                self._punch(segment, _joined(holes))
+
+    def _punch(self, segment: int, holes: list[tuple[int, int]]) -> None:
+        try:
+            fd = os.open(self.path(segment), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            for block, blocks in holes:
+                _punch(fd, block * BLOCK, blocks * BLOCK)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+    def _delete(self, segment: int) -> None:
+        del self._live[segment]
+        try:
+            os.unlink(self.path(segment))
+        except OSError:
+            pass
+        self._on_gone(segment)
+
+    def close_writer(self) -> None:
+        self._leave()
+
+    # -- reading (on the loop) ----------------------------------------------------------------------------------
+
+    def read_now(self, files: BodyFiles, entry: Entry) -> bytes | None:
+        """A body, if its segment is open and its blocks are in the page cache. ``OSError`` if it isn't there."""
+        segment, block, _ = parts_of(entry.place)
+        fd = self._readers.get(segment)
+        if fd is None:
+            return None
+        data = files.read_now(fd, _HEADER.size + entry.length, block * BLOCK)
+        return None if data is None else _checked(entry, data)
+
+    async def read(self, files: BodyFiles, entry: Entry) -> bytes:
+        """A body. ``OSError`` if it cannot be read, or isn't there any more."""
+        segment, block, _ = parts_of(entry.place)
+        self._users[segment] += 1
+        try:
+            fd = self._readers.get(segment)
+            if fd is None:
+                fd = self._opened(segment, await files.run(os.open, self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
+            data = await files.run(os.pread, fd, _HEADER.size + entry.length, block * BLOCK)
+        finally:
+            self._users[segment] -= 1
+            if not self._users[segment]:
+                del self._users[segment]
+                if segment in self._gone:
+                    self._gone.discard(segment)
+                    self.gone(segment)
+        return _checked(entry, data)
+
+    def _opened(self, segment: int, fd: int) -> int:
+        other = self._readers.get(segment)
+        if other is not None:  # somebody else was faster
+            os.close(fd)
+            return other
+        self._readers[segment] = fd
+        idle = len(self._readers) - OPEN_SEGMENTS
+        for number in [number for number in self._readers if number not in self._users][: max(idle, 0)]:
+            self.gone(number)
+        return fd
+
+    def gone(self, segment: int) -> None:
+        """It was deleted, or others are read instead: close it."""
+        if segment in self._users:
+            self._gone.add(segment)
+        elif (fd := self._readers.pop(segment, None)) is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        for fd in self._readers.values():
+            os.close(fd)
+        self._readers.clear()
+
+
+def _checked(entry: Entry, data: bytes) -> bytes:
+    if len(data) != _HEADER.size + entry.length:
+        raise TornFile(errno.EIO, f"the segment ends {_HEADER.size + entry.length - len(data)} bytes early")
+    if _HEADER.unpack_from(data) != (entry.id, entry.length):
+        raise TornFile(errno.ENOENT, "the body is not in its segment any more")
+    return data[_HEADER.size :]
+
+
+def _joined(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours together."""
+    holes.sort()
+    joined = [holes[0]]
+    for block, blocks in holes[1:]:
+        last, count = joined[-1]
+        if last + count == block:
+            joined[-1] = last, count + blocks
+        else:
+            joined.append((block, blocks))
+    return joined
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    """Give blocks back to the file system; they read as zeros then. ``OSError`` where that can't be done."""
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, "no fallocate(2)")
+    if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """Python has only ``posix_fallocate``, which takes blocks and never gives them back."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        function = getattr(library, "fallocate64", None) or library.fallocate
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_fallocate = _find_fallocate()
