@@ -34,7 +34,7 @@ from .addon_flows import (
 )
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
-from .addon_process import calm_collector, close_connections, human_size, lengthen_backlog, raise_file_limit
+from .addon_process import calm_collector, close_connections, human_size, raise_file_limit, welcome_bursts
 from .admin import AdminError, AdminServer
 from .answers import Answer, Exchange
 from .cache import Cache
@@ -148,7 +148,7 @@ class CacheAddon:
             # Two lines a connection, each shown to every addon, beside ours that says the same and more.
             logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         raise_file_limit()
-        lengthen_backlog(ctx.master.addons.get("proxyserver"))
+        welcome_bursts(ctx.master.addons.get("proxyserver"))
         calm_collector()
         metrics = self.metrics
         self.store = store = Store(

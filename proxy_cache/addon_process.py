@@ -10,6 +10,8 @@ import socket
 import time
 from typing import Any
 
+from .addon_loop import accept_in_turns, take_short_turns
+
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
@@ -47,20 +49,24 @@ def raise_file_limit() -> None:
             logger.warning("open files stay limited to %d: %s", soft, error)
 
 
-def lengthen_backlog(proxyserver: Any) -> None:
-    """asyncio lets 100 connections wait to be accepted; the 101st agent of a burst would try again after a second."""
+def welcome_bursts(proxyserver: Any) -> None:
+    """asyncio lets 100 connections wait to be accepted, so that the 101st agent of a burst would try again after a
+    second; and it accepts them all in one go, which holds up everybody else."""
+    take_short_turns(asyncio.get_running_loop())
     for server in proxyserver.servers:
         for listener in getattr(server, "_servers", ()):
             for listening in getattr(listener, "sockets", ()):
                 if listening.type == socket.SOCK_STREAM:
                     with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                         same.listen(BACKLOG)
+            if isinstance(listener, asyncio.Server):
+                accept_in_turns(asyncio.get_running_loop(), listener)
 
 
 def calm_collector() -> None:
     """Python's collector looks at every long-lived object again and again: a quarter of a miss, measured, and more with
-    every entry in the index. What there is at start never becomes garbage; what comes later is looked at less often, and
-    not too much of it at a time: 10,000 objects take 3 ms, and the loop stands still."""
+    every entry in the index. What there is at start never becomes garbage; what comes later is looked at less often,
+    and not too much of it at a time: 10,000 objects take 3 ms, and the loop stands still."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 5, 40)
+    gc.set_threshold(10_000, 3, 60)
