@@ -489,7 +489,7 @@ class CacheAddon:
             state.delivery = flow.response.stream
         elif isinstance(answer.body, bytes):
             state.size = len(answer.body)
-            self.metrics.bytes_served.labels(answer.source).inc(state.size)
+            self.metrics.served(answer.source, state.size)
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)
@@ -554,7 +554,7 @@ class CacheAddon:
                 state.delivery.close()
                 state.size = state.delivery.sent
             if not counted and state.size:
-                self.metrics.bytes_served.labels(state.source).inc(state.size)
+                self.metrics.served(state.source, state.size)
             if state.exchange is not None:
                 state.exchange.close()
             if self.settings is not None and self.settings.access_log:

@@ -61,9 +61,12 @@ class Targets:
     def __init__(self) -> None:
         self.settings: Settings | None = None
         self._known: dict[tuple[str, tuple[str, str, int] | None], Target | None] = {}
+        self._onboarding_host: str | None = None
+        self._keep_host = False
 
     def forget(self) -> None:
         self._known.clear()
+        self._onboarding_host = None
 
     def find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
         """What the target of a request line stands for, if that is for the cache to answer. ``base``: of a reverse
@@ -79,16 +82,19 @@ class Targets:
         return target
 
     def _find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
+        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
+            self._onboarding_host = str(ctx.options.onboarding_host)
+            self._keep_host = bool(ctx.options.keep_host_header)
         if base is None:
             target = absolute_target(text)
-        elif text.startswith("/") and not ctx.options.keep_host_header:
+        elif text.startswith("/") and not self._keep_host:
             target = Target.of(*base, text)
         else:
             target = None
         if (
             target is None
             or self.settings is None
-            or target.host == ctx.options.onboarding_host
+            or target.host == self._onboarding_host
             or target.path.endswith(".crl")
             or not self.settings.caches(target.host, target.port)
         ):

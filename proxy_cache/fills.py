@@ -105,7 +105,7 @@ class Part:
         return f"bytes={first}-{last}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class FillRequest:
     """What to ask for, and on whose behalf. ``headers`` are end-to-end, as the client sent them."""
 
@@ -125,7 +125,7 @@ class FillRequest:
     part: Part | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class FillHead:
     """What a waiter gets: the response's head, and where its body comes from (``entry`` after a 304)."""
 
@@ -272,8 +272,7 @@ class Fill:
         """The story of one fill. Whatever way it ends, the slot comes back and every waiter hears of it."""
         outcome = "failed"
         try:
-            if not ticket.admitted.done():
-                await ticket.admitted
+            await ticket.admission()
             for waiter in self.waiters:
                 waiter.admitted()
             self.state = FillState.RUNNING

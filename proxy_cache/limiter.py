@@ -6,7 +6,7 @@ them has its turn: joining a fill that a greedy client queued 300 places back co
 
 Turns go round robin over the clients; within a client, first in, first out. A place ends on its own when it has
 waited ``queue_timeout``; a ticket without a place left ends too. Nothing here does I/O: an admission resolves
-``Ticket.admitted``, and the end of a place is told through the callback it was made with.
+``Ticket.admission``, and the end of a place is told through the callback it was made with.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Place:
 class Ticket:
     """A fill's claim to one slot, from its place in the queue to its last byte."""
 
-    __slots__ = ("admitted", "host", "limiter", "places", "seq", "since", "state")
+    __slots__ = ("_admitted", "host", "limiter", "places", "seq", "since", "state")
 
     def __init__(self, limiter: OriginLimiter, host: str, seq: int, since: float) -> None:
         self.limiter = limiter
@@ -79,13 +79,21 @@ class Ticket:
         self.since = since
         self.state = TicketState.QUEUED
         self.places: set[Place] = set()
-        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admitted: asyncio.Future[None] | None = None
 
     def join(self, client: str, on_end: Callable[[Overloaded], None]) -> Place | None:
         """Another flow wants this fill. ``None`` when there is nothing to wait for, the slot being there already."""
         if self.state is not TicketState.QUEUED:
             return None
         return self.limiter._join(self, client, on_end)
+
+    async def admission(self) -> None:
+        """Wait for the slot. Ends with ``CancelledError`` when there will be none."""
+        if self.state is TicketState.QUEUED:
+            self._admitted = asyncio.get_running_loop().create_future()
+            await self._admitted
+        elif self.state is TicketState.ENDED:
+            raise asyncio.CancelledError
 
     def end(self) -> None:
         """Give the slot back, or the place in the queue. Idempotent: every path out of a fill may call it."""
@@ -272,8 +280,8 @@ class OriginLimiter:
         ticket.state = TicketState.ACTIVE
         self._active.add(ticket)
         self._active_per_host[ticket.host] += 1
-        if not ticket.admitted.done():
-            ticket.admitted.set_result(None)
+        if ticket._admitted is not None and not ticket._admitted.done():
+            ticket._admitted.set_result(None)
 
     def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None]) -> Place:
         place = Place(ticket, client, self._clock(), on_end)
@@ -300,7 +308,8 @@ class OriginLimiter:
             self._admit(ticket)
             return
         ticket.state = TicketState.ENDED
-        ticket.admitted.cancel()
+        if ticket._admitted is not None:
+            ticket._admitted.cancel()
         if outcome != "canceled":  # who leaves of its own accord need not be told
             for place in places:
                 place.on_end(Overloaded(outcome, self.retry_after(), self._clock() - place.since))

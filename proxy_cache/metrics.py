@@ -81,12 +81,25 @@ class Metrics(Collector):
         for outcome in ("stored", "not_stored", "not_modified", "abandoned"):
             self.origin_fetches.labels(outcome)
 
+        # Looking a child up by its label takes longer than to count.
+        self._fetches: dict[str, Counter] = {}
+        self._served: dict[str, Counter] = {}
         self._hit_bytes = self.bytes_served.labels("hit")
 
     # -- what the parts report ----------------------------------------------------------------------------------
 
     def fill_ended(self, outcome: str) -> None:
-        self.origin_fetches.labels(outcome).inc()
+        child = self._fetches.get(outcome)
+        if child is None:
+            child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
+        child.inc()
+
+    def served(self, source: str, size: int) -> None:
+        """Bytes of body were sent to a client."""
+        child = self._served.get(source)
+        if child is None:
+            child = self._served[source] = self.bytes_served.labels(source)
+        child.inc(size)
 
     def queue_waited(self, outcome: str, seconds: float) -> None:
         self.queue_wait.labels(outcome).observe(seconds)

@@ -40,7 +40,7 @@ _ESSENTIAL: Final = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Verdict:
     """Whether a response is stored, and as what."""
 

@@ -80,6 +80,9 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten = 0
         """Bytes of whole bodies that the writer has still to write."""
+        self._writing = 0
+        """The number of them."""
+        self._all_written: asyncio.Future[None] | None = None
         self.is_open = False
 
     # -- opening and closing ------------------------------------------------------------------------------------
@@ -131,6 +134,9 @@ class Store:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         self.space.closing = True
+        if self._writing:
+            self._all_written = asyncio.get_running_loop().create_future()
+            await self._all_written
         await self.files.drain()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
@@ -402,29 +408,28 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[OSError | None] = loop.create_future()
-        wanted = True
 
         def done(error: OSError | None) -> None:
             self._unwritten -= entry.length
-            try:
-                if not wanted:
-                    # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                    dropped = [(entry.id, entry.place)]
-                    self.index.delete_rows(dropped)
-                    self._delete_files(dropped)
-                elif error is None:
-                    known()
-            finally:
-                written.set_result(error)
+            self._writing -= 1
+            if not self._writing and self._all_written is not None:
+                self._all_written.set_result(None)
+            if not written.done():
+                try:
+                    if error is None:
+                        known()
+                finally:
+                    written.set_result(error)
+            elif error is None:
+                # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
+                dropped = [(entry.id, entry.place)]
+                self.index.delete_rows(dropped)
+                self._delete_files(dropped)
 
-        self.files.keep(written)
         self._unwritten += entry.length
+        self._writing += 1
         self._writer.put(WriteBody(entry, chunks, loop, done))
-        try:
-            error = await asyncio.shield(written)
-        except asyncio.CancelledError:
-            wanted = False
-            raise
+        error = await written
         if error is not None:
             raise error
 

@@ -66,7 +66,7 @@ class Touch:
     uses: dict[int, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class WriteBody:
     """A whole body, which is to become an entry. ``done(error)`` is called on the loop."""
 

@@ -161,11 +161,16 @@ def test_the_queue_goes_with_the_last_who_leaves() -> None:
         joiner = ticket.join("b", Flow())
         assert leader is not None
         assert joiner is not None
+        waiting = asyncio.ensure_future(ticket.admission())
+        await asyncio.sleep(0)
         leader.leave()
         assert ticket.state is TicketState.QUEUED
         joiner.leave()
         assert ticket.state is TicketState.ENDED
-        assert ticket.admitted.cancelled()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            await ticket.admission()
         assert harness.observed == ["canceled"]
         assert harness.limiter.queued == 0
 
@@ -221,7 +226,7 @@ def test_a_ticket_admitted_and_cancelled_in_one_turn_gives_its_slot_back() -> No
 
         async def fill(ticket: Ticket) -> None:
             try:
-                await ticket.admitted
+                await ticket.admission()
                 await asyncio.Event().wait()
             finally:
                 ticket.end()
