@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.support.content import content
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -126,3 +127,59 @@ def test_it_is_switched_while_running(start_proxy: Start, origin: Origin) -> Non
     assert proxy.set_option("fast_lane=false") == "ok"
     assert proxy.get(url).hit
     proxy.wait_for_log(r"fast lane off: option fast_lane is false")
+
+
+@pytest.mark.parametrize("size", [10_000, 200_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_without_its_first_byte_is_no_bug_of_ours(
+    start_proxy: Start, origin: Origin, size: int, chunked: bool
+) -> None:
+    """The origin breaks off right behind the head: told in the log, counted nowhere as a bug, and nothing hangs on."""
+    proxy = start_proxy(fast_lane=True, origin_retries=0)
+    url = origin.serve("/broken", Reply(size=size, chunked=chunked, cut=0))
+    for _ in range(2):
+        assert not proxy.get(url).complete
+    proxy.wait_until_idle()
+    assert proxy.value("hook_errors_total") == 0
+    assert proxy.value("inflight_requests") == 0
+    proxy.eventually(lambda: sum("broke off after 0 bytes" in line for line in proxy.log), lambda count: count == 2)
+
+
+def test_bodies_that_go_from_the_page_cache(start_proxy: Start, origin: Origin) -> None:
+    """Of every size that is sent in another way, pipelined, and to a client that takes a little at a time."""
+    proxy = start_proxy(fast_lane=True)
+    for size in (65_536, 65_537, 100_000, 262_144, 262_145, 1_000_000, 1_100_000):
+        url = origin.serve(f"/{size}", Reply(size=size, headers=(FRESH,)))
+        body = content(f"/{size}", size)
+        assert proxy.get(url).body == body
+        for _ in range(3):
+            response = proxy.get(url)
+            assert response.hit
+            assert response.body == body
+        count = 5
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(proxy.address)
+            connection.sendall(request(url) * (count - 1) + request(url, close=True))
+            got = bytearray()
+            while data := connection.recv(50_000):
+                got += data
+        assert got.count(body) == count
+        head = len(got) - count * size
+        assert head < count * 600, "nothing but heads between them"
+
+
+def test_a_file_that_is_cut_short_while_it_is_in_use(start_proxy: Start, origin: Origin) -> None:
+    """What is in memory is sent whole whatever becomes of the file."""
+    proxy = start_proxy(fast_lane=True)
+    size = 150_000
+    url = origin.serve("/cut", Reply(size=size, headers=(FRESH,)))
+    body = proxy.get(url).body
+    assert body == content("/cut", size)
+    assert proxy.get(url).hit
+    assert proxy.get(url).hit
+    (file,) = proxy.body_files(body)
+    with file.open("r+b") as opened:
+        opened.truncate(70_000)
+    for _ in range(3):
+        assert proxy.get(url).body == body

@@ -1,0 +1,74 @@
+"""Short turns of the event loop: fewer events when they take long, and everybody's turn comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+from collections import Counter
+
+import pytest
+
+from proxy_cache import addon_loop
+from proxy_cache.addon_loop import ACCEPTED_AT_ONCE, FEWEST, ShortTurns, accept_in_turns, take_short_turns
+
+
+def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    epoll = select.epoll()
+    pipes = [os.pipe() for _ in range(10)]
+    try:
+        for read, write in pipes:
+            os.write(write, b"x")  # and nobody reads it: always ready
+            epoll.register(read, select.EPOLLIN)
+        turns = ShortTurns(epoll)
+        assert len(turns.poll(0, 10)) == 10
+        monkeypatch.setattr(addon_loop, "TURN", -1.0)  # any turn is too long
+        while len(events := turns.poll(0, 10)) > FEWEST:
+            pass
+        assert len(events) == FEWEST
+        seen = Counter(fd for _ in range(25) for fd, _ in turns.poll(0, 10))
+        assert set(seen.values()) == {FEWEST * 25 // 10}
+        monkeypatch.setattr(addon_loop, "TURN", 1e9)
+        while len(turns.poll(0, 10)) < 10:
+            pass
+    finally:
+        epoll.close()
+        for fd in (fd for pipe in pipes for fd in pipe):
+            os.close(fd)
+
+
+def test_a_burst_of_connections_is_accepted_some_at_a_time() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        accepted = 0
+        at_once = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal accepted
+            accepted += 1
+            writer.write(await reader.readexactly(1))
+            writer.close()
+
+        def watch(before: int = 0) -> None:
+            at_once.append(accepted - before)
+            if accepted < 30:
+                loop.call_soon(watch, accepted)
+
+        take_short_turns(loop)
+        take_short_turns(loop)  # again: a reloaded script
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        accept_in_turns(loop, server)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(30)]
+        watch()
+        for client in clients:
+            client.setblocking(False)
+            await loop.sock_sendall(client, b"x")
+            assert await loop.sock_recv(client, 10) == b"x"
+            client.close()
+        assert sum(at_once) == 30
+        assert max(at_once) <= ACCEPTED_AT_ONCE
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(story())
