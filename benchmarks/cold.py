@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from index import build
-from processes import Mitmdump, Origin
+from processes import Mitmdump, Origin, fetch
 
 CONNECTIONS = 32
 BLOCK = 4096
@@ -68,6 +68,12 @@ async def ask(port: int, urls: list[str], size: int) -> float:
     return time.perf_counter() - start
 
 
+def ready(proxy: Mitmdump, url: str) -> None:
+    """It listens before its index is open; what is asked for until then waits."""
+    proxy.wait_until_listening()
+    fetch(proxy.port, url)
+
+
 def measure(folder: Path, entries: int, size: int, count: int) -> dict[str, float]:
     cache = folder / f"cache-{size}"
     build(cache, entries)
@@ -79,13 +85,13 @@ def measure(folder: Path, entries: int, size: int, count: int) -> dict[str, floa
         (origin.folder / "files" / str(size)).write_bytes(os.urandom(size))
         urls = [f"{origin.url(size)}/{number}" for number in range(count)]
         with Mitmdump("ours", arguments, folder / "conf", None) as proxy:
-            proxy.wait_until_listening()
+            ready(proxy, origin.url(size))
             miss = asyncio.run(ask(proxy.port, urls, size))
         random.Random(3).shuffle(urls)
         kept = throw_out(cache)
-        before = origin.requests()
         with Mitmdump("ours", arguments, folder / "conf", None) as proxy:
-            proxy.wait_until_listening()
+            ready(proxy, f"{origin.url(size)}/again")
+            before = origin.requests()
             cold = asyncio.run(ask(proxy.port, urls, size))
             warm = asyncio.run(ask(proxy.port, urls, size))
         if (fetched := origin.requests() - before - 1) != 0:

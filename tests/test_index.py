@@ -487,6 +487,27 @@ def test_a_body_that_has_gone_from_its_segment_is_fetched_again(tmp_path: Path) 
     with_store(tmp_path, story, on_failure=failures.append)
 
 
+def test_a_body_of_which_a_part_is_in_the_page_cache(tmp_path: Path) -> None:
+    """It is read from the disk then, and not taken for one that is cut off."""
+    body = bytes(range(250)) * 40
+
+    async def story(store: Store) -> None:
+        store.memory_max = 0
+        entries = [await put(store, f"http://x/{number}", body) for number in range(8)]
+        assert await read(store, entries[0]) == body
+        fd = os.open(tmp_path / "segments" / "00000001", os.O_RDWR)
+        for pages in range(1, 4):
+            os.fsync(fd)
+            for number in range(8):
+                offset = number * 3 * 4096
+                os.posix_fadvise(fd, offset + (3 - pages) * 4096, pages * 4096, os.POSIX_FADV_DONTNEED)
+            for entry in entries:
+                assert await read(store, entry) == body
+        os.close(fd)
+
+    with_store(tmp_path, story)
+
+
 def test_without_holes_every_body_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments_module, "_fallocate", None)
 

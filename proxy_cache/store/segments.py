@@ -217,8 +217,11 @@ class Segments:
         fd = self._readers.get(segment)
         if fd is None:
             return None
-        data = files.read_now(fd, _HEADER.size + entry.length, block * BLOCK)
-        return None if data is None else _checked(entry, data)
+        size = _HEADER.size + entry.length
+        data = files.read_now(fd, size, block * BLOCK)
+        if data is None or len(data) < size:
+            return None  # the rest is on the disk, or isn't there: who asks the disk finds out
+        return _checked(entry, data)
 
     async def read(self, files: BodyFiles, entry: Entry) -> bytes:
         """A body. ``OSError`` if it cannot be read, or isn't there any more."""
