@@ -43,23 +43,28 @@ class AccessLog:
             return
         wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
         tail = f" ({note})" if note else ""
-        line = f"{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        stamp = self._stamp() if self._print else ""
+        line = f"{stamp}{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
         if not self._print:
             logger.info("%s", line)
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+        self._lines.append(line)
+
+    def _stamp(self) -> str:
+        """The time as mitmdump has it."""
         now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(now))
-        self._lines.append(f"[{self._clock}.{int((now - second) * 1000):03d}] {line}\n")
+        if not 0 <= now - self._second < 1:
+            self._second = int(now)
+            self._clock = time.strftime("[%H:%M:%S.", time.localtime(now))
+        return f"{self._clock}{int((now - self._second) * 1000):03d}] "
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
             try:
-                sys.stdout.write("".join(lines))
+                sys.stdout.write("\n".join(lines) + "\n")
                 sys.stdout.flush()
             except (OSError, ValueError):
                 self._enabled = False  # whoever read the log has gone

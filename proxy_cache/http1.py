@@ -52,16 +52,13 @@ class RequestFields:
 
 @dataclass(slots=True)
 class Request:
-    """One GET. ``size`` is the bytes that its head takes."""
+    """One GET. ``size`` is the bytes that its head takes; ``close``, whether the connection ends with the response."""
 
     target: str
     http11: bool
     fields: RequestFields
     size: int
-
-    @property
-    def close(self) -> bool:
-        return not self.http11 if self.fields.close is None else self.fields.close
+    close: bool
 
 
 def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
@@ -79,7 +76,9 @@ def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
     fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
     if fields is None:
         return UNUSUAL
-    return Request(line[1].decode("ascii"), line[2] == b"1", fields, end + 4)
+    http11 = line[2] == b"1"
+    close = not http11 if fields.close is None else fields.close
+    return Request(line[1].decode("ascii"), http11, fields, end + 4, close)
 
 
 def _fields(lines: bytes) -> RequestFields | None:
