@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REMEMBER = 16384
 """Targets of requests that are remembered, and"""
-REMEMBER_LENGTH = 2048
+REMEMBER_LENGTH = 512
 """the characters of the longest one."""
 
 

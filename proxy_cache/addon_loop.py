@@ -14,13 +14,16 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import sys
 import time
 from typing import Any
 
 TURN = 0.004
 """Seconds that a turn of the loop should take at the most."""
-FEWEST = 4
-"""Events of a turn, however long they take."""
+SWITCH = 0.001
+"""Seconds after which a thread that holds Python's lock has to let another have it; Python's own choice is 5 ms."""
+FEWEST, MOST = 4, 64
+"""Events of a turn, however long they take, and however short."""
 ACCEPTED_AT_ONCE = 4
 """Connections accepted in one turn, at some 0.4 ms each; asyncio takes up to a hundred."""
 
@@ -31,15 +34,15 @@ class ShortTurns:
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
-        self._most = 1024
+        self._most = MOST
         self._since = time.monotonic()
 
     def poll(self, timeout: float, most: int) -> Any:
         spent = time.monotonic() - self._since
         if spent > TURN:
             self._most = max(FEWEST, min(self._most, most) // 2)
-        elif self._most < most:
-            self._most += 1 + self._most // 4
+        elif self._most < MOST:
+            self._most = min(MOST, self._most + 1 + self._most // 4)
         events = self._epoll.poll(timeout, min(self._most, most))
         self._since = time.monotonic()
         return events
@@ -49,7 +52,8 @@ class ShortTurns:
 
 
 def take_short_turns(loop: asyncio.AbstractEventLoop) -> None:
-    """Does nothing on loops other than asyncio's own on Linux."""
+    """Does nothing on loops other than asyncio's own on Linux, but for the other threads' turns."""
+    sys.setswitchinterval(SWITCH)
     selector: Any = getattr(loop, "_selector", None)
     epoll = getattr(selector, "_selector", None)
     if isinstance(selector, selectors.EpollSelector) and epoll is not None and not isinstance(epoll, ShortTurns):
@@ -63,7 +67,10 @@ def accept_in_turns(loop: asyncio.AbstractEventLoop, listener: asyncio.Server) -
     for listening in listener.sockets:
         if listening.type != socket.SOCK_STREAM or not isinstance(selector, selectors.BaseSelector):
             continue
-        reader = selector.get_key(listening.fileno()).data[0]
+        key = selector.get_map().get(listening.fileno())
+        if key is None:
+            continue  # it has run out of files, and will be back
+        reader = key.data[0]
         arguments = list(getattr(reader, "_args", ()))
         # protocol_factory, sock, sslcontext, server, backlog, …
         if len(arguments) > 4 and arguments[3] is listener and isinstance(arguments[4], int):

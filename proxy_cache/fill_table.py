@@ -234,10 +234,10 @@ class FillTable:
 
     async def close(self) -> None:
         """End all fills. What has arrived in full is stored; what has not is dropped."""
-        for fill in list(self._running):
-            if fill.state is not FillState.COMPLETE and fill._task is not None:
-                fill._task.cancel()
         tasks = [fill._task for fill in self._running if fill._task is not None]
+        for fill in list(self._running):
+            if fill.state is not FillState.COMPLETE:
+                fill.cancel()
         if tasks:
             await asyncio.wait(tasks)
 

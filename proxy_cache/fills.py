@@ -211,6 +211,7 @@ class Fill:
         """What it fetches may not be stored: the URL was changed by an unsafe method meanwhile (RFC 9111 §4.4)."""
         self.waiters: dict[Waiter, None] = {}
         self._abandoned = False
+        self._began = False
         self._breaks = 0
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -251,7 +252,17 @@ class Fill:
             return
         # Until the task has ended nobody may join: what it would tell a waiter is that it was abandoned.
         self._abandoned = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        """End it. A task that is ended before its first step never takes one: its last words are then said here."""
+        if self._task is None:
+            return
         self._task.cancel()
+        if not self._began and self._ticket is not None:
+            self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
+            self._ticket.end()
+            self.table._forget(self)
 
     def _worth_finishing(self) -> bool:
         """The rule for a running fill that nobody waits for. Before the head arrives it is not known yet, so the
@@ -270,6 +281,7 @@ class Fill:
 
     async def _run(self, ticket: Ticket) -> None:
         """The story of one fill. Whatever way it ends, the slot comes back and every waiter hears of it."""
+        self._began = True
         outcome = "failed"
         try:
             await ticket.admission()
@@ -599,7 +611,10 @@ class Fill:
             if matches(entry.response.vary, request.headers):
                 store.update(entry, stored)
             else:
-                entry = await store.add_variant(entry, stored) or entry
+                variant = await store.add_variant(entry, stored)
+                if variant is not None and self.doomed:  # meanwhile
+                    store.remove(variant)
+                entry = variant or entry
         head = self.head = FillHead(stored, "", None, entry, None, own)
         self._give(head, shared=True)
         return True

@@ -378,6 +378,34 @@ def test_small_bodies_are_in_memory_too(tmp_path: Path) -> None:
     with_store(tmp_path, story)
 
 
+@pytest.mark.parametrize("size", [SMALL, 300_000, 700_000, 1 << 20])
+def test_who_reads_along_has_all_of_it_although_it_was_stored_meanwhile(tmp_path: Path, size: int) -> None:
+    """An agent that is slower than origin and disk: what it has not had yet is still there."""
+    data = os.urandom(size)
+
+    async def story(store: Store) -> None:
+        body = store.body(size, keep=True)
+        readers = [body.reader() for _ in range(2)]
+        got = bytearray()
+        for start in range(0, size, 10_000):
+            await body.write(data[start : start + 10_000])
+            if start == 50_000:
+                got += await readers[0].read()
+        body.finish()
+        assert await store.commit(body, "http://x/", response_of()) is not None
+        while piece := await readers[0].read():
+            got += piece
+        assert got == data
+        whole = bytearray()
+        while piece := await readers[1].read():
+            whole += piece
+        assert whole == data
+        for reader in readers:
+            reader.close()
+
+    with_store(tmp_path, story)
+
+
 def test_many_commits_at_once(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))

@@ -93,6 +93,27 @@ def test_a_small_disk(start_proxy: Callable[..., Proxy], origin: Origin, tmp_pat
             proxy.close()
 
 
+def test_a_small_disk_stays_full_of_small_bodies(
+    start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path
+) -> None:
+    """Where the free space of the disk is what counts: what was evicted is on its way back, and not evicted twice."""
+    with Tmpfs(tmp_path / "small", "24m") as disk:
+        proxy = start_proxy(cache_dir=disk / "cache", cache_max_size="22m", cache_min_free="8m")
+        try:
+            url = origin.serve_prefix("/s/", Reply(size=20_000))
+            for first in range(0, 2_000, 40):
+                fetches = [proxy.start_get(f"{url}{first + n}", expect=20_000) for n in range(40)]
+                assert all(response.ok for response in results(fetches))
+            proxy.wait_until_idle()
+            stat = os.statvfs(disk)
+            assert stat.f_bfree * stat.f_frsize >= 2 * MIB, "the index's log takes some, unseen"
+            assert proxy.value("evictions_total") > 1_000
+            assert proxy.value("cache_size_bytes") >= 2 * MIB, "what the log of the index leaves"
+            assert proxy.value("store_failures_total") == 0
+        finally:
+            proxy.close()
+
+
 def test_a_disk_full_from_outside(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
     """Somebody else takes all the room: agents notice nothing, a metric says why nothing is cached."""
     with Tmpfs(tmp_path / "small", "20m") as disk:

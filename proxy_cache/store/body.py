@@ -123,8 +123,9 @@ class Body:
         return list(self._tail), self._tail_start
 
     def drop_tail(self) -> None:
-        """All of it is in the file now. A short body keeps its tail, so that who reads along needs no file."""
-        if self.length - self.start > FLUSH_SIZE:
+        """All of it is in the file now. What was written in one go, and what is short, keeps its tail, so that who
+        reads along needs no file."""
+        if self.file is not None and self.length - self.start > FLUSH_SIZE:
             self._tail.clear()
             self._tail_start = self.length
 

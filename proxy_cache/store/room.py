@@ -28,9 +28,20 @@ class Room:
 
 
 class Space:
-    """What is taken, reserved and free. ``on_eviction(count)`` is called for entries that made room."""
+    """What is taken, reserved and free.
 
-    def __init__(self, room: Room, index: Index, files: BodyFiles, on_eviction: Callable[[int], None]) -> None:
+    ``on_eviction(count)`` is called for entries that made room. ``to_be_freed()``: bytes of the disk that the writer
+    has still to give back.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        index: Index,
+        files: BodyFiles,
+        on_eviction: Callable[[int], None],
+        to_be_freed: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.room = room
         self.reserved = 0
         """Bytes promised, and not counted by the index yet."""
@@ -40,6 +51,7 @@ class Space:
         self._index = index
         self._files = files
         self._on_eviction = on_eviction
+        self._to_be_freed = to_be_freed
         self._disk = 0
         self._free = 0
         self._free_at = 0.0
@@ -72,6 +84,11 @@ class Space:
                 self._files.keep(self.evicting)
         return possible
 
+    def spend(self, size: int) -> None:
+        """What was reserved has been written, and is counted by the index from now on."""
+        self.reserved -= size
+        self._free -= size  # until the file system is asked again
+
     def _fits(self, size: int, stored: int, free: int) -> bool:
         """Whether ``size`` more bytes fit beside so much that is stored, on a disk that has so much free."""
         taken = self.reserved + size
@@ -103,10 +120,11 @@ class Space:
         self.read_free()
 
     def read_free(self) -> None:
-        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side."""
+        """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side; what
+        has been evicted and not given back yet is free, else more would be evicted in its place."""
         stat = os.statvfs(self._files.root)
         self._disk = stat.f_blocks * stat.f_frsize
-        self._free = stat.f_bavail * stat.f_frsize
+        self._free = stat.f_bavail * stat.f_frsize + self._to_be_freed()
         self._free_at = time.monotonic()
 
     def _bytes(self, amount: int | float) -> int:

@@ -15,8 +15,11 @@ own.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import errno
+import logging
 import os
 import struct
 from collections import Counter, OrderedDict
@@ -27,6 +30,8 @@ from .entry import BLOCK, Entry
 from .files import BodyFiles, TornFile, write_at
 from .memory import SMALL
 
+logger = logging.getLogger(__name__)
+
 SEGMENT = 64 << 20
 """Bytes at which a new segment is begun."""
 OPEN_SEGMENTS = 256
@@ -34,6 +39,8 @@ OPEN_SEGMENTS = 256
 _HEADER = struct.Struct("<qq")
 _ZEROS = bytes(BLOCK)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+_COPY_ON_WRITE = frozenset({0x9123683E, 0x2FC12FC1, 0xCA451A4E})
+"""Btrfs, ZFS, bcachefs (statfs(2)): they give the blocks of a hole back when all that was written with it is gone."""
 
 
 def place_of(segment: int, block: int, blocks: int) -> int:
@@ -46,6 +53,11 @@ def parts_of(place: int) -> tuple[int, int, int]:
     return place >> 32, place >> 8 & 0xFFFFFF, place & 0xFF
 
 
+def size_of(places: Iterable[int]) -> int:
+    """Bytes that these take of the disk."""
+    return sum(place & 0xFF for place in places) * BLOCK
+
+
 def _blocks(length: int) -> int:
     return -(-(_HEADER.size + length) // BLOCK)
 
@@ -56,7 +68,7 @@ class Segments:
     def __init__(self, folder: Path, on_gone: Callable[[int], None] = lambda segment: None) -> None:
         self.folder = folder
         self.usable = False
-        """Whether the file system takes back the blocks of what is dropped (all usual ones of Linux do)."""
+        """Whether the file system takes back the blocks of what is dropped (ext4, XFS and tmpfs do)."""
         self._on_gone = on_gone
         self._live: Counter[int] = Counter()
         """Bodies in each segment."""
@@ -76,14 +88,15 @@ class Segments:
     def prepare(self) -> None:
         """Make the folder, and find out whether segments can be used on this file system."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(self.folder).f_bsize > BLOCK or _file_system(self.folder) in _COPY_ON_WRITE:
+            return
         probe = self.path(0)
         fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
-            os.write(fd, _ZEROS * 2)
             _punch(fd, 0, BLOCK)
             self.usable = True
-        except OSError:
-            self.usable = False
+        except OSError as error:
+            logger.debug("%s: no segments, %s", self.folder, error)
         finally:
             os.close(fd)
             os.unlink(probe)
@@ -151,7 +164,10 @@ class Segments:
         try:
             write_at(self._fd, buffers, self._end * BLOCK)
         except OSError:
-            self._leave()  # what was written of it is not to be built upon
+            # What was written of it is neither to be built upon nor to take room on a disk that may be full.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end * BLOCK)
+            self._leave()
             raise
         self._end = block
         self._live[self._number] += len(places)
@@ -230,7 +246,7 @@ class Segments:
         try:
             fd = self._readers.get(segment)
             if fd is None:
-                fd = self._opened(segment, await files.run(os.open, self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
+                fd = await self._open(files, segment)
             data = await files.run(os.pread, fd, _HEADER.size + entry.length, block * BLOCK)
         finally:
             self._users[segment] -= 1
@@ -240,6 +256,14 @@ class Segments:
                     self._gone.discard(segment)
                     self.gone(segment)
         return _checked(entry, data)
+
+    async def _open(self, files: BodyFiles, segment: int) -> int:
+        opening = asyncio.ensure_future(files.run(os.open, self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            return self._opened(segment, await asyncio.shield(opening))
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
 
     def _opened(self, segment: int, fd: int) -> int:
         other = self._readers.get(segment)
@@ -261,9 +285,8 @@ class Segments:
 
     def close(self) -> None:
         """Nobody reads any more."""
-        for fd in self._readers.values():
-            os.close(fd)
-        self._readers.clear()
+        while self._readers:
+            os.close(self._readers.popitem()[1])
 
 
 def _checked(entry: Entry, data: bytes) -> bytes:
@@ -294,6 +317,21 @@ def _punch(fd: int, offset: int, length: int) -> None:
     if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
+
+
+def _file_system(folder: Path) -> int:
+    """The kind of file system, as statfs(2) has it; 0 if that can't be found out."""
+    try:
+        buffer = (ctypes.c_long * 64)()
+        failed = ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer)
+    except (OSError, AttributeError):
+        return 0
+    return 0 if failed else buffer[0] & 0xFFFFFFFF
 
 
 def _find_fallocate() -> Callable[[int, int, int, int], int] | None:

@@ -71,7 +71,7 @@ class Store:
         self._segments = Segments(root / "segments", self._segment_gone)
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self.index = Index(path, self._writer, self.memory.drop)
-        self.space = Space(room, self.index, self.files, on_eviction)
+        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed)
         self._on_failure = on_failure
         self._lock: int | None = None
         self._last_complaint = 0.0
@@ -141,10 +141,12 @@ class Store:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        self.index.close()
-        self.files.close()
-        self._segments.close()
-        self._unlock()
+        try:
+            self.index.close()
+            self.files.close()
+            self._segments.close()
+        finally:
+            self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -219,15 +221,14 @@ class Store:
         """
         if entry.spans is not None or not self.reserve(entry.size):
             return None
-        new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=entry.written)
-        saved = False
+        written = None if entry.place else entry.written
+        new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=written)
         try:
             if entry.place:
                 body = await self.open_body(entry)
                 if not isinstance(body, bytes):
                     return None
-                await self._write_whole(new, [body])
-                saved = True
+                await self._write_whole(new, [body], lambda: self._add(new, saved=True))
             else:
                 await self.files.run(self.files.link, entry.id, new.id)
         except OSError as error:
@@ -235,7 +236,8 @@ class Store:
             return None
         finally:
             self.unreserve(entry.size)
-        self._add(new, saved=saved)
+        if not entry.place:
+            self._add(new)
         if entry.memory is not None:
             self.memory.put(new, entry.memory)
         return new
@@ -412,19 +414,20 @@ class Store:
         def done(error: OSError | None) -> None:
             self._unwritten -= entry.length
             self._writing -= 1
-            if not self._writing and self._all_written is not None:
-                self._all_written.set_result(None)
-            if not written.done():
-                try:
+            try:
+                if written.done():
                     if error is None:
-                        known()
-                finally:
+                        # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
+                        dropped = [(entry.id, entry.place)]
+                        self.index.delete_rows(dropped)
+                        self._delete_files(dropped)
+                elif error is None:
+                    known()
+            finally:
+                if not written.done():
                     written.set_result(error)
-            elif error is None:
-                # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                dropped = [(entry.id, entry.place)]
-                self.index.delete_rows(dropped)
-                self._delete_files(dropped)
+                if not self._writing and self._all_written is not None and not self._all_written.done():
+                    self._all_written.set_result(None)
 
         self._unwritten += entry.length
         self._writing += 1
@@ -436,7 +439,7 @@ class Store:
     def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
         body.stored = True
         body.drop_tail()
-        self.unreserve(body.reserved)
+        self.space.spend(body.reserved)
         body.reserved = 0
         self._add(entry, saved=saved)
 
@@ -449,7 +452,7 @@ class Store:
             return None
         body.stored = True
         body.drop_tail()
-        self.unreserve(body.reserved)
+        self.space.spend(body.reserved)
         body.reserved = 0
         self.index.add_span(entry, body.start, body.length, time.time())
         return entry

@@ -12,6 +12,7 @@ and then its blocks.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import queue
 import sqlite3
@@ -34,7 +35,7 @@ from .rows import (
     execute_many,
     head_row,
 )
-from .segments import Segments
+from .segments import Segments, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +98,23 @@ class Writer:
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lost_rows = False
+        self._owed = 0
+        """Bytes of segments that were to be given back, since the start; counted on the loop."""
+        self._paid = 0
+        """Those that have been; counted in the thread."""
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="cache-index", daemon=True)
         self._thread.start()
 
     def put(self, operation: Operation) -> None:
+        if isinstance(operation, Delete):
+            self._owed += size_of(operation.places)
         self._queue.put(operation)
+
+    def to_be_freed(self) -> int:
+        """Bytes of dropped bodies that the segments have not given back yet."""
+        return self._owed - self._paid
 
     def close(self) -> None:
         """Write what is pending, and mark the end as clean. Blocks."""
@@ -124,7 +135,9 @@ class Writer:
             operations = [operation for operation in batch if operation is not None]
             saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
             self._transact(database, partial(_write_rows, database, saves, operations))
-            self._segments.free([place for one in operations if isinstance(one, Delete) for place in one.places])
+            places = [place for one in operations if isinstance(one, Delete) for place in one.places]
+            self._segments.free(places)
+            self._paid += size_of(places)
             if len(operations) < len(batch):
                 break
             # Else the thread would keep the last batch's bodies in memory while it waits for the next.
@@ -143,16 +156,16 @@ class Writer:
             failed: OSError | None = None
             try:
                 self._segments.append([(body.entry, body.chunks) for body in small])
-            except OSError as error:
-                failed = error
+            except Exception as error:
+                failed = _as_os_error(error)
             results += [(body, failed) for body in small]
         for body in bodies:
             if self._segments.takes(body.entry):
                 continue
             try:
                 self._write_file(body.entry.id, body.chunks)
-            except OSError as error:
-                results.append((body, error))
+            except Exception as error:
+                results.append((body, _as_os_error(error)))
             else:
                 results.append((body, None))
         if results:
@@ -176,6 +189,11 @@ class Writer:
                 except sqlite3.Error:
                     logger.debug("rollback failed", exc_info=True)
             self._on_error("index", error)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """Whatever goes wrong with a body is told like a failure of the disk: the thread must go on."""
+    return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
 
 
 def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:

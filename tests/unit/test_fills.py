@@ -1,0 +1,72 @@
+"""Fills by themselves: whatever becomes of who waits, the slot comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy_cache.fill_table import FillTable
+from proxy_cache.fills import ClientGone, FillRequest
+from proxy_cache.limiter import Limits, OriginLimiter
+from proxy_cache.metrics import Metrics
+from proxy_cache.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.keys import Target
+from proxy_cache.store.store import Room, Store
+
+TARGET = Target.of("http", "127.0.0.1", 9, "/nobody-is-asked")
+
+
+def with_table(folder: Path, story: Callable[[FillTable], Coroutine[Any, Any, None]], slots: int = 2) -> None:
+    async def run() -> None:
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
+        store = Store(folder, Room(1 << 40, 0))
+        await store.open()
+        origin = OriginClient(OriginSettings(retries=0))
+        table = FillTable(store, OriginLimiter(Limits(slots)), origin, Metrics())
+        try:
+            await story(table)
+        finally:
+            await table.close()
+            await origin.close()
+            await store.close()
+
+    asyncio.run(run())
+
+
+def request(number: int = 0) -> FillRequest:
+    target = Target.of("http", "127.0.0.1", 9, f"{TARGET.path}/{number}")
+    return FillRequest(target.key, target, Headers(), "agent")
+
+
+def test_who_leaves_before_the_first_step_leaves_no_slot_taken(tmp_path: Path) -> None:
+    """Its task never begins then, so that nothing in it can give the slot back."""
+
+    async def story(table: FillTable) -> None:
+        for number in range(5):
+            waiter = table.start(request(number))
+            assert table.limiter.in_flight + table.limiter.queued == 1
+            waiter.client_gone()
+            with pytest.raises(ClientGone):
+                await waiter.head
+            await asyncio.sleep(0)
+            assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
+            assert table.find(request(number).key, Headers(), lambda response: True) is None
+
+    with_table(tmp_path, story)
+
+
+def test_a_shutdown_before_the_first_step_is_told_to_who_waits(tmp_path: Path) -> None:
+    async def story(table: FillTable) -> None:
+        waiters = [table.start(request(number)) for number in range(5)]
+        await table.close()
+        for waiter in waiters:
+            with pytest.raises(OriginError, match="abandoned"):
+                await waiter.head
+        assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
+
+    with_table(tmp_path, story)
