@@ -6,7 +6,8 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 
 Imports go down this list and never up; only the first two lines know mitmproxy:
 
-- ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``;
+- ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``,
+  ``addon_process``, ``addon_loop`` (short turns of the event loop);
 - ``layers`` (streamed responses), ``tunnel`` (CONNECT), ``options``, ``rules`` (mitmproxy filters → ``Policy``);
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``http1`` (heads as bytes);
 - ``admin``, ``metrics``;
