@@ -406,6 +406,29 @@ def test_who_reads_along_has_all_of_it_although_it_was_stored_meanwhile(tmp_path
     with_store(tmp_path, story)
 
 
+def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: Path) -> None:
+    """The beginning is in the file, the end in memory, and what lies between was dropped when all had read it."""
+    size = 6 << 20
+    data = os.urandom(1 << 16)
+
+    async def story(store: Store) -> None:
+        body = store.body(None, keep=True)
+        reader = body.reader()
+        for _ in range(size // len(data)):
+            await body.write(data)
+            while reader.offset < body.length:
+                await reader.read()
+        assert not body.kept
+        assert body.file is not None
+        assert not body.joinable
+        body.finish()
+        assert await reader.read() == b""
+        reader.close()
+        body.close_if_unused()
+
+    with_store(tmp_path, story, Room(2 << 20, 0))
+
+
 def test_many_commits_at_once(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))

@@ -67,6 +67,8 @@ class Body:
         self._flush_size = TAIL_LIMIT + 1 if fits else FLUSH_SIZE
         self._tail: deque[bytes] = deque()
         self._tail_start = start
+        self._in_file = start
+        """Up to where the file has it all."""
         self._readers: set[Reader] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
@@ -127,7 +129,7 @@ class Body:
         reads along needs no file."""
         if self.file is not None and self.length - self.start > FLUSH_SIZE:
             self._tail.clear()
-            self._tail_start = self.length
+            self._tail_start = self._in_file = self.length
 
     @property
     def flushing(self) -> bool:
@@ -152,6 +154,7 @@ class Body:
         for _ in chunks:
             self._tail.popleft()
         self._tail_start += size
+        self._in_file = self._tail_start
 
     def _flush_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -175,7 +178,10 @@ class Body:
 
     def has(self, offset: int) -> bool:
         """Whether a reader that begins at ``offset`` now would find, or get, all from there."""
-        return self.error is None and not self._closed and (offset >= self._tail_start or self.file is not None)
+        if self.error is not None or self._closed:
+            return False
+        # Of what is not kept any more the tail may have moved on from where the file ends.
+        return offset >= self._tail_start or (self.file is not None and self._tail_start <= self._in_file)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
