@@ -7,8 +7,8 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 Imports go down this list and never up; only the first two lines know mitmproxy:
 
 - ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``,
-  ``addon_process``, ``addon_loop`` (short turns of the event loop);
-- ``layers`` (streamed responses), ``tunnel`` (CONNECT), ``options``, ``rules`` (mitmproxy filters → ``Policy``);
+  ``addon_process``, ``addon_loop`` (short turns of the event loop), ``addon_rules`` (mitmproxy filters → ``Policy``);
+- ``layers`` (streamed responses), ``layers_tunnel`` (CONNECT), ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``http1`` (heads as bytes);
 - ``admin``, ``metrics``;
 - ``cache`` (the way of one GET), ``gaps`` (readers of what is stored in part), ``answers`` (what they give);

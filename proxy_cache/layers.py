@@ -27,9 +27,9 @@ from mitmproxy.proxy.tunnel import LayerStack
 
 from .cache import NAME
 from .delivery import Delivery
+from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end
 from .semantics.status_fields import cache_status
-from .tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)

@@ -19,12 +19,12 @@ from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.net import server_spec
 
-from . import rules
+from . import addon_rules
+from .addon_rules import Rules
 from .cache import CacheSettings
 from .fill_table import SpanSettings
 from .limiter import Limits
 from .origin import OriginSettings
-from .rules import Rules
 from .store.store import Room
 
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
@@ -231,7 +231,7 @@ def parse(options: Any) -> Settings:
         ),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
-        rules=rules.parse(options),
+        rules=addon_rules.parse(options),
         default_ttl=options.cache_default_ttl,
         spans=_spans(options),
         quick_abort_max=_byte_size("quick_abort_max", options.quick_abort_max),

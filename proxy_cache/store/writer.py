@@ -151,7 +151,10 @@ class Writer:
     def _write_bodies(self, bodies: list[WriteBody]) -> dict[int, Entry]:
         """The entries whose bodies are written. The loop is told before the rows are: nobody waits for those."""
         results: list[tuple[WriteBody, OSError | None]] = []
-        small = [body for body in bodies if self._segments.takes(body.entry)]
+        small: list[WriteBody] = []
+        others: list[WriteBody] = []
+        for body in bodies:
+            (small if self._segments.takes(body.entry) else others).append(body)
         if small:
             failed: OSError | None = None
             try:
@@ -159,9 +162,7 @@ class Writer:
             except Exception as error:
                 failed = _as_os_error(error)
             results += [(body, failed) for body in small]
-        for body in bodies:
-            if self._segments.takes(body.entry):
-                continue
+        for body in others:
             try:
                 self._write_file(body.entry.id, body.chunks)
             except Exception as error:
