@@ -170,7 +170,7 @@ def test_bodies_that_go_from_the_page_cache(start_proxy: Start, origin: Origin) 
 
 
 def test_a_file_that_is_cut_short_while_it_is_in_use(start_proxy: Start, origin: Origin) -> None:
-    """What is in memory is sent whole whatever becomes of the file."""
+    """What is in memory is sent whole; what is not breaks off, and is fetched again: nothing wrong passes for whole."""
     proxy = start_proxy(fast_lane=True)
     size = 150_000
     url = origin.serve("/cut", Reply(size=size, headers=(FRESH,)))
@@ -182,4 +182,6 @@ def test_a_file_that_is_cut_short_while_it_is_in_use(start_proxy: Start, origin:
     with file.open("r+b") as opened:
         opened.truncate(70_000)
     for _ in range(3):
-        assert proxy.get(url).body == body
+        response = proxy.get(url)
+        assert response.body == body or not response.complete
+    assert proxy.get(url).body == body
