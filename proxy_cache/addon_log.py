@@ -16,7 +16,9 @@ from mitmproxy import ctx
 logger = logging.getLogger(__name__)
 
 FLUSH_AFTER = 0.05
-"""Seconds for which lines are collected."""
+"""Seconds for which lines are collected, and"""
+LINES_MOST = 256
+"""how many of them: printing thousands at once would hold up who is next."""
 
 
 class AccessLog:
@@ -51,6 +53,8 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
         self._lines.append(line)
+        if len(self._lines) >= LINES_MOST:
+            self.flush()
 
     def _stamp(self) -> str:
         """The time as mitmdump has it."""

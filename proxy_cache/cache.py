@@ -19,7 +19,7 @@ from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
 from .gaps import GapReader, MultipartReader, first_part, is_bound
 from .http1 import response_head
 from .limiter import Overloaded
-from .origin import OriginError
+from .origin_connection import OriginError
 from .semantics import ranges
 from .semantics.dates import format_http_date
 from .semantics.directives import CacheControl

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .limiter import Overloaded, Place, Ticket
-from .origin import OriginError, OriginResponse
+from .origin_connection import OriginError, OriginResponse
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
@@ -369,7 +369,7 @@ class Fill:
     async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
         """Write what comes; the error if it broke off. Never more than it said it would be."""
         try:
-            async for chunk in response.body:
+            while chunk := response.read_now() or await response.read():
                 if body.total is not None and body.length + len(chunk) > body.total:
                     return OriginError(
                         "http_protocol_error", f"more than the {body.total - body.start} bytes announced"

@@ -11,7 +11,7 @@ from .answers import Exchange, Seekable
 from .fill_table import FillTable
 from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
 from .limiter import Overloaded
-from .origin import OriginError
+from .origin_connection import OriginError
 from .semantics import ranges
 from .semantics.ranges import RangeSpec, is_same_representation, requested
 from .semantics.signatures import signed_fields

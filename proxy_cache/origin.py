@@ -1,8 +1,9 @@
 """One exchange with an origin: a GET with its retries, by a client of our own.
 
-Connections, TLS, names and the parser are aiohttp's; the exchange itself is ours: aiohttp's session builds a request
-and a response object for each, for redirects, cookies, traces and encodings that a proxy has no use for, at more than
-the price of all the rest. So nothing changes on the way: no decompression, the URL as it came, header fields as bytes.
+aiohttp opens connections (names, addresses, TLS, parent proxies); what goes over them is ours (see
+:mod:`.origin_connection`): its session builds objects for redirects, cookies, traces and encodings that a proxy has no
+use for, at more than the price of all the rest. So nothing changes on the way: no decompression, the URL as it came,
+header fields as bytes.
 
 Retries follow one rule: as long as nothing of an answer was handed on, what is probably transient is tried again, up to
 ``retries`` times, with a growing pause that is never the same for two fills. The slot of a fill is kept through the
@@ -17,18 +18,16 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
 import yarl
-from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, RawResponseMessage
 from multidict import CIMultiDict
 
+from .origin_connection import OriginConnection, OriginError, OriginResponse, Stale
 from .semantics.headers import Headers
 from .semantics.keys import Target
-from .semantics.status_fields import PROXY_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -37,23 +36,10 @@ BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 1.0
 RETRY_AFTER_MOST = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
-MAX_FIELD = 65536
-"""Bytes of one line of an origin's header."""
-READ_AHEAD = 128 * 1024
-"""Bytes of a body that are read ahead of the fill; at twice as many the connection waits."""
+KEPT_FOR = 15.0
+"""Seconds for which an idle connection stays open."""
 WAYS_MOST = 1000
 """Origins for which it is remembered how to get there; what is forgotten is worked out again."""
-
-
-class OriginError(Exception):
-    """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
-
-    def __init__(self, error: str, detail: str) -> None:
-        super().__init__(f"{error}: {detail}")
-        self.error = error
-        self.detail = detail
-        # 502 or 504, as gateways have always said it (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 has 503 or 500.
-        self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,52 +54,6 @@ class OriginSettings:
     trusted_ca: str | None = None
 
 
-class OriginResponse:
-    """The head of an answer, and its body as an iterator that raises :class:`OriginError` when it breaks off.
-
-    :meth:`close` it when done.
-    """
-
-    __slots__ = (
-        "_connection", "_content", "content_length", "headers", "reason", "request_time", "response_time", "status",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        message: RawResponseMessage,
-        content: aiohttp.StreamReader,
-        connection: Connection,
-        request_time: float,
-    ) -> None:
-        self.status = message.code
-        self.reason = message.reason or ""
-        self.headers = Headers(message.raw_headers)
-        length = message.headers.get("Content-Length")
-        self.content_length = int(length) if length is not None else None
-        self.request_time = request_time
-        self.response_time = time.time()
-        self._content = content
-        self._connection = connection
-        protocol = connection.protocol
-        if protocol is not None and not protocol.upgraded:
-            content.on_eof(connection.release)  # at once if it has all arrived
-
-    @property
-    def body(self) -> AsyncIterator[bytes]:
-        return self._read()
-
-    async def _read(self) -> AsyncIterator[bytes]:
-        try:
-            while chunk := await self._content.readany():
-                yield chunk
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _origin_error(error, in_body=True) from error
-
-    def close(self) -> None:
-        """End the connection, unless it went back to the pool with the last byte of the response. Idempotent."""
-        self._connection.close()
-
-
 class OriginClient:
     """A pool of connections to origins, shared by all fills. ``on_retry(reason)`` is called before each retry."""
 
@@ -122,16 +62,22 @@ class OriginClient:
         self._on_retry = on_retry
         self._connector: aiohttp.TCPConnector | None = None
         self._ways: dict[tuple[str, str], aiohttp.ClientRequest] = {}
+        self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
+        self._open: set[OriginConnection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._generation = 0
+        """Connections that were opened under other settings are not used again."""
         self.configure(settings)
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
         self._ways.clear()
+        self._generation += 1
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
 
     def _open_connector(self) -> aiohttp.TCPConnector:
         if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30, keepalive_timeout=15)
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30)
         return self._connector
 
     def _tls(self) -> ssl.SSLContext:
@@ -142,6 +88,11 @@ class OriginClient:
         return context
 
     async def close(self) -> None:
+        for connection in list(self._open):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         if self._connector is not None:
             await self._connector.close()
 
@@ -191,48 +142,78 @@ class OriginClient:
     async def _send(
         self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None] | None
     ) -> OriginResponse:
-        """One try."""
-        request_time = time.time()
+        """One try. A connection that turns out to have ended while it was idle doesn't count as one."""
+        while True:
+            connection = self._take_idle(target.scheme, target.authority)
+            try:
+                if connection is None:
+                    connection = await self._connect(target)
+                return await connection.exchange(_request_head(target, headers, connection), on_interim)
+            except Stale:
+                continue
+            except ValueError as error:
+                if connection is not None:
+                    connection.abort()
+                raise OriginError("http_request_error", str(error)) from error
+
+    # -- connections --------------------------------------------------------------------------------------------
+
+    def _take_idle(self, scheme: str, authority: str) -> OriginConnection | None:
+        """The connection that was used last: it is the one most likely to be open still."""
+        idle = self._idle.get((scheme, authority))
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and connection.generation == self._generation:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, target: Target) -> OriginConnection:
         try:
             way = self._way_to(target)
             try:
-                connection = await self._open_connector().connect(way, [], self._timeout)
+                opened = await self._open_connector().connect(way, [], self._timeout)
             except TimeoutError as error:
                 raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
-            try:
-                head = _request_head(target, headers, way)  # which the connector may have put credentials to
-                message, content = await self._exchange(connection, head, on_interim)
-                return OriginResponse(message, content, connection, request_time)
-            except BaseException:
-                connection.close()
-                raise
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _origin_error(error) from error
+        at = target.scheme, target.authority
+        through_proxy = way.proxy is not None and target.scheme == "http"
+        # The connector may have put credentials for the proxy to the way's fields.
+        prefix = b"".join(f"{name}: {value}\r\n".encode() for name, value in way.headers.items())
+        try:
+            connection = OriginConnection(
+                opened, at, prefix, absolute=through_proxy, generation=self._generation,
+                timeout=self.settings.timeout, on_idle=self._is_idle, on_lost=self._is_lost,
+            )  # fmt: skip
+        except ConnectionError as error:
+            opened.close()
+            raise _origin_error(error) from error
+        self._open.add(connection)
+        return connection
 
-    async def _exchange(
-        self, connection: Connection, head: bytes, on_interim: Callable[[int, Headers], None] | None
-    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None or transport.is_closing():
-            raise ConnectionResetError("the connection was closed before it was used")
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=self.settings.timeout,
-            read_bufsize=READ_AHEAD,
-            max_line_size=MAX_FIELD,
-            max_field_size=MAX_FIELD,
-        )
-        transport.write(head)
-        protocol.start_timeout()
-        while True:
-            message, content = await protocol.read()
-            # 101 is final in its way (RFC 9110 §15.2.2).
-            if message.code == 101 or not 100 <= message.code < 200:
-                return message, content
-            # 100 answers an Expect, which fills never send.
-            if message.code != 100 and on_interim is not None:
-                on_interim(message.code, Headers(message.raw_headers))
+    def _is_idle(self, connection: OriginConnection) -> None:
+        self._idle.setdefault(connection.at, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR, self._sweep)
+
+    def _is_lost(self, connection: OriginConnection) -> None:
+        self._open.discard(connection)
+        idle = self._idle.get(connection.at)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+
+    def _sweep(self) -> None:
+        """Close what has been idle for long."""
+        self._sweeper = None
+        before = time.monotonic() - KEPT_FOR
+        for at, idle in list(self._idle.items()):
+            for connection in [one for one in idle if one.idle_since <= before]:
+                connection.close()
+            if not self._idle[at]:
+                del self._idle[at]
+        if self._idle:
+            self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR / 2, self._sweep)
 
     def _way_to(self, target: Target) -> aiohttp.ClientRequest:
         """How to get to an origin, in the terms of aiohttp's connector: a request for its root, never sent."""
@@ -260,19 +241,15 @@ class OriginClient:
         return way
 
 
-def _request_head(target: Target, headers: Headers, way: aiohttp.ClientRequest) -> bytes:
+def _request_head(target: Target, headers: Headers, connection: OriginConnection) -> bytes:
     """The header section of a request: what the way there needs (Host, and what a parent proxy is to know), and then
     the fields as they came. :class:`ValueError` if it can't be sent as one."""
     if not target.path.startswith("/"):
         raise ValueError("not a path")
-    form = target.url if way.proxy is not None and target.scheme == "http" else target.path
-    lines = [f"GET {form} HTTP/1.1".encode()]
-    lines += [f"{name}: {value}".encode() for name, value in way.headers.items()]
-    lines += [b"%b: %b" % field for field in headers.fields]
-    head = b"\r\n".join(lines)
-    if head.count(b"\r") >= len(lines) or head.count(b"\n") >= len(lines) or b"\0" in head:
-        raise ValueError("a line break or NUL within a line")  # RFC 9110 §5.5: a way to smuggle requests
-    return head + b"\r\n\r\n"
+    form = (target.url if connection.absolute else target.path).encode()
+    if b"\r" in form or b"\n" in form or b"\0" in form:
+        raise ValueError("a line break or NUL in the URL")  # RFC 9112 §11.2: a way to smuggle requests
+    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (form, connection.prefix, headers.lines)
 
 
 _RETRY_ERRORS = frozenset(
@@ -289,16 +266,12 @@ _RETRY_ERRORS = frozenset(
 )
 
 
-def _origin_error(error: Exception, *, in_body: bool = False) -> OriginError:
-    """The proxy error type (RFC 9209 §2.3) of what aiohttp raised."""
+def _origin_error(error: Exception) -> OriginError:
+    """The proxy error type (RFC 9209 §2.3) of why there is no connection."""
     detail = str(error) or type(error).__name__
-    if isinstance(error, HttpProcessingError):
-        detail = f"{error.code}, message={error.message!r}"  # on one line
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case aiohttp.ConnectionTimeoutError() | TimeoutError():
             kind = "connection_timeout"
-        case TimeoutError():
-            kind = "connection_read_timeout" if in_body else "http_response_timeout"
         case aiohttp.ClientConnectorCertificateError():
             kind = "tls_certificate_error"
         case aiohttp.ClientConnectorDNSError():
@@ -309,11 +282,9 @@ def _origin_error(error: Exception, *, in_body: bool = False) -> OriginError:
             kind = "connection_refused"
         case aiohttp.ClientConnectorError():
             kind = "destination_unavailable"
-        case aiohttp.ClientPayloadError():
-            kind = "http_response_incomplete"
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             kind = "connection_terminated"
-        case aiohttp.ClientResponseError() | HttpProcessingError():
+        case aiohttp.ClientResponseError():
             kind = "http_protocol_error"
         case OSError():
             kind = "connection_terminated"
@@ -327,11 +298,3 @@ def _retry_after(value: str | None) -> float:
     if value is None:
         return 0.0
     return float(value) if value.strip().isascii() and value.strip().isdigit() else RETRY_AFTER_MOST + 1
-
-
-def _text(value: bytes) -> str:
-    # aiohttp sends text as UTF-8; bytes that are not are rare, and are passed as the characters they are in latin-1.
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")

@@ -22,12 +22,13 @@ class Headers:
     that whatever was received can be passed on unchanged.
     """
 
-    __slots__ = ("_index", "fields")
+    __slots__ = ("_index", "_lines", "fields")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.fields: Final[Fields] = tuple(fields)
         # Built by the first lookup: many Headers are only passed on.
         self._index: dict[str, str | list[str]] | None = None
+        self._lines: bytes | None = None
 
     def _lookup(self) -> dict[str, str | list[str]]:
         """The index; built by the first who asks for it. (Who asks often looks at ``_index`` first: a miss does so some
@@ -75,6 +76,18 @@ class Headers:
     def __repr__(self) -> str:
         lines = ", ".join(f"{(name + b': ' + value).decode('latin-1')!r}" for name, value in self.fields)
         return f"Headers({lines})"
+
+    @property
+    def lines(self) -> bytes:
+        """The field lines as a request has them (RFC 9112 §5). :class:`ValueError` if one would end early."""
+        if self._lines is None:
+            lines = b"".join([b"%b: %b\r\n" % field for field in self.fields])
+            count = len(self.fields)
+            if lines.count(b"\r") != count or lines.count(b"\n") != count or b"\0" in lines:
+                # RFC 9110 §5.5: a way to smuggle requests.
+                raise ValueError("a line break or NUL within a header field")
+            self._lines = lines
+        return self._lines
 
     @property
     def names(self) -> frozenset[str]:

@@ -39,7 +39,10 @@ def exchange(path: str, fields: Fields, answers: int = 1) -> tuple[list[bytes], 
                 assert response.status == 200
                 assert response.content_length == 2
                 assert (b"X-Odd", b"\xff") in response.headers.fields
-                bodies.append(b"".join([chunk async for chunk in response.body]))
+                body = b""
+                while chunk := await response.read():
+                    body += chunk
+                bodies.append(body)
                 response.close()
             return bodies
         finally:
