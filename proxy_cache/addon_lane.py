@@ -25,8 +25,8 @@ from .semantics.policy import Policy
 if TYPE_CHECKING:
     from .addon import CacheAddon
 
-REMEMBER = 16384
-"""Targets of requests that are remembered, and"""
+REMEMBER = 4096
+"""Targets of requests that are remembered for sure (twice as many may be), and"""
 REMEMBER_LENGTH = 512
 """the characters of the longest one."""
 
@@ -61,11 +61,13 @@ class Targets:
     def __init__(self) -> None:
         self.settings: Settings | None = None
         self._known: dict[tuple[str, tuple[str, str, int] | None], Target | None] = {}
+        self._known_before = self._known
+        """What was known when there was no more room in it."""
         self._onboarding_host: str | None = None
         self._keep_host = False
 
     def forget(self) -> None:
-        self._known.clear()
+        self._known = self._known_before = {}
         self._onboarding_host = None
 
     def find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
@@ -74,10 +76,14 @@ class Targets:
         try:
             return self._known[text, base]
         except KeyError:
+            pass
+        try:
+            target = self._known_before[text, base]
+        except KeyError:
             target = self._find(text, base)
         if len(text) <= REMEMBER_LENGTH:
             if len(self._known) >= REMEMBER:
-                self._known.clear()
+                self._known, self._known_before = {}, self._known
             self._known[text, base] = target
         return target
 

@@ -28,6 +28,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._second, self._clock = 0, ""
         self._print = False
+        self._flush_is_due = False
         self._enabled = True
 
     def open(self) -> None:
@@ -50,10 +51,11 @@ class AccessLog:
         if not self._print:
             logger.info("%s", line)
             return
-        if not self._lines:
-            asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
         self._lines.append(line)
-        if len(self._lines) >= LINES_MOST:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self._flush_now)
+        elif len(self._lines) >= LINES_MOST:
             self.flush()
 
     def _stamp(self) -> str:
@@ -63,6 +65,10 @@ class AccessLog:
             self._second = int(now)
             self._clock = time.strftime("[%H:%M:%S.", time.localtime(now))
         return f"{self._clock}{int((now - self._second) * 1000):03d}] "
+
+    def _flush_now(self) -> None:
+        self._flush_is_due = False
+        self.flush()
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []

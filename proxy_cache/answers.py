@@ -8,7 +8,7 @@ from http.client import responses
 from typing import Protocol
 
 from .fills import Waiter
-from .semantics.directives import NOTHING, ONLY_IF_CACHED, request_cache_control
+from .semantics.directives import NOTHING, ONLY_IF_CACHED, CacheControl, request_cache_control
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
@@ -80,13 +80,20 @@ class Exchange:
         "waiter", "wanted",
     )  # fmt: skip
 
-    def __init__(self, target: Target, headers: Headers, client: str, policy: Policy = BY_THE_BOOK) -> None:
+    def __init__(
+        self,
+        target: Target,
+        headers: Headers,
+        client: str,
+        policy: Policy = BY_THE_BOOK,
+        wanted: CacheControl | None = None,
+    ) -> None:
         self.target = target
         self.key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.key
         self.headers = headers
         self.client = client
         self.policy = policy
-        self.wanted = request_cache_control(headers)
+        self.wanted = request_cache_control(headers) if wanted is None else wanted
         """The request's directives, as far as they count."""
         if policy.ignore_directives:
             # Who asks only for what is here (another cache, mostly) is never to be answered with a fetch.

@@ -255,6 +255,7 @@ class Cache:
         prepared = entry.prepared
         if prepared is None or prepared.response is not response:
             prepared = entry.prepared = Prepared(response, self._template(entry))
+            response.headers.pack()
         self.store.touch(entry, now)
         body = entry.memory
         assert body is not None
@@ -708,7 +709,7 @@ class Cache:
     def _head(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
         if "date" not in headers:
             headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
-        return headers.add("Via", f"1.1 {self.via}").add("Cache-Status", status)
+        return headers.plus(("Via", f"1.1 {self.via}"), ("Cache-Status", status))
 
     def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
         """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""

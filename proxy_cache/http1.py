@@ -28,14 +28,12 @@ _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n"
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")+")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _LABEL: Final = r"[0-9a-z](?:[0-9a-z-]*[0-9a-z])?"
-_ABSOLUTE: Final = re.compile(rf"http://((?:{_LABEL}\.)*{_LABEL})(?::([0-9]{{1,5}}))?(/.*)?", re.IGNORECASE)
-# mitmproxy takes a URL apart and puts it together again, which changes these: they are left to it.
-_NOT_AS_SENT: Final = re.compile(r"#|\?$|;$|;\?|^//")
+_AUTHORITY: Final = re.compile(rf"((?:{_LABEL}\.)*{_LABEL})(?::([0-9]{{1,5}}))?", re.IGNORECASE)
 # These are more than a plain GET, or decide who may have an answer.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RequestFields:
     """What the field lines of a request say. The same lines, which is all that an agent ever sends to one host, are
     parsed once."""
@@ -48,6 +46,14 @@ class RequestFields:
     close: bool | None
     """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
+    _forward: Headers | None = None
+
+    def forward(self, via: str) -> Headers:
+        """``headers`` as they go on, with a Via of ours (RFC 9110 §7.6.3), which is the same in all of a process."""
+        forward = self._forward
+        if forward is None:
+            forward = self._forward = self.headers.add("Via", f"1.1 {via}")
+        return forward
 
 
 @dataclass(slots=True)
@@ -107,13 +113,24 @@ _remembered = lru_cache(maxsize=4096)(_fields)
 
 def absolute_target(text: str) -> Target | None:
     """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a usual http URL."""
-    match = _ABSOLUTE.fullmatch(text)
+    if text[:7].lower() != "http://":
+        return None
+    slash = text.find("/", 7)
+    at = _host_and_port(text[7:] if slash < 0 else text[7:slash])
+    path = "/" if slash < 0 else text[slash:]
+    # mitmproxy takes a URL apart and puts it together again, which changes these: they are left to it.
+    if at is None or "#" in path or ";?" in path or path.endswith(("?", ";")) or path.startswith("//"):
+        return None
+    return Target("http", *at, path)
+
+
+@lru_cache(maxsize=4096)
+def _host_and_port(authority: str) -> tuple[str, int] | None:
+    match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return None
-    host, port, path = match[1].lower(), int(match[2] or 80), match[3] or "/"
-    if "xn--" in host or not 0 < port < 65536 or _NOT_AS_SENT.search(path):
-        return None
-    return Target.of("http", host, port, path)
+    host, port = match[1].lower(), int(match[2] or 80)
+    return (host, port) if "xn--" not in host and 0 < port < 65536 else None
 
 
 def response_head(status: int, reason: str, headers: Headers) -> bytes:

@@ -209,8 +209,8 @@ class Lane(asyncio.Protocol):
     def _answer(self, request: Request, target: Target, cache: Cache) -> None:
         try:
             policy = self._host.lane_policy(request, target)
-            headers = request.fields.headers.add("Via", f"1.1 {self._host.via}")
-            exchange = Exchange(target, headers, self._host.client, policy)
+            fields = request.fields
+            exchange = Exchange(target, fields.forward(self._host.via), self._host.client, policy, fields.wanted)
             state = self._host.lane_begin(exchange)
         except Exception as error:
             self._host.failed(error)

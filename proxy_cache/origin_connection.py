@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from .semantics.headers import Headers
@@ -110,12 +111,19 @@ def content_length(headers: Headers) -> int | None:
     value = headers.get("content-length")
     if value is None:
         return None
-    if not (value.isascii() and value.isdigit()):
+    if not value.isdigit():
         values = {part.strip(" \t") for part in value.split(",")}
         value = values.pop() if len(values) == 1 else ""
-    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+    if not (value.isdigit() and value.isascii()) or len(value) > 18:
         raise OriginError("http_protocol_error", f"Content-Length: {headers.get('content-length')!r}")
     return int(value)
+
+
+@lru_cache(maxsize=256)
+def _says(connection: str) -> str | None:
+    """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
+    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
 
 
 class OriginResponse:
@@ -385,8 +393,8 @@ class OriginConnection(asyncio.Protocol):
         connection = headers.get("connection")
         self._keep = head.http11
         if connection is not None:
-            options = {option.strip(" \t").lower() for option in connection.split(",")}
-            self._keep = "close" not in options and (head.http11 or "keep-alive" in options)
+            said = _says(connection)
+            self._keep = said == "keep-alive" or (head.http11 and said is None)
         self._chunked, self._part = False, Part.SIZE
         codings = headers.get("transfer-encoding")
         if head.status in (204, 304):

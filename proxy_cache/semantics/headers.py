@@ -22,13 +22,45 @@ class Headers:
     that whatever was received can be passed on unchanged.
     """
 
-    __slots__ = ("_index", "_lines", "fields")
+    __slots__ = ("_fields", "_index", "_lines", "_packed")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self.fields: Final[Fields] = tuple(fields)
+        self._fields: Fields | None = tuple(fields)
         # Built by the first lookup: many Headers are only passed on.
         self._index: dict[str, str | list[str]] | None = None
         self._lines: bytes | None = None
+        self._packed: bytes | None = None
+
+    @classmethod
+    def of_packed(cls, packed: bytes) -> Headers:
+        """What :meth:`packed` has given."""
+        headers = cls.__new__(cls)
+        headers._fields = headers._index = headers._lines = None
+        headers._packed = packed
+        return headers
+
+    @property
+    def fields(self) -> Fields:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = _unpacked(self._packed or b"")
+        return fields
+
+    def packed(self) -> bytes:
+        """All fields in one piece: for the disk, and for memory."""
+        if self._packed is not None:
+            return self._packed
+        return b"\r\n".join([b"%b:%b" % field for field in self.fields])
+
+    def pack(self) -> None:
+        """Keep the fields in one piece only, until they are asked for again: a cache has tens of thousands of Headers
+        that nobody looks at, and each pair in them would be an object for Python's collector to look at."""
+        if self._packed is None:
+            packed = self.packed()
+            if packed.count(b"\n") != max(len(self.fields) - 1, 0):
+                return  # a value with a line break in it, which is left as it came
+            self._packed = packed
+        self._fields = self._index = self._lines = None
 
     def _lookup(self) -> dict[str, str | list[str]]:
         """The index; built by the first who asks for it. (Who asks often looks at ``_index`` first: a miss does so some
@@ -38,7 +70,7 @@ class Headers:
         index: dict[str, str | list[str]] = {}
         for name, value in self.fields:
             # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
-            key = name.lower().decode("latin-1")
+            key = _NAMES.get(name) or _named(name)
             text = value.decode("latin-1").strip(_OWS)
             if key in index:
                 index[key] = _more(index[key], text)
@@ -93,10 +125,6 @@ class Headers:
     def names(self) -> frozenset[str]:
         return frozenset(self._index or self._lookup())
 
-    @property
-    def is_indexed(self) -> bool:
-        return self._index is not None
-
     def has_any(self, names: Set[str]) -> bool:
         return not names.isdisjoint(self._index or self._lookup())
 
@@ -111,7 +139,9 @@ class Headers:
         gone = {name.encode("latin-1") for name in found}
         rest = Headers([field for field in self.fields if field[0].lower() not in gone])
         # What is made smaller is asked again at once: taking names out of an index is cheaper than building a new one.
-        rest._index = {name: values for name, values in index.items() if name not in found}
+        rest._index = index = index.copy()
+        for name in found:
+            del index[name]
         return rest
 
     def set(self, name: str, value: str) -> Headers:
@@ -130,14 +160,38 @@ class Headers:
         return Headers(fields)
 
     def add(self, name: str, value: str) -> Headers:
-        field = name.encode("latin-1", "replace"), _encoded(value)
-        more = Headers((*self.fields, field))
+        return self.plus((name, value))
+
+    def plus(self, *lines: tuple[str, str]) -> Headers:
+        """With these lines at the end."""
+        fields = [(name.encode("latin-1", "replace"), _encoded(value)) for name, value in lines]
+        more = Headers((*self.fields, *fields))
         if self._index is not None:
             index = more._index = self._index.copy()
-            key = field[0].lower().decode("latin-1")
-            text = field[1].decode("latin-1").strip(_OWS)
-            index[key] = _more(index[key], text) if key in index else text
+            for name, value in fields:
+                key = name.lower().decode("latin-1")
+                text = value.decode("latin-1").strip(_OWS)
+                index[key] = _more(index[key], text) if key in index else text
         return more
+
+
+_NAMES: Final[dict[bytes, str]] = {}
+"""Names as they come, and what they are looked up by; the usual ones are a few hundred."""
+
+
+def _named(name: bytes) -> str:
+    key = name.lower().decode("latin-1")
+    if len(_NAMES) < 1024 and len(name) < 64:
+        _NAMES[name] = key
+    return key
+
+
+def _unpacked(packed: bytes) -> Fields:
+    fields = []
+    for line in packed.split(b"\r\n") if packed else ():
+        name, _, value = line.partition(b":")
+        fields.append((name, value))
+    return tuple(fields)
 
 
 def _more(values: str | list[str], text: str) -> list[str]:

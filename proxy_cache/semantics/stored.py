@@ -68,9 +68,7 @@ class StoredResponse:
     """Fresh, and usable without validation, as long as the clock says less."""
 
     def __post_init__(self) -> None:
-        # A copy, because a Headers keeps its index once it was asked something: a cache holds many responses that are
-        # not asked for again. One that has just come in has been asked already, and will be again.
-        headers = self.headers if self.headers.is_indexed else Headers(self.headers.fields)
+        headers = self.headers
         ruled = self.assigned_lifetime is not None
         if self.targeted is not None:
             directives = parse_targeted(headers.get(self.targeted) or "") or NOTHING

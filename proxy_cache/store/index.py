@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 from weakref import WeakValueDictionary
@@ -31,10 +31,10 @@ from .writer import Delete, Save, Touch, Writer
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
 WORKING_SET = 20_000
-"""Entries whose heads are in memory, at about 3 kB each."""
+"""Entries whose heads are in memory, at about 2 kB each."""
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
-_NONE: list[Entry] = []
+_NONE: tuple[Entry, ...] = ()
 
 Dropped: TypeAlias = tuple[int, int]
 """Id and place of an entry that is not stored any more."""
@@ -56,10 +56,14 @@ class Index:
         self._writer = writer
         self._on_unload = on_unload
         self._slots = Slots()
-        self._by_key: OrderedDict[str, list[Entry]] = OrderedDict()
-        """The working set. A list may be empty: another key with the same hash is stored."""
-        self._loaded = 0
+        self._by_key: OrderedDict[str, Entry | list[Entry]] = OrderedDict()
+        """The working set. Of one variant, which is what there is mostly, the entry itself: tens of thousands of lists
+        would be a third of what Python's collector looks at. A list may be empty: another key with the same hash is
+        stored."""
+        self._entries: dict[int, Entry] = {}
+        """All of it by id."""
         self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
+        """Entries that are not in it, and that somebody may hold."""
         self._touched: dict[int, float] = {}
         self._next_id = 1
         self._local = threading.local()
@@ -128,7 +132,7 @@ class Index:
     @property
     def loaded(self) -> int:
         """Entries in the working set."""
-        return self._loaded
+        return len(self._entries)
 
     def __contains__(self, entry: Entry) -> bool:
         return entry.slot != 0
@@ -138,9 +142,10 @@ class Index:
         self._next_id += 1
         return number
 
-    def get(self, key: str) -> list[Entry]:
-        """All variants stored under ``key``, oldest first, if it is loaded. Do not change the list."""
-        return self._by_key.get(key, _NONE)
+    def get(self, key: str) -> Sequence[Entry]:
+        """All variants stored under ``key``, oldest first, if it is loaded."""
+        found = self._by_key.get(key, _NONE)
+        return (found,) if isinstance(found, Entry) else found
 
     def is_loaded(self, key: str) -> bool:
         """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
@@ -156,7 +161,7 @@ class Index:
         while True:
             ids = [self._slots.ids[slot] for slot in self._slots.find(number)]
             # Held, so that none of them changes, is written and vanishes while the others are read.
-            held = [entry for entry in map(self._alive.get, ids) if entry is not None]
+            held = [entry for entry in map(self._find, ids) if entry is not None]
             missing = sorted(set(ids).difference(entry.id for entry in held))
             entries, useless = await run(self._read, key, missing) if missing else ([], set())
             if not {self._slots.ids[slot] for slot in self._slots.find(number)}.difference(ids):
@@ -167,15 +172,19 @@ class Index:
             if entry.id in slots:
                 entry.slot = slots[entry.id]
                 entry.used = self._slots.used[entry.slot]
-                self._alive[entry.id] = entry
         gone = [self._drop(slots[entry_id]) for entry_id in useless if entry_id in slots]
-        self._loaded -= len(self._by_key.pop(key, _NONE))
         found = sorted((one for one in (*held, *entries) if one.slot and one.key == key), key=lambda one: one.id)
         if found or number in self._slots:
-            self._by_key[key] = found
-        self._loaded += len(found)
+            self._by_key[key] = found[0] if len(found) == 1 else found
+        for entry in found:
+            self._alive.pop(entry.id, None)
+            self._entries[entry.id] = entry
         self._shrink()
         return gone
+
+    def _find(self, entry_id: int) -> Entry | None:
+        """The entry, if it is in memory."""
+        return self._entries.get(entry_id) or self._alive.get(entry_id)
 
     def _read(self, key: str, ids: list[int]) -> tuple[list[Entry], set[int]]:
         """In a thread of the pool, each with a connection of its own: readers do not wait for each other."""
@@ -196,24 +205,27 @@ class Index:
 
     def add(self, entry: Entry, *, saved: bool = False) -> None:
         """A new entry, whose row is written, or on its way, if ``saved``."""
-        number = key_hash(entry.key)
-        variants = self._by_key.get(entry.key)
-        if variants is None and number not in self._slots:
-            variants = self._by_key[entry.key] = []
+        key = entry.key
+        number = key_hash(key)
+        is_loaded = key in self._by_key or number not in self._slots
         entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used, entry.place)
-        self._alive[entry.id] = entry
-        if variants is not None:
-            # Else the other variants would have to be read first. It is found with them by the next load.
-            variants.append(entry)
-            self._loaded += 1
-            self._by_key.move_to_end(entry.key)
+        entry.response.headers.pack()
+        if is_loaded:
+            others = self.get(key)
+            self._by_key[key] = [*others, entry] if others else entry
+            self._by_key.move_to_end(key)
+            self._entries[entry.id] = entry
             self._shrink()
+        else:
+            # The other variants would have to be read first. It is found with them by the next load.
+            self._alive[entry.id] = entry
         if not saved:
             self._save(entry)
 
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
         entry.response = response
+        response.headers.pack()
         entry.prepared = None
         if entry.slot:
             self._save(entry)
@@ -240,7 +252,7 @@ class Index:
         """Forget every variant. Of a key that isn't loaded it is all that has its hash: another key's entry
         among them is fetched again, which is better than to keep one that is out of date."""
         if key in self._by_key:
-            slots = [entry.slot for entry in self._by_key[key]]
+            slots = [entry.slot for entry in self.get(key)]
         else:
             slots = list(self._slots.find(key_hash(key)))
         dropped = [self._drop(slot) for slot in slots]
@@ -280,28 +292,27 @@ class Index:
         entry_id, place = self._slots.ids[slot], self._slots.places[slot]
         self._slots.remove(slot)
         self._touched.pop(entry_id, None)
-        entry = self._alive.pop(entry_id, None)
+        entry = self._entries.pop(entry_id, None)
+        if entry is not None:
+            left = [one for one in self.get(entry.key) if one is not entry]
+            if left:
+                self._by_key[entry.key] = left[0] if len(left) == 1 else left
+            else:
+                del self._by_key[entry.key]
+        else:
+            entry = self._alive.pop(entry_id, None)
         if entry is not None:
             entry.slot = 0
-            variants = self._by_key.get(entry.key)
-            if variants is not None:
-                try:
-                    variants.remove(entry)
-                except ValueError:
-                    pass
-                else:
-                    self._loaded -= 1
-                if not variants:
-                    del self._by_key[entry.key]
             self._on_unload(entry)
         return entry_id, place
 
     def _shrink(self) -> None:
         """Let the least recently used keys go that the working set has no place for; the last one stays."""
-        while self._loaded > self.working_set and len(self._by_key) > 1:
-            _, variants = self._by_key.popitem(last=False)
-            self._loaded -= len(variants)
+        while len(self._entries) > self.working_set and len(self._by_key) > 1:
+            variants = self.get(next(iter(self._by_key)))
+            self._by_key.popitem(last=False)
             for entry in variants:
+                self._alive[entry.id] = self._entries.pop(entry.id)
                 self._on_unload(entry)
 
 

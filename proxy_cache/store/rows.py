@@ -140,7 +140,7 @@ def head_row(entry: Entry) -> tuple[Any, ...]:
     response, spans = entry.response, entry.spans
     return (
         entry.id, entry.key, response.status,
-        b"\r\n".join([name + b":" + value for name, value in response.headers.fields]),
+        response.headers.packed(),
         json.dumps(response.vary) if response.vary else "[]",
         response.request_time, response.response_time, response.initial_age, response.assigned_lifetime,
         response.targeted, entry.length, None if spans is None else json.dumps(spans),
@@ -175,19 +175,17 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
         present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
         if present is not None and (not present or present[-1].stop > length or present[0].start < 0):
             return None  # nothing of it had arrived
-        fields = []
-        for line in bytes(blob).split(b"\r\n") if blob else []:
-            name, _, value = line.partition(b":")
-            fields.append((name, value))
         # Values that an earlier version has written may be spelt in another way.
         selecting = tuple((name, normalised(name, value)) for name, value in json.loads(vary)) if vary != "[]" else ()
         response = StoredResponse(
-            status=status, headers=Headers(fields), request_time=request_time, response_time=response_time,
-            vary=selecting, initial_age=age, assigned_lifetime=assigned, targeted=targeted,
+            status=status, headers=Headers.of_packed(bytes(blob)), vary=selecting,
+            request_time=request_time, response_time=response_time,
+            initial_age=age, assigned_lifetime=assigned, targeted=targeted,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         logger.warning("dropping unreadable index row %s: %s", entry_id, error)
         return None
+    response.headers.pack()
     entry = Entry(entry_id, key, response, length, used, present, written)
     entry.place = place
     return entry

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 NOBODY: tuple[int, ...] = ()
 
 
+@lru_cache(maxsize=1024)  # a miss asks three times
 def key_hash(key: str) -> int:
     """60 bits of a key: an index over millions of them meets the same hash twice for variants, hardly ever for two
     keys. It is kept in the database, so it must not change (``hash()`` does, with every process)."""

@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..semantics.spans import Spans
@@ -171,7 +171,7 @@ class Store:
     def memory_max(self, limit: int) -> None:
         self.memory.limit = limit
 
-    def lookup(self, key: str) -> list[Entry]:
+    def lookup(self, key: str) -> Sequence[Entry]:
         """The variants stored under ``key``, as far as :meth:`is_loaded` says that they can be told at once."""
         return self.index.get(key)
 
