@@ -184,7 +184,7 @@ class Lane(asyncio.Protocol):
         """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
         descriptor of a file with the same body, if sending that is faster."""
         transport = self._transport
-        if transport.get_write_buffer_size():
+        if transport.is_closing() or transport.get_write_buffer_size():  # the descriptor may be somebody else's by now
             transport.write(head)
             transport.write(body)
             return True
@@ -225,6 +225,8 @@ class Lane(asyncio.Protocol):
         if answer is not None:
             self._host.lane_answered(exchange, answer)
             if self._send_now(request, exchange, state, answer):
+                if self._transport.get_write_buffer_size() > CONGESTED:
+                    self._run(self._make_room())
                 return
         self._run(self._finish(request, exchange, state, cache, answer))
 
@@ -244,11 +246,9 @@ class Lane(asyncio.Protocol):
         else:
             return False
         head, _, close = framed(request, answer)
-        self._transport.write(head + content if answer.status not in (204, 304) else head)
+        self._send(head, content if answer.status not in (204, 304) else b"", None)
         state.size = len(content)
-        self._done(request, exchange, state, answer, close)
-        if self._transport.get_write_buffer_size() > CONGESTED:
-            self._run(self._make_room())
+        self._done(exchange, state, answer, close)
         return True
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -271,6 +271,7 @@ class Lane(asyncio.Protocol):
         """Send an answer that takes waiting, for its head, its body or its client."""
         note = ""
         close = True
+        sent = False
         try:
             if answer is None:
                 exchange.on_interim = self._host.lane_interim(request.http11)
@@ -280,7 +281,11 @@ class Lane(asyncio.Protocol):
                     return
                 state.queued = exchange.queued_for
                 self._host.lane_answered(exchange, answer)
-            note, close = await self._deliver(request, state, answer)
+                sent = self._send_now(request, exchange, state, answer)
+            if not sent:
+                note, close = await self._deliver(request, state, answer)
+            elif self._transport.get_write_buffer_size() > CONGESTED:
+                await self._writer.drain()
         except asyncio.CancelledError:
             note = "cancelled"
             raise
@@ -290,7 +295,8 @@ class Lane(asyncio.Protocol):
             self._host.failed(error)
             note = type(error).__name__
         finally:
-            self._done(request, exchange, state, answer, close or self._lost, note)
+            if not sent:
+                self._done(exchange, state, answer, close or self._lost, note)
             self._next()
 
     async def _ask(self, exchange: Exchange, cache: Cache) -> Answer | None:
@@ -334,15 +340,7 @@ class Lane(asyncio.Protocol):
             self._writer.write(b"0\r\n\r\n")
         return "", close
 
-    def _done(
-        self,
-        request: Request,
-        exchange: Exchange,
-        state: InFlight,
-        answer: Answer | None,
-        close: bool,
-        note: str = "",
-    ) -> None:
+    def _done(self, exchange: Exchange, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
         exchange.close()
         self._host.lane_end(state, answer, note)
