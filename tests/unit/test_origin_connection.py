@@ -1,0 +1,419 @@
+"""Responses of origins, piece by piece: where they end, what they say, what becomes of the connection (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from proxy_cache.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.origin_connection import OriginConnection, OriginResponse, parse_head
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.keys import Target
+
+CLOSE = b"close"
+"""In a list of pieces: the origin ends the connection."""
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class RawOrigin:
+    """Answers each request with the next list of pieces, each of which arrives by itself."""
+
+    def __init__(self, answers: list[list[bytes]]) -> None:
+        self.answers = answers
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.ended = asyncio.Event()
+        """Whether a connection has been ended by the client."""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        try:
+            while True:
+                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                for piece in self.answers.pop(0):
+                    if piece is CLOSE:
+                        writer.close()
+                        return
+                    writer.write(piece)
+                    await writer.drain()
+                    for _ in range(10):  # so that it has been read by the time that the next one is sent
+                        await asyncio.sleep(0)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.ended.set()
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def clients(
+    origin: RawOrigin, **settings: Any
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, OriginResponse]]]:
+    server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
+    client = OriginClient(OriginSettings(**{"timeout": 20, "retries": 0, **settings}))
+    target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/x")
+    interim: list[int] = []
+
+    async def get() -> OriginResponse:
+        return await client.get(target, Headers(), on_interim=lambda status, headers: interim.append(status))
+
+    get.interim = interim  # type: ignore[attr-defined]
+    get.client = client  # type: ignore[attr-defined]
+    try:
+        yield get
+    finally:
+        await client.close()
+        server.close()
+        for writer in origin.writers:
+            writer.close()
+
+
+async def body_of(response: OriginResponse) -> bytes:
+    body = b""
+    while chunk := await response.read():
+        body += chunk
+    return body
+
+
+def answered(*answers: list[bytes], asks: int | None = None) -> tuple[list[tuple[int, bytes] | str], RawOrigin]:
+    """What comes of as many GETs as there are answers, or of ``asks``: status and body, or the error's name."""
+
+    async def run() -> tuple[list[tuple[int, bytes] | str], RawOrigin]:
+        origin = RawOrigin(list(answers))
+        results: list[tuple[int, bytes] | str] = []
+        async with clients(origin) as get:
+            for _ in range(len(answers) if asks is None else asks):
+                try:
+                    response = await get()
+                    try:
+                        results.append((response.status, await body_of(response)))
+                    finally:
+                        response.close()
+                except OriginError as error:
+                    results.append(error.error)
+        return results, origin
+
+    return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - what goes on inside has no event
+        await asyncio.sleep(0)
+
+
+def in_pieces(data: bytes) -> list[list[bytes]]:
+    """Whole, cut in two wherever that can be, and byte by byte."""
+    cuts = [[data[:at], data[at:]] for at in range(1, len(data))]
+    return [[data], *cuts, [data[at : at + 1] for at in range(len(data))]]
+
+
+# -- where a body ends ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", id="length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok", 200, b"ok", id="no reason"),
+        pytest.param(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", 200, b"ok", id="bare line feeds"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\n\r\n\r\n\r\n", 200, b"\r\n\r\n", id="mixed line ends"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", id="204"),
+        pytest.param(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", 304, b"", id="304 with a length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n",
+            200, b"abc0123456789", id="chunks",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n1 \r\na\r\n000\r\nX: trailer\r\nY: z\r\n\r\n",
+            200, b"a", id="trailers",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b"", id="no chunk",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\nok", 200, b"ok", id="lengths that agree",
+        ),
+        pytest.param(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK, 200, b"ok", id="1xx",
+        ),
+    ],
+)  # fmt: skip
+def test_where_a_body_ends(answer: bytes, status: int, body: bytes) -> None:
+    """However it is cut, and so that the same connection serves the next request."""
+    cuts = in_pieces(answer)
+    results, origin = answered(*[pieces for cut in cuts for pieces in (cut, [OK])])
+    assert results == [(status, body), (200, b"ok")] * len(cuts)
+    assert origin.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end", id="1.1"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nx", b"x", id="1.0"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"", id="nothing"),
+    ],
+)
+def test_a_body_that_ends_with_its_connection(answer: bytes, body: bytes) -> None:
+    cuts = in_pieces(answer)
+    results, origin = answered(*[[*cut, CLOSE] for cut in cuts])
+    assert results == [(200, body)] * len(cuts)
+    assert origin.connections == len(cuts)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", id="length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", id="no last chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\no", id="within a chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", id="within the trailers"),
+    ],
+)
+def test_a_body_that_breaks_off(answer: bytes) -> None:
+    results, _ = answered([answer, CLOSE])
+    assert results == ["http_response_incomplete"]
+
+
+def test_what_came_before_the_break_can_be_read() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", CLOSE]])
+        async with clients(origin) as get:
+            response = await get()
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert await response.read() == b"half"
+            with pytest.raises(OriginError) as broken:
+                await response.read()
+            assert broken.value.error == "http_response_incomplete"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "http_protocol_error"),
+        (b"HTTP/2 200\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nno field\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nb@d: x\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: a\rY: b\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\n X: folded before the first\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\nok", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\nok", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\nok", "http_protocol_error"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "http_response_transfer_coding",
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "http_response_transfer_coding"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "http_response_transfer_coding"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", "http_response_header_size"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: 0123456789\r\n" * 30_000, "http_response_header_section_size"),
+    ],
+)
+def test_what_is_no_response(answer: bytes, error: str) -> None:
+    """It is told at once: the origin keeps the connection open."""
+    assert answered([answer])[0] == [error]
+
+
+# -- what a head says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "fields"),
+    [
+        (b"A: b\r\n", ((b"A", b"b"),)),
+        (b"A:b\r\nc:\r\nD: \t \r\n", ((b"A", b"b"), (b"c", b""), (b"D", b""))),
+        (b"A :  b c\t \r\n", ((b"A", b"b c"),)),
+        (b"A: b: c\r\nA: \xff\x80\r\n", ((b"A", b"b: c"), (b"A", b"\xff\x80"))),
+        (b"A: b\r\n  c\r\n\td \r\nE: f\r\n", ((b"A", b"b c d"), (b"E", b"f"))),
+        (b"A: b\0c\r\n", ((b"A", b"b c"),)),
+        (b"", ()),
+    ],
+)
+def test_fields(lines: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    head = parse_head(b"HTTP/1.1 418 I'm a teapot \xe9\r\n" + lines + b"\r\n")
+    assert head is not None
+    assert head.headers.fields == fields
+    assert (head.status, head.reason, head.http11) == (418, "I'm a teapot \xe9", True)
+
+
+# -- the connection ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", id="close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", id="1.0"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n", id="more than was asked for"
+        ),
+    ],
+)
+def test_a_connection_that_is_not_used_again(answer: bytes) -> None:
+    results, origin = answered([answer], [OK])
+    assert results == [(200, b"ok")] * 2
+    assert origin.connections == 2
+
+
+def test_a_connection_of_1_0_that_is_kept() -> None:
+    results, origin = answered([b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\nok"], [OK])
+    assert results == [(200, b"ok")] * 2
+    assert origin.connections == 1
+
+
+def test_interim_responses_are_told() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", OK]])
+        async with clients(origin) as get:
+            assert await body_of(await get()) == b"ok"
+            assert get.interim == [103]  # type: ignore[attr-defined]
+
+    asyncio.run(run())
+
+
+def test_an_idle_connection_that_has_ended_costs_no_try() -> None:
+    """RFC 9112 §9.3.1. There are no retries here, and the origin ends the connection once the next request is there."""
+    results, origin = answered([OK], [CLOSE], [OK], asks=2)
+    assert results == [(200, b"ok")] * 2
+    assert origin.connections == 2
+    assert len(origin.requests) == 3
+
+
+def test_a_new_connection_that_ends_is_an_error() -> None:
+    assert answered([CLOSE])[0] == ["connection_terminated"]
+
+
+def test_half_an_answer_is_not_asked_for_again() -> None:
+    results, origin = answered([OK], [b"HTTP/1.1 200", CLOSE])
+    assert results == [(200, b"ok"), "connection_terminated"]
+    assert len(origin.requests) == 2
+
+
+def test_what_nobody_has_asked_for_ends_an_idle_connection() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[OK], [OK]])
+        async with clients(origin) as get:
+            assert await body_of(await get()) == b"ok"
+            origin.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            await origin.ended.wait()
+            assert await body_of(await get()) == b"ok"
+            assert origin.connections == 2
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_who_is_cancelled_takes_nobody_else_along() -> None:
+    """The answer is there, and the connection in the pool, before the one who has asked hears of it, and of its end."""
+
+    async def run() -> None:
+        origin = RawOrigin([[OK], [OK], [OK]])
+        async with clients(origin) as get:
+            await body_of(await get())
+            (connection,) = get.client._open  # type: ignore[attr-defined]
+            first = asyncio.create_task(get())
+            back_in_pool = connection._on_idle
+
+            def is_idle(one: OriginConnection) -> None:
+                back_in_pool(one)
+                first.cancel()
+
+            connection._on_idle = is_idle
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert await body_of(await get()) == b"ok"
+            assert origin.connections == 1
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_who_is_cancelled_while_it_waits_ends_the_connection() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[], [OK]])
+        async with clients(origin) as get:
+            first = asyncio.create_task(get())
+            await until(lambda: bool(origin.requests))
+            first.cancel()
+            await origin.ended.wait()
+            assert await body_of(await get()) == b"ok"
+            assert origin.connections == 2
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_slow_reader_makes_the_origin_wait() -> None:
+    """No more than so much is read ahead; and nothing is lost or stands still."""
+    size = 8_000_000
+
+    async def run() -> None:
+        origin = RawOrigin([[b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size)], [OK]])
+        async with clients(origin) as get:
+            response = await get()
+            most = received = 0
+            while chunk := await response.read():
+                received += len(chunk)
+                await asyncio.sleep(0)
+                most = max(most, response._held)
+            assert received == size
+            assert most <= 768 * 1024
+            assert await body_of(await get()) == b"ok"
+            assert origin.connections == 1
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_an_origin_that_says_nothing() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no"]])
+        async with clients(origin, timeout=0.2) as get:
+            with pytest.raises(OriginError) as error:
+                await get()
+            assert error.value.error == "http_response_timeout"
+            response = await get()
+            with pytest.raises(OriginError) as error:
+                await body_of(response)
+            assert error.value.error == "connection_read_timeout"
+            assert not get.client._open  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy_cache.origin.KEPT_FOR", 0.05)
+
+    async def run() -> None:
+        origin = RawOrigin([[OK]])
+        async with clients(origin) as get:
+            await body_of(await get())
+            await origin.ended.wait()
+            assert not get.client._open  # type: ignore[attr-defined]
+            assert not get.client._idle  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_other_settings_mean_other_connections() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[OK], [OK]])
+        async with clients(origin) as get:
+            await body_of(await get())
+            get.client.configure(OriginSettings(timeout=10))  # type: ignore[attr-defined]
+            await body_of(await get())
+            assert origin.connections == 2
+
+    asyncio.run(asyncio.wait_for(run(), 30))
