@@ -9,10 +9,13 @@ Imports go down this list and never up; only the first two lines know mitmproxy:
 - ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``,
   ``addon_process``, ``addon_loop`` (short turns of the event loop), ``addon_rules`` (mitmproxy filters → ``Policy``);
 - ``layers`` (streamed responses), ``layers_tunnel`` (CONNECT), ``options``;
-- ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``http1`` (heads as bytes);
+- ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin``, ``metrics``;
-- ``cache`` (the way of one GET), ``gaps`` (readers of what is stored in part), ``answers`` (what they give);
-- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``limiter``, ``origin``;
+- ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``gaps`` (readers of what is stored in part),
+  ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as bytes);
+- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``waiter`` (who wants it),
+  ``limiter``;
+- ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``;
 - ``store`` (index, bodies, eviction), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """
 

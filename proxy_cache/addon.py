@@ -36,11 +36,11 @@ from .addon_hooks import Others, plain
 from .addon_log import AccessLog
 from .addon_process import calm_collector, close_connections, human_size, raise_file_limit, welcome_bursts
 from .admin import AdminError, AdminServer
+from .answer_heads import Heads
 from .answers import Answer, Exchange
 from .cache import Cache
 from .delivery import Delivery, InFlight
 from .fill_table import FillTable
-from .fills import ClientGone
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .options import Settings
@@ -49,6 +49,7 @@ from .semantics.headers import Headers
 from .semantics.keys import Target, redacted
 from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
+from .waiter import ClientGone
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class CacheAddon:
         fills.quick_abort_max = settings.quick_abort_max
         fills.default_ttl = settings.default_ttl
         fills.spans = settings.spans
-        self.cache = Cache(store, fills, settings.cache, self.via)
+        self.cache = Cache(store, fills, settings.cache, Heads(self.via))
         metrics.observe(
             {
                 "in_flight": lambda: self.limiter.in_flight,
@@ -402,7 +403,7 @@ class CacheAddon:
             flow.response = refusal(503, "proxy_internal_error", "not ready", self.via)
             return False
         if any(self.via in value for value in flow.request.headers.get_all("via")):
-            self._respond(flow, self.cache.loop_detected())
+            self._respond(flow, self.cache.heads.loop_detected())
             return False
         return True
 
@@ -443,7 +444,7 @@ class CacheAddon:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
-            answer = self.cache.overloaded("canceled", 1)
+            answer = self.cache.heads.overloaded("canceled", 1)
             logger.debug("client of %s left, %s", exchange.target.key, "queued" if gone.queued else "waiting")
         self._in_flight[flow.id].queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)

@@ -11,8 +11,8 @@ from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 from mitmproxy.net.http import status_codes
 
+from .answer_heads import NAME
 from .answers import Answer
-from .cache import NAME
 from .delivery import Delivery
 from .layers import client_writer
 from .options import Settings

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from http.client import responses
 from typing import Protocol
 
-from .fills import Waiter
 from .semantics.directives import NOTHING, ONLY_IF_CACHED, CacheControl, request_cache_control
 from .semantics.headers import Headers
 from .semantics.keys import Target
@@ -17,6 +16,7 @@ from .store.body import BodyError
 from .store.files import READ_SIZE, OpenBody
 from .store.index import Entry
 from .store.store import Store
+from .waiter import Waiter
 
 
 class Source(Protocol):

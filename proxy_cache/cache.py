@@ -13,42 +13,36 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from .answer_heads import NAME, Heads, conditionally, put
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
-from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
+from .fills import FillRequest, Part
 from .gaps import GapReader, MultipartReader, first_part, is_bound
-from .http1 import response_head
 from .limiter import Overloaded
 from .origin_connection import OriginError
+from .ready import ReadyHits
 from .semantics import ranges
-from .semantics.dates import format_http_date
 from .semantics.directives import CacheControl
 from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
 from .semantics.ranges import strong_validator
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from .semantics.spans import Span, Spans
-from .semantics.status_fields import cache_status, proxy_status
+from .semantics.status_fields import cache_status
 from .semantics.stored import StoredResponse
 from .semantics.storing import why_not_shared
-from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for, not_modified, not_modified_headers
+from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for
 from .semantics.vary import matches
-from .store.files import WARM_LARGEST, OpenBody
+from .store.files import OpenBody
 from .store.index import Entry
-from .store.memory import LARGEST, SMALL
 from .store.store import Store
+from .waiter import ClientGone, FillHead, SentOn, Waiter
 
 logger = logging.getLogger(__name__)
 
-NAME = "proxy-cache"
-"""How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
 NO_FIELDS = Headers()
 CANDIDATES_MOST = 15
 """Other variants that are validated along with the one that a request selects."""
-SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
-"""Bytes of bodies for which the kernel's page cache beats our memory: sending it takes no copy, but a second system
-call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
-docs/performance.md.)"""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
 
@@ -57,33 +51,6 @@ Selected = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""
 CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
 _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
-
-
-AGE_MARK: Final = secrets.token_hex(16)
-TTL_MARK: Final = secrets.token_hex(16)
-"""Stand in a template for numbers that change by the second. No origin can know them."""
-
-
-class Prepared:
-    """The head of an entry's hits, made once, but for its age and its ttl."""
-
-    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response")
-
-    def __init__(self, response: StoredResponse, template: bytes) -> None:
-        self.response = response
-        self._before, _, rest = template.partition(AGE_MARK.encode())
-        self._between, _, self._after = rest.partition(TTL_MARK.encode())
-        self._from = self._until = 0.0
-        self._bytes = b""
-
-    def head(self, now: float) -> bytes:
-        if not self._from <= now < self._until:
-            response = self.response
-            age = response.age(now)
-            self._from = response.response_time + age - response.initial_age
-            self._until = self._from + 1
-            self._bytes = b"%b%d%b%d%b" % (self._before, age, self._between, response.lifetime - age, self._after)
-        return self._bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +63,13 @@ class CacheSettings:
 class Cache:
     """Answers GETs, from the store or from fills. One per proxy."""
 
-    def __init__(self, store: Store, fills: FillTable, settings: CacheSettings, via: str) -> None:
+    def __init__(self, store: Store, fills: FillTable, settings: CacheSettings, heads: Heads) -> None:
         self.store = store
         self.fills = fills
         self.settings = settings
-        self.via = via
+        self.heads = heads
+        self.ready = ReadyHits(store, heads).find
+        """What most hits are answered with, see :mod:`.ready`."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------
 
@@ -136,7 +105,7 @@ class Cache:
                 if entry is None and await self.fills.settled(key):
                     continue
                 fwd = self._forward_reason(key, decision)
-                return self._error(504, "http_request_denied", fwd, detail="only-if-cached")
+                return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
             if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
                 continue
             try:
@@ -148,7 +117,7 @@ class Cache:
                 return await self._without_origin(exchange, entry, decision, error)
             if answer is not None:
                 return answer
-        return self._error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
+        return self.heads.error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
 
     async def head(self, exchange: Exchange) -> Answer | str:
         """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2), else why it goes forward."""
@@ -167,9 +136,9 @@ class Cache:
         decision = decide(exchange.wanted, entry.response, now)
         if decision.reuse is Reuse.FRESH and entry.spans is not None:
             status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
-            headers = _put(entry.response.headers, "Age", str(entry.response.age(now)))
-            headers = self._head(headers, entry.response, status)
-            return self._conditionally(exchange, Answer(200, "", headers, b"", entry.length, "hit"))
+            headers = put(entry.response.headers, "Age", str(entry.response.age(now)))
+            headers = self.heads.own(headers, entry.response, status)
+            return conditionally(exchange, Answer(200, "", headers, b"", entry.length, "hit"))
         if decision.reuse is Reuse.FRESH:
             answer = await self._from_store(exchange, entry, now, decision)
             if answer is not None:
@@ -237,57 +206,6 @@ class Cache:
         status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
         return self._serve_open(exchange, entry, body, entry.response, now, status, "hit", spans)
 
-    def ready(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None] | None:
-        """Head and body for a GET without range, condition or directive, if a fresh entry has them ready in memory.
-
-        The last is the descriptor of the body's file if it is better sent from there (see :data:`SENDFILE`). It is good
-        until somebody else has had a turn on the loop.
-        """
-        entries = self.store.lookup(key)
-        if len(entries) != 1:
-            return None
-        entry = entries[0]
-        response = entry.response
-        if not now < response.fresh_until or (response.vary and not matches(response.vary, headers)):
-            return None
-        if entry.memory is None and not self._brought_to_memory(entry):
-            return None
-        prepared = entry.prepared
-        if prepared is None or prepared.response is not response:
-            prepared = entry.prepared = Prepared(response, self._template(entry))
-            response.headers.pack()
-        self.store.touch(entry, now)
-        body = entry.memory
-        assert body is not None
-        file = self.store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
-        return prepared.head(now), body, file
-
-    def _brought_to_memory(self, entry: Entry) -> bool:
-        """Whether its body is worth having in memory and can be had without waiting."""
-        if entry.length > LARGEST or entry.spans is not None or entry.response.status in (204, 304):
-            return False
-        file = self.store.open_now(entry)
-        if isinstance(file, OpenBody):
-            try:
-                data = self.store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
-            except OSError:
-                return False  # who reads it the usual way finds out, and drops the entry
-            finally:
-                self.store.files.release(file)
-            if data is not None:
-                self.store.memory.put(entry, data)
-        return entry.memory is not None
-
-    def _template(self, entry: Entry) -> bytes:
-        """The head of a hit as :meth:`_serve_open` would make it, with marks where age and ttl belong."""
-        response = entry.response
-        headers = _put(response.headers, "Age", AGE_MARK)
-        if response.status == 200 and "accept-ranges" not in headers:
-            headers = headers.add("Accept-Ranges", "bytes")
-        headers = self._head(headers, response, f"{cache_status(NAME, hit=True)}; ttl={TTL_MARK}")
-        answer = Answer(response.status, "", headers, b"", entry.length, "hit")
-        return response_head(answer.status, answer.reason_phrase, answer.framed(http11=True, head=False)[0])
-
     async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
         ttl = entry.response.ttl(now)
         if decision.reuse is Reuse.STALE_WHILE_REVALIDATE:
@@ -325,7 +243,7 @@ class Cache:
         if source != "revalidated" or response.initial_age:
             # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
             # this request".
-            headers = _put(headers, "Age", str(response.age(now)))
+            headers = put(headers, "Age", str(response.age(now)))
         reader: Seekable
         if isinstance(body, bytes):
             reader = exchange.source = MemoryReader(body)
@@ -377,23 +295,23 @@ class Cache:
         if spans == "unsatisfiable":
             exchange.close()
             exchange.source = None
-            headers = _put(headers, "Content-Range", f"bytes */{length}")
-            answer = Answer(416, "", self._head(headers.without(*_OF_A_BODY), response, status), b"", 0, origin)
-            return self._conditionally(exchange, answer)
+            headers = put(headers, "Content-Range", f"bytes */{length}")
+            answer = Answer(416, "", self.heads.own(headers.without(*_OF_A_BODY), response, status), b"", 0, origin)
+            return conditionally(exchange, answer)
         if spans is not None and length is not None:
             code, reason = 206, ""
             if len(spans) == 1:
-                headers = _put(headers, "Content-Range", ranges.content_range(spans[0], length))
+                headers = put(headers, "Content-Range", ranges.content_range(spans[0], length))
                 source.seek(*spans[0])
                 length = spans[0].length
             else:
                 boundary = secrets.token_hex(16)
                 parts, end, length = ranges.multipart(spans, length, headers.get("content-type"), boundary)
-                headers = _put(headers, "Content-Type", f"multipart/byteranges; boundary={boundary}")
+                headers = put(headers, "Content-Type", f"multipart/byteranges; boundary={boundary}")
                 exchange.source = MultipartReader(source, parts, end)
         assert exchange.source is not None
-        answer = Answer(code, reason, self._head(headers, response, status), exchange.source, length, origin)
-        return self._conditionally(exchange, answer)
+        answer = Answer(code, reason, self.heads.own(headers, response, status), exchange.source, length, origin)
+        return conditionally(exchange, answer)
 
     def _can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
         """Whether an entry with gaps can answer this request, by what it has or by filling them."""
@@ -424,7 +342,7 @@ class Cache:
         has an answer of its own. ``waiter``: has the head of a piece already."""
         assert spans != "unsatisfiable"
         if exchange.wanted.only_if_cached:
-            return self._error(504, "http_request_denied", fwd, detail="only-if-cached")
+            return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
         reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None)
         exchange.source = reader
         collapsed = exchange.collapsed
@@ -461,7 +379,7 @@ class Cache:
             )  # fmt: skip
         headers = response.headers
         if fwd == "partial" or response.initial_age:
-            headers = _put(headers, "Age", str(response.age(now)))
+            headers = put(headers, "Age", str(response.age(now)))
         reader.hold(waiter, gap)
         return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
 
@@ -641,10 +559,10 @@ class Cache:
             if not body.kept and isinstance(spans, list) and len(spans) > 1:
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
-            headers = _put(headers, "Age", str(response.age(time.time())))
+            headers = put(headers, "Age", str(response.age(time.time())))
         if response.status == 304:
             waiter.leave()
-            return Answer(304, head.reason, self._head(headers, response, status), b"", None, source)
+            return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
         reader = exchange.source = waiter.reader
         assert reader is not None
         return self._answer(exchange, headers, response, reader, length, spans, status, source, head.reason)
@@ -672,80 +590,14 @@ class Cache:
                 if answer is not None:
                     return answer
         if isinstance(error, Overloaded):
-            return self.overloaded(error.outcome, error.retry_after, fwd)
+            return self.heads.overloaded(error.outcome, error.retry_after, fwd)
         assert isinstance(error, OriginError)
-        return self._error(error.status, error.error, fwd, detail=error.detail)
-
-    def overloaded(self, outcome: str, retry_after: int, fwd: str = "miss") -> Answer:
-        """503: the request was ``canceled``, ``timeout`` or ``rejected`` while it was to queue for a slot."""
-        return self._error(503, "connection_limit_reached", fwd, detail=outcome, retry_after=retry_after)
-
-    def _error(
-        self, code: int, error: str, fwd: str, *, detail: str | None = None, retry_after: int | None = None
-    ) -> Answer:
-        """An answer of our own making, with ``Proxy-Status`` (RFC 9209) to say so."""
-        fields = Headers().add("Content-Type", "text/plain; charset=utf-8")
-        if retry_after is not None:
-            fields = fields.add("Retry-After", str(retry_after))
-        fields = fields.add("Cache-Control", "no-store")
-        fields = fields.add("Proxy-Status", proxy_status(NAME, error, detail=detail))
-        reason = detail if error in ("connection_limit_reached", "http_request_denied") else error
-        fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=reason))
-        fields = fields.add("Via", f"1.1 {self.via}")
-        text = f"{code} {REASONS.get(code, 'Error')}: {error.replace('_', ' ')}{f' ({detail})' if detail else ''}\n"
-        body = text.encode("utf-8", "replace")
-        return Answer(code, REASONS.get(code, ""), fields, body, len(body), "error")
-
-    def internal_error(self, detail: str) -> Answer:
-        """Something of ours failed. The request does not go anywhere (design decision 8)."""
-        return self._error(502, "proxy_internal_error", "bypass", detail=detail)
-
-    def loop_detected(self) -> Answer:
-        """The request has been through this proxy already (RFC 9110 §7.6.3)."""
-        return self._error(502, "proxy_loop_detected", "bypass")
-
-    # -- heads --------------------------------------------------------------------------------------------------
-
-    def _head(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
-        if "date" not in headers:
-            headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
-        return headers.plus(("Via", f"1.1 {self.via}"), ("Cache-Status", status))
-
-    def _conditionally(self, exchange: Exchange, answer: Answer) -> Answer:
-        """The client's own conditions are answered here, whoever has fetched the response (RFC 9110 §13.2)."""
-        # §13.2.2 has If-None-Match evaluated before Range: a 206 stands for a 200 here.
-        if not is_conditional(exchange.headers):
-            return answer
-        status = 200 if answer.status == 206 else answer.status
-        if not not_modified(exchange.headers, status, answer.headers):
-            return answer
-        exchange.close()
-        exchange.source = None
-        kept = not_modified_headers(answer.headers)
-        for name in ("Age", "Via", "Cache-Status"):
-            value = answer.headers.get(name.lower())
-            if value is not None and name.lower() not in kept:
-                kept = kept.add(name, value)
-        return Answer(304, "Not Modified", kept, b"", None, answer.source)
-
-
-REASONS = {
-    416: "Range Not Satisfiable",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
+        return self.heads.error(error.status, error.error, fwd, detail=error.detail)
 
 
 def _is_within(spans: Selected, start: int, stop: int) -> bool:
     """Whether a piece is all that is wanted."""
     return isinstance(spans, list) and all(start <= span.start and span.stop <= stop for span in spans)
-
-
-def _put(headers: Headers, name: str, value: str) -> Headers:
-    """One line of this field, spelt as people expect it."""
-    return headers.without(name.lower()).add(name, value)
 
 
 def _same_validators(stored: Headers, new: Headers) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from .fills import Fill, FillRequest, FillState, Waiter
+from .fills import Fill, FillRequest, FillState
 from .limiter import OriginLimiter
 from .origin import OriginClient
 from .semantics.headers import Headers
@@ -16,6 +16,7 @@ from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
 from .store.index import Entry
 from .store.store import Store
+from .waiter import Waiter
 
 REMEMBERED_FOR = 120.0
 """Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .answers import Exchange, Seekable
 from .fill_table import FillTable
-from .fills import ClientGone, FillHead, FillRequest, Part, SentOn, Waiter
+from .fills import FillRequest, Part
 from .limiter import Overloaded
 from .origin_connection import OriginError
 from .semantics import ranges
@@ -20,6 +20,7 @@ from .semantics.validation import CONDITIONAL
 from .store.body import BodyError, Reader
 from .store.files import READ_SIZE, OpenBody
 from .store.index import Entry
+from .waiter import ClientGone, FillHead, SentOn, Waiter
 
 
 class GapReader:

@@ -22,12 +22,12 @@ from typing import Any, Protocol
 from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
-from .fills import ClientGone
 from .http1 import Request, parse_request, response_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
 from .store.body import BodyError
+from .waiter import ClientGone
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)
 READ_AHEAD = 64 * 1024
@@ -220,7 +220,7 @@ class Lane(asyncio.Protocol):
             answer = cache.get_now(exchange)
         except Exception as error:
             self._host.failed(error)
-            answer = cache.internal_error(type(error).__name__)
+            answer = cache.heads.internal_error(type(error).__name__)
         self._exchange = exchange
         if answer is not None:
             self._host.lane_answered(exchange, answer)
@@ -306,7 +306,7 @@ class Lane(asyncio.Protocol):
             return None
         except Exception as error:
             self._host.failed(error)
-            return cache.internal_error(type(error).__name__)
+            return cache.heads.internal_error(type(error).__name__)
 
     async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
         """Head and body. What went wrong, and whether the connection ends with it."""

@@ -25,7 +25,7 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.tunnel import LayerStack
 
-from .cache import NAME
+from .answer_heads import NAME
 from .delivery import Delivery
 from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end

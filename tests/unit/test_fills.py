@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from proxy_cache.fill_table import FillTable
-from proxy_cache.fills import ClientGone, FillRequest
+from proxy_cache.fills import FillRequest
 from proxy_cache.limiter import Limits, OriginLimiter
 from proxy_cache.metrics import Metrics
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.store import Room, Store
+from proxy_cache.waiter import ClientGone
 
 TARGET = Target.of("http", "127.0.0.1", 9, "/nobody-is-asked")
 

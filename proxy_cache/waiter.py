@@ -1,0 +1,107 @@
+"""One flow's interest in a fill: it waits for the head of the response, and then reads its body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .limiter import Overloaded, Place
+from .semantics.headers import Headers
+from .semantics.stored import StoredResponse
+from .store.body import Body, Reader
+from .store.index import Entry
+
+if TYPE_CHECKING:
+    from .fills import Fill
+
+
+class SentOn(Exception):
+    """The response of this fill is not for this waiter. ``alone``: it must ask for itself and wait for nobody;
+    otherwise the response was another variant than the one it selects."""
+
+    def __init__(self, *, alone: bool) -> None:
+        super().__init__("sent on")
+        self.alone = alone
+
+
+class ClientGone(Exception):
+    """The waiter's client went away. ``queued`` tells whether it was still waiting for a slot."""
+
+    def __init__(self, queued: bool) -> None:
+        super().__init__("client disconnected")
+        self.queued = queued
+
+
+@dataclass(slots=True, eq=False)
+class FillHead:
+    """What a waiter gets: the response's head, and where its body comes from (``entry`` after a 304)."""
+
+    response: StoredResponse
+    reason: str
+    body: Body | None
+    entry: Entry | None
+    why_not_stored: str | None
+    own: Headers | None = None
+    """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
+    piece_of: Entry | None = None
+    """The entry, with gaps, that the body is a piece of."""
+    length: int | None = None
+    """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
+
+
+class Waiter:
+    """One flow's interest in a fill, from the wait for its head to the last byte read."""
+
+    __slots__ = ("_place", "fill", "head", "headers", "leads", "on_interim", "queued_for", "reader")
+
+    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False) -> None:
+        self.fill = fill
+        self.leads = leads
+        """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
+        would be garbage for the collector to find, with the body's tail.)"""
+        self.headers = headers
+        self.on_interim: Callable[[int, Headers], None] | None = None
+        self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
+        self._place: Place | None = None
+        self.reader: Reader | None = None
+        """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
+        self.queued_for = 0.0
+        """Seconds this waiter spent in the limiter's queue."""
+
+    def overloaded(self, overloaded: Overloaded) -> None:
+        self.queued_for = overloaded.waited
+        self._fail(overloaded)
+        self.fill.leave(self)
+
+    def client_gone(self) -> None:
+        """The client disconnected: whoever awaits ``head`` gets :class:`ClientGone`."""
+        self._fail(ClientGone(self.fill.is_queued))
+        self.leave()
+
+    def leave(self) -> None:
+        """Not interested any more. Idempotent; the fill goes on if it has other waiters, or little left to do."""
+        if self._place is not None:
+            place, self._place = self._place, None
+            place.leave()
+        if self.reader is not None:
+            self.reader.close()
+        self.fill.leave(self)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.head.done():
+            self.head.set_exception(error)
+            self.head.exception()  # retrieved: nobody may be awaiting it any more
+
+    def admitted(self) -> None:
+        if self._place is not None:
+            self.queued_for = time.monotonic() - self._place.since
+            self._place = None
+
+    def give(self, head: FillHead) -> None:
+        if not self.head.done():
+            if head.body is not None:
+                self.reader = head.body.reader()
+            self.head.set_result(head)
