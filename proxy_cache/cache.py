@@ -19,7 +19,7 @@ from .fill_table import FillTable
 from .fills import FillRequest, Part
 from .gaps import GapReader, MultipartReader, first_part, is_bound
 from .limiter import Overloaded
-from .origin_connection import OriginError
+from .origin_response import OriginError
 from .ready import ReadyHits
 from .semantics import ranges
 from .semantics.directives import CacheControl

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .limiter import Ticket
-from .origin_connection import OriginError, OriginResponse
+from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy

@@ -11,7 +11,7 @@ from .answers import Exchange, Seekable
 from .fill_table import FillTable
 from .fills import FillRequest, Part
 from .limiter import Overloaded
-from .origin_connection import OriginError
+from .origin_response import OriginError
 from .semantics import ranges
 from .semantics.ranges import RangeSpec, is_same_representation, requested
 from .semantics.signatures import signed_fields

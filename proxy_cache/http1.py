@@ -29,6 +29,8 @@ _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")+")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _LABEL: Final = r"[0-9a-z](?:[0-9a-z-]*[0-9a-z])?"
 _AUTHORITY: Final = re.compile(rf"((?:{_LABEL}\.)*{_LABEL})(?::([0-9]{{1,5}}))?", re.IGNORECASE)
+_AUTHORITY_MOST: Final = 300
+"""Characters of a host and its port: a name has 253 at the most (RFC 1035 §2.3.4)."""
 # These are more than a plain GET, or decide who may have an answer.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
@@ -116,7 +118,8 @@ def absolute_target(text: str) -> Target | None:
     if text[:7].lower() != "http://":
         return None
     slash = text.find("/", 7)
-    at = _host_and_port(text[7:] if slash < 0 else text[7:slash])
+    authority = text[7:] if slash < 0 else text[7:slash]
+    at = _host_and_port(authority) if len(authority) <= _AUTHORITY_MOST else None
     path = "/" if slash < 0 else text[slash:]
     # mitmproxy takes a URL apart and puts it together again, which changes these: they are left to it.
     if at is None or "#" in path or ";?" in path or path.endswith(("?", ";")) or path.startswith("//"):

@@ -25,7 +25,8 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict
 
-from .origin_connection import OriginConnection, OriginError, OriginResponse, Stale
+from .origin_connection import OriginConnection, Stale
+from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
 from .semantics.keys import Target
 

@@ -1,8 +1,7 @@
 """One connection to an origin: GETs out, responses in, one after the other (RFC 9112).
 
-aiohttp opens it (names, addresses, TLS, parent proxies); from then on it is read here, straight from the transport. A
-response's head is taken apart by two expressions that accept nothing but what the grammar has, or is easily brought
-there in the ways that RFC 9112 gives; everything that leaves a question open is an error, and ends the connection.
+aiohttp opens it (names, addresses, TLS, parent proxies); from then on it is read here, straight from the transport.
+Whatever is odd ends the connection: what follows could be taken for the answer to somebody else.
 """
 
 from __future__ import annotations
@@ -11,41 +10,25 @@ import asyncio
 import enum
 import re
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
+from .origin_response import (
+    FIELD,
+    HEAD_MOST,
+    OriginError,
+    OriginResponse,
+    ResponseHead,
+    content_length,
+    parse_head,
+    persistence,
+)
 from .semantics.headers import Headers
-from .semantics.status_fields import PROXY_ERRORS
 
-READ_AHEAD = 256 * 1024
-"""Bytes of a body that are read ahead of the fill before the connection has to wait."""
-HEAD_MOST: Final = 256 * 1024
-"""Bytes of a response's head, and"""
-FIELD_MOST: Final = 64 * 1024
-"""of one line of it."""
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""
 
-_STATUS: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
-_FIELD: Final = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:[ \t]*([^\r\n\0]*)\r?\n", re.MULTILINE)
-# RFC 9112 §5.2: a proxy that receives an obs-fold in a response "MUST […] replace each received obs-fold with one or
-# more SP octets".
-_FOLD: Final = re.compile(rb"[ \t]*\r?\n[ \t]+")
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
-
-
-class OriginError(Exception):
-    """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
-
-    def __init__(self, error: str, detail: str) -> None:
-        super().__init__(f"{error}: {detail}")
-        self.error = error
-        self.detail = detail
-        # 502 or 504, as gateways have always said it (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 has 503 or 500.
-        self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
+_CHUNK_LINE: Final = re.compile(rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[^\r\n]*+)?\r?\n")
 
 
 class Stale(Exception):
@@ -58,146 +41,6 @@ class Part(enum.Enum):
     SIZE = enum.auto()
     AFTER_DATA = enum.auto()
     TRAILERS = enum.auto()
-
-
-@dataclass(slots=True)
-class ResponseHead:
-    """What the head of a response says. ``size``: bytes that it takes."""
-
-    status: int
-    reason: str
-    headers: Headers
-    http11: bool
-    size: int
-
-
-def parse_head(data: bytes) -> ResponseHead | None:
-    """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
-    crlf = data.find(b"\n\r\n")
-    # RFC 9112 §2.2: "a recipient MAY recognize a single LF as a line terminator and ignore any preceding CR".
-    bare = data.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(data))
-    end = bare + 2 if bare >= 0 else crlf + 3 if crlf >= 0 else 0
-    if (end or len(data)) > HEAD_MOST:
-        raise OriginError("http_response_header_section_size", f"more than {HEAD_MOST} bytes")
-    line = _STATUS.match(data)
-    if line is None:
-        if data[:5] != b"HTTP/"[: len(data)] or b"\n" in data:
-            raise OriginError("http_protocol_error", f"not the status line of HTTP/1: {data[:40]!r}")
-        return None
-    if not end:
-        return None
-    start = line.end()
-    fields = _fields_of(data[start:end]) if data[start : start + 1] not in b"\r\n" else []
-    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), Headers(fields), line[1] != b"0", end)
-
-
-def _fields_of(lines: bytes) -> list[tuple[bytes, bytes]]:
-    """The fields of lines that end with an empty one."""
-    fields: list[tuple[bytes, bytes]] = _FIELD.findall(lines)
-    if len(fields) != lines.count(b"\n") - 1:
-        lines = _FOLD.sub(b" ", lines).replace(b"\0", b" ")
-        fields = _FIELD.findall(lines)
-        if len(fields) != lines.count(b"\n") - 1:
-            raise OriginError("http_protocol_error", "a line in the header that is not a field")
-    if b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    if len(lines) > FIELD_MOST and any(len(name) + len(value) > FIELD_MOST for name, value in fields):
-        raise OriginError("http_response_header_size", f"a field of more than {FIELD_MOST} bytes")
-    return fields
-
-
-def content_length(headers: Headers) -> int | None:
-    """RFC 9112 §6.3: of several values all have to be the same."""
-    value = headers.get("content-length")
-    if value is None:
-        return None
-    if not value.isdigit():
-        values = {part.strip(" \t") for part in value.split(",")}
-        value = values.pop() if len(values) == 1 else ""
-    if not (value.isdigit() and value.isascii()) or len(value) > 18:
-        raise OriginError("http_protocol_error", f"Content-Length: {headers.get('content-length')!r}")
-    return int(value)
-
-
-@lru_cache(maxsize=256)
-def _says(connection: str) -> str | None:
-    """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
-    options = {option.strip(" \t").lower() for option in connection.split(",")}
-    return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
-
-
-class OriginResponse:
-    """The head of an answer, and its body to read. :meth:`close` it when done."""
-
-    __slots__ = (
-        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
-        "request_time", "response_time", "status",
-    )  # fmt: skip
-
-    def __init__(self, head: ResponseHead, length: int | None, connection: OriginConnection, asked: float) -> None:
-        self.status = head.status
-        self.reason = head.reason
-        self.headers = head.headers
-        self.content_length = length
-        self.request_time = asked
-        self.response_time = time.time()
-        self._connection: OriginConnection | None = connection
-        """Until the last byte has come."""
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        """Bytes that wait to be read."""
-        self._complete = False
-        self._error: OriginError | None = None
-        self._waiting: asyncio.Future[None] | None = None
-
-    def read_now(self) -> bytes | None:
-        """The next bytes; ``b""`` at the end, ``None`` if they have not come yet.
-
-        Raises :class:`OriginError` where the body broke off.
-        """
-        if self._chunks:
-            chunk = self._chunks.popleft()
-            self._held -= len(chunk)
-            if self._connection is not None and self._held <= READ_AHEAD:
-                self._connection.go_on()
-            return chunk
-        if self._error is not None:
-            raise self._error
-        return b"" if self._complete else None
-
-    async def read(self) -> bytes:
-        """Like :meth:`read_now`, but waits."""
-        while (chunk := self.read_now()) is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        return chunk
-
-    def close(self) -> None:
-        """End the connection, unless it has gone back to the pool with the last byte. Idempotent."""
-        if self._connection is not None:
-            self._connection.abort()
-
-    # -- for the connection -------------------------------------------------------------------------------------
-
-    def put(self, chunk: bytes) -> bool:
-        """More of the body. Whether there may be still more."""
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        if self._waiting is not None:
-            self._wake()
-        return self._held <= READ_AHEAD
-
-    def end(self, error: OriginError | None = None) -> None:
-        self._connection = None
-        self._error = error
-        self._complete = error is None
-        if self._waiting is not None:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
 
 
 class OriginConnection(asyncio.Protocol):
@@ -246,6 +89,8 @@ class OriginConnection(asyncio.Protocol):
         """Bytes of the body, or of the chunk, that are to come; ``None``: all until the end of the connection."""
         self._chunked = False
         self._part = Part.SIZE
+        self._trailers = 0
+        """Bytes of the trailer section so far."""
         self._keep = False
         self._paused = False
         self._transport.set_protocol(self)
@@ -369,18 +214,23 @@ class OriginConnection(asyncio.Protocol):
             if head is None:
                 return
             data = data[head.size :]
-            if head.status >= 200 or head.status == 101:
+            if head.status >= 200:
                 break
+            if head.status == 101:
+                # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
+                raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
             # 100 answers an Expect, which fills never send.
             if head.status != 100 and self._on_interim is not None:
                 self._on_interim(head.status, head.headers)
         self._buffer = b""
+        if self._head is None or self._head.done():
+            self.abort()  # who has asked was ended, and has not heard of it yet
+            return
         length = self._frame(head)
         response = OriginResponse(head, length, self, self._asked)
         self._response = response
         waiting, self._head = self._head, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(response)
+        waiting.set_result(response)
         if self._left == 0 and not self._chunked:
             self._over(data)
         elif data:
@@ -393,25 +243,27 @@ class OriginConnection(asyncio.Protocol):
         connection = headers.get("connection")
         self._keep = head.http11
         if connection is not None:
-            said = _says(connection)
+            said = persistence(connection)
             self._keep = said == "keep-alive" or (head.http11 and said is None)
-        self._chunked, self._part = False, Part.SIZE
+        self._chunked, self._part, self._trailers = False, Part.SIZE, 0
         codings = headers.get("transfer-encoding")
         if head.status in (204, 304):
             self._left = 0
-        elif head.status == 101:
-            self._left, self._keep = None, False  # RFC 9110 §15.2.2: final in its way
+            # A server that sends a body all the same must not have it taken for the next answer.
+            self._keep = self._keep and not (head.status == 204 and (length or codings))
         elif codings is not None:
-            # §6.1, §6.3: a message with both "ought to be handled as an error", and what else than chunked there may
-            # be, the client has not asked for.
-            if length is not None or codings.lower() != "chunked":
+            listed = [coding for part in codings.split(",") if (coding := part.strip(" \t").lower())]
+            if length is not None or listed not in (["chunked"], ["identity"], []):
+                # §6.3: a message with both "ought to be handled as an error", and what else than chunked there may be,
+                # the client has not asked for.
                 raise OriginError("http_response_transfer_coding", f"Transfer-Encoding: {codings!r}")
-            self._left, self._chunked = 0, True
-            self._keep = self._keep and head.http11
+            self._chunked = listed == ["chunked"]
+            self._left = 0 if self._chunked else None
+            self._keep = self._keep and head.http11 and self._chunked
         else:
             self._left = length
             self._keep = self._keep and length is not None
-        return length if head.status != 101 else None
+        return length
 
     # -- bodies -------------------------------------------------------------------------------------------------
 
@@ -463,7 +315,10 @@ class OriginConnection(asyncio.Protocol):
                     self._put(b"".join(pieces))
                     self._over(data[at:])
                     return
-                # A trailer field: what comes after a body is not kept (RFC 9110 §6.5.1).
+                # What comes after a body is not kept (RFC 9110 §6.5.1).
+                self._trailers += len(line)
+                if FIELD.match(line) is None or self._trailers > HEAD_MOST:
+                    raise OriginError("http_protocol_error", f"not a trailer field: {line[:40]!r}")
             elif self._part is Part.AFTER_DATA:
                 if not empty:
                     raise OriginError("http_protocol_error", "a chunk that is longer than it says")
@@ -472,7 +327,7 @@ class OriginConnection(asyncio.Protocol):
                 size = _CHUNK_LINE.fullmatch(line)
                 if size is None:
                     raise OriginError("http_protocol_error", f"not the size of a chunk: {line[:40]!r}")
-                self._left = int(size[1], 16)
+                self._left = int(size[1] or b"0", 16)
                 self._part = Part.AFTER_DATA if self._left else Part.TRAILERS
         self._put(b"".join(pieces))
 

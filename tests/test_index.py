@@ -217,6 +217,9 @@ def test_variants_and_what_replaces_them(tmp_path: Path) -> None:
         for number in range(MAX_VARIANTS + 5):
             await put(store, "http://x/", b"", response_of(str(number), (("accept-language", str(number)),)))
         assert len(await find(store, "http://x/")) == MAX_VARIANTS == len(store.index)
+        # One that takes the place of another takes nobody else's.
+        await put(store, "http://x/", b"", response_of("again", (("accept-language", "10"),)))
+        assert len(await find(store, "http://x/")) == MAX_VARIANTS == len(store.index)
         store.remove_key("http://x/")
         assert len(store.index) == 0
 

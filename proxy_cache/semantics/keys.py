@@ -42,7 +42,8 @@ class Target:
     _shown: str | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
-        self.authority = _authority(self.scheme, self.host, self.port)
+        of = _authority if len(self.host) <= 256 else _authority.__wrapped__  # what a client makes up is not remembered
+        self.authority = of(self.scheme, self.host, self.port)
         self.url = f"{self.scheme}://{self.authority}{self.path}"
 
     @classmethod

@@ -14,11 +14,17 @@ from functools import lru_cache
 NOBODY: tuple[int, ...] = ()
 
 
-@lru_cache(maxsize=1024)  # a miss asks three times
 def key_hash(key: str) -> int:
     """60 bits of a key: an index over millions of them meets the same hash twice for variants, hardly ever for two
     keys. It is kept in the database, so it must not change (``hash()`` does, with every process)."""
+    return _remembered(key) if len(key) <= 1024 else _hash(key)  # a miss asks three times
+
+
+def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 4
+
+
+_remembered = lru_cache(maxsize=1024)(_hash)
 
 
 class Slots:

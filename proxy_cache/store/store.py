@@ -472,6 +472,7 @@ class Store:
         for entry in variants[:]:
             if newest[entry.response.vary] is not entry:
                 self.remove(entry)
+        variants = self.index.get(key)
         if len(variants) > MAX_VARIANTS:
             for entry in sorted(variants[:-1], key=lambda variant: variant.used)[: len(variants) - MAX_VARIANTS]:
                 self.remove(entry)

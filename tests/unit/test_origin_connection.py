@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.origin_connection import OriginConnection, OriginResponse, parse_head
+from proxy_cache.origin_connection import OriginConnection
+from proxy_cache.origin_response import OriginResponse, parse_head
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 
@@ -139,6 +141,13 @@ def in_pieces(data: bytes) -> list[list[bytes]]:
             b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\nok", 200, b"ok", id="one length",
         ),
         pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n%b2\r\nok\r\n%b\r\n\r\n" % (b"0" * 20, b"0" * 20),
+            200, b"ok", id="leading zeros of chunks",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0" * 20 + b"2\r\n\r\nok", 200, b"ok", id="leading zeros",
+        ),
+        pytest.param(
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK, 200, b"ok", id="1xx",
         ),
     ],
@@ -157,6 +166,7 @@ def test_where_a_body_ends(answer: bytes, status: int, body: bytes) -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end", id="1.1"),
         pytest.param(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nx", b"x", id="1.0"),
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nx", b"x", id="identity"),
     ],
 )
 def test_a_body_that_ends_with_its_connection(answer: bytes, body: bytes) -> None:
@@ -205,6 +215,10 @@ def test_what_came_before_the_break_can_be_read() -> None:
         (b"HTTP/1.1 200 OK\r\nb@d: x\r\n\r\n", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\nX: a\rY: b\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\n\rContent-Length: 5\r\n\r\nhello", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length\0: 5\r\n\r\nhello", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length\r\n : 5\r\n\r\nhello", "http_protocol_error"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nanything", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\n X: folded before the first\r\n\r\n", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "http_protocol_error"),
@@ -221,6 +235,11 @@ def test_what_came_before_the_break_can_be_read() -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", "http_protocol_error"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", "http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n;x\r\n\r\n", "http_protocol_error"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "http_protocol_error",
+        ),
         (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", "http_response_header_size"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: 0123456789\r\n" * 30_000, "http_response_header_section_size"),
     ],
@@ -250,6 +269,23 @@ def test_fields(lines: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
     assert head is not None
     assert head.headers.fields == fields
     assert (head.status, head.reason, head.http11) == (418, "I'm a teapot \xe9", True)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(b"A:" + b" " * 200_000 + b"\rx\r\n", id="a bare CR"),
+        pytest.param(b"A:" + b" " * 200_000 + b"\0\r\n", id="NUL"),
+        pytest.param(b"A: x" + b" " * 200_000 + b"y\r\n z\r\n", id="folded"),
+        pytest.param(b"A: x\r\n" + b" y\r\n" * 50_000, id="folded often"),
+    ],
+)
+def test_no_head_takes_long(lines: bytes) -> None:
+    """Origins are strangers. What tries each space again from every other takes minutes here."""
+    started = time.process_time()
+    with contextlib.suppress(OriginError):
+        parse_head(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n")
+    assert time.process_time() - started < 2
 
 
 # -- the connection ------------------------------------------------------------------------------------------------
@@ -354,6 +390,36 @@ def test_who_is_cancelled_while_it_waits_ends_the_connection() -> None:
             assert origin.connections == 2
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_who_is_cancelled_as_the_answer_comes_leaves_no_connection_behind() -> None:
+    """In one turn of the loop, so that the one who has asked does not know yet that it has ended."""
+
+    async def run() -> None:
+        origin = RawOrigin([[b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"]])
+        async with clients(origin) as get:
+            task = asyncio.create_task(get())
+            await until(lambda: bool(get.client._open))  # type: ignore[attr-defined]
+            (connection,) = get.client._open  # type: ignore[attr-defined]
+            take_head = connection._take_head
+
+            def cancelled_first(data: bytes) -> None:
+                task.cancel()
+                take_head(data)
+
+            connection._take_head = cancelled_first
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not get.client._open  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_204_that_announces_a_body_ends_its_connection() -> None:
+    """Were it sent after all, it would be taken for the answer to who comes next."""
+    results, origin = answered([b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"], [OK])
+    assert results == [(204, b""), (200, b"ok")]
+    assert origin.connections == 2
 
 
 def test_a_slow_reader_makes_the_origin_wait() -> None:

@@ -1,0 +1,205 @@
+"""The answer of an origin: its head taken apart, and its body to read (RFC 9112).
+
+A head is matched by expressions that accept nothing but what the grammar has, or is easily brought there in the ways
+that RFC 9112 gives; everything that leaves a question open is an error. None of them takes more than one try at a byte:
+what they read is somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol
+
+from .semantics.headers import Headers
+from .semantics.status_fields import PROXY_ERRORS
+
+READ_AHEAD = 256 * 1024
+"""Bytes of a body that are read ahead of the fill before the connection has to wait."""
+HEAD_MOST: Final = 256 * 1024
+"""Bytes of a response's head, and"""
+FIELD_MOST: Final = 64 * 1024
+"""of one field of it."""
+
+_STATUS: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?\r?\n")
+FIELD: Final = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+:[ \t]*+([^\r\n\0]*+)\r?\n", re.MULTILINE)
+"""A field line. RFC 9112 §5.1: a proxy has to remove white space before the colon of a response's field."""
+
+
+class OriginError(Exception):
+    """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        super().__init__(f"{error}: {detail}")
+        self.error = error
+        self.detail = detail
+        # 502 or 504, as gateways have always said it (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 has 503 or 500.
+        self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """What the head of a response says. ``size``: bytes that it takes."""
+
+    status: int
+    reason: str
+    headers: Headers
+    http11: bool
+    size: int
+
+
+def parse_head(data: bytes) -> ResponseHead | None:
+    """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
+    crlf = data.find(b"\n\r\n")
+    # RFC 9112 §2.2: "a recipient MAY recognize a single LF as a line terminator and ignore any preceding CR".
+    bare = data.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(data))
+    end = bare + 2 if bare >= 0 else crlf + 3 if crlf >= 0 else 0
+    if (end or len(data)) > HEAD_MOST:
+        raise OriginError("http_response_header_section_size", f"more than {HEAD_MOST} bytes")
+    line = _STATUS.match(data)
+    if line is None:
+        if data[:5] != b"HTTP/"[: len(data)] or b"\n" in data:
+            raise OriginError("http_protocol_error", f"not the status line of HTTP/1: {data[:40]!r}")
+        return None
+    if not end:
+        return None
+    start = line.end()
+    fields = _fields_of(data[start:end]) if end - start > 2 else []
+    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), Headers(fields), line[1] != b"0", end)
+
+
+def _fields_of(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of lines that end with an empty one."""
+    fields: list[tuple[bytes, bytes]] = FIELD.findall(lines)
+    if len(fields) != lines.count(b"\n") - 1:
+        lines = _mended(lines)
+        fields = FIELD.findall(lines)
+        if len(fields) != lines.count(b"\n") - 1:
+            raise OriginError("http_protocol_error", "a line in the header that is not a field")
+    if b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    if len(lines) > FIELD_MOST and any(len(name) + len(value) > FIELD_MOST for name, value in fields):
+        raise OriginError("http_response_header_size", f"a field of more than {FIELD_MOST} bytes")
+    return fields
+
+
+def _mended(lines: bytes) -> bytes:
+    """What a value may have, and a proxy has to set right: NUL (RFC 9110 §5.5), and line breaks before white space,
+    "MUST […] replace each received obs-fold with one or more SP octets" (RFC 9112 §5.2)."""
+    mended: list[list[bytes]] = []
+    for line in lines.split(b"\n")[:-1]:
+        line = line.removesuffix(b"\r")
+        if not line.startswith((b" ", b"\t")):
+            name, colon, value = line.partition(b":")
+            mended.append([name, colon, value.replace(b"\0", b" ")])
+        elif mended and mended[-1][1]:
+            mended[-1] += [b" ", line.strip(b" \t").replace(b"\0", b" ")]
+        else:
+            raise OriginError("http_protocol_error", "white space where a field should begin")
+    return b"".join([b"".join([*line, b"\r\n"]) for line in mended])
+
+
+def content_length(headers: Headers) -> int | None:
+    """RFC 9112 §6.3: of several values all have to be the same."""
+    value = headers.get("content-length")
+    if value is None:
+        return None
+    if not value.isdigit():
+        values = {part.strip(" \t") for part in value.split(",")}
+        value = values.pop() if len(values) == 1 else ""
+    if not (value.isdigit() and value.isascii()) or len(value.lstrip("0")) > 18:
+        raise OriginError("http_protocol_error", f"Content-Length: {headers.get('content-length')!r}")
+    return int(value)
+
+
+@lru_cache(maxsize=256)
+def persistence(connection: str) -> str | None:
+    """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
+    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
+
+
+class Source(Protocol):
+    """What a response comes from."""
+
+    def go_on(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class OriginResponse:
+    """The head of an answer, and its body to read. :meth:`close` it when done."""
+
+    __slots__ = (
+        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
+        "request_time", "response_time", "status",
+    )  # fmt: skip
+
+    def __init__(self, head: ResponseHead, length: int | None, connection: Source, asked: float) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.content_length = length
+        self.request_time = asked
+        self.response_time = time.time()
+        self._connection: Source | None = connection
+        """Until the last byte has come."""
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        """Bytes that wait to be read."""
+        self._complete = False
+        self._error: OriginError | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    def read_now(self) -> bytes | None:
+        """The next bytes; ``b""`` at the end, ``None`` if they have not come yet.
+
+        Raises :class:`OriginError` where the body broke off.
+        """
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            self._held -= len(chunk)
+            if self._connection is not None and self._held <= READ_AHEAD:
+                self._connection.go_on()
+            return chunk
+        if self._error is not None:
+            raise self._error
+        return b"" if self._complete else None
+
+    async def read(self) -> bytes:
+        """Like :meth:`read_now`, but waits."""
+        while (chunk := self.read_now()) is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return chunk
+
+    def close(self) -> None:
+        """End the connection, unless it has gone back to the pool with the last byte. Idempotent."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    # -- for the connection -------------------------------------------------------------------------------------
+
+    def put(self, chunk: bytes) -> bool:
+        """More of the body. Whether there may be still more."""
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        if self._waiting is not None:
+            self._wake()
+        return self._held <= READ_AHEAD
+
+    def end(self, error: OriginError | None = None) -> None:
+        self._connection = None
+        self._error = error
+        self._complete = error is None
+        if self._waiting is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
