@@ -27,8 +27,8 @@ def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pyt
         while len(events := turns.poll(0, 10)) > FEWEST:
             pass
         assert len(events) == FEWEST
-        seen = Counter(fd for _ in range(25) for fd, _ in turns.poll(0, 10))
-        assert set(seen.values()) == {FEWEST * 25 // 10}
+        seen = Counter(fd for _ in range(50) for fd, _ in turns.poll(0, 10))
+        assert set(seen.values()) == {FEWEST * 50 // 10}
         monkeypatch.setattr(addon_loop, "TURN", 1e9)
         while len(turns.poll(0, 10)) < 10:
             pass
