@@ -46,7 +46,7 @@ from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
-from .semantics.keys import Target, redacted
+from .semantics.keys import redacted
 from .semantics.signatures import without_parameters
 from .store.store import Store, StoreError
 from .waiter import ClientGone
@@ -507,13 +507,6 @@ class CacheAddon:
             return data
 
         return through
-
-    def hit(self, target: Target, status: int, size: int, started: float, client: str) -> None:
-        """A request was answered in the fast lane, from memory and all at once."""
-        self.metrics.hit(size)
-        if self.settings is not None and self.settings.access_log:
-            seconds = time.monotonic() - started
-            self.access_log.write("GET", target.shown, status, size, seconds, "hit", 0.0, client)
 
     def begin(self, exchange: Exchange) -> InFlight:
         """A request in the fast lane."""

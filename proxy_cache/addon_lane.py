@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,10 @@ class ClientLane:
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
         self._watchdog.register_activity()
-        self.addon.hit(target, status, size, started, self.client)
+        addon = self.addon
+        addon.metrics.hit(size)
+        if addon.settings is not None and addon.settings.access_log:
+            addon.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
 
     def lane_target(self, text: str) -> Target | None:
         return self.addon.lane_targets.find(text, self.base)

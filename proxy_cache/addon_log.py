@@ -48,6 +48,16 @@ class AccessLog:
         tail = f" ({note})" if note else ""
         stamp = self._stamp() if self._print else ""
         line = f"{stamp}{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        self._take(line)
+
+    def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
+        """The same, for what there is most of: a GET that was answered from memory."""
+        if self._enabled:
+            took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
+            stamp = self._stamp() if self._print else ""
+            self._take(f"{stamp}GET {url} {status} {size} B {took} ms hit [{client}]")
+
+    def _take(self, line: str) -> None:
         if not self._print:
             logger.info("%s", line)
             return
