@@ -1,6 +1,6 @@
 """Body files: where they are, how they come and go, and reads that do not block the event loop.
 
-A body is written under ``tmp/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
+A body is written under ``tmp/xx/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
 last byte is made in place. Either way the index learns of it when it is whole, and after a crash a file that the index
 doesn't know is deleted. (Small bodies have no file of their own, see :mod:`.segments`.) What is in the page cache is
 read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import shutil
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 READ_SIZE = 256 * 1024
 """Bytes read at once for one client; also what one client may have in memory besides its socket's buffer."""
 
+TMP_FOLDERS = 64
+"""Folders for bodies that are being filled, see :func:`_spread_below`."""
+
 OPEN_FILES = 256
 """Files kept open after their last reader left, so that a hot entry is not opened for every hit."""
 
@@ -34,6 +39,9 @@ WARM = 1.0
 WARM_LARGEST = 256 * 1024
 """Bytes of the longest file that this is found out of."""
 
+# linux/fs.h, where it is the same for x86, Arm and RISC-V; elsewhere the call is refused.
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_TOPDIR_FL = 0x00020000
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _scratch = memoryview(bytearray(WARM_LARGEST))
 
@@ -53,6 +61,26 @@ class OpenBody:
         self.users = 1
         self.warm = 0.0
         """When it was last seen to be all in the page cache."""
+
+
+def _spread_below(folder: Path) -> None:
+    """Tell the file system that the folders in this one have nothing to do with each other (``chattr +T``).
+
+    ext4 then puts them, and the files in them, into groups of their own, and not all into one or two. Within a group it
+    looks at each inode that was freed in the last minutes whenever a file is made: a fifth of a miss of 1 MB in a cache
+    that evicts, measured. Folders that are there already stay where they are.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = bytearray(8)
+            fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+            (now,) = struct.unpack("=I", flags[:4])
+            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=I", now | _FS_TOPDIR_FL) + bytes(4))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        logger.debug("no chattr +T for %s", folder)  # other file systems know no such hint
 
 
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
@@ -88,9 +116,11 @@ class BodyFiles:
     def prepare(self) -> None:
         """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
         shutil.rmtree(self.tmp, ignore_errors=True)
-        self.tmp.mkdir(parents=True, exist_ok=True)
-        for byte in range(256):
-            (self.bodies / f"{byte:02x}").mkdir(parents=True, exist_ok=True)
+        for folder, folders in ((self.tmp, TMP_FOLDERS), (self.bodies, 256)):
+            folder.mkdir(parents=True, exist_ok=True)
+            _spread_below(folder)
+            for byte in range(folders):
+                (folder / f"{byte:02x}").mkdir(exist_ok=True)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in the disk pool."""
@@ -122,7 +152,7 @@ class BodyFiles:
         return f"{self.bodies}/{name[-2:]}/{name}"
 
     def tmp_path(self, entry_id: int) -> str:
-        return f"{self.tmp}/{entry_id:016x}"
+        return f"{self.tmp}/{entry_id % TMP_FOLDERS:02x}/{entry_id:016x}"
 
     def scan(self) -> Iterator[int]:
         """The ids of all body files there are."""
