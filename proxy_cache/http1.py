@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from .semantics.directives import NOTHING, CacheControl, request_cache_control
-from .semantics.headers import Headers, end_to_end
+from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
 from .semantics.validation import is_conditional
 
@@ -100,7 +100,7 @@ def _fields(lines: bytes) -> RequestFields | None:
     headers = Headers(pairs)
     if len(headers.get_all("host")) != 1 or any(name in headers for name in _MORE_THAN_PLAIN):
         return None
-    options = {option.strip(" \t").lower() for option in (headers.get("connection") or "").split(",")}
+    options = connection_options(headers.get_all("connection"))
     if "upgrade" in options:
         return None
     close = True if "close" in options else False if "keep-alive" in options else None

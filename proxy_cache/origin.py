@@ -39,8 +39,6 @@ RETRY_AFTER_MOST = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 KEPT_FOR = 15.0
 """Seconds for which an idle connection stays open."""
-WAYS_MOST = 1000
-"""Origins for which it is remembered how to get there; what is forgotten is worked out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class OriginClient:
         self.settings = settings
         self._on_retry = on_retry
         self._connector: aiohttp.TCPConnector | None = None
-        self._ways: dict[tuple[str, str], aiohttp.ClientRequest] = {}
         self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
         self._open: set[OriginConnection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -72,7 +69,6 @@ class OriginClient:
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
-        self._ways.clear()
         self._generation += 1
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
 
@@ -166,7 +162,7 @@ class OriginClient:
             connection = idle.pop()
             if connection.is_open and connection.generation == self._generation:
                 return connection
-            connection.abort()
+            connection.close()
         return None
 
     async def _connect(self, target: Target) -> OriginConnection:
@@ -218,15 +214,11 @@ class OriginClient:
 
     def _way_to(self, target: Target) -> aiohttp.ClientRequest:
         """How to get to an origin, in the terms of aiohttp's connector: a request for its root, never sent."""
-        at = target.scheme, target.authority
-        way = self._ways.get(at)
-        if way is not None:
-            return way
         settings = self.settings
         if target.scheme not in ("http", "https"):
             raise ValueError(f"no way to {target.scheme} origins")
         fields = CIMultiDict(settings.proxy_headers) if settings.proxy else CIMultiDict[str]()
-        way = aiohttp.ClientRequest(
+        return aiohttp.ClientRequest(
             "GET",
             yarl.URL(f"{target.scheme}://{target.authority}/", encoded=True),
             headers=fields if target.scheme == "http" else None,
@@ -235,11 +227,6 @@ class OriginClient:
             proxy=yarl.URL(settings.proxy) if settings.proxy else None,
             proxy_headers=fields if settings.proxy and target.scheme == "https" else None,
         )
-        if not settings.proxy:  # else the connector writes into it
-            if len(self._ways) >= WAYS_MOST:
-                self._ways.clear()
-            self._ways[at] = way
-        return way
 
 
 def _request_head(target: Target, headers: Headers, connection: OriginConnection) -> bytes:

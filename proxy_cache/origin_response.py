@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
-from .semantics.headers import Headers
+from .semantics.headers import Headers, connection_options
 from .semantics.status_fields import PROXY_ERRORS
 
 READ_AHEAD = 256 * 1024
@@ -119,7 +119,7 @@ def content_length(headers: Headers) -> int | None:
 @lru_cache(maxsize=256)
 def persistence(connection: str) -> str | None:
     """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
-    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    options = connection_options((connection,))
     return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
 
 

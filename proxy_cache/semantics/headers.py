@@ -257,9 +257,13 @@ def end_to_end(headers: Headers) -> Headers:
     return headers.without_any(_hop_by_hop(options) if sum(map(len, options)) <= 64 else _named_by(options))
 
 
+def connection_options(values: Iterable[str]) -> set[str]:
+    """What the lines of a Connection header list, in lower case (RFC 9110 §7.6.1)."""
+    return {option.strip(_OWS).lower() for value in values for option in value.split(",")}
+
+
 def _named_by(options: tuple[str, ...]) -> frozenset[str]:
-    named = {option.strip(_OWS).lower() for value in options for option in value.split(",")}
-    return HOP_BY_HOP | (named - END_TO_END)
+    return HOP_BY_HOP | (connection_options(options) - END_TO_END)
 
 
 _hop_by_hop = lru_cache(maxsize=64)(_named_by)

@@ -469,7 +469,7 @@ class Store:
         if len(variants) < 2:
             return
         newest = {entry.response.vary: entry for entry in variants}
-        for entry in variants[:]:
+        for entry in variants:
             if newest[entry.response.vary] is not entry:
                 self.remove(entry)
         variants = self.index.get(key)
