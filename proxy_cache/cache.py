@@ -73,13 +73,13 @@ class Cache:
 
     # -- the story of one GET -----------------------------------------------------------------------------------
 
-    async def get(self, exchange: Exchange) -> Answer:
+    async def get(self, exchange: Exchange, *, alone: bool = False) -> Answer:
         """The answer to a GET. Never raises for what the origin, the disk or the queue do: those have answers too.
 
-        Raises :class:`ClientGone` when the client left while its answer was awaited.
+        ``alone``: it has been sent on from a fill, and is to wait for no other. Raises :class:`ClientGone` when the
+        client left while its answer was awaited.
         """
         key = exchange.key
-        alone = False
         for turn in range(ROUNDS):
             if not self.store.is_loaded(key):
                 await self.store.load(key)
@@ -406,6 +406,37 @@ class Cache:
 
     # -- from a fill --------------------------------------------------------------------------------------------
 
+    def begin(self, exchange: Exchange) -> Waiter | Answer | None:
+        """Start the fill for a GET without range, condition or directive that has nothing to meet here: nothing is
+        stored, nobody else asks, nothing is known of the key. Most misses are like that, and take no task but the
+        fill's: the waiter's ``head`` is awaited by its callback, and :meth:`begun` makes the answer.
+
+        ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
+        """
+        key = exchange.key
+        if self.store.may_have(key) or self.fills.knows(key):
+            return None
+        request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
+        try:
+            waiter = exchange.waiter = self._listening(exchange, self.fills.start(request))
+        except Overloaded as error:
+            return self._error(error, "uri-miss")
+        return waiter
+
+    def begun(self, exchange: Exchange, waiter: Waiter) -> Answer:
+        """The answer to what :meth:`begin` has started, when its ``head`` is done.
+
+        Raises :class:`SentOn`, or :class:`ClientGone`.
+        """
+        try:
+            head = waiter.head.result()
+        except (Overloaded, OriginError) as error:
+            waiter.leave()
+            return self._error(error, "uri-miss")
+        finally:
+            exchange.queued_for += waiter.queued_for
+        return self._serve_head(exchange, waiter, head, "uri-miss")
+
     async def _from_fill(
         self, exchange: Exchange, stale: Entry | None, decision: Decision | None, *, alone: bool
     ) -> Answer | None:
@@ -441,13 +472,18 @@ class Cache:
             return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
         if complete:
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
-        else:
-            stored = head.why_not_stored is None
-            status = cache_status(
-                NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=collapsed,
-                ttl=response.ttl(now) if stored else None, detail=head.why_not_stored,
-            )  # fmt: skip
-        return self._serve_fill(exchange, waiter, head, status, "hit" if complete else None)
+            return self._serve_fill(exchange, waiter, head, status, "hit")
+        return self._serve_head(exchange, waiter, head, fwd)
+
+    def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
+        """From what the origin has just answered."""
+        response = head.response
+        stored = head.why_not_stored is None
+        status = cache_status(
+            NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=exchange.collapsed,
+            ttl=response.ttl(time.time()) if stored else None, detail=head.why_not_stored,
+        )  # fmt: skip
+        return self._serve_fill(exchange, waiter, head, status, None)
 
     async def _from_piece(
         self, exchange: Exchange, waiter: Waiter, entry: Entry, response: StoredResponse, fwd: str
@@ -589,6 +625,9 @@ class Cache:
                 answer = await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
                 if answer is not None:
                     return answer
+        return self._error(error, fwd)
+
+    def _error(self, error: Exception, fwd: str) -> Answer:
         if isinstance(error, Overloaded):
             return self.heads.overloaded(error.outcome, error.retry_after, fwd)
         assert isinstance(error, OriginError)

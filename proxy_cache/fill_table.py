@@ -99,6 +99,11 @@ class FillTable:
                 return fill
         return None
 
+    def knows(self, key: str) -> bool:
+        """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
+        remembered of it."""
+        return key in self._joinable or key in self._uncacheable or key in self._passed_on
+
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
         what they stored can be validated, where going to the origin now would fetch it a second time."""

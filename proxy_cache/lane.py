@@ -17,6 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from .answers import Answer, Exchange, Source
@@ -27,7 +28,7 @@ from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
 from .store.body import BodyError
-from .waiter import ClientGone
+from .waiter import ClientGone, SentOn, Waiter
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)
 READ_AHEAD = 64 * 1024
@@ -216,19 +217,63 @@ class Lane(asyncio.Protocol):
             self._host.failed(error)
             self._transport.abort()
             return
+        self._exchange = exchange
+        answer: Answer | None = None
         try:
-            answer = cache.get_now(exchange)
+            if fields.plain:
+                exchange.on_interim = self._host.lane_interim(request.http11)
+                begun = cache.begin(exchange)
+                if isinstance(begun, Waiter):
+                    self._busy = True
+                    begun.head.add_done_callback(partial(self._begun, request, exchange, state, cache, begun))
+                    return
+                answer = begun
+            if answer is None:
+                answer = cache.get_now(exchange)
         except Exception as error:
             self._host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
-        self._exchange = exchange
-        if answer is not None:
-            self._host.lane_answered(exchange, answer)
-            if self._send_now(request, exchange, state, answer):
-                if self._transport.get_write_buffer_size() > CONGESTED:
-                    self._run(self._make_room())
-                return
-        self._run(self._finish(request, exchange, state, cache, answer))
+        if answer is None or not self._at_once(request, exchange, state, answer):
+            self._run(self._finish(request, exchange, state, cache, answer))
+        elif self._transport.get_write_buffer_size() > CONGESTED:
+            self._run(self._make_room())
+
+    def _begun(
+        self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, waiter: Waiter, _: object
+    ) -> None:
+        """The head of what the cache has begun to fetch is here, or there will be none."""
+        answer: Answer | None = None
+        alone = sent = False
+        note = ""
+        try:
+            answer = cache.begun(exchange, waiter)
+        except SentOn as sent_on:
+            alone = sent_on.alone
+        except ClientGone:
+            note = "client disconnected"
+        except Exception as error:
+            self._host.failed(error)
+            answer = cache.heads.internal_error(type(error).__name__)
+        state.queued = exchange.queued_for
+        try:
+            sent = answer is not None and self._at_once(request, exchange, state, answer)
+        except Exception as error:
+            self._host.failed(error)
+            note = type(error).__name__
+        if note:
+            self._done(exchange, state, answer, True, note)
+        elif not sent:
+            self._run(self._finish(request, exchange, state, cache, answer, alone=alone))
+            return
+        if self._transport.get_write_buffer_size() > CONGESTED:
+            self._run(self._make_room())
+        else:
+            self._next()
+
+    def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
+        """Send an answer without waiting, if that can be; whether it was."""
+        self._host.lane_answered(exchange, answer)
+        return self._send_now(request, exchange, state, answer)
 
     def _send_now(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
         """Send an answer that is all there, if the client takes it; whether it was."""
@@ -266,7 +311,14 @@ class Lane(asyncio.Protocol):
         self._next()
 
     async def _finish(
-        self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, answer: Answer | None
+        self,
+        request: Request,
+        exchange: Exchange,
+        state: InFlight,
+        cache: Cache,
+        answer: Answer | None,
+        *,
+        alone: bool = False,
     ) -> None:
         """Send an answer that takes waiting, for its head, its body or its client."""
         note = ""
@@ -275,13 +327,12 @@ class Lane(asyncio.Protocol):
         try:
             if answer is None:
                 exchange.on_interim = self._host.lane_interim(request.http11)
-                answer = await self._ask(exchange, cache)
+                answer = await self._ask(exchange, cache, alone=alone)
                 if answer is None:
                     note = "client disconnected"
                     return
                 state.queued = exchange.queued_for
-                self._host.lane_answered(exchange, answer)
-                sent = self._send_now(request, exchange, state, answer)
+                sent = self._at_once(request, exchange, state, answer)
             if not sent:
                 note, close = await self._deliver(request, state, answer)
             elif self._transport.get_write_buffer_size() > CONGESTED:
@@ -299,9 +350,9 @@ class Lane(asyncio.Protocol):
                 self._done(exchange, state, answer, close or self._lost, note)
             self._next()
 
-    async def _ask(self, exchange: Exchange, cache: Cache) -> Answer | None:
+    async def _ask(self, exchange: Exchange, cache: Cache, *, alone: bool) -> Answer | None:
         try:
-            return await cache.get(exchange)
+            return await cache.get(exchange, alone=alone)
         except ClientGone:
             return None
         except Exception as error:

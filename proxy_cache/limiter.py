@@ -15,7 +15,7 @@ import asyncio
 import enum
 import random
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +157,7 @@ class OriginLimiter:
         self._rng = rng or random.Random()
         self._seq = 0
         self._active: set[Ticket] = set()
-        self._active_per_host: Counter[str] = Counter()
+        self._active_per_host: dict[str, int] = {}
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
         """Tickets in order of arrival; what ``queue_max`` counts."""
         self._rotation: OrderedDict[str, _ClientQueue] = OrderedDict()
@@ -274,12 +274,12 @@ class OriginLimiter:
 
     def _has_room(self, host: str) -> bool:
         limit = self.limits.max_in_flight_per_host
-        return limit == 0 or self._active_per_host[host] < limit
+        return limit == 0 or self._active_per_host.get(host, 0) < limit
 
     def _admit(self, ticket: Ticket) -> None:
         ticket.state = TicketState.ACTIVE
         self._active.add(ticket)
-        self._active_per_host[ticket.host] += 1
+        self._active_per_host[ticket.host] = self._active_per_host.get(ticket.host, 0) + 1
         if ticket._admitted is not None and not ticket._admitted.done():
             ticket._admitted.set_result(None)
 
@@ -347,11 +347,12 @@ class OriginLimiter:
             # The slot is held all the same and comes back here, through the task's ``finally``.
             ticket.state = TicketState.ENDED
             self._active.discard(ticket)
-            self._active_per_host[ticket.host] -= 1
-            if not self._active_per_host[ticket.host]:
-                del self._active_per_host[ticket.host]
+            left = self._active_per_host.pop(ticket.host) - 1
+            if left:
+                self._active_per_host[ticket.host] = left
             self._ended.append(self._clock())
-            self._pump()
+            if self._queue:
+                self._pump()
         elif ticket.state is TicketState.QUEUED:
             self._finish_wait(ticket, "canceled")
             self._set_timer()

@@ -23,13 +23,15 @@ WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30,
 class Metrics(Collector):
     """All metrics of one proxy, in a registry of their own.
 
-    A hit only adds to two numbers of ours; the counters, whose locks would cost a twentieth of it, are brought up to
-    date when they are asked for. For that this is a collector, too: the first, and one without metrics.
+    What every request adds to is counted here, on the loop, in numbers of our own; the counters, whose locks would cost
+    a twentieth of a hit, are brought up to date when they are asked for. For that this is a collector, too: the first,
+    and one without metrics.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._new_hits = self._new_hit_bytes = 0
+        self._new: dict[Counter, int] = {}
         registry.register(self)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -92,14 +94,14 @@ class Metrics(Collector):
         child = self._fetches.get(outcome)
         if child is None:
             child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
-        child.inc()
+        self._add(child, 1)
 
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
         child = self._served.get(source)
         if child is None:
             child = self._served[source] = self.bytes_served.labels(source)
-        child.inc(size)
+        self._add(child, size)
 
     def queue_waited(self, outcome: str, seconds: float) -> None:
         self.queue_wait.labels(outcome).observe(seconds)
@@ -116,23 +118,28 @@ class Metrics(Collector):
     def answered(self, source: str, collapsed: bool) -> None:
         """One GET or HEAD of the cache's own was answered."""
         if source in ("hit", "stale", "revalidated"):
-            self.hits.inc()
+            self._add(self.hits, 1)
         elif source in ("miss", "coalesced"):
-            self.misses.inc()
+            self._add(self.misses, 1)
         if collapsed:
-            self.coalesced.inc()
+            self._add(self.coalesced, 1)
 
     def hit(self, size: int) -> None:
         """A GET was answered from the store; ``size`` bytes of body."""
         self._new_hits += 1
         self._new_hit_bytes += size
 
+    def _add(self, counter: Counter, count: int) -> None:
+        self._new[counter] = self._new.get(counter, 0) + count
+
     def collect(self) -> Iterable[Metric]:
         """Before the other collectors are asked."""
-        if self._new_hits:
-            self.hits.inc(self._new_hits)
-            self._hit_bytes.inc(self._new_hit_bytes)
-            self._new_hits = self._new_hit_bytes = 0
+        self._add(self.hits, self._new_hits)
+        self._add(self._hit_bytes, self._new_hit_bytes)
+        self._new_hits = self._new_hit_bytes = 0
+        new, self._new = self._new, {}
+        for counter, count in new.items():
+            counter.inc(count)
         return ()
 
     def describe(self) -> Iterable[Metric]:

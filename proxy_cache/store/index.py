@@ -151,6 +151,10 @@ class Index:
         """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
         return key in self._by_key or key_hash(key) not in self._slots
 
+    def may_have(self, key: str) -> bool:
+        """Whether there is an entry with the hash of ``key``."""
+        return key_hash(key) in self._slots
+
     async def load(self, key: str, run: Callable[..., Awaitable[tuple[list[Entry], set[int]]]]) -> list[Dropped]:
         """Bring a key into the working set, reading with ``run(function, *args)``; the entries that turned out to have
         no readable head, and are gone. One load of a key at a time (:meth:`Store.load` sees to that).

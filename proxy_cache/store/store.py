@@ -179,6 +179,10 @@ class Store:
         """Whether :meth:`lookup` tells all there is, without :meth:`load`. It does where nothing is stored."""
         return self.index.is_loaded(key)
 
+    def may_have(self, key: str) -> bool:
+        """Whether anything could be stored under ``key``, loaded or not."""
+        return self.index.may_have(key)
+
     async def load(self, key: str) -> None:
         """Read what :meth:`lookup` has to tell. A key that cannot be read is stored no longer."""
         task = self._loading.get(key)

@@ -28,15 +28,15 @@ def break_(where: str) -> None:
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
-        async def broken(*arguments: object) -> object:
+        async def broken(*arguments: object, **options: object) -> object:
             check(arguments)
-            return await original(*arguments)
+            return await original(*arguments, **options)
     else:
 
         @functools.wraps(original)
-        def broken(*arguments: object) -> object:
+        def broken(*arguments: object, **options: object) -> object:
             check(arguments)
-            return original(*arguments)
+            return original(*arguments, **options)
 
     setattr(owner, name, broken)
 
