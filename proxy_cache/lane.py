@@ -64,7 +64,8 @@ class Host(Protocol):
 
     def lane_begin(self, exchange: Exchange) -> InFlight: ...
 
-    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None: ...
+    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
+        """The exchange is over, and is closed."""
 
     def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
 
@@ -261,7 +262,7 @@ class Lane(asyncio.Protocol):
             self._host.failed(error)
             note = type(error).__name__
         if note:
-            self._done(exchange, state, answer, True, note)
+            self._done(state, answer, True, note)
         elif not sent:
             self._run(self._finish(request, exchange, state, cache, answer, alone=alone))
             return
@@ -273,9 +274,9 @@ class Lane(asyncio.Protocol):
     def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
         """Send an answer without waiting, if that can be; whether it was."""
         self._host.lane_answered(exchange, answer)
-        return self._send_now(request, exchange, state, answer)
+        return self._send_now(request, state, answer)
 
-    def _send_now(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
+    def _send_now(self, request: Request, state: InFlight, answer: Answer) -> bool:
         """Send an answer that is all there, if the client takes it; whether it was."""
         body = answer.body
         if isinstance(body, bytes):
@@ -293,7 +294,7 @@ class Lane(asyncio.Protocol):
         head, _, close = framed(request, answer)
         self._send(head, content if answer.status not in (204, 304) else b"", None)
         state.size = len(content)
-        self._done(exchange, state, answer, close)
+        self._done(state, answer, close)
         return True
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -347,7 +348,7 @@ class Lane(asyncio.Protocol):
             note = type(error).__name__
         finally:
             if not sent:
-                self._done(exchange, state, answer, close or self._lost, note)
+                self._done(state, answer, close or self._lost, note)
             self._next()
 
     async def _ask(self, exchange: Exchange, cache: Cache, *, alone: bool) -> Answer | None:
@@ -391,9 +392,8 @@ class Lane(asyncio.Protocol):
             self._writer.write(b"0\r\n\r\n")
         return "", close
 
-    def _done(self, exchange: Exchange, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
+    def _done(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
-        exchange.close()
         self._host.lane_end(state, answer, note)
         if close:
             self._transport.close()

@@ -69,7 +69,6 @@ class Headers:
         # every list of theirs over and over.
         index: dict[str, str | list[str]] = {}
         for name, value in self.fields:
-            # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
             key = _NAMES.get(name) or _named(name)
             text = value.decode("latin-1").strip(_OWS)
             if key in index:
@@ -136,8 +135,7 @@ class Headers:
         found = names.intersection(index)
         if not found:
             return self
-        gone = {name.encode("latin-1") for name in found}
-        rest = Headers([field for field in self.fields if field[0].lower() not in gone])
+        rest = Headers([field for field in self.fields if (_NAMES.get(field[0]) or _named(field[0])) not in found])
         # What is made smaller is asked again at once: taking names out of an index is cheaper than building a new one.
         rest._index = index = index.copy()
         for name in found:
@@ -169,7 +167,7 @@ class Headers:
         if self._index is not None:
             index = more._index = self._index.copy()
             for name, value in fields:
-                key = name.lower().decode("latin-1")
+                key = _NAMES.get(name) or _named(name)
                 text = value.decode("latin-1").strip(_OWS)
                 index[key] = _more(index[key], text) if key in index else text
         return more
@@ -180,6 +178,7 @@ _NAMES: Final[dict[bytes, str]] = {}
 
 
 def _named(name: bytes) -> str:
+    # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
     key = name.lower().decode("latin-1")
     if len(_NAMES) < 1024 and len(name) < 64:
         _NAMES[name] = key

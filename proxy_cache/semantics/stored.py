@@ -26,9 +26,10 @@ _NEVER_FRESH = float("-inf")
 _NOT_UPDATED = ("content-length", "content-encoding", "content-range", "content-md5", "etag", "set-cookie", "age")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredResponse:
-    """The head of a stored response. Times are unix seconds, ages and lifetimes whole seconds.
+    """The head of a stored response. Times are unix seconds, ages and lifetimes whole seconds. Nothing of it changes;
+    it is not frozen, since Python would then take a call to set each field.
 
     Make one with :meth:`of` from what an origin sent, or with the constructor from what was kept of one:
     the fields that an ``of`` had, ``initial_age`` among them, since the Age header is not kept.
@@ -106,17 +107,16 @@ class StoredResponse:
         )
         fresh_for = lifetime - initial_age
         fresh = fresh_for > 0 and not always_validate
-        set_ = object.__setattr__
-        set_(self, "initial_age", initial_age)
-        set_(self, "cache_control", directives)
-        set_(self, "lifetime", lifetime)
-        set_(self, "heuristic", heuristic)
-        set_(self, "date", date)
-        set_(self, "etag", entity_tag(headers))
-        set_(self, "last_modified", headers.get("last-modified"))
-        set_(self, "always_validate", always_validate)
-        set_(self, "never_stale", never_stale)
-        set_(self, "fresh_until", self.response_time + fresh_for if fresh else _NEVER_FRESH)
+        self.initial_age = initial_age
+        self.cache_control = directives
+        self.lifetime = lifetime
+        self.heuristic = heuristic
+        self.date = date
+        self.etag = entity_tag(headers)
+        self.last_modified = headers.get("last-modified")
+        self.always_validate = always_validate
+        self.never_stale = never_stale
+        self.fresh_until = self.response_time + fresh_for if fresh else _NEVER_FRESH
 
     @classmethod
     def of(
