@@ -186,9 +186,9 @@ class FillTable:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
         §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
         the reason of that section's note: they have long meant that something is worked out."""
-        if "?" in request.target.path or not {"authorization", "cookie"}.isdisjoint(request.headers.names):
+        if not self.default_ttl or "?" in request.target.path or request.headers.has_any({"authorization", "cookie"}):
             return None
-        return self.default_ttl or None
+        return self.default_ttl
 
     def is_uncacheable(self, key: str) -> bool:
         """Whether the last response for ``key`` was not storable, a short while ago."""

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .limiter import Ticket
+from .limiter import Ticket, TicketState
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
@@ -196,9 +196,10 @@ class Fill:
         self._began = True
         outcome = "failed"
         try:
-            await ticket.admission()
-            for waiter in self.waiters:
-                waiter.admitted()
+            if ticket.state is not TicketState.ACTIVE:
+                await ticket.admission()
+                for waiter in self.waiters:
+                    waiter.admitted()
             self.state = FillState.RUNNING
             outcome = await self._fetch(ticket)
             self.state = FillState.COMPLETE
@@ -286,7 +287,8 @@ class Fill:
                     return OriginError(
                         "http_protocol_error", f"more than the {body.total - body.start} bytes announced"
                     )
-                await body.write(chunk)
+                if not body.put(chunk):
+                    await body.room()
         except OriginError as error:
             return error
         if body.total is not None and body.length != body.total:
@@ -380,7 +382,7 @@ class Fill:
         keep = why_not is None and not self.doomed
         self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
         own = None
-        if not verdict.omitted.isdisjoint(response.headers.names):
+        if verdict.omitted and response.headers.has_any(verdict.omitted):
             own = end_to_end(response.headers).without("age")
         head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own)
         if why_not is not None or request.private:
@@ -535,8 +537,7 @@ class Fill:
         """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
         first = next(iter(self.waiters), None)  # the leader, if it is still here
         for waiter in list(self.waiters):
-            suits = matches(head.response.vary, waiter.headers)
-            if waiter is first or (shared and suits):
+            if waiter is first or (shared and matches(head.response.vary, waiter.headers)):
                 waiter.give(head)
             else:
                 waiter._fail(SentOn(alone=alone and not shared))

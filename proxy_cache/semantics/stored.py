@@ -132,7 +132,7 @@ class StoredResponse:
         names = vary_names(headers)
         return cls(
             status=status,
-            headers=end_to_end(headers).without_any(_AGE | verdict.omitted),
+            headers=end_to_end(headers).without_any(_AGE | verdict.omitted if verdict.omitted else _AGE),
             request_time=request_time,
             response_time=response_time,
             vary=NEVER if names is None else selecting_values(names, request_headers),

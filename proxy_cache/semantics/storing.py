@@ -84,7 +84,7 @@ _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
 
 def _says_nothing(response: Headers) -> bool:
     """Whether there is nothing in a response about caching it."""
-    return response.names.isdisjoint({"cache-control", "expires", "pragma"})
+    return not response.has_any({"cache-control", "expires", "pragma"})
 
 
 def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:

@@ -51,7 +51,7 @@ def selecting_values(names: Iterable[str], request: Headers) -> tuple[tuple[str,
 
     Credentials come as a digest.
     """
-    return tuple((name, _selecting_value(name, request)) for name in names)
+    return tuple([(name, _selecting_value(name, request)) for name in names])
 
 
 def _selecting_value(name: str, request: Headers) -> str | None:
@@ -95,7 +95,7 @@ def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
 
     RFC 9111 §4.1: a field that is absent "can only match another request if it is also absent there".
     """
-    return all(name != "*" and _selecting_value(name, request) == value for name, value in vary)
+    return not vary or all(name != "*" and _selecting_value(name, request) == value for name, value in vary)
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)

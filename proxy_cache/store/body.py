@@ -71,17 +71,22 @@ class Body:
         """Up to where the file has it all."""
         self._readers: set[Reader] = set()
         self._waiting: list[asyncio.Future[None]] = []
-        self._room: asyncio.Future[None] | None = None
+        self._room_made: asyncio.Future[None] | None = None
         self._flush: asyncio.Task[None] | None = None
         self._closed = False
 
     # -- the writer ---------------------------------------------------------------------------------------------
 
-    async def write(self, chunk: bytes) -> None:
-        """Append. Readers see the bytes at once; returns when there is room for more."""
+    def put(self, chunk: bytes) -> bool:
+        """Append. Readers see the bytes at once. Whether the next may follow, without waiting for :meth:`room`."""
         self._tail.append(chunk)
         self.length += len(chunk)
-        self._wake()
+        if self._waiting:
+            self._wake()
+        return self.kept and self.length - self._tail_start < self._flush_size
+
+    async def room(self) -> None:
+        """Returns when there is room for more."""
         while self.kept and self.length - self._tail_start >= self._flush_size:
             if not self.flushing:
                 self._flush = asyncio.get_running_loop().create_task(self._flush_tail())
@@ -90,8 +95,8 @@ class Body:
                 return
             await asyncio.shield(self._flush)  # type: ignore[arg-type]
         while not self.kept and self._trim() > TAIL_LIMIT:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._room_made = asyncio.get_running_loop().create_future()
+            await self._room_made
 
     def finish(self) -> None:
         """All bytes have arrived: readers are told. :meth:`Store.commit` then brings the last of them to disk."""
@@ -197,8 +202,8 @@ class Body:
         return self.length - self._tail_start
 
     def _make_room(self) -> None:
-        if not self.kept and self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if not self.kept and self._room_made is not None and not self._room_made.done():
+            self._room_made.set_result(None)
 
     def close_if_unused(self) -> None:
         """Let go of the file once the fill is over and the last reader has left."""

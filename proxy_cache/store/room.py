@@ -42,7 +42,9 @@ class Space:
         on_eviction: Callable[[int], None],
         to_be_freed: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.room = room
+        self._room = room
+        self.capacity = self._min_free = 0
+        """Bytes that all entries may take (``cache_max_size``), and that are to stay free."""
         self.reserved = 0
         """Bytes promised, and not counted by the index yet."""
         self.evicting: asyncio.Task[None] | None = None
@@ -57,9 +59,17 @@ class Space:
         self._free_at = 0.0
 
     @property
-    def capacity(self) -> int:
-        """Bytes that all entries may take (``cache_max_size``)."""
-        return self._bytes(self.room.max_size)
+    def room(self) -> Room:
+        return self._room
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        self._room = room
+        self.work_out()
+
+    def work_out(self) -> None:
+        """What the shares of the disk are in bytes, by its last reading."""
+        self.capacity, self._min_free = self._bytes(self._room.max_size), self._bytes(self._room.min_free)
 
     def make(self, size: int) -> bool:
         """Evict, least recently used first, until ``size`` more bytes fit under both limits. Whether they will.
@@ -70,6 +80,7 @@ class Space:
         if now - self._free_at > FREE_CHECK:
             self._files.start(self.read_free)
             self._free_at = now
+            self.work_out()
         if self._fits(size, self._index.size, self._free):
             return True
         possible = self._fits(size, 0, self._free + self._index.size)
@@ -92,7 +103,7 @@ class Space:
     def _fits(self, size: int, stored: int, free: int) -> bool:
         """Whether ``size`` more bytes fit beside so much that is stored, on a disk that has so much free."""
         taken = self.reserved + size
-        return stored + taken <= self.capacity and free - taken >= self._bytes(self.room.min_free)
+        return stored + taken <= self.capacity and free - taken >= self._min_free
 
     def _evict(self, size: int) -> tuple[int, list[int]]:
         """One slice, in memory: how many, and the ids of those whose files are to be unlinked."""

@@ -100,6 +100,7 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._writer.start()
         self.is_open = True
+        self.space.work_out()
         self.space.make(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
