@@ -9,6 +9,7 @@ to map one by one: 3.8 against 2.0 GB/s, measured. And a file that is cut short 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ import time
 from typing import Any
 
 from .answers import Exchange, Source, StoredReader
-from .store.body import BodyError
+from .store.body import BodyError, Reader
 
 CONGESTED = 64 * 1024
 """Unsent bytes of a client connection at which no more is read for it."""
@@ -78,71 +79,69 @@ class Delivery:
             await self._drain()
             if not self.direct:
                 self._chunk = await self.source.read()
-            elif isinstance(self.source, StoredReader) and not self.chunked:
-                await self._send_file(self.source)
             else:
                 await self._write_all()
         except Exception as error:
             self.error = error
 
     async def _write_all(self) -> None:
-        writer = self._writer
+        writer, source = self._writer, self.source
         assert writer is not None
-        unbroken = 0
-        while True:
-            chunk = self.source.read_now()
-            if chunk is None:
-                chunk = await self.source.read()
-                unbroken = 0
-            if not chunk:
-                self.ended = True
-                return
-            if self.chunked:
-                writer.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-            else:
-                writer.write(chunk)
-            self.sent += len(chunk)
-            unbroken += len(chunk)
-            if await self._drain():
-                unbroken = 0
-            elif unbroken >= BREATHE:
-                unbroken = 0
-                await asyncio.sleep(0)
-
-    async def _send_file(self, reader: StoredReader) -> None:
-        """From the page cache to the socket. What the disk has to be asked for takes the usual way."""
-        writer = self._writer
-        assert writer is not None
-        transport: Any = writer.transport
-        descriptor = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(0)  # so that drained means empty: what was written before goes first
+        file = source if isinstance(source, (StoredReader, Reader)) and not self.chunked else None
+        if file is not None:
+            writer.transport.set_write_buffer_limits(
+                0
+            )  # so that drained means empty: what was written before goes first
         unbroken = 0
         try:
-            while reader.left:
-                await self._drain()
-                count = reader.read_into(_buffer)
-                if count is None:
-                    chunk = await reader.read()
-                    writer.write(chunk)
-                    self.sent += len(chunk)
+            while True:
+                if await self._drain():
                     unbroken = 0
-                    continue
-                try:
-                    count = os.write(descriptor, _buffer[:count])
-                except BlockingIOError:
-                    # The transport waits for the client with a little of it. The rest is read anew when there is room.
-                    count = min(count, SMALL)
-                    writer.write(bytes(_buffer[:count]))
-                    unbroken = -count
-                reader.skip(count)
-                self.sent += count
-                unbroken += count
-                if unbroken >= BREATHE:
+                elif unbroken >= BREATHE:
                     unbroken = 0
                     await asyncio.sleep(0)
-            self.ended = True
+                count = self._write_from(file, writer) if file is not None else 0
+                if not count:
+                    chunk = source.read_now()
+                    if chunk is None:
+                        unbroken = 0
+                        if isinstance(source, Reader) and source.is_ahead:
+                            await source.arrival()
+                            continue
+                        chunk = await source.read()
+                    if not chunk:
+                        self.ended = True
+                        return
+                    if self.chunked:
+                        writer.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                    else:
+                        writer.write(chunk)
+                    count = len(chunk)
+                self.sent += count
+                unbroken += count
         finally:
-            transport.set_write_buffer_limits()
+            if file is not None:
+                writer.transport.set_write_buffer_limits()
+
+    def _write_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
+        """From the page cache to the socket, how much; 0 if it isn't there."""
+        descriptor = writer.get_extra_info("socket").fileno()
+        if isinstance(file, Reader) and (place := file.in_file(BREATHE)):
+            with contextlib.suppress(BlockingIOError):
+                count = os.sendfile(descriptor, *place)
+                file.skip(count)
+                return count
+        found = file.read_into(_buffer)
+        if found is None:
+            return 0
+        try:
+            count = os.write(descriptor, _buffer[:found])
+        except BlockingIOError:
+            # The transport waits for the client with a little of it. The rest is read anew when there is room.
+            count = min(found, SMALL)
+            writer.write(bytes(_buffer[:count]))
+        file.skip(count)
+        return count
 
     async def _drain(self) -> bool:
         """Wait until the client has taken what was written. Whether there was anything to wait for."""

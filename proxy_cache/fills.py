@@ -46,6 +46,7 @@ from .semantics.validation import CONDITIONAL, conditional_headers, is_condition
 from .semantics.vary import matches
 from .store.body import Body
 from .store.index import Entry
+from .store.pipes import POURED
 from .waiter import FillHead, SentOn, Waiter
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ logger = logging.getLogger(__name__)
 PROGRESS = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
 
+
+LITTLE = 128 * 1024
+"""Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""
+LITTLE_MOST = 8
+"""Times that so little comes, one after the other, before the rest of a body takes the usual way."""
 
 SUPERSEDES = frozenset({"no-store", "private", "set-cookie", "vary-star", "no-freshness"})
 """Reasons for not storing a response that speak of the resource, and not of whoever has asked."""
@@ -282,6 +288,8 @@ class Fill:
     async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
         """Write what comes; the error if it broke off. Never more than it said it would be."""
         try:
+            if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
+                await self._pour(response, body)
             while chunk := response.read_now() or await response.read():
                 if body.total is not None and body.length + len(chunk) > body.total:
                     return OriginError(
@@ -296,6 +304,30 @@ class Fill:
                 "http_response_incomplete", f"{body.length - body.start} of {body.total - body.start} bytes"
             )
         return None
+
+    async def _pour(self, response: OriginResponse, body: Body) -> None:
+        """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
+        pipes = self.table.store.pipes
+        pipe = pipes.take()
+        if pipe is None:
+            return
+        if held := response.take_held():
+            body.put(held)
+        little = 0
+        while body.kept and pipes.usable and response.pourable and little < LITTLE_MOST:
+            try:
+                count = await response.pour(pipe.writer, pipe.size)
+                if count < LITTLE and response.pourable:
+                    little += 1
+                    if not body.put(pipe.read(count)):
+                        await body.room()
+                    continue
+            except BaseException:
+                pipes.give_back(pipe)
+                raise
+            little = 0
+            await body.pour(pipe, count)
+        pipes.give_back(pipe)
 
     def _can_be_continued(self, head: FillHead) -> bool:
         """Whether what has come can be put together with the rest later (RFC 9111 §3.3, §3.4)."""

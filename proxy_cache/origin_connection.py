@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import re
 import time
 from collections.abc import Callable
@@ -24,9 +25,15 @@ from .origin_response import (
     persistence,
 )
 from .semantics.headers import Headers
+from .store.pipes import POURED
 
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""
+
+HEAD_READ: Final = 16 * 1024
+"""Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
+BODY_READ: Final = 256 * 1024
+"""of a body. (The transport's ``max_size``, which is no more than a habit of asyncio's: others read as they like.)"""
 
 _CHUNK_LINE: Final = re.compile(rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[^\r\n]*+)?\r?\n")
 
@@ -93,6 +100,10 @@ class OriginConnection(asyncio.Protocol):
         """Bytes of the trailer section so far."""
         self._keep = False
         self._paused = False
+        self._splices = hasattr(os, "splice") and self._transport.get_extra_info("ssl_object") is None
+        self._watched = -1
+        """A descriptor of our own for the socket, which the loop does not let anybody else look at."""
+        self._watching = False
         self._transport.set_protocol(self)
 
     @property
@@ -114,6 +125,7 @@ class OriginConnection(asyncio.Protocol):
         self._head = waiting
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
+        self._transport.max_size = HEAD_READ
         self._transport.write(head)
         try:
             return await waiting
@@ -130,6 +142,47 @@ class OriginConnection(asyncio.Protocol):
             self._paused = False
             self._heard = self._loop.time()
             self._transport.resume_reading()
+
+    @property
+    def pourable(self) -> int:
+        """Bytes of the body to come that :meth:`pour` can move, since nobody reads them meanwhile."""
+        return self._left or 0 if self._paused and self._splices and not self._chunked else 0
+
+    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
+        """Move what has come of the body to a pipe, without a copy: how much, ``None`` if nothing has;
+        ``when_readable`` is then called as soon as it is worth another try. Raises :class:`OriginError`."""
+        assert self._left is not None
+        if self._watched < 0:
+            self._watched = os.dup(self._transport.get_extra_info("socket").fileno())
+        try:
+            count = os.splice(self._watched, pipe, min(most, self._left))
+        except BlockingIOError:
+            self._watching = True
+            self._loop.add_reader(self._watched, self._is_readable, when_readable)
+            return None
+        except OSError as error:
+            count, why = 0, str(error)
+        else:
+            why = "the origin closed the connection"
+        if not count:
+            error_ = OriginError("http_response_incomplete", why)
+            self._transport.abort()
+            self._lost(error_)
+            raise error_
+        self._heard = self._loop.time()
+        self._left -= count
+        if not self._left:
+            self._over(b"")
+        return count
+
+    def _is_readable(self, tell: Callable[[], None]) -> None:
+        self._stop_watching()
+        tell()
+
+    def _stop_watching(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._watched)
 
     def abort(self) -> None:
         """End it here and now. Idempotent."""
@@ -175,6 +228,10 @@ class OriginConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._stop_watching()
+        if self._watched >= 0:
+            os.close(self._watched)
+            self._watched = -1
         waiting, self._head = self._head, None
         if waiting is not None and not waiting.done():
             unanswered = self._used > 1 and not self._buffer and error.error == "connection_terminated"
@@ -192,7 +249,7 @@ class OriginConnection(asyncio.Protocol):
         if self._head is None and self._response is None:
             return
         now = self._loop.time()
-        if self._paused:
+        if self._paused and not self._watching:
             self._heard = now
         up = self._heard + self._timeout
         if now < up:
@@ -235,6 +292,11 @@ class OriginConnection(asyncio.Protocol):
             self._over(data)
         elif data:
             self._take(data)
+        if self._response is response and self._splices and not self._chunked and (self._left or 0) >= POURED:
+            self._pause()  # who wants it may have it poured
+
+        if self._response is response:
+            self._transport.max_size = BODY_READ
 
     def _frame(self, head: ResponseHead) -> int | None:
         """How the body is to be told from what follows (RFC 9112 §6.3). The length that the head announces."""
@@ -285,7 +347,11 @@ class OriginConnection(asyncio.Protocol):
         self._put(data)
 
     def _put(self, data: bytes) -> None:
-        if data and self._response is not None and not self._response.put(data) and not self._paused:
+        if data and self._response is not None and not self._response.put(data):
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
@@ -128,6 +129,14 @@ class Source(Protocol):
 
     def go_on(self) -> None: ...
 
+    @property
+    def pourable(self) -> int:
+        """Bytes to come that :meth:`pour` can move."""
+
+    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
+        """Move what has come to a pipe: how much, ``None`` if nothing has, and ``when_readable`` is called when it
+        does. Raises :class:`OriginError` where the body broke off."""
+
     def abort(self) -> None: ...
 
 
@@ -173,9 +182,35 @@ class OriginResponse:
     async def read(self) -> bytes:
         """Like :meth:`read_now`, but waits."""
         while (chunk := self.read_now()) is None:
+            if self._connection is not None:
+                self._connection.go_on()
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return chunk
+
+    @property
+    def pourable(self) -> int:
+        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`take_held`; 0 if it can't."""
+        return self._connection.pourable if self._connection is not None else 0
+
+    def take_held(self) -> bytes:
+        """What has been read already, which comes before anything that is poured."""
+        held = b"".join(self._chunks)
+        self._chunks.clear()
+        self._held = 0
+        return held
+
+    async def pour(self, pipe: int, most: int) -> int:
+        """Move the next bytes, ``most`` of them at the most, to a pipe; how many. Raises :class:`OriginError`."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            assert self._connection is not None
+            count = self._connection.pour(pipe, most, self._wake)
+            if count is not None:
+                return count
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
 
     def close(self) -> None:
         """End the connection, unless it has gone back to the pool with the last byte. Idempotent."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .files import READ_SIZE, OpenBody
 
 if TYPE_CHECKING:
     from .index import Entry
+    from .pipes import Pipe, Poured
     from .store import Store
 
 FLUSH_SIZE = 256 * 1024
@@ -61,6 +63,8 @@ class Body:
         self.stored = False
         self.error: Exception | None = None
         self.file: OpenBody | None = None
+        self.in_place = False
+        """Whether the file is where it will stay (see :meth:`pour`)."""
         self.reserved = reserved or 0
         # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
         fits = total is not None and total - start <= TAIL_LIMIT
@@ -73,6 +77,7 @@ class Body:
         self._waiting: list[asyncio.Future[None]] = []
         self._room_made: asyncio.Future[None] | None = None
         self._flush: asyncio.Task[None] | None = None
+        self._pouring = False
         self._closed = False
 
     # -- the writer ---------------------------------------------------------------------------------------------
@@ -97,6 +102,59 @@ class Body:
         while not self.kept and self._trim() > TAIL_LIMIT:
             self._room_made = asyncio.get_running_loop().create_future()
             await self._room_made
+
+    async def pour(self, pipe: Pipe, count: int) -> None:
+        """Append ``count`` bytes that a pipe holds, by way of the file: readers see them when they are in there.
+
+        The pipe is empty after it, whatever becomes of the file. If this raises, the pipe is closed when nobody uses
+        it.
+        """
+        if self.flushing:
+            await asyncio.shield(self._flush)  # type: ignore[arg-type]
+        if not self.kept:
+            self.put(pipe.read(count))
+            return
+        self._pouring = True
+        poured = self.store.pour(self, list(self._tail), self._tail_start, pipe, count)
+        poured.add_done_callback(partial(self._poured, pipe, count))
+        try:
+            while self._pouring:
+                await self.news()
+        except BaseException:
+            poured.add_done_callback(lambda _: pipe.close())
+            raise
+
+    def _poured(self, pipe: Pipe, count: int, future: asyncio.Future[Poured]) -> None:
+        self._pouring = False
+        was_kept = self.kept
+        error: OSError | None
+        try:
+            poured = future.result()
+        except OSError as failure:  # not even what was there before could be written
+            error = failure
+        else:
+            if self.file is None:
+                self.file, self.in_place = OpenBody(self.entry_id, poured.fd), True
+            self._tail.clear()
+            self.length += poured.count
+            self._tail_start = self._in_file = self.length
+            count -= poured.count
+            error = None if poured.unsupported else poured.error
+        if error is not None:
+            self.store.write_failed(error)
+            self.stop_keeping()
+        if count:
+            self.put(pipe.read(count))
+        if not was_kept:
+            self.store.discard(self)
+        self._wake()
+        self.close_if_unused()
+
+    async def news(self) -> None:
+        """Wait until something happens to it."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
 
     def finish(self) -> None:
         """All bytes have arrived: readers are told. :meth:`Store.commit` then brings the last of them to disk."""
@@ -125,6 +183,8 @@ class Body:
 
     async def drain(self) -> tuple[list[bytes], int]:
         """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
+        while self._pouring:
+            await self.news()
         if self._flush is not None:
             await asyncio.shield(self._flush)
         return list(self._tail), self._tail_start
@@ -138,7 +198,7 @@ class Body:
 
     @property
     def flushing(self) -> bool:
-        return self._flush is not None and not self._flush.done()
+        return self._pouring or (self._flush is not None and not self._flush.done())
 
     async def _flush_tail(self) -> None:
         """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
@@ -254,6 +314,42 @@ class Reader:
         data = body.store.files.read_now(body.file.fd, self._want(body._tail_start), self.offset)
         return None if data is None else self._took(data)
 
+    def read_into(self, buffer: memoryview) -> int | None:
+        """The next bytes into ``buffer``, if they are in the file, and as far as the page cache has them: how many,
+        ``None`` if it is none. They are not taken before :meth:`skip`."""
+        body = self._body
+        if self._gone or body.file is None or self.offset >= body._tail_start:
+            return None
+        want = min(len(buffer), self._want(body._tail_start))
+        return body.store.files.read_into(body.file.fd, buffer[:want], self.offset) if want else None
+
+    def in_file(self, most: int) -> tuple[int, int, int] | None:
+        """Descriptor, offset and count of the next bytes, if they can be sent from the page cache as they are. They
+        are not taken before :meth:`skip`."""
+        body = self._body
+        if self._gone or body.file is None or self.offset >= body._tail_start:
+            return None
+        count = min(most, (body._tail_start if self.stop is None else min(self.stop, body._tail_start)) - self.offset)
+        if count <= 0 or not body.store.files.is_warm(body.file.fd, self.offset, count):
+            return None
+        return body.file.fd, self.offset, count
+
+    def skip(self, count: int) -> None:
+        self.offset += count
+        self._body._make_room()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it has had all that has arrived, and more is to come."""
+        body = self._body
+        return not self._gone and self.offset >= body.length and not body.complete and body.error is None
+
+    async def arrival(self) -> None:
+        """Wait for more."""
+        self._wait = asyncio.get_running_loop().create_future()
+        self._body._waiting.append(self._wait)
+        await self._wait
+
     async def read(self) -> bytes:
         """The next bytes, at most ``READ_SIZE`` of them; ``b""`` at the end."""
         body = self._body
@@ -265,9 +361,7 @@ class Reader:
                 assert body.file is not None
                 data = await body.store.files.read(body.file.fd, self._want(body._tail_start), self.offset)
                 return self._took(data)
-            self._wait = asyncio.get_running_loop().create_future()
-            body._waiting.append(self._wait)
-            await self._wait
+            await self.arrival()
 
     def close(self) -> None:
         """The client has all it wanted, or has left: a read under way ends with :class:`BodyError`. Idempotent."""

@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .worker import Worker
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,10 @@ class BodyFiles:
         self.tmp = root / "tmp"
         self.bodies = root / "bodies"
         self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cache-disk")
+        self.pourer = Worker("cache-pour")
+        """What goes from pipes to files (see :mod:`.pipes`)."""
+        self._sweeper = Worker("cache-sweep")
+        """What nobody waits for."""
         self._idle: OrderedDict[int, OpenBody] = OrderedDict()
         self._open: dict[int, OpenBody] = {}
         self._nowait = bool(_NOWAIT)
@@ -127,9 +133,9 @@ class BodyFiles:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
 
     def start(self, function: Callable[..., object], *args: object) -> None:
-        """Let a blocking call run in the pool, without waiting for it."""
+        """Let a blocking call run in a thread of its own, without waiting for it."""
         if not self._closing:
-            self.keep(asyncio.get_running_loop().run_in_executor(self.pool, function, *args))
+            self.keep(self._sweeper.run(function, *args))
 
     def keep(self, task: asyncio.Future[Any]) -> None:
         """Have :meth:`drain` wait for this, too."""
@@ -168,8 +174,8 @@ class BodyFiles:
     def create(self, entry_id: int) -> int:
         return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
-    def commit(self, entry_id: int, fd: int, length: int, total: int | None = None) -> None:
-        """The temporary file becomes the entry's body: complete first, then visible.
+    def commit(self, entry_id: int, fd: int, length: int, total: int | None = None, *, in_place: bool = False) -> None:
+        """The temporary file becomes the entry's body: complete first, then visible. ``in_place``: it is there already.
 
         ``total``: of this length, if only the first ``length`` bytes are here; the rest is a hole.
         """
@@ -177,7 +183,8 @@ class BodyFiles:
             raise TornFile(errno.EIO, f"wrote {length} bytes, the file has {os.fstat(fd).st_size}")
         if total is not None:
             os.ftruncate(fd, total)
-        os.rename(self.tmp_path(entry_id), self.path(entry_id))
+        if not in_place:
+            os.rename(self.tmp_path(entry_id), self.path(entry_id))
 
     def write_whole(self, entry_id: int, chunks: list[bytes]) -> None:
         """Make a body file in one go. Nothing is left of it if that fails."""
@@ -192,6 +199,10 @@ class BodyFiles:
             raise
         finally:
             os.close(fd)
+
+    def create_in_place(self, entry_id: int) -> int:
+        """A body that is to be filled where it will stay. (Without a row in the index it is nobody's.)"""
+        return os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def create_sparse(self, entry_id: int, length: int) -> int:
         """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
@@ -316,6 +327,12 @@ class BodyFiles:
             return None
         return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
 
+    def is_warm(self, fd: int, offset: int, count: int) -> bool:
+        """Whether these bytes are in the page cache, by the first of them and the last: pages leave it in the order
+        that they have come in."""
+        at = _scratch[:1]
+        return self.read_into(fd, at, offset) == 1 and self.read_into(fd, at, offset + count - 1) == 1
+
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int | None:
         """Fill ``buffer`` as far as the page cache can; how many bytes, ``None`` if it is none. Never blocks."""
         if not self._nowait:
@@ -337,6 +354,8 @@ class BodyFiles:
         return data
 
     def close(self) -> None:
+        self.pourer.close()
+        self._sweeper.close()
         self.pool.shutdown(wait=True)
         for body in self._idle.values():
             os.close(body.fd)

@@ -25,6 +25,7 @@ from .entry import Entry, footprint
 from .files import BodyFiles, OpenBody, TornFile, write_at
 from .index import Dropped, Index
 from .memory import SMALL, MemoryTier
+from .pipes import Pipe, Pipes, Poured
 from .room import Room, Space
 from .segments import Segments
 from .writer import WriteBody, Writer
@@ -67,6 +68,7 @@ class Store:
         self.root = root
         self.files = BodyFiles(root)
         self.memory = MemoryTier(MEMORY_MAX)
+        self.pipes = Pipes()
         path = root / "index.sqlite"
         self._segments = Segments(root / "segments", self._segment_gone)
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
@@ -145,6 +147,7 @@ class Store:
         try:
             self.index.close()
             self.files.close()
+            self.pipes.close()
             self._segments.close()
         finally:
             self._unlock()
@@ -346,6 +349,25 @@ class Store:
             body.file = await self._file_for(body)
         await self.files.run(write_at, body.file.fd, chunks, offset)
 
+    def pour(self, body: Body, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> asyncio.Future[Poured]:
+        """Bring a part of a body to its file, and ``count`` bytes that a pipe holds after it. The file is made, where
+        it will stay, if there is none yet."""
+        fd = None if body.file is None else body.file.fd
+        poured = self.files.pourer.run(self._pour, body.entry_id, fd, chunks, offset, pipe, count)
+        self.files.keep(poured)
+        return poured
+
+    def _pour(self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> Poured:
+        if fd is not None:
+            return self.pipes.pour(fd, chunks, pipe, count, offset)
+        fd = self.files.create_in_place(entry_id)
+        try:
+            return self.pipes.pour(fd, chunks, pipe, count, offset)
+        except BaseException:
+            os.close(fd)
+            self.files.unlink([entry_id])
+            raise
+
     async def _file_for(self, body: Body) -> OpenBody:
         entry = body.piece_of
         if entry is None:
@@ -390,8 +412,10 @@ class Store:
         if body.file is None and body.complete:
             return await self._commit_small(body, entry, chunks)
         fd = None if body.file is None else body.file.fd
-        fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, length, total)
+        if not body.in_place or chunks or total is not None:
+            fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, length, total, body.in_place)
         if body.file is None:
+            assert fd is not None
             body.file = OpenBody(body.entry_id, fd)
         self.files.register(body.file)
         self._committed(body, entry)
@@ -483,12 +507,19 @@ class Store:
                 self.remove(entry)
 
     def _write_last(
-        self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, length: int, total: int | None
+        self,
+        entry_id: int,
+        fd: int | None,
+        chunks: list[bytes],
+        offset: int,
+        length: int,
+        total: int | None,
+        in_place: bool,
     ) -> int:
         opened = self.files.create(entry_id) if fd is None else fd
         try:
             write_at(opened, chunks, offset)
-            self.files.commit(entry_id, opened, length, total)
+            self.files.commit(entry_id, opened, length, total, in_place=in_place)
         except BaseException:
             if fd is None:
                 os.close(opened)
@@ -497,9 +528,12 @@ class Store:
 
     def discard(self, body: Body) -> None:
         """Remove the temporary file of a body that is not kept. Readers keep what they have open."""
-        if body.piece_of is not None:
+        if body.piece_of is not None or body.stored:
             return  # the file is the entry's
-        self.files.start(self.files.discard, body.entry_id)
+        if body.in_place:
+            self.files.start(self.files.unlink, [body.entry_id])
+        else:
+            self.files.start(self.files.discard, body.entry_id)
 
     # -- room ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,11 +37,14 @@ from .rows import (
     head_row,
 )
 from .segments import Segments, size_of
+from .worker import step_back
 
 logger = logging.getLogger(__name__)
 
 BATCH = 512
 """Operations in one transaction, at most."""
+LINGER = 0.02
+"""Seconds for which rows wait for others, as long as no body waits to be written."""
 TOLD_AT_ONCE = 32
 """Bodies that are made known in one turn of the loop, at some 20 µs each."""
 
@@ -127,9 +131,12 @@ class Writer:
 
     def _run(self) -> None:
         database = connect(self._path)
+        step_back()
         while True:
             # The batch holds its entries until it is committed, see Save.
             batch = [self._queue.get()]
+            if isinstance(batch[0], (Save, Delete, Touch)):
+                time.sleep(LINGER)  # nobody waits for rows: the more of them come together, the less each costs
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             operations = [operation for operation in batch if operation is not None]

@@ -1,0 +1,318 @@
+"""Long bodies on their way from an origin's connection to their file, past our memory (splice(2))."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy_cache.origin_response import OriginError, OriginResponse
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store.body import Body, BodyError
+from proxy_cache.store.index import Entry
+from proxy_cache.store.pipes import Pipe, Pipes
+from proxy_cache.store.store import Room, Store
+
+from .test_origin_connection import CLOSE, RawOrigin, body_of, clients
+
+BODY = os.urandom(1_000_000)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+ROOM = Room(100_000_000, 0)
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="no splice(2)")
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    yield pipe
+    with contextlib.suppress(OSError):
+        pipe.close()
+
+
+def test_what_came_before_and_what_the_pipe_holds_end_up_side_by_side(tmp_path: Path, pipe: Pipe) -> None:
+    fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT)
+    os.write(pipe.writer, BODY[5000:65_000])
+    poured = Pipes().pour(fd, [BODY[1000:2000], BODY[2000:5000]], pipe, 60_000, 1000)
+    assert (poured.fd, poured.count, poured.error) == (fd, 60_000, None)
+    assert os.pread(fd, 100_000, 0) == bytes(1000) + BODY[1000:65_000]
+    os.close(fd)
+
+
+def test_a_file_that_cannot_be_spliced_to(tmp_path: Path, pipe: Pipe) -> None:
+    """As with file systems that don't know how: nothing is tried with the next one, and nothing is lost."""
+    pipes = Pipes()
+    fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT | os.O_APPEND)  # EINVAL, says splice(2)
+    os.write(pipe.writer, BODY[:60_000])
+    poured = pipes.pour(fd, [], pipe, 60_000, 0)
+    assert poured.count == 0
+    assert poured.unsupported
+    assert not pipes.usable
+    assert pipes.take() is None
+    assert pipe.read(60_000) == BODY[:60_000]
+    os.close(fd)
+
+
+def test_pipes_are_used_again() -> None:
+    pipes = Pipes()
+    first = pipes.take()
+    assert first is not None
+    pipes.give_back(first)
+    assert pipes.take() is first
+    pipes.give_back(first)
+    pipes.close()
+    with pytest.raises(OSError):
+        os.fstat(first.reader)
+
+
+# -- from a connection -------------------------------------------------------------------------------------
+
+
+def poured(
+    pieces: list[bytes], *, then: list[bytes] | None = None, read_after: int | None = None, **settings: Any
+) -> tuple[bytes | str, RawOrigin]:
+    """All of a body, through a pipe, as long as it may be; or the error's name. ``then``: another answer, asked for
+    afterwards. ``read_after``: bytes after which the rest is read the usual way."""
+
+    async def run() -> tuple[bytes | str, RawOrigin]:
+        origin = RawOrigin([pieces, *([then] if then else [])])
+        pipe = Pipe()
+        async with clients(origin, **settings) as get:
+            response = await get()
+            body = response.take_held()
+            assert response.pourable
+            try:
+                while response.pourable and (read_after is None or len(body) < read_after):
+                    body += pipe.read(await response.pour(pipe.writer, pipe.size))
+                body += await body_of(response)
+            except OriginError as error:
+                return error.error, origin
+            finally:
+                response.close()
+                pipe.close()
+            if then:
+                assert await body_of(await get()) == b"ok"
+        return body, origin
+
+    return asyncio.run(run())
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_a_body_is_poured_to_its_last_byte_and_no_further() -> None:
+    body, origin = poured([HEAD, BODY], then=[OK])
+    assert body == BODY
+    assert origin.connections == 1
+
+
+def test_head_and_body_that_come_at_once() -> None:
+    assert poured([HEAD + BODY])[0] == BODY
+
+
+def test_a_body_that_comes_in_pieces() -> None:
+    assert poured([HEAD, *(BODY[at : at + 50_000] for at in range(0, 1_000_000, 50_000))])[0] == BODY
+
+
+def test_the_rest_may_be_read() -> None:
+    body, origin = poured([HEAD, BODY[:400_000], BODY[400_000:]], then=[OK], read_after=1)
+    assert body == BODY
+    assert origin.connections == 1
+
+
+def test_a_body_that_breaks_off() -> None:
+    assert poured([HEAD, BODY[:500_000], CLOSE])[0] == "http_response_incomplete"
+
+
+def test_an_origin_that_stops() -> None:
+    assert poured([HEAD, BODY[:500_000]], timeout=0.2)[0] == "connection_read_timeout"
+
+
+def test_what_is_not_poured_is_read_as_ever() -> None:
+    async def run() -> bytes:
+        async with clients(RawOrigin([[HEAD, BODY]])) as get:
+            return await body_of(await get())
+
+    assert asyncio.run(run()) == BODY
+
+
+def test_short_chunked_and_endless_bodies_are_not_for_pipes() -> None:
+    heads = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ]
+
+    async def run() -> list[int]:
+        pourable = []
+        async with clients(RawOrigin([[head] for head in heads])) as get:
+            for _ in heads:
+                response = await get()
+                pourable.append(response.pourable)
+                response.close()
+        return pourable
+
+    assert asyncio.run(run()) == [0, 0, 0]
+
+
+def test_who_waits_for_more_may_be_ended() -> None:
+    async def run() -> None:
+        origin = RawOrigin([[HEAD]])
+        pipe = Pipe()
+        async with clients(origin) as get:
+            response = await get()
+            assert isinstance(response, OriginResponse)
+            waiting = asyncio.create_task(response.pour(pipe.writer, pipe.size))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            response.close()
+            await origin.ended.wait()
+        pipe.close()
+
+    asyncio.run(run())
+
+
+# -- to a store --------------------------------------------------------------------------------------------
+
+
+def with_store(folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def run() -> None:
+        store = Store(folder, ROOM, **options)
+        await store.open()
+        try:
+            await story(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def filled(pipe: Pipe, data: bytes) -> int:
+    return os.write(pipe.writer, data)
+
+
+async def all_of(body: Body) -> bytes:
+    reader = body.reader()
+    data = b""
+    while chunk := await reader.read():
+        data += chunk
+    reader.close()
+    return data
+
+
+def file_of(store: Store, entry: Entry) -> bytes:
+    return Path(store.files.path(entry.id)).read_bytes()
+
+
+def response_of(length: int) -> StoredResponse:
+    headers = Headers([(b"Content-Length", b"%d" % length), (b"Cache-Control", b"max-age=600"), (b"ETag", b'"1"')])
+    return StoredResponse(200, headers, 0.0, 0.0)
+
+
+def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
+    """In whatever order the parts of a body come, the file has them in that of the body; readers read along."""
+
+    async def story(store: Store) -> None:
+        body = store.body(900_000, keep=True)
+        early = asyncio.create_task(all_of(body))
+        at = 0
+        for number, size in enumerate([10_000, 300_000, 90_000, 1_000, 200_000, 99_000, 200_000]):
+            part = BODY[at : at + size]
+            at += size
+            if number % 2:
+                await body.pour(pipe, filled(pipe, part))
+            else:
+                body.put(part)
+        body.finish()
+        entry = await store.commit(body, "http://x/", response_of(900_000))
+        assert entry is not None
+        assert await early == BODY[:900_000]
+        assert file_of(store, entry) == BODY[:900_000]
+
+    with_store(tmp_path, story)
+
+
+def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) -> None:
+    """Even while its file is being made: that goes, and the pipe is closed when the thread has done with it."""
+
+    async def story(store: Store) -> None:
+        release = threading.Event()
+        store.files.pourer.run(release.wait)
+        body = store.body(900_000, keep=True)
+        pouring = asyncio.create_task(body.pour(pipe, filled(pipe, BODY[:500_000])))
+        await asyncio.sleep(0)
+        pouring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+        body.fail(BodyError("given up"))
+        os.fstat(pipe.reader)  # it is still in use
+        release.set()
+        await store.files.drain()
+        with pytest.raises(OSError):
+            os.fstat(pipe.reader)
+        assert list(store.files.scan()) == []
+
+    with_store(tmp_path, story)
+
+
+def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
+    """Not kept, but delivered to the last byte: what the file did not take comes out of the pipe."""
+    failures: list[str] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    async def story(store: Store) -> None:
+        body = store.body(900_000, keep=True)
+        reading = asyncio.create_task(all_of(body))
+        body.put(BODY[:10_000])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # EFBIG
+        try:
+            await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not body.kept
+        await body.pour(pipe, filled(pipe, BODY[500_000:900_000]))
+        body.finish()
+        assert await reading == BODY[:900_000]
+        assert await store.commit(body, "http://x/", response_of(900_000)) is None
+        await store.files.drain()
+        assert list(store.files.scan()) == []
+
+    try:
+        with_store(tmp_path, story, on_failure=failures.append)
+    finally:
+        signal.signal(signal.SIGXFSZ, before)
+    assert failures == ["write"]
+
+
+def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path, pipe: Pipe) -> None:
+    async def story(store: Store) -> None:
+        make = store.files.create_in_place
+
+        def appending(entry_id: int) -> int:  # for which splice(2) has EINVAL, as for some file systems
+            os.close(make(entry_id))
+            return os.open(store.files.path(entry_id), os.O_RDWR | os.O_APPEND)
+
+        store.files.create_in_place = appending  # type: ignore[method-assign]
+        body = store.body(900_000, keep=True)
+        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        assert body.kept
+        assert store.pipes.take() is None
+        body.put(BODY[500_000:900_000])
+        body.finish()
+        entry = await store.commit(body, "http://x/", response_of(900_000))
+        assert entry is not None
+        assert file_of(store, entry) == BODY[:900_000]
+
+    with_store(tmp_path, story)
