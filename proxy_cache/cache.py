@@ -8,26 +8,26 @@ here writes to a client.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from .answer_heads import NAME, Heads, conditionally, put
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
-from .fills import FillRequest, Part
-from .gaps import GapReader, MultipartReader, first_part, is_bound
+from .fills import FillRequest
+from .gaps import GapReader, first_part, is_bound
 from .limiter import Overloaded
 from .origin_response import OriginError
+from .parts import Part
 from .ready import ReadyHits
-from .semantics import ranges
+from .selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
 from .semantics.directives import CacheControl
 from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
 from .semantics.ranges import strong_validator
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
-from .semantics.spans import Span, Spans
+from .semantics.spans import Span
 from .semantics.status_fields import cache_status
 from .semantics.stored import StoredResponse
 from .semantics.storing import why_not_shared
@@ -47,10 +47,7 @@ ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
 
 
-Selected = list[Span] | Literal["unsatisfiable"] | None
-"""What a request wants of a body; ``None``: all of it."""
 CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
-_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +194,8 @@ class Cache:
         entry = self._select(exchange.key, exchange.headers)
         if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
             return None
-        spans = self._selected(exchange, entry.response, entry.length)
-        if entry.spans is not None and self._first_gap(entry, spans) is not None:
+        spans = selected(exchange, entry.response, entry.length)
+        if entry.spans is not None and first_gap(entry, spans) is not None:
             return None
         body = self.store.open_now(entry)
         if body is None:
@@ -219,8 +216,8 @@ class Cache:
         self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
     ) -> Answer | None:
         """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
-        spans = self._selected(exchange, response, entry.length)
-        if entry.spans is not None and (gap := self._first_gap(entry, spans)) is not None:
+        spans = selected(exchange, response, entry.length)
+        if entry.spans is not None and (gap := first_gap(entry, spans)) is not None:
             return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
         body = await self.store.open_body(entry)
         if body is None:
@@ -249,81 +246,21 @@ class Cache:
             reader = exchange.source = MemoryReader(body)
         else:
             reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length)
-        return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
+        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
     # -- ranges -------------------------------------------------------------------------------------------------
 
-    def _selected(self, exchange: Exchange, response: StoredResponse, length: int) -> Selected:
-        """The spans that are wanted of a body of this length; ``None``: all of it."""
-        if response.status != 200 or "range" not in exchange.headers:
-            return None
-        return ranges.select(exchange.headers, response.headers, length)
-
-    def _first_gap(self, entry: Entry, spans: Selected, here: Spans | None = None) -> int | None:
-        """The first byte wanted that is not in the file (or in ``here``)."""
-        here = entry.spans if here is None else here
-        if here is None or spans == "unsatisfiable":
-            return None
-        for start, stop in spans or [Span(0, entry.length)]:
-            gap = here.first_missing(start, stop)
-            if gap is not None:
-                return gap
-        return None
-
-    def _has_it_all(self, exchange: Exchange, entry: Entry) -> bool:
-        """Whether all that is wanted of an entry is in the file."""
-        return entry.spans is None or (
-            self._first_gap(entry, self._selected(exchange, entry.response, entry.length)) is None
-        )
-
-    def _answer(
-        self,
-        exchange: Exchange,
-        headers: Headers,
-        response: StoredResponse,
-        source: Seekable,
-        length: int | None,
-        spans: Selected,
-        status: str,
-        origin: str,
-        reason: str = "",
-    ) -> Answer:
-        """200 with all that ``source`` has, or the part of it that was asked for (RFC 9110 §15.3.7)."""
-        code = response.status
-        if code == 200 and length is not None and "accept-ranges" not in headers:
-            headers = headers.add("Accept-Ranges", "bytes")
-        if spans == "unsatisfiable":
-            exchange.close()
-            exchange.source = None
-            headers = put(headers, "Content-Range", f"bytes */{length}")
-            answer = Answer(416, "", self.heads.own(headers.without(*_OF_A_BODY), response, status), b"", 0, origin)
-            return conditionally(exchange, answer)
-        if spans is not None and length is not None:
-            code, reason = 206, ""
-            if len(spans) == 1:
-                headers = put(headers, "Content-Range", ranges.content_range(spans[0], length))
-                source.seek(*spans[0])
-                length = spans[0].length
-            else:
-                boundary = secrets.token_hex(16)
-                parts, end, length = ranges.multipart(spans, length, headers.get("content-type"), boundary)
-                headers = put(headers, "Content-Type", f"multipart/byteranges; boundary={boundary}")
-                exchange.source = MultipartReader(source, parts, end)
-        assert exchange.source is not None
-        answer = Answer(code, reason, self.heads.own(headers, response, status), exchange.source, length, origin)
-        return conditionally(exchange, answer)
-
     def _can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
         """Whether an entry with gaps can answer this request, by what it has or by filling them."""
-        if self._has_it_all(exchange, entry):
+        if has_it_all(exchange, entry):
             return True
         if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
             return False
         if strong_validator(entry.response.headers) is not None:
             return True
         # RFC 9111 §3.4: what has no strong validator can't be combined with anything.
-        spans = self._selected(exchange, entry.response, entry.length)
-        if self._first_gap(entry, spans, self.fills.here_or_coming(entry)) is None:
+        spans = selected(exchange, entry.response, entry.length)
+        if first_gap(entry, spans, self.fills.here_or_coming(entry)) is None:
             return True
         self.store.remove(entry)
         return False
@@ -369,7 +306,7 @@ class Cache:
             raise SentOn(alone=False)
         self.store.touch(entry)
         source = "coalesced" if collapsed else "miss"
-        if fwd == "partial" and self._first_gap(entry, spans, self.fills.arrived(entry)) is None:
+        if fwd == "partial" and first_gap(entry, spans, self.fills.arrived(entry)) is None:
             source = "hit"
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
@@ -381,7 +318,7 @@ class Cache:
         if fwd == "partial" or response.initial_age:
             headers = put(headers, "Age", str(response.age(now)))
         reader.hold(waiter, gap)
-        return self._answer(exchange, headers, response, reader, entry.length, spans, status, source)
+        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
     async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
         try:
@@ -451,7 +388,7 @@ class Cache:
         if (
             stale is not None
             and response.status >= 500
-            and self._has_it_all(exchange, stale)
+            and has_it_all(exchange, stale)
             and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
         ):
             waiter.leave()
@@ -490,8 +427,8 @@ class Cache:
     ) -> Answer | None:
         """The origin has answered with a piece: it goes on as with any entry that has gaps."""
         now = time.time()
-        spans = self._selected(exchange, response, entry.length)
-        gap = self._first_gap(entry, spans)
+        spans = selected(exchange, response, entry.length)
+        gap = first_gap(entry, spans)
         if gap is not None:
             if not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
                 raise SentOn(alone=True)
@@ -547,7 +484,7 @@ class Cache:
         another version."""
         if stale is None:
             return first_part(exchange, self.fills)
-        spans = self._selected(exchange, stale.response, stale.length)
+        spans = selected(exchange, stale.response, stale.length)
         if spans is None or spans == "unsatisfiable" or self.fills.spans.fetches_whole(stale.length):
             return None
         part = first_part(exchange, self.fills)
@@ -587,8 +524,8 @@ class Cache:
         headers, spans = own or response.headers, None
         length = body.total if head.length is None else head.length
         if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):
-            spans = self._selected(exchange, response, length)
-            if head.length is not None and not _is_within(spans, body.start, body.total or 0):
+            spans = selected(exchange, response, length)
+            if head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
                 waiter.leave()
                 raise SentOn(alone=True)
@@ -601,7 +538,7 @@ class Cache:
             return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
         reader = exchange.source = waiter.reader
         assert reader is not None
-        return self._answer(exchange, headers, response, reader, length, spans, status, source, head.reason)
+        return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, head.reason)
 
     # -- when there is no answer from the origin ------------------------------------------------------------------
 
@@ -612,7 +549,7 @@ class Cache:
         now = time.time()
         overload = isinstance(error, Overloaded)
         fwd = self._forward_reason(exchange.key, decision)
-        if stale is not None and self._has_it_all(exchange, stale):
+        if stale is not None and has_it_all(exchange, stale):
             disconnected = self.settings.serve_stale_on_overload if overload else True
             if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
                 disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
@@ -632,11 +569,6 @@ class Cache:
             return self.heads.overloaded(error.outcome, error.retry_after, fwd)
         assert isinstance(error, OriginError)
         return self.heads.error(error.status, error.error, fwd, detail=error.detail)
-
-
-def _is_within(spans: Selected, start: int, stop: int) -> bool:
-    """Whether a piece is all that is wanted."""
-    return isinstance(spans, list) and all(start <= span.start and span.stop <= stop for span in spans)
 
 
 def _same_validators(stored: Headers, new: Headers) -> bool:

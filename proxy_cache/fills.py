@@ -27,13 +27,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .copying import copy
 from .limiter import Ticket, TicketState
 from .origin_response import OriginError, OriginResponse
+from .parts import Part
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
 from .semantics.ranges import (
-    RangeSpec,
     as_whole,
     is_same_representation,
     parse_content_range,
@@ -46,7 +47,6 @@ from .semantics.validation import CONDITIONAL, conditional_headers, is_condition
 from .semantics.vary import matches
 from .store.body import Body
 from .store.index import Entry
-from .store.pipes import POURED
 from .waiter import FillHead, SentOn, Waiter
 
 if TYPE_CHECKING:
@@ -58,11 +58,6 @@ PROGRESS = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
 
 
-LITTLE = 128 * 1024
-"""Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""
-LITTLE_MOST = 8
-"""Times that so little comes, one after the other, before the rest of a body takes the usual way."""
-
 SUPERSEDES = frozenset({"no-store", "private", "set-cookie", "vary-star", "no-freshness"})
 """Reasons for not storing a response that speak of the resource, and not of whoever has asked."""
 
@@ -72,27 +67,6 @@ class FillState(enum.Enum):
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A span to ask for, in place of the whole."""
-
-    ask: RangeSpec
-    """What the Range header says."""
-    need: RangeSpec
-    """What the answer must have of it at least."""
-    of: Entry | None = None
-    """The entry whose gap it is; ``None`` if nothing is stored yet."""
-    field: str | None = None
-    """The Range header as it has to go out, because it is signed."""
-
-    @property
-    def header(self) -> str:
-        if self.field is not None:
-            return self.field
-        first, last = ("" if number is None else number for number in self.ask)
-        return f"bytes={first}-{last}"
 
 
 @dataclass(slots=True, eq=False)
@@ -263,7 +237,7 @@ class Fill:
             head = self._take(response)
             body = head.body
             assert body is not None
-            broken = await self._copy(response, body)
+            broken = await copy(response, body, self.table.store.pipes)
         finally:
             response.close()
         while broken is not None:
@@ -284,50 +258,6 @@ class Fill:
         if entry is not None and self.doomed:
             self.table.store.remove(entry)
         return "stored" if entry is not None else "not_stored"
-
-    async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
-        """Write what comes; the error if it broke off. Never more than it said it would be."""
-        try:
-            if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
-                await self._pour(response, body)
-            while chunk := response.read_now() or await response.read():
-                if body.total is not None and body.length + len(chunk) > body.total:
-                    return OriginError(
-                        "http_protocol_error", f"more than the {body.total - body.start} bytes announced"
-                    )
-                if not body.put(chunk):
-                    await body.room()
-        except OriginError as error:
-            return error
-        if body.total is not None and body.length != body.total:
-            return OriginError(
-                "http_response_incomplete", f"{body.length - body.start} of {body.total - body.start} bytes"
-            )
-        return None
-
-    async def _pour(self, response: OriginResponse, body: Body) -> None:
-        """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
-        pipes = self.table.store.pipes
-        pipe = pipes.take()
-        if pipe is None:
-            return
-        if held := response.take_held():
-            body.put(held)
-        little = 0
-        while body.kept and pipes.usable and response.pourable and little < LITTLE_MOST:
-            try:
-                count = await response.pour(pipe.writer, pipe.size)
-                if count < LITTLE and response.pourable:
-                    little += 1
-                    if not body.put(pipe.read(count)):
-                        await body.room()
-                    continue
-            except BaseException:
-                pipes.give_back(pipe)
-                raise
-            little = 0
-            await body.pour(pipe, count)
-        pipes.give_back(pipe)
 
     def _can_be_continued(self, head: FillHead) -> bool:
         """Whether what has come can be put together with the rest later (RFC 9111 §3.3, §3.4)."""
@@ -372,7 +302,7 @@ class Fill:
                 or not is_same_representation(head.response.headers, response.headers)
             ):
                 raise broken
-            again = await self._copy(response, body)
+            again = await copy(response, body, self.table.store.pipes)
         finally:
             response.close()
         if again is not None and body.length - since >= PROGRESS:
@@ -435,7 +365,7 @@ class Fill:
     def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
         """A 206: a piece of what is stored, or the first piece of what will be (RFC 9111 §3.3)."""
         request, table = self.request, self.table
-        span, length = self._span_of(response, part)
+        span, length = part.span_of(response)
         headers = as_whole(response.headers, length)
         if part.of is not None and self._is_piece_of(part.of, length, response):
             stored_as = part.of
@@ -490,22 +420,6 @@ class Fill:
             return False
         span = self.span
         return span.start <= offset < span.stop and (self.body is None or self.body.has(offset))
-
-    def _span_of(self, response: OriginResponse, part: Part) -> tuple[Span, int]:
-        """The span that a 206 has. It may be less than was asked for, but must have what is needed and nothing else."""
-        found = parse_content_range(response.headers)
-        length = found[1] if found is not None else None
-        if found is None or length is None:
-            raise OriginError("http_protocol_error", "a 206 without a usable Content-Range")
-        span = found[0]
-        asked, needed = part.ask.within(length), part.need.within(length) or part.ask.within(length)
-        if response.content_length not in (None, span.length) or asked is None or needed is None:
-            raise OriginError("http_protocol_error", "the length of a 206 is not that of its Content-Range")
-        if not (asked.start <= span.start <= needed.start and needed.stop <= span.stop <= asked.stop):
-            raise OriginError(
-                "http_protocol_error", f"asked for {part.header}, answered with bytes {span.start}-{span.stop - 1}"
-            )
-        return span, length
 
     def _is_piece_of(self, entry: Entry, length: int, response: OriginResponse) -> bool:
         """Whether it belongs to what is stored. If the origin has another representation now, the old one is dropped at

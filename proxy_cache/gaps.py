@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from .answers import Exchange, Seekable
 from .fill_table import FillTable
-from .fills import FillRequest, Part
+from .fills import FillRequest
 from .limiter import Overloaded
 from .origin_response import OriginError
+from .parts import Part
 from .semantics import ranges
 from .semantics.ranges import RangeSpec, is_same_representation, requested
 from .semantics.signatures import signed_fields

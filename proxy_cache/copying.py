@@ -1,0 +1,55 @@
+"""How the body of an answer comes from the origin's connection into the store: through memory, or by a pipe."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .origin_response import OriginError, OriginResponse
+from .store.body import Body
+from .store.pipes import POURED, Pipes
+
+LITTLE: Final = 128 * 1024
+"""Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""
+LITTLE_MOST: Final = 8
+"""Times that so little comes, one after the other, before the rest of a body takes the usual way."""
+
+
+async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginError | None:
+    """Write what comes; the error if it broke off. Never more than it said it would be."""
+    try:
+        if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
+            await _pour(response, body, pipes)
+        while chunk := response.read_now() or await response.read():
+            if body.total is not None and body.length + len(chunk) > body.total:
+                return OriginError("http_protocol_error", f"more than the {body.total - body.start} bytes announced")
+            if not body.put(chunk):
+                await body.room()
+    except OriginError as error:
+        return error
+    if body.total is not None and body.length != body.total:
+        return OriginError("http_response_incomplete", f"{body.length - body.start} of {body.total - body.start} bytes")
+    return None
+
+
+async def _pour(response: OriginResponse, body: Body, pipes: Pipes) -> None:
+    """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
+    pipe = pipes.take()
+    if pipe is None:
+        return
+    if held := response.take_held():
+        body.put(held)
+    little = 0
+    while body.kept and pipes.usable and response.pourable and little < LITTLE_MOST:
+        try:
+            count = await response.pour(pipe.writer, pipe.size)
+            if count < LITTLE and response.pourable:
+                little += 1
+                if not body.put(pipe.read(count)):
+                    await body.room()
+                continue
+        except BaseException:
+            pipes.give_back(pipe)
+            raise
+        little = 0
+        await body.pour(pipe, count)
+    pipes.give_back(pipe)
