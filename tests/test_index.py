@@ -42,7 +42,7 @@ def response_of(etag: str = "1", vary: tuple[tuple[str, str | None], ...] = ()) 
 
 async def put(store: Store, key: str, data: bytes = b"body", response: StoredResponse | None = None) -> Entry:
     body = store.body(len(data), keep=True)
-    await body.write(data)
+    body.put(data)
     body.finish()
     entry = await store.commit(body, key, response or response_of())
     assert entry is not None
@@ -391,7 +391,7 @@ def test_who_reads_along_has_all_of_it_although_it_was_stored_meanwhile(tmp_path
         readers = [body.reader() for _ in range(2)]
         got = bytearray()
         for start in range(0, size, 10_000):
-            await body.write(data[start : start + 10_000])
+            assert body.put(data[start : start + 10_000])
             if start == 50_000:
                 got += await readers[0].read()
         body.finish()
@@ -418,7 +418,8 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
         body = store.body(None, keep=True)
         reader = body.reader()
         for _ in range(size // len(data)):
-            await body.write(data)
+            if not body.put(data):
+                await body.room()
             while reader.offset < body.length:
                 await reader.read()
         assert not body.kept
@@ -449,7 +450,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
 
     async def story(store: Store) -> None:
         body = store.body(size, keep=True)
-        await body.write(data)
+        body.put(data)
         body.finish()
         reader = body.reader()
         in_the_way = store.files.path(body.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
@@ -591,7 +592,7 @@ def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch:
 def test_a_commit_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         body = store.body(4, keep=True)
-        await body.write(b"data")
+        body.put(b"data")
         body.finish()
         task = asyncio.ensure_future(store.commit(body, "http://x/", response_of()))
         await asyncio.sleep(0)
@@ -756,3 +757,16 @@ def test_an_index_of_an_earlier_version_is_taken_over(tmp_path: Path, version: i
 
     with_store(tmp_path, story)
     with_store(tmp_path, again)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 63, 64, 65, 100, 333])
+def test_rows_come_and_go_many_to_a_statement(tmp_path: Path, count: int) -> None:
+    database = rows.connect(tmp_path / "index")
+    rows.upgrade(database)
+    rows.execute_many(
+        database, rows.INSERT_ENTRY, [(number, number * 2, 1, 0.0, 0.0, 0) for number in range(count + 1)]
+    )
+    assert database.execute("SELECT count(*), max(hash) FROM entries").fetchone() == (count + 1, count * 2)
+    rows.execute_many(database, rows.DELETE_ENTRY, [(number,) for number in range(count)])
+    assert database.execute("SELECT id FROM entries").fetchall() == [(count,)]
+    database.close()

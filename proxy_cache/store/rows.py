@@ -52,12 +52,12 @@ _HEAD = "id, key, status, headers, vary, request_time, response_time, age, assig
 _ENTRY = "id, hash, blocks, used, written, place"
 INSERT_ENTRY = f"INSERT OR REPLACE INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_HEAD = f"INSERT OR REPLACE INTO heads ({_HEAD}) VALUES ({', '.join('?' * len(_HEAD.split(',')))})"
-DELETE_ENTRY = "DELETE FROM entries WHERE id = ?"
-DELETE_HEAD = "DELETE FROM heads WHERE id = ?"
+DELETE_ENTRY = "DELETE FROM entries WHERE id IN (VALUES (?))"
+DELETE_HEAD = "DELETE FROM heads WHERE id IN (VALUES (?))"
 LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
 """How many bodies there are in each segment."""
 PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
-AT_ONCE = 64
+AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -125,14 +125,16 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
 
 
 def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Like ``executemany``, with ``AT_ONCE`` rows to a statement where it ends in one row's values."""
-    begin, _, values = statement.rpartition("VALUES ")
-    whole = len(rows) - len(rows) % AT_ONCE if begin else 0
-    if whole:
-        long = f"{begin}VALUES {', '.join([values] * AT_ONCE)}"
-        for first in range(0, whole, AT_ONCE):
-            database.execute(long, [value for row in rows[first : first + AT_ONCE] for value in row])
-    database.executemany(statement, rows[whole:])
+    """Like ``executemany``, with many rows to a statement: one that has a row's values in ``(VALUES …)``, or last."""
+    begin, _, rest = statement.partition("VALUES ")
+    values, end = (rest[:-1], ")") if begin.endswith("(") else (rest, "")
+    at = 0
+    for size in AT_ONCE:
+        while len(rows) - at >= size:
+            long = f"{begin}VALUES {', '.join([values] * size)}{end}"
+            database.execute(long, [value for row in rows[at : at + size] for value in row])
+            at += size
+    database.executemany(statement, rows[at:])
 
 
 def head_row(entry: Entry) -> tuple[Any, ...]:

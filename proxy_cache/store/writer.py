@@ -232,5 +232,5 @@ def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operation
     execute_many(database, INSERT_HEAD, [head_row(entry) for entry in kept])
     database.executemany(TOUCH, [(used, entry_id) for entry_id, used in uses.items()])
     gone = [(entry_id,) for entry_id in deleted]
-    database.executemany(DELETE_ENTRY, gone)
-    database.executemany(DELETE_HEAD, gone)
+    execute_many(database, DELETE_ENTRY, gone)
+    execute_many(database, DELETE_HEAD, gone)
