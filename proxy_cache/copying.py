@@ -18,10 +18,9 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
     """Write what comes; the error if it broke off. Never more than it said it would be."""
     try:
         if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
-            await _pour(response, body, pipes)
+            await _pour(response, body, body.total, pipes)
         while chunk := response.read_now() or await response.read():
-            if body.total is not None and body.length + len(chunk) > body.total:
-                return OriginError("http_protocol_error", f"more than the {body.total - body.start} bytes announced")
+            _check(body, len(chunk))
             if not body.put(chunk):
                 await body.room()
     except OriginError as error:
@@ -31,25 +30,35 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
     return None
 
 
-async def _pour(response: OriginResponse, body: Body, pipes: Pipes) -> None:
+async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
     """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
     pipe = pipes.take()
     if pipe is None:
         return
     if held := response.take_held():
+        _check(body, len(held))
         body.put(held)
     little = 0
-    while body.kept and pipes.usable and response.pourable and little < LITTLE_MOST:
+    # What is more than was announced is left for the usual way to complain of.
+    while body.kept and pipes.usable and response.pourable and body.length < total and little < LITTLE_MOST:
         try:
-            count = await response.pour(pipe.writer, pipe.size)
+            count = await response.pour(pipe.writer, min(pipe.size, total - body.length))
+            if not count:
+                break
             if count < LITTLE and response.pourable:
                 little += 1
                 if not body.put(pipe.read(count)):
                     await body.room()
                 continue
         except BaseException:
-            pipes.give_back(pipe)
+            pipe.close()
             raise
         little = 0
         await body.pour(pipe, count)
     pipes.give_back(pipe)
+
+
+def _check(body: Body, count: int) -> None:
+    """Whether so much more is still within what was announced."""
+    if body.total is not None and body.length + count > body.total:
+        raise OriginError("http_protocol_error", f"more than the {body.total - body.start} bytes announced")

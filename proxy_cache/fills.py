@@ -299,6 +299,7 @@ class Fill:
                 found is None
                 or found[0] != (since, body.total)
                 or found[1] not in (None, head.length or body.total)
+                or response.content_length not in (None, found[0].length)
                 or not is_same_representation(head.response.headers, response.headers)
             ):
                 raise broken

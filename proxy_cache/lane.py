@@ -244,7 +244,7 @@ class Lane(asyncio.Protocol):
     ) -> None:
         """The head of what the cache has begun to fetch is here, or there will be none."""
         answer: Answer | None = None
-        alone = sent = False
+        alone = False
         note = ""
         try:
             answer = cache.begun(exchange, waiter)
@@ -256,14 +256,9 @@ class Lane(asyncio.Protocol):
             self._host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
         state.queued = exchange.queued_for
-        try:
-            sent = answer is not None and self._at_once(request, exchange, state, answer)
-        except Exception as error:
-            self._host.failed(error)
-            note = type(error).__name__
         if note:
-            self._done(state, answer, True, note)
-        elif not sent:
+            self._done(state, None, True, note)
+        elif answer is None or not self._at_once(request, exchange, state, answer):
             self._run(self._finish(request, exchange, state, cache, answer, alone=alone))
             return
         if self._transport.get_write_buffer_size() > CONGESTED:
@@ -272,9 +267,14 @@ class Lane(asyncio.Protocol):
             self._next()
 
     def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
-        """Send an answer without waiting, if that can be; whether it was."""
-        self._host.lane_answered(exchange, answer)
-        return self._send_now(request, state, answer)
+        """Send an answer without waiting, if that can be. Whether this was all that is to do."""
+        try:
+            self._host.lane_answered(exchange, answer)
+            return self._send_now(request, state, answer)
+        except Exception as error:
+            self._host.failed(error)
+            self._done(state, answer, True, type(error).__name__)
+            return True
 
     def _send_now(self, request: Request, state: InFlight, answer: Answer) -> bool:
         """Send an answer that is all there, if the client takes it; whether it was."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
+import logging
 import os
 import re
+import termios
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -29,6 +32,8 @@ from .store.pipes import POURED
 
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""
+
+logger = logging.getLogger(__name__)
 
 HEAD_READ: Final = 16 * 1024
 """Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
@@ -150,30 +155,40 @@ class OriginConnection(asyncio.Protocol):
 
     def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
         """Move what has come of the body to a pipe, without a copy: how much, ``None`` if nothing has;
-        ``when_readable`` is then called as soon as it is worth another try. Raises :class:`OriginError`."""
+        ``when_readable`` is then called as soon as it is worth another try; 0 if it has to be read after all.
+
+        Raises :class:`OriginError` where it broke off.
+        """
         assert self._left is not None
-        if self._watched < 0:
-            self._watched = os.dup(self._transport.get_extra_info("socket").fileno())
         try:
+            if self._watched < 0:
+                self._watched = os.dup(self._transport.get_extra_info("socket").fileno())
             count = os.splice(self._watched, pipe, min(most, self._left))
         except BlockingIOError:
             self._watching = True
             self._loop.add_reader(self._watched, self._is_readable, when_readable)
             return None
+        except (ConnectionError, TimeoutError) as error:
+            raise self._broke_off(str(error)) from error
         except OSError as error:
-            count, why = 0, str(error)
-        else:
-            why = "the origin closed the connection"
+            # Not the origin's doing: no descriptor left, or a sandbox that doesn't know the call.
+            logger.debug("not poured: %s", error)
+            self._splices = False
+            return 0
         if not count:
-            error_ = OriginError("http_response_incomplete", why)
-            self._transport.abort()
-            self._lost(error_)
-            raise error_
+            raise self._broke_off("the origin closed the connection")
         self._heard = self._loop.time()
         self._left -= count
         if not self._left:
-            self._over(b"")
+            # What is there already is nobody's: it must not be taken for the answer to the next request.
+            self._over(fcntl.ioctl(self._watched, termios.FIONREAD, bytes(4)) != bytes(4))
         return count
+
+    def _broke_off(self, why: str) -> OriginError:
+        error = OriginError("http_response_incomplete", why)
+        self._transport.abort()
+        self._lost(error)
+        return error
 
     def _is_readable(self, tell: Callable[[], None]) -> None:
         self._stop_watching()
@@ -289,7 +304,7 @@ class OriginConnection(asyncio.Protocol):
         waiting, self._head = self._head, None
         waiting.set_result(response)
         if self._left == 0 and not self._chunked:
-            self._over(data)
+            self._over(bool(data))
         elif data:
             self._take(data)
         if self._response is response and self._splices and not self._chunked and (self._left or 0) >= POURED:
@@ -341,7 +356,7 @@ class OriginConnection(asyncio.Protocol):
                 else:
                     rest = b""
                 self._put(data)
-                self._over(rest)
+                self._over(bool(rest))
                 return
             self._left = left - len(data)
         self._put(data)
@@ -379,7 +394,7 @@ class OriginConnection(asyncio.Protocol):
             if self._part is Part.TRAILERS:
                 if empty:
                     self._put(b"".join(pieces))
-                    self._over(data[at:])
+                    self._over(at < len(data))
                     return
                 # What comes after a body is not kept (RFC 9110 §6.5.1).
                 self._trailers += len(line)
@@ -397,11 +412,11 @@ class OriginConnection(asyncio.Protocol):
                 self._part = Part.AFTER_DATA if self._left else Part.TRAILERS
         self._put(b"".join(pieces))
 
-    def _over(self, rest: bytes) -> None:
-        """The response is here to its last byte."""
+    def _over(self, more: bool) -> None:
+        """The response is here to its last byte; ``more``: and something after it."""
         response, self._response = self._response, None
         self.go_on()
-        if self._keep and not rest and self.is_open:
+        if self._keep and not more and self.is_open:
             self.idle_since = time.monotonic()
             self._on_idle(self)
         else:

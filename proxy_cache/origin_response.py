@@ -135,7 +135,7 @@ class Source(Protocol):
 
     def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
         """Move what has come to a pipe: how much, ``None`` if nothing has, and ``when_readable`` is called when it
-        does. Raises :class:`OriginError` where the body broke off."""
+        does, 0 if it can't be moved. Raises :class:`OriginError` where the body broke off."""
 
     def abort(self) -> None: ...
 
@@ -201,7 +201,10 @@ class OriginResponse:
         return held
 
     async def pour(self, pipe: int, most: int) -> int:
-        """Move the next bytes, ``most`` of them at the most, to a pipe; how many. Raises :class:`OriginError`."""
+        """Move the next bytes, ``most`` of them at the most, to a pipe; how many, 0 if they have to be read after all.
+
+        Raises :class:`OriginError`.
+        """
         while True:
             if self._error is not None:
                 raise self._error

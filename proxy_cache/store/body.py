@@ -18,7 +18,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .files import READ_SIZE, OpenBody
+from .files import READ_SIZE, OpenBody, as_os_error
 
 if TYPE_CHECKING:
     from .index import Entry
@@ -109,8 +109,12 @@ class Body:
         The pipe is empty after it, whatever becomes of the file. If this raises, the pipe is closed when nobody uses
         it.
         """
-        if self.flushing:
-            await asyncio.shield(self._flush)  # type: ignore[arg-type]
+        try:
+            if self.flushing:
+                await asyncio.shield(self._flush)  # type: ignore[arg-type]
+        except BaseException:
+            pipe.close()
+            raise
         if not self.kept:
             self.put(pipe.read(count))
             return
@@ -130,8 +134,8 @@ class Body:
         error: OSError | None
         try:
             poured = future.result()
-        except OSError as failure:  # not even what was there before could be written
-            error = failure
+        except Exception as failure:  # not even what was there before could be written
+            error = as_os_error(failure)
         else:
             if self.file is None:
                 self.file, self.in_place = OpenBody(self.entry_id, poured.fd), True
@@ -358,8 +362,15 @@ class Reader:
             if data is not None:
                 return data
             if self.offset < body.length:
-                assert body.file is not None
-                data = await body.store.files.read(body.file.fd, self._want(body._tail_start), self.offset)
+                file = body.file
+                assert file is not None
+                file.users += 1  # a close() while the thread reads must not close the file under it
+                try:
+                    data = await body.store.files.read(file.fd, self._want(body._tail_start), self.offset)
+                finally:
+                    body.store.files.release(file)
+                if self._gone:
+                    raise BodyError("the reader was closed")
                 return self._took(data)
             await self.arrival()
 

@@ -85,6 +85,11 @@ def _spread_below(folder: Path) -> None:
         logger.debug("no chattr +T for %s", folder)  # other file systems know no such hint
 
 
+def as_os_error(error: Exception) -> OSError:
+    """Whatever goes wrong with a body is told like a failure of the disk."""
+    return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
+
+
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
     """Write all of ``chunks`` at ``offset``, whatever a single call may take. Blocks."""
     for first in range(0, len(chunks), 1000):
@@ -135,15 +140,17 @@ class BodyFiles:
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Let a blocking call run in a thread of its own, without waiting for it."""
         if not self._closing:
-            self.keep(self._sweeper.run(function, *args))
+            task = self._sweeper.run(function, *args)
+            task.add_done_callback(self.failed)
+            self.keep(task)
 
     def keep(self, task: asyncio.Future[Any]) -> None:
         """Have :meth:`drain` wait for this, too."""
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard)
 
-    def _done(self, task: asyncio.Future[Any]) -> None:
-        self._tasks.discard(task)
+    def failed(self, task: asyncio.Future[Any]) -> None:
+        """To be told of a task whose failure nobody else hears of."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a disk task failed", exc_info=error)
 

@@ -13,16 +13,17 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from .files import write_at
+from .files import as_os_error, write_at
 
 POURED: Final = 256 * 1024
 """Bytes of a body that are worth a pipe."""
 PIPE_SIZE: Final = 1024 * 1024
 """Bytes that a pipe is made to hold; what the kernel lets everybody have (``fs.pipe-max-size``)."""
-LEAST: Final = 64 * 1024
+LEAST: Final = 256 * 1024
 """Bytes of a pipe that is worth having. An account that has many gets smaller ones (``fs.pipe-user-pages-soft``)."""
 KEPT: Final = 16
 """Pipes kept for the next body."""
+_UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 _SET_SIZE, _GET_SIZE = 1031, 1032  # F_SETPIPE_SZ and F_GETPIPE_SZ of linux/fcntl.h
 
 
@@ -63,7 +64,7 @@ class Poured:
     @property
     def unsupported(self) -> bool:
         """Whether the file system just does not know how."""
-        return self.error is not None and self.error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+        return self.error is not None and self.error.errno in _UNSUPPORTED
 
 
 class Pipes:
@@ -107,8 +108,8 @@ class Pipes:
         try:
             while done < count:
                 done += os.splice(pipe.reader, fd, count - done, offset_dst=offset + done)
-        except OSError as error:
-            poured = Poured(fd, done, error)
+        except Exception as error:
+            poured = Poured(fd, done, as_os_error(error))
             self.usable = self.usable and not poured.unsupported
             return poured
         return Poured(fd, done)

@@ -92,6 +92,7 @@ class Space:
                 self._files.start(self._unlink, files)
             elif count:
                 self.evicting = asyncio.get_running_loop().create_task(self._evict_more(files))
+                self.evicting.add_done_callback(self._files.failed)
                 self._files.keep(self.evicting)
         return possible
 

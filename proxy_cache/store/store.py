@@ -16,6 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..semantics.spans import Spans
@@ -197,6 +198,7 @@ class Store:
             if not task.done():  # tasks start at once in mitmproxy's loop, and there may be nothing to read
                 self._loading[key] = task
                 task.add_done_callback(lambda _: self._loading.pop(key))
+                task.add_done_callback(self.files.failed)
                 self.files.keep(task)
         await asyncio.shield(task)  # others wait for it too
 
@@ -403,6 +405,8 @@ class Store:
             return await self._commit_piece(body, body.piece_of, chunks, offset)
         total = None if body.complete else body.total
         length = body.length
+        if total is not None and length > total:
+            return None
         lacking = footprint(length) - body.reserved
         if not body.kept or (lacking > 0 and not self.reserve(lacking)):
             return None
@@ -411,15 +415,41 @@ class Store:
         entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
         if body.file is None and body.complete:
             return await self._commit_small(body, entry, chunks)
-        fd = None if body.file is None else body.file.fd
         if not body.in_place or chunks or total is not None:
-            fd = await self.files.run(self._write_last, body.entry_id, fd, chunks, offset, length, total, body.in_place)
-        if body.file is None:
-            assert fd is not None
-            body.file = OpenBody(body.entry_id, fd)
+            await self._finish_file(body, chunks, offset, length, total)
+        assert body.file is not None
         self.files.register(body.file)
         self._committed(body, entry)
         return entry
+
+    async def _finish_file(self, body: Body, chunks: list[bytes], offset: int, length: int, total: int | None) -> None:
+        """Write the last of a body, and have its file where it will stay.
+
+        The thread keeps the file for itself until it has done with it, even if whoever waits for it is cancelled.
+        """
+        file = body.file
+        fd = None if file is None else file.fd
+        work = asyncio.get_running_loop().run_in_executor(
+            self.files.pool, self._write_last, body.entry_id, fd, chunks, offset, length, total, body.in_place
+        )
+        self.files.keep(work)
+        if file is not None:
+            file.users += 1
+            work.add_done_callback(lambda _: self.files.release(file))
+        try:
+            fd = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(partial(self._finished_in_vain, body.entry_id, made=file is None))
+            raise
+        if body.file is None:
+            body.file = OpenBody(body.entry_id, fd)
+
+    def _finished_in_vain(self, entry_id: int, work: asyncio.Future[int], *, made: bool) -> None:
+        """Nobody wants it any more: the file goes. ``made``: in the thread, which has opened it."""
+        if work.exception() is None:
+            if made:
+                os.close(work.result())
+            self.files.start(self.files.unlink, [entry_id])
 
     async def _commit_small(self, body: Body, entry: Entry, chunks: list[bytes]) -> Entry:
         """All of it is in memory still: it is written along with others, and no file stays open for it."""

@@ -73,17 +73,21 @@ class Worker:
                 taken.append(self._queue.get())
             calls = [call for call in taken if call is not None]
             ended = len(calls) < len(taken)
-            for call in calls:
-                try:
-                    call.result = call.function(*call.arguments)
-                except BaseException as error:
-                    call.error = error
+            _make(calls)
             if calls:
                 try:
                     calls[0].future.get_loop().call_soon_threadsafe(_tell, calls)
                 except RuntimeError:
                     logger.debug("the loop has ended before its last calls")
             del taken, calls  # else they were kept until there are others
+
+
+def _make(calls: list[_Call]) -> None:
+    for call in calls:
+        try:
+            call.result = call.function(*call.arguments)
+        except BaseException as error:
+            call.error = error
 
 
 def _tell(calls: list[_Call]) -> None:

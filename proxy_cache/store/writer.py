@@ -12,7 +12,6 @@ and then its blocks.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import queue
 import sqlite3
@@ -24,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from .entry import Entry
+from .files import as_os_error
 from .rows import (
     DELETE_ENTRY,
     DELETE_HEAD,
@@ -167,13 +167,13 @@ class Writer:
             try:
                 self._segments.append([(body.entry, body.chunks) for body in small])
             except Exception as error:
-                failed = _as_os_error(error)
+                failed = as_os_error(error)
             results += [(body, failed) for body in small]
         for body in others:
             try:
                 self._write_file(body.entry.id, body.chunks)
             except Exception as error:
-                results.append((body, _as_os_error(error)))
+                results.append((body, as_os_error(error)))
             else:
                 results.append((body, None))
         if results:
@@ -197,11 +197,6 @@ class Writer:
                 except sqlite3.Error:
                     logger.debug("rollback failed", exc_info=True)
             self._on_error("index", error)
-
-
-def _as_os_error(error: Exception) -> OSError:
-    """Whatever goes wrong with a body is told like a failure of the disk: the thread must go on."""
-    return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
 
 
 def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -92,7 +93,7 @@ def poured(
             assert response.pourable
             try:
                 while response.pourable and (read_after is None or len(body) < read_after):
-                    body += pipe.read(await response.pour(pipe.writer, pipe.size))
+                    body += pipe.read(await response.pour(pipe.writer, pipe.size))  # 0: then nothing is pourable
                 body += await body_of(response)
             except OriginError as error:
                 return error.error, origin
@@ -135,6 +136,41 @@ def test_a_body_that_breaks_off() -> None:
 
 def test_an_origin_that_stops() -> None:
     assert poured([HEAD, BODY[:500_000]], timeout=0.2)[0] == "connection_read_timeout"
+
+
+def test_what_follows_a_body_is_not_the_answer_to_the_next_request() -> None:
+    """Its connection is not used again (RFC 9112 §6.3: "an attempt at request smuggling […] or response splitting")."""
+    body, origin = poured([HEAD + BODY + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], then=[OK])
+    assert body == BODY
+    assert origin.connections == 2
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EINVAL, errno.ENOMEM])
+def test_a_system_that_refuses_to_splice(monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
+    """As sandboxes do: the body is read, and nothing of it is lost."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "splice", refuse)
+    assert poured([HEAD, BODY])[0] == BODY
+
+
+def test_no_descriptor_left() -> None:
+    async def run() -> bytes:
+        async with clients(RawOrigin([[HEAD, BODY]])) as get:
+            pipe = Pipe()
+            response = await get()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                assert await response.pour(pipe.writer, pipe.size) == 0
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                pipe.close()
+            return await body_of(response)
+
+    assert asyncio.run(run()) == BODY
 
 
 def test_what_is_not_poured_is_read_as_ever() -> None:
@@ -264,6 +300,125 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
         assert list(store.files.scan()) == []
 
     with_store(tmp_path, story)
+
+
+def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe: Pipe) -> None:
+    """While the part of the body before it is on its way to the disk."""
+
+    async def story(store: Store) -> None:
+        release = threading.Event()
+        for _ in range(8):
+            store.files.pool.submit(release.wait)
+        body = store.body(2_000_000, keep=True)
+        assert not body.put(BODY[:500_000])
+        await body.room()
+        assert body.flushing
+        pouring = asyncio.create_task(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
+        await asyncio.sleep(0)
+        pouring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+        with pytest.raises(OSError):
+            os.fstat(pipe.reader)
+        release.set()
+        body.fail(BodyError("given up"))
+
+    with_store(tmp_path, story)
+
+
+def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path, pipe: Pipe) -> None:
+    failures: list[str] = []
+
+    async def story(store: Store) -> None:
+        def no_memory(entry_id: int) -> int:
+            raise MemoryError
+
+        store.files.create_in_place = no_memory  # type: ignore[method-assign]
+        body = store.body(900_000, keep=True)
+        reading = asyncio.create_task(all_of(body))
+        body.put(BODY[:10_000])
+        await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+        assert not body.kept
+        body.put(BODY[500_000:900_000])
+        body.finish()
+        assert await reading == BODY[:900_000]
+
+    with_store(tmp_path, story, on_failure=failures.append)
+    assert failures == ["write"]
+
+
+def test_a_file_stays_open_while_a_thread_writes_to_it(tmp_path: Path, pipe: Pipe) -> None:
+    """Also for who commits, and is ended, twice: a descriptor that was closed could be another file's by then."""
+    release, began = threading.Event(), threading.Event()
+
+    async def story(store: Store) -> None:
+        write_last = store._write_last
+
+        def slow(*arguments: Any) -> int:
+            began.set()
+            release.wait()
+            return write_last(*arguments)
+
+        store._write_last = slow  # type: ignore[method-assign]
+        body = store.body(900_000, keep=True)
+        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        assert body.file is not None
+        fd = body.file.fd
+        body.put(BODY[500_000:510_000])
+        committing = asyncio.create_task(store.commit(body, "http://x/", response_of(900_000)))
+        await asyncio.get_running_loop().run_in_executor(None, began.wait)
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        body.fail(BodyError("given up"))
+        os.fstat(fd)
+        release.set()
+        await store.files.drain()
+        with pytest.raises(OSError):
+            os.fstat(fd)
+        assert list(store.files.scan()) == []
+
+    with_store(tmp_path, story)
+
+
+def test_a_reader_that_is_closed_while_a_thread_reads_for_it(tmp_path: Path, pipe: Pipe) -> None:
+    """The file that it has open is not another one by then."""
+
+    async def story(store: Store) -> None:
+        store.files._nowait = False  # as on file systems that can't say what is in memory
+        release = threading.Event()
+        body = store.body(900_000, keep=True)
+        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        assert body.file is not None
+        fd = body.file.fd
+        for _ in range(8):
+            store.files.pool.submit(release.wait)
+        reader = body.reader()
+        reading = asyncio.create_task(reader.read())
+        await asyncio.sleep(0)
+        body.fail(BodyError("given up"))
+        reader.close()
+        os.fstat(fd)
+        release.set()
+        with pytest.raises(BodyError):
+            await reading
+        with pytest.raises(OSError):
+            os.fstat(fd)
+
+    with_store(tmp_path, story)
+
+
+def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(store: Store) -> None:
+        for _ in range(3):
+            body = store.body(900_000, keep=True)
+            os.mkdir(store.files.path(body.entry_id))
+            await body.pour(pipe, filled(pipe, BODY[:500_000]))
+            assert not body.kept
+            body.fail(BodyError("enough"))
+
+    with_store(tmp_path, story)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
