@@ -11,12 +11,13 @@ Imports go down this list and never up; only the first two lines know mitmproxy:
 - ``layers`` (streamed responses), ``layers_tunnel`` (CONNECT), ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin``, ``metrics``;
-- ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``gaps`` (readers of what is stored in part),
-  ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as bytes);
-- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``waiter`` (who wants it),
-  ``limiter``;
+- ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
+  (readers of what is stored in part), ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as
+  bytes);
+- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``parts`` (spans that are asked
+  for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``limiter``;
 - ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``;
-- ``store`` (index, bodies, eviction), ``semantics`` (RFC 9110 and 9111 as pure functions).
+- ``store`` (index, bodies, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """
 
 __version__ = "0.1.0"
