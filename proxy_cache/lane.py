@@ -12,7 +12,6 @@ This knows no mitmproxy; :class:`Host` is what it wants to know of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -190,16 +189,16 @@ class Lane(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
             return True
+        sent = 0
         try:
             if file is None or self._socket is None:
                 sent = os.writev(self._descriptor, (head, body))
             else:
                 sent = self._socket.send(head, MSG_MORE)
                 if sent == len(head):
-                    with contextlib.suppress(OSError):
-                        sent += os.sendfile(self._descriptor, file, 0, len(body))
+                    sent += os.sendfile(self._descriptor, file, 0, len(body))
         except OSError:  # it is full, or closed: the transport finds out
-            sent = 0
+            pass
         if sent == len(head) + len(body):
             return False
         if sent < len(head):
