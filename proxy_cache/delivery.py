@@ -89,9 +89,8 @@ class Delivery:
         assert writer is not None
         file = source if isinstance(source, (StoredReader, Reader)) and not self.chunked else None
         if file is not None:
-            writer.transport.set_write_buffer_limits(
-                0
-            )  # so that drained means empty: what was written before goes first
+            # Drained then means empty: what was written before goes first.
+            writer.transport.set_write_buffer_limits(0)
         unbroken = 0
         try:
             while True:

@@ -9,9 +9,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,9 +25,9 @@ from proxy_cache.store.entry import Entry
 from proxy_cache.store.memory import SMALL
 from proxy_cache.store.room import EVICT_AT_ONCE
 from proxy_cache.store.store import MAX_VARIANTS, Room, Store
+from tests.support.stores import with_store
 
 MANY = 20_000
-ROOM = Room(1 << 40, 0)
 LARGE = b"body" * SMALL
 """A body that has a file of its own."""
 
@@ -80,22 +78,6 @@ async def written(store: Store) -> None:
     store.remove(await put(store, "barrier:"))
     store.remove(await put(store, "barrier:"))
     gc.collect()
-
-
-def with_store(
-    folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], room: Room = ROOM, **options: Any
-) -> None:
-    async def run() -> None:
-        # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
-        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        store = Store(folder, room, **options)
-        await store.open()
-        try:
-            await story(store)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
 
 
 def test_what_was_stored_is_found_after_a_restart(tmp_path: Path) -> None:

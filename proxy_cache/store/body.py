@@ -321,22 +321,21 @@ class Reader:
     def read_into(self, buffer: memoryview) -> int | None:
         """The next bytes into ``buffer``, if they are in the file, and as far as the page cache has them: how many,
         ``None`` if it is none. They are not taken before :meth:`skip`."""
-        body = self._body
-        if self._gone or body.file is None or self.offset >= body._tail_start:
-            return None
-        want = min(len(buffer), self._want(body._tail_start))
-        return body.store.files.read_into(body.file.fd, buffer[:want], self.offset) if want else None
+        place = self._in_file(len(buffer))
+        return self._body.store.files.read_into(place[0], buffer[: place[2]], place[1]) if place else None
 
     def in_file(self, most: int) -> tuple[int, int, int] | None:
         """Descriptor, offset and count of the next bytes, if they can be sent from the page cache as they are. They
         are not taken before :meth:`skip`."""
+        place = self._in_file(most)
+        return place if place and self._body.store.files.is_warm(*place) else None
+
+    def _in_file(self, most: int) -> tuple[int, int, int] | None:
         body = self._body
         if self._gone or body.file is None or self.offset >= body._tail_start:
             return None
-        count = min(most, (body._tail_start if self.stop is None else min(self.stop, body._tail_start)) - self.offset)
-        if count <= 0 or not body.store.files.is_warm(body.file.fd, self.offset, count):
-            return None
-        return body.file.fd, self.offset, count
+        count = self._want(body._tail_start, most)
+        return (body.file.fd, self.offset, count) if count > 0 else None
 
     def skip(self, count: int) -> None:
         self.offset += count
@@ -385,8 +384,8 @@ class Reader:
         self._body._make_room()
         self._body.close_if_unused()
 
-    def _want(self, end: int) -> int:
-        return min(READ_SIZE, end - self.offset, (self.stop if self.stop is not None else end) - self.offset)
+    def _want(self, end: int, most: int = READ_SIZE) -> int:
+        return min(most, end - self.offset, (self.stop if self.stop is not None else end) - self.offset)
 
     def _from_tail(self) -> bytes:
         body = self._body

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import sqlite3
@@ -24,6 +23,7 @@ from ..semantics.stored import StoredResponse
 from .body import Body
 from .entry import Entry, footprint
 from .files import BodyFiles, OpenBody, TornFile, write_at
+from .folder import FolderLock, InUse
 from .index import Dropped, Index
 from .memory import SMALL, MemoryTier
 from .pipes import Pipe, Pipes, Poured
@@ -76,7 +76,7 @@ class Store:
         self.index = Index(path, self._writer, self.memory.drop)
         self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed)
         self._on_failure = on_failure
-        self._lock: int | None = None
+        self._lock = FolderLock(root)
         self._last_complaint = 0.0
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
@@ -95,10 +95,10 @@ class Store:
         try:
             await self.files.run(self._open)
         except StoreError:
-            self._unlock()
+            self._lock.release()
             raise
         except Exception as error:
-            self._unlock()
+            self._lock.release()
             raise StoreError(f"cache_dir {self.root} cannot be used: {error}") from error
         self._loop = asyncio.get_running_loop()
         self._writer.start()
@@ -109,24 +109,13 @@ class Store:
 
     def _open(self) -> None:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
-            raise StoreError(
-                f"cache_dir {self.root} is in use by another process (pid {owner or 'unknown'})"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        try:
+            self._lock.take()
             self.files.prepare()
             self._segments.prepare()
         except OSError as error:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
+        except InUse as error:
+            raise StoreError(f"cache_dir {self.root} is in use by another process (pid {error})") from error
         self.files.unlink(self.index.open(self.files.scan, self._segments))
         self.space.read_free()
 
@@ -151,12 +140,7 @@ class Store:
             self.pipes.close()
             self._segments.close()
         finally:
-            self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
     async def _keep_house(self) -> None:
         while True:
@@ -496,11 +480,15 @@ class Store:
             raise error
 
     def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
+        self._kept(body)
+        self._add(entry, saved=saved)
+
+    def _kept(self, body: Body) -> None:
+        """All of it is on the disk."""
         body.stored = True
         body.drop_tail()
         self.space.spend(body.reserved)
         body.reserved = 0
-        self._add(entry, saved=saved)
 
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
         if not body.kept or entry not in self.index:
@@ -509,10 +497,7 @@ class Store:
             await self.write(body, chunks, offset)
         if body.length == body.start:
             return None
-        body.stored = True
-        body.drop_tail()
-        self.space.spend(body.reserved)
-        body.reserved = 0
+        self._kept(body)
         self.index.add_span(entry, body.start, body.length, time.time())
         return entry
 

@@ -31,6 +31,12 @@ def step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
+def take_more(waiting: queue.SimpleQueue[T], taken: list[T], most: int) -> None:
+    """What is there without waiting, up to ``most`` with what is ``taken`` already. For the one thread that takes."""
+    while len(taken) < most and not waiting.empty():
+        taken.append(waiting.get())
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     function: Callable[..., Any]
@@ -69,8 +75,7 @@ class Worker:
         ended = False
         while not ended:
             taken = [self._queue.get()]
-            while len(taken) < BATCH and not self._queue.empty():
-                taken.append(self._queue.get())
+            take_more(self._queue, taken, BATCH)
             calls = [call for call in taken if call is not None]
             ended = len(calls) < len(taken)
             _make(calls)

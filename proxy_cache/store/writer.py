@@ -37,7 +37,7 @@ from .rows import (
     head_row,
 )
 from .segments import Segments, size_of
-from .worker import step_back
+from .worker import step_back, take_more
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,7 @@ class Writer:
             batch = [self._queue.get()]
             if isinstance(batch[0], (Save, Delete, Touch)):
                 time.sleep(LINGER)  # nobody waits for rows: the more of them come together, the less each costs
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get())
+            take_more(self._queue, batch, BATCH)
             operations = [operation for operation in batch if operation is not None]
             saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
             self._transact(database, partial(_write_rows, database, saves, operations))

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Store
+from tests.support.stores import with_store
 
 from .test_origin_connection import CLOSE, RawOrigin, body_of, clients
 
 BODY = os.urandom(1_000_000)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
-ROOM = Room(100_000_000, 0)
-
 pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="no splice(2)")
 
 
@@ -220,18 +219,6 @@ def test_who_waits_for_more_may_be_ended() -> None:
 
 
 # -- to a store --------------------------------------------------------------------------------------------
-
-
-def with_store(folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def run() -> None:
-        store = Store(folder, ROOM, **options)
-        await store.open()
-        try:
-            await story(store)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
 
 
 def filled(pipe: Pipe, data: bytes) -> int:
