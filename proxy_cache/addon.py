@@ -48,6 +48,7 @@ from .origin import OriginClient
 from .semantics.headers import Headers
 from .semantics.keys import redacted
 from .semantics.signatures import without_parameters
+from .stages import Stage
 from .store.store import Store, StoreError
 from .waiter import ClientGone
 
@@ -95,6 +96,7 @@ class CacheAddon:
         self.http_layers: dict[str, Layer] = {}
         self._lane_closed: str | None = "not asked yet"
         self.lane_targets = addon_lane.Targets()
+        self.sends, self.ends = Stage(), Stage()
         self._by_client: dict[str, set[Exchange]] = {}
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
@@ -578,6 +580,7 @@ class CacheAddon:
                 "entries": len(store.index),
                 "size_bytes": store.size,
                 "capacity_bytes": store.capacity,
+                "unwritten": store.unwritten,
             },
             "requests_in_flight": len(self._in_flight),
             "tunnels": sum(map(len, self._tunnels.values())),

@@ -116,6 +116,7 @@ class ClientLane:
         self.addon = addon
         self.via = addon.via
         self.client = address(client)
+        self.sends, self.ends = addon.sends, addon.ends
         self._client = client
         self._watchdog = handler.timeout_watchdog
         mode = client.proxy_mode

@@ -322,7 +322,7 @@ class Cache:
 
     async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
         try:
-            return await waiter.head
+            return await waiter.head()
         except BaseException:
             waiter.leave()
             raise
@@ -346,7 +346,7 @@ class Cache:
     def begin(self, exchange: Exchange) -> Waiter | Answer | None:
         """Start the fill for a GET without range, condition or directive that has nothing to meet here: nothing is
         stored, nobody else asks, nothing is known of the key. Most misses are like that, and take no task but the
-        fill's: the waiter's ``head`` is awaited by its callback, and :meth:`begun` makes the answer.
+        fill's, if that: the waiter's ``on_head`` is for the caller to set, and :meth:`begun` makes the answer then.
 
         ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
         """
@@ -361,12 +361,12 @@ class Cache:
         return waiter
 
     def begun(self, exchange: Exchange, waiter: Waiter) -> Answer:
-        """The answer to what :meth:`begin` has started, when its ``head`` is done.
+        """The answer to what :meth:`begin` has started, when its head is here.
 
         Raises :class:`SentOn`, or :class:`ClientGone`.
         """
         try:
-            head = waiter.head.result()
+            head = waiter.result()
         except (Overloaded, OriginError) as error:
             waiter.leave()
             return self._error(error, "uri-miss")
@@ -538,7 +538,8 @@ class Cache:
             return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
         reader = exchange.source = waiter.reader
         assert reader is not None
-        return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, head.reason)
+        reason = "" if source == "hit" else head.reason  # which is not stored
+        return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)
 
     # -- when there is no answer from the origin ------------------------------------------------------------------
 

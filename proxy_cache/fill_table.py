@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,21 +106,20 @@ class FillTable:
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
         what they stored can be validated, where going to the origin now would fetch it a second time."""
-        tasks = [fill._task for fill in self._joinable.get(key, ()) if fill.state is FillState.COMPLETE and fill._task]
-        if tasks:
-            await asyncio.wait(tasks)
-        return bool(tasks)
+        fills = [fill for fill in self._joinable.get(key, ()) if fill.state is FillState.COMPLETE]
+        for fill in fills:
+            await fill.ending()
+        return bool(fills)
 
     def start(self, request: FillRequest) -> Waiter:
         """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""
         fill = Fill(self, request)
         waiter = fill.start()
-        if fill._task is not None and not fill._task.done():
-            self._running.add(fill)
-            if request.part is not None and request.part.of is not None and not request.candidates:
-                self._gaps.setdefault(request.part.of.id, []).append(fill)
-            elif not request.private:
-                self._joinable.setdefault(request.key, []).append(fill)
+        self._running.add(fill)
+        if request.part is not None and request.part.of is not None and not request.candidates:
+            self._gaps.setdefault(request.part.of.id, []).append(fill)
+        elif not request.private:
+            self._joinable.setdefault(request.key, []).append(fill)
         return waiter
 
     # -- pieces of entries --------------------------------------------------------------------------------------
@@ -217,7 +215,7 @@ class FillTable:
                 fill.doomed = True
 
     def _forget(self, fill: Fill) -> None:
-        if fill._task is None or fill.state in (FillState.COMPLETE, FillState.FAILED):
+        if fill.state in (FillState.COMPLETE, FillState.FAILED):
             self._running.discard(fill)
         self._forget_key(fill)
         if fill.head is not None and fill.head.piece_of is not None:
@@ -240,12 +238,13 @@ class FillTable:
 
     async def close(self) -> None:
         """End all fills. What has arrived in full is stored; what has not is dropped."""
-        tasks = [fill._task for fill in self._running if fill._task is not None]
-        for fill in list(self._running):
+        running = list(self._running)
+        for fill in running:
             if fill.state is not FillState.COMPLETE:
                 fill.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for fill in running:
+            if fill in self._running:
+                await fill.ending()
 
 
 K = TypeVar("K")

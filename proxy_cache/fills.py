@@ -1,8 +1,11 @@
 """Fills: one origin request for a key, however many wait (they find each other in :mod:`.fill_table`).
 
-A fill belongs to the cache. It runs in a task of its own, takes a slot, writes at the origin's speed, and gives the
-slot back at the origin's last byte. Those who wait for it are :class:`Waiter` s: first for the head of the response,
-then as readers of its body. They come and go as they like; the fill minds only when the last one leaves:
+A fill belongs to the cache. It takes a slot, writes at the origin's speed, and gives the slot back at the origin's last
+byte. It runs in a task of its own, unless nothing has to be waited for but one answer that comes in one piece, as most
+answers with small bodies do: then it goes by callbacks.
+
+Those who wait for it are :class:`Waiter` s: first for the head of the response, then as readers of its body. They come
+and go as they like; the fill minds only when the last one leaves:
 
 - still queued: it is cancelled, and the origin never hears of it;
 - running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known), else dropped.
@@ -29,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from .copying import copy
 from .limiter import Ticket, TicketState
+from .origin import RETRY_STATUSES
+from .origin_connection import OriginConnection, Stale
 from .origin_response import OriginError, OriginResponse
 from .parts import Part
 from .semantics.headers import Headers, end_to_end
@@ -107,6 +112,10 @@ class Fill:
         self._breaks = 0
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
+        self._asked: OriginConnection | None = None
+        """Where the answer is awaited that no task waits for."""
+        self._over = False
+        self._ending: asyncio.Future[None] | None = None
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -118,10 +127,15 @@ class Fill:
             request.target.authority, request.client, waiter.overloaded
         )
         self.waiters[waiter] = None
-        # A step of its own also where tasks start eagerly, as mitmproxy's do: misses that arrive together are then sent
-        # together, which is kinder to the processor's caches, and the fill is in the table before it does anything.
-        self._task = asyncio.Task(self._run(self._ticket), loop=asyncio.get_running_loop())
+        if not self._ask_now():
+            self._go_on(None)
         return waiter
+
+    def _go_on(self, answer: OriginResponse | OriginError | Stale | None) -> None:
+        """In a task, which takes its first step in a turn of its own, also where tasks start eagerly (mitmproxy's do):
+        the fill is in the table before it does anything. ``answer``: what the origin has said already."""
+        assert self._ticket is not None
+        self._task = asyncio.Task(self._run(self._ticket, answer), loop=asyncio.get_running_loop())
 
     def join(self, client: str, headers: Headers) -> Waiter:
         """One more flow wants this response."""
@@ -138,7 +152,7 @@ class Fill:
             self._nobody_waits()
 
     def _nobody_waits(self) -> None:
-        if self._task is None or self._task.done() or self.state in (FillState.COMPLETE, FillState.FAILED):
+        if self.state in (FillState.COMPLETE, FillState.FAILED):
             return
         if self.state is FillState.RUNNING and self._worth_finishing():
             return
@@ -147,14 +161,23 @@ class Fill:
         self.cancel()
 
     def cancel(self) -> None:
-        """End it. A task that is ended before its first step never takes one: its last words are then said here."""
-        if self._task is None:
+        """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
+        say that it was the end: it is said here."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.abort()
+        elif self._task is not None:
+            self._task.cancel()
+        if asked is not None or not self._began:
+            self._ended(self._broken(asyncio.CancelledError()))
+
+    async def ending(self) -> None:
+        """Wait until it has ended, and what is kept of it is stored."""
+        if self._over:
             return
-        self._task.cancel()
-        if not self._began and self._ticket is not None:
-            self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
-            self._ticket.end()
-            self.table._forget(self)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._ending)  # others may wait for it, too
 
     def _worth_finishing(self) -> bool:
         """The rule for a running fill that nobody waits for. Before the head arrives it is not known yet, so the
@@ -169,9 +192,82 @@ class Fill:
         limit = self.table.quick_abort_max
         return body.total - body.length <= limit if body.total is not None else body.length - body.start <= limit
 
+    def _broken(self, error: BaseException) -> str:
+        """It ended with this, which is told to whoever waits. The outcome."""
+        match error:
+            case OriginError():
+                self._fail(error)
+                return error.error
+            case asyncio.CancelledError():
+                # Nobody waits any more, the place in the queue timed out, or the proxy is shutting down.
+                outcome = "abandoned" if self.state is FillState.RUNNING else ""
+                self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
+                return outcome
+            case _:
+                logger.error("fill of %s failed", self.request.key, exc_info=error)
+                self._fail(OriginError("proxy_internal_error", type(error).__name__))
+                return "proxy_internal_error"
+
+    def _ended(self, outcome: str) -> None:
+        assert self._ticket is not None
+        self._over = True
+        self._ticket.end()
+        self.table._forget(self)
+        if outcome:
+            self.table.events.fill_ended(outcome)
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(None)
+
+    # -- without a task -----------------------------------------------------------------------------------------
+
+    def _ask_now(self) -> bool:
+        """Ask in the same turn, if there is a slot, and a connection that is open. A fill that validates, or asks for a
+        part, has more to think about."""
+        request, ticket = self.request, self._ticket
+        assert ticket is not None
+        if ticket.state is not TicketState.ACTIVE or request.candidates or request.part is not None:
+            return False
+        self._asked = self.table.origin.ask_now(request.target, request.headers, self._interim, self._answered)
+        if self._asked is None:
+            return False
+        self._began = True
+        self.state = FillState.RUNNING
+        return True
+
+    def _answered(self, answer: OriginResponse | OriginError | Stale) -> None:
+        """What came of that. If there is more to wait for, the body or another try, a task goes on from here."""
+        asked, self._asked = self._asked, None
+        if asked is None:  # it was ended
+            if isinstance(answer, OriginResponse):
+                answer.close()
+        elif not isinstance(answer, OriginResponse) or not answer.is_whole or answer.status in RETRY_STATUSES:
+            self._go_on(answer)
+        else:
+            try:
+                self._take_whole(answer)
+            except (Exception, asyncio.CancelledError) as error:
+                self._ended(self._broken(error))
+
+    def _take_whole(self, response: OriginResponse) -> None:
+        head, shared, alone = self._decide(response)
+        body = head.body
+        assert body is not None
+        body.put(response.take_held())
+        body.finish()
+        self.state = FillState.COMPLETE
+        if head.why_not_stored is not None or self.doomed:
+            body.stop_keeping()
+            outcome = "not_modified" if response.status == 304 else "not_stored"
+        else:
+            entry = self.table.store.keep(body, self.request.key, head.response)
+            outcome = "stored" if entry is not None else "not_stored"
+        self._ended(outcome)
+        self._give(head, shared=shared, alone=alone)
+        body.close_if_unused()
+
     # -- the task -----------------------------------------------------------------------------------------------
 
-    async def _run(self, ticket: Ticket) -> None:
+    async def _run(self, ticket: Ticket, answer: OriginResponse | OriginError | Stale | None) -> None:
         """The story of one fill. Whatever way it ends, the slot comes back and every waiter hears of it."""
         self._began = True
         outcome = "failed"
@@ -181,30 +277,18 @@ class Fill:
                 for waiter in self.waiters:
                     waiter.admitted()
             self.state = FillState.RUNNING
-            outcome = await self._fetch(ticket)
+            outcome = await self._fetch(ticket, answer)
             self.state = FillState.COMPLETE
-        except OriginError as error:
-            self._fail(error)
-            outcome = error.error
-        except asyncio.CancelledError:
-            # Nobody waits any more, the place in the queue timed out, or the proxy is shutting down.
-            outcome = "abandoned" if self.state is FillState.RUNNING else ""
-            self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
-        except Exception as error:
-            logger.exception("fill of %s failed", self.request.key)
-            self._fail(OriginError("proxy_internal_error", type(error).__name__))
-            outcome = "proxy_internal_error"
+        except (Exception, asyncio.CancelledError) as error:
+            outcome = self._broken(error)
         finally:
-            ticket.end()
-            self.table._forget(self)
-            if outcome:
-                self.table.events.fill_ended(outcome)
+            self._ended(outcome)
 
-    async def _fetch(self, ticket: Ticket) -> str:
+    async def _fetch(self, ticket: Ticket, answer: OriginResponse | OriginError | Stale | None) -> str:
         """Ask the origin; hand the head to the waiters, and write the body while they read along."""
         candidates = self.request.candidates
         try:
-            outcome = await self._ask(ticket, candidates)
+            outcome = await self._ask(ticket, candidates, answer)
             if outcome is None:
                 # Validated was something that is not here any more, or that can't be told from others: ask for it.
                 outcome = await self._ask(ticket, ())
@@ -215,7 +299,12 @@ class Fill:
             raise
         return outcome or "not_stored"
 
-    async def _ask(self, ticket: Ticket, candidates: tuple[Entry, ...]) -> str | None:
+    async def _ask(
+        self,
+        ticket: Ticket,
+        candidates: tuple[Entry, ...],
+        answer: OriginResponse | OriginError | Stale | None = None,
+    ) -> str | None:
         """One answer of the origin; ``None`` if it was a 304 that nothing can be made of."""
         request = self.request
         headers = request.headers
@@ -227,7 +316,7 @@ class Fill:
                 validator = strong_validator(request.part.of.response.headers)
                 headers = headers.add("If-Range", validator) if validator is not None else headers
         response = await self.table.origin.get(
-            request.target, headers, retries=request.retries, on_interim=self._interim
+            request.target, headers, retries=request.retries, on_interim=self._interim, answer=answer
         )
         try:
             if response.status == 304 and candidates:
@@ -318,11 +407,19 @@ class Fill:
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head has arrived: who gets it, and is it stored?"""
+        if self.request.part is not None:
+            if response.status == 206:
+                return self._take_part(response, self.request.part)
+            self._not_a_part(response, self.request.part)
+        head, shared, alone = self._decide(response)
+        self._give(head, shared=shared, alone=alone)
+        if not self.waiters and not self._worth_finishing():
+            raise asyncio.CancelledError
+        return head
+
+    def _decide(self, response: OriginResponse) -> tuple[FillHead, bool, bool]:
+        """Whether a response is stored, and who gets it: see :meth:`_give`."""
         request, status = self.request, response.status
-        if request.part is not None:
-            if status == 206:
-                return self._take_part(response, request.part)
-            self._not_a_part(response, request.part)
         whole = 200 if status == 206 else status
         verdict = judge(request.headers, whole, response.headers, request.policy, self.table.guess_for(request))
         why_not = verdict.why_not or ("partial" if status == 206 else None)
@@ -352,10 +449,7 @@ class Fill:
             self.table._forget(self)  # nobody joins what may not be shared
         error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
         # What was only the answer to the leader's condition says nothing about the others: they ask again, together.
-        self._give(head, shared=why_not is None or error_for_all, alone=not passed_on and why_not != "partial")
-        if not self.waiters and not self._worth_finishing():
-            raise asyncio.CancelledError
-        return head
+        return head, why_not is None or error_for_all, not passed_on and why_not != "partial"
 
     def _drop_what_it_supersedes(self) -> None:
         """The origin has another answer now, which can't be kept: neither can what was validated (RFC 9111 §4.3.3)."""
@@ -480,12 +574,12 @@ class Fill:
         self._give(head, shared=True)
         return True
 
-    def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
+    def _give(self, head: FillHead, *, shared: bool, alone: bool = True, at_once: bool = False) -> None:
         """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
         first = next(iter(self.waiters), None)  # the leader, if it is still here
         for waiter in list(self.waiters):
             if waiter is first or (shared and matches(head.response.vary, waiter.headers)):
-                waiter.give(head)
+                waiter.give(head, at_once=at_once)
             else:
                 waiter._fail(SentOn(alone=alone and not shared))
                 del self.waiters[waiter]

@@ -126,7 +126,7 @@ class GapReader:
             if waiter is None:
                 waiter, _ = self.wait_for(self.offset, self.stop)
             self._waiter = waiter
-            head = await waiter.head
+            head = await waiter.head()
         except (Overloaded, OriginError, SentOn, ClientGone) as error:
             raise BodyError(f"the next piece could not be fetched: {error}") from error
         if not self.suits(head):

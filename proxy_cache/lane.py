@@ -26,6 +26,7 @@ from .http1 import Request, parse_request, response_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
+from .stages import Stage
 from .store.body import BodyError
 from .waiter import ClientGone, SentOn, Waiter
 
@@ -40,6 +41,8 @@ class Host(Protocol):
     via: str
     client: str
     """Who the client is, for fairness and the log."""
+    sends: Stage
+    ends: Stage
 
     @property
     def by_the_book(self) -> bool:
@@ -225,7 +228,7 @@ class Lane(asyncio.Protocol):
                 begun = cache.begin(exchange)
                 if isinstance(begun, Waiter):
                     self._busy = True
-                    begun.head.add_done_callback(partial(self._begun, request, exchange, state, cache, begun))
+                    begun.on_head = partial(self._begun, request, exchange, state, cache, begun)
                     return
                 answer = begun
             if answer is None:
@@ -238,9 +241,7 @@ class Lane(asyncio.Protocol):
         elif self._transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
 
-    def _begun(
-        self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, waiter: Waiter, _: object
-    ) -> None:
+    def _begun(self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, waiter: Waiter) -> None:
         """The head of what the cache has begun to fetch is here, or there will be none."""
         answer: Answer | None = None
         alone = False
@@ -255,45 +256,48 @@ class Lane(asyncio.Protocol):
             self._host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
         state.queued = exchange.queued_for
-        if note:
-            self._done(state, None, True, note)
-        elif answer is None or not self._at_once(request, exchange, state, answer):
-            self._run(self._finish(request, exchange, state, cache, answer, alone=alone))
+        if answer is None:
+            if note:
+                self._end(state, None, True, note)
+            else:
+                self._run(self._finish(request, exchange, state, cache, None, alone=alone))
             return
+        try:
+            self._host.lane_answered(exchange, answer)
+            content = _all_of(answer, state)
+            if content is None:
+                self._run(self._finish(request, exchange, state, cache, answer))
+            else:
+                head, _, close = framed(request, answer)
+                state.size = len(content)
+                self._host.sends.add(self._send, head, content if answer.status not in (204, 304) else b"", None)
+                self._host.ends.add(self._end, state, answer, close)
+        except Exception as error:
+            self._host.failed(error)
+            self._end(state, answer, True, type(error).__name__)
+
+    def _end(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
+        """It was answered, or its client has left: the next one."""
+        self._done(state, answer, close, note)
         if self._transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
         else:
             self._next()
 
     def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
-        """Send an answer without waiting, if that can be. Whether this was all that is to do."""
+        """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
             self._host.lane_answered(exchange, answer)
-            return self._send_now(request, state, answer)
+            content = _all_of(answer, state)
+            if content is None:
+                return False
+            head, _, close = framed(request, answer)
+            self._send(head, content if answer.status not in (204, 304) else b"", None)
+            state.size = len(content)
+            self._done(state, answer, close)
         except Exception as error:
             self._host.failed(error)
             self._done(state, answer, True, type(error).__name__)
-            return True
-
-    def _send_now(self, request: Request, state: InFlight, answer: Answer) -> bool:
-        """Send an answer that is all there, if the client takes it; whether it was."""
-        body = answer.body
-        if isinstance(body, bytes):
-            content = body
-        elif answer.length is not None and answer.length <= READ_AHEAD:
-            read = _read_now(body)
-            if read is None or len(read) != answer.length:
-                if read:
-                    # What was read is to be sent first: the rest of it takes waiting.
-                    state.first = read
-                return False
-            content = read
-        else:
-            return False
-        head, _, close = framed(request, answer)
-        self._send(head, content if answer.status not in (204, 304) else b"", None)
-        state.size = len(content)
-        self._done(state, answer, close)
         return True
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -419,6 +423,22 @@ class Lane(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         self._handed += len(data)
         self._inner.data_received(data)
+
+
+def _all_of(answer: Answer, state: InFlight) -> bytes | None:
+    """The body of a small answer, if it can be had without waiting."""
+    body = answer.body
+    if isinstance(body, bytes):
+        return body
+    if answer.length is None or answer.length > READ_AHEAD:
+        return None
+    read = _read_now(body)
+    if read is not None and len(read) == answer.length:
+        return read
+    if read:
+        # What was read is to be sent first: the rest of it takes waiting.
+        state.first = read
+    return None
 
 
 def _read_now(body: Source) -> bytes | None:

@@ -25,10 +25,11 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict
 
-from .origin_connection import OriginConnection, Stale
+from .origin_connection import OnAnswer, OriginConnection, Stale
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class OriginClient:
         self._connector: aiohttp.TCPConnector | None = None
         self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
         self._open: set[OriginConnection] = set()
+        self._asks = Stage()
         self._sweeper: asyncio.TimerHandle | None = None
         self._generation = 0
         """Connections that were opened under other settings are not used again."""
@@ -100,17 +102,25 @@ class OriginClient:
         *,
         retries: int | None = None,
         on_interim: Callable[[int, Headers], None] | None = None,
+        answer: OriginResponse | OriginError | Stale | None = None,
     ) -> OriginResponse:
         """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none.
 
-        ``retries`` is an upper bound for this request. ``on_interim`` hears of 1xx responses.
+        ``retries`` is an upper bound for this request. ``on_interim`` hears of 1xx responses. ``answer``: what
+        :meth:`ask_now` has told of the first try.
         """
         most = self.settings.retries if retries is None else min(retries, self.settings.retries)
         attempt = 0
         while True:
             last = attempt >= most
+            first, answer = answer, None
             try:
-                response = await self._send(target, headers, on_interim)
+                if isinstance(first, OriginError):
+                    raise first
+                if isinstance(first, OriginResponse):
+                    response = first
+                else:
+                    response = await self._send(target, headers, on_interim)
             except OriginError as error:
                 if last or error.error not in _RETRY_ERRORS:
                     raise
@@ -125,6 +135,26 @@ class OriginClient:
             response.close()
             await self.pause(attempt, wait, str(response.status))
             attempt += 1
+
+    def ask_now(
+        self,
+        target: Target,
+        headers: Headers,
+        on_interim: Callable[[int, Headers], None],
+        on_answer: OnAnswer,
+    ) -> OriginConnection | None:
+        """Ask over a connection that is open, if there is one: without a task, and together with others (see
+        :meth:`OriginConnection.ask`). What is not good enough for an answer is for :meth:`get` to see to.
+        """
+        connection = self._take_idle(target.scheme, target.authority)
+        if connection is not None:
+            try:
+                head = _request_head(target, headers, connection)
+            except ValueError:
+                self._is_idle(connection)
+                return None
+            self._asks.add(connection.ask, head, on_interim, on_answer)
+        return connection
 
     def may_retry(self, error: OriginError, attempt: int) -> bool:
         """Whether a body that broke off is worth asking for the rest of it."""

@@ -15,7 +15,8 @@ import re
 import termios
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from .origin_response import (
     FIELD,
@@ -45,6 +46,9 @@ _CHUNK_LINE: Final = re.compile(rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(
 
 class Stale(Exception):
     """A connection that had been used before ended before it answered: another is to be tried (RFC 9112 §9.3.1)."""
+
+
+OnAnswer: TypeAlias = "Callable[[OriginResponse | OriginError | Stale], None]"
 
 
 class Part(enum.Enum):
@@ -92,7 +96,7 @@ class OriginConnection(asyncio.Protocol):
         self._heard = 0.0
         """When there last was something to wait for, by the loop's clock."""
         self._used = 0
-        self._head: asyncio.Future[OriginResponse] | None = None
+        self._on_answer: OnAnswer | None = None
         self._on_interim: Callable[[int, Headers], None] | None = None
         self._asked = 0.0
         self._response: OriginResponse | None = None
@@ -117,25 +121,32 @@ class OriginConnection(asyncio.Protocol):
 
     # -- one exchange -------------------------------------------------------------------------------------------
 
-    async def exchange(self, head: bytes, on_interim: Callable[[int, Headers], None] | None) -> OriginResponse:
-        """Send a request, whose bytes ``head`` is, and wait for the head of its response.
-
-        Raises :class:`OriginError`, or :class:`Stale` if it is worth trying again at once.
-        """
+    def ask(self, head: bytes, on_interim: Callable[[int, Headers], None] | None, on_answer: OnAnswer) -> None:
+        """Send a request, whose bytes ``head`` is. ``on_answer`` is called once, and not before this returns: with the
+        response when its head is here, and so much of the body as has come with it, or with why there is none,
+        :class:`OriginError`, or :class:`Stale` if it is worth trying again at once."""
+        if not self.is_open:
+            self._loop.call_soon(on_answer, Stale())
+            return
         self._used += 1
         self._on_interim = on_interim
+        self._on_answer = on_answer
         self._asked = time.time()
         self._heard = self._loop.time()
-        waiting: asyncio.Future[OriginResponse] = self._loop.create_future()
-        self._head = waiting
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
         self._transport.max_size = HEAD_READ
         self._transport.write(head)
+
+    async def exchange(self, head: bytes, on_interim: Callable[[int, Headers], None] | None) -> OriginResponse:
+        """Send a request and wait for the head of its response. Raises what :meth:`ask` tells."""
+        waiting: asyncio.Future[OriginResponse] = self._loop.create_future()
+        on_answer = partial(_tell, waiting)
+        self.ask(head, on_interim, on_answer)
         try:
             return await waiting
         except asyncio.CancelledError:
-            if self._head is waiting:
+            if self._on_answer is on_answer:
                 self.abort()
             elif waiting.done() and not waiting.cancelled() and waiting.exception() is None:
                 waiting.result().close()  # the connection may serve somebody else by now
@@ -216,7 +227,7 @@ class OriginConnection(asyncio.Protocol):
         try:
             if self._response is not None:
                 self._take(data)
-            elif self._head is not None:
+            elif self._on_answer is not None:
                 self._take_head(data)
             else:
                 self.abort()  # nobody has asked for it
@@ -229,7 +240,7 @@ class OriginConnection(asyncio.Protocol):
         if response is not None and self._left is None and not self._chunked and error is None:
             self._response = None
             response.end()
-        if self._head is not None:
+        if self._on_answer is not None:
             told = OriginError("connection_terminated", str(error or "the origin closed the connection"))
         else:
             told = OriginError("http_response_incomplete", str(error or "the origin closed the connection"))
@@ -247,21 +258,21 @@ class OriginConnection(asyncio.Protocol):
         if self._watched >= 0:
             os.close(self._watched)
             self._watched = -1
-        waiting, self._head = self._head, None
-        if waiting is not None and not waiting.done():
-            unanswered = self._used > 1 and not self._buffer and error.error == "connection_terminated"
-            waiting.set_exception(Stale() if unanswered else error)
         response, self._response = self._response, None
         if response is not None:
             response.end(error)
         handler.connection_lost(None)  # aiohttp waits for it when it is closed
         self._opened.close()
         self._on_lost(self)
+        on_answer, self._on_answer = self._on_answer, None
+        if on_answer is not None:
+            unanswered = self._used > 1 and not self._buffer and error.error == "connection_terminated"
+            on_answer(Stale() if unanswered else error)
 
     def _look_at_clock(self) -> None:
         """One timer for many responses: it is set anew when it is up, and not with every byte."""
         self._timer = None
-        if self._head is None and self._response is None:
+        if self._on_answer is None and self._response is None:
             return
         now = self._loop.time()
         if self._paused and not self._watching:
@@ -270,7 +281,7 @@ class OriginConnection(asyncio.Protocol):
         if now < up:
             self._timer = self._loop.call_at(up, self._look_at_clock)
             return
-        kind = "http_response_timeout" if self._head is not None else "connection_read_timeout"
+        kind = "http_response_timeout" if self._on_answer is not None else "connection_read_timeout"
         self._transport.abort()
         self._lost(OriginError(kind, f"nothing came for {self._timeout:g} s"))
 
@@ -295,23 +306,23 @@ class OriginConnection(asyncio.Protocol):
             if head.status != 100 and self._on_interim is not None:
                 self._on_interim(head.status, head.headers)
         self._buffer = b""
-        if self._head is None or self._head.done():
-            self.abort()  # who has asked was ended, and has not heard of it yet
-            return
+        on_answer = self._on_answer
+        if on_answer is None:
+            return  # it was given up by who was told of a 1xx
         length = self._frame(head)
-        response = OriginResponse(head, length, self, self._asked)
-        self._response = response
-        waiting, self._head = self._head, None
-        waiting.set_result(response)
-        if self._left == 0 and not self._chunked:
-            self._over(bool(data))
-        elif data:
-            self._take(data)
-        if self._response is response and self._splices and not self._chunked and (self._left or 0) >= POURED:
-            self._pause()  # who wants it may have it poured
-
-        if self._response is response:
-            self._transport.max_size = BODY_READ
+        self._on_answer = None
+        self._response = response = OriginResponse(head, length, self, self._asked)
+        try:
+            if self._left == 0 and not self._chunked:
+                self._over(bool(data))
+            elif data:
+                self._take(data)
+            if self._response is response:
+                self._transport.max_size = BODY_READ
+                if self._splices and not self._chunked and (self._left or 0) >= POURED:
+                    self._pause()  # who wants it may have it poured
+        finally:
+            on_answer(response)
 
     def _frame(self, head: ResponseHead) -> int | None:
         """How the body is to be told from what follows (RFC 9112 §6.3). The length that the head announces."""
@@ -423,3 +434,13 @@ class OriginConnection(asyncio.Protocol):
             self.close()
         if response is not None:
             response.end()
+
+
+def _tell(waiting: asyncio.Future[OriginResponse], answer: OriginResponse | OriginError | Stale) -> None:
+    if waiting.done():  # who has asked was ended, and has not heard of it yet
+        if isinstance(answer, OriginResponse):
+            answer.close()
+    elif isinstance(answer, OriginResponse):
+        waiting.set_result(answer)
+    else:
+        waiting.set_exception(answer)

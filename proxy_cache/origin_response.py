@@ -189,13 +189,18 @@ class OriginResponse:
         return chunk
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of it has come: :meth:`take_held` gives the body, unless some of it has been read."""
+        return self._complete
+
+    @property
     def pourable(self) -> int:
         """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`take_held`; 0 if it can't."""
         return self._connection.pourable if self._connection is not None else 0
 
     def take_held(self) -> bytes:
         """What has been read already, which comes before anything that is poured."""
-        held = b"".join(self._chunks)
+        held = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held = 0
         return held

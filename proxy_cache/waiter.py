@@ -55,7 +55,9 @@ class FillHead:
 class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
-    __slots__ = ("_place", "fill", "head", "headers", "leads", "on_interim", "queued_for", "reader")
+    __slots__ = (
+        "_awaited", "_outcome", "_place", "fill", "headers", "leads", "on_head", "on_interim", "queued_for", "reader",
+    )  # fmt: skip
 
     def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False) -> None:
         self.fill = fill
@@ -64,12 +66,31 @@ class Waiter:
         would be garbage for the collector to find, with the body's tail.)"""
         self.headers = headers
         self.on_interim: Callable[[int, Headers], None] | None = None
-        self.head: asyncio.Future[FillHead] = asyncio.get_running_loop().create_future()
+        self.on_head: Callable[[], None] | None = None
+        """Called when :meth:`result` has something to tell, by whoever doesn't wait for :meth:`head`."""
+        self._outcome: FillHead | Exception | None = None
+        self._awaited: asyncio.Future[None] | None = None
         self._place: Place | None = None
         self.reader: Reader | None = None
         """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
+
+    async def head(self) -> FillHead:
+        """Wait for the head. Raises what :meth:`result` does."""
+        if self._outcome is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
+        return self.result()
+
+    def result(self) -> FillHead:
+        """The head, which is here. Raises :class:`OriginError`, :class:`Overloaded`, :class:`SentOn` or
+        :class:`ClientGone` if there will be none."""
+        outcome = self._outcome
+        if isinstance(outcome, FillHead):
+            return outcome
+        assert outcome is not None
+        raise outcome
 
     def overloaded(self, overloaded: Overloaded) -> None:
         self.queued_for = overloaded.waited
@@ -77,7 +98,7 @@ class Waiter:
         self.fill.leave(self)
 
     def client_gone(self) -> None:
-        """The client disconnected: whoever awaits ``head`` gets :class:`ClientGone`."""
+        """The client disconnected: whoever waits for the head gets :class:`ClientGone`."""
         self._fail(ClientGone(self.fill.is_queued))
         self.leave()
 
@@ -91,17 +112,33 @@ class Waiter:
         self.fill.leave(self)
 
     def _fail(self, error: Exception) -> None:
-        if not self.head.done():
-            self.head.set_exception(error)
-            self.head.exception()  # retrieved: nobody may be awaiting it any more
+        if self._outcome is None:
+            self._outcome = error
+            self._tell()
+
+    def _tell(self) -> None:
+        """There is an outcome. Who waits for it hears of it in a turn of its own."""
+        if self._awaited is not None:
+            if not self._awaited.done():
+                self._awaited.set_result(None)
+        elif self.on_head is not None:
+            on_head, self.on_head = self.on_head, None
+            asyncio.get_running_loop().call_soon(on_head)
 
     def admitted(self) -> None:
         if self._place is not None:
             self.queued_for = time.monotonic() - self._place.since
             self._place = None
 
-    def give(self, head: FillHead) -> None:
-        if not self.head.done():
-            if head.body is not None:
-                self.reader = head.body.reader()
-            self.head.set_result(head)
+    def give(self, head: FillHead, *, at_once: bool = False) -> None:
+        """Here is the head. ``at_once``: it is the last thing to be done, and who waits may do what it likes."""
+        if self._outcome is not None:
+            return
+        if head.body is not None:
+            self.reader = head.body.reader()
+        self._outcome = head
+        if at_once and self.on_head is not None:
+            on_head, self.on_head = self.on_head, None
+            on_head()
+        else:
+            self._tell()

@@ -44,6 +44,7 @@ async def put(store: Store, key: str, data: bytes = b"body", response: StoredRes
     body.finish()
     entry = await store.commit(body, key, response or response_of())
     assert entry is not None
+    await store.written()
     return entry
 
 
@@ -437,7 +438,8 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
         reader = body.reader()
         in_the_way = store.files.path(body.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
         os.mkdir(in_the_way)
-        assert await store.commit(body, "http://x/bad", response_of()) is None
+        assert await store.commit(body, "http://x/bad", response_of()) is not None
+        await store.written()
         assert await reader.read() == data
         reader.close()
         assert failures == ["write"]
@@ -571,20 +573,19 @@ def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch:
     with_store(tmp_path, story, on_failure=failures.append)
 
 
-def test_a_commit_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_variant_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
-        body = store.body(4, keep=True)
-        body.put(b"data")
-        body.finish()
-        task = asyncio.ensure_future(store.commit(body, "http://x/", response_of()))
+        entry = await put(store, "http://x/")
+        task = asyncio.ensure_future(store.add_variant(entry, response_of(vary=(("accept", "x"),))))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
+        assert store.unwritten == 1
 
     async def after(store: Store) -> None:
-        assert len(store.index) == 0
-        assert not list(store.files.scan())
+        assert len(store.index) == 1
+        assert list(segments(tmp_path).values()) == [4096]
 
     with_store(tmp_path, story)
     with_store(tmp_path, after)

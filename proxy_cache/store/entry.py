@@ -17,8 +17,8 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans", "used",
-        "written",
+        "__weakref__", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans", "unwritten",
+        "used", "written",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,8 @@ class Entry:
         """Where its body is in the segments; 0 if it has a file of its own."""
         self.memory: bytes | None = None
         """All of its body, if it is in the memory tier."""
+        self.unwritten: bytes | None = None
+        """All of its body, while it waits to be written."""
         self.prepared: Any = None
         """What somebody has worked out from ``response`` and wants to find again; dropped when that changes."""
 

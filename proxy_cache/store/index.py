@@ -226,6 +226,10 @@ class Index:
         if not saved:
             self._save(entry)
 
+    def set_place(self, entry: Entry) -> None:
+        """Its body was written: it has a place now."""
+        self._slots.places[entry.slot] = entry.place
+
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
         entry.response = response

@@ -2,8 +2,8 @@
 
 Everything that decides is on the event loop and in memory; everything that blocks is in a thread. A response is
 stored in this order: body complete in ``tmp/`` → renamed into ``bodies/`` → known to the index. One that is all in
-memory when it is complete is written by the index's own thread, the small ones together with others to a segment:
-body → row. Whatever goes wrong on the disk costs the storing, never the serving.
+memory when it is complete is known at once, and written by the index's own thread, the small ones together with others
+to a segment: body → row. Whatever goes wrong on the disk costs the storing, never the serving.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ class Store:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         self.space.closing = True
-        if self._writing:
-            self._all_written = asyncio.get_running_loop().create_future()
-            await self._all_written
+        await self.written()
         await self.files.drain()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
@@ -141,6 +139,18 @@ class Store:
             self._segments.close()
         finally:
             self._lock.release()
+
+    @property
+    def unwritten(self) -> int:
+        """Responses that are stored, or about to be, with bodies that are still to be written."""
+        return self._writing
+
+    async def written(self) -> None:
+        """Wait until there are none of those."""
+        while self._writing:
+            if self._all_written is None or self._all_written.done():
+                self._all_written = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._all_written)
 
     async def _keep_house(self) -> None:
         while True:
@@ -215,14 +225,15 @@ class Store:
         """
         if entry.spans is not None or not self.reserve(entry.size):
             return None
-        written = None if entry.place else entry.written
+        copied = entry.place != 0 or entry.unwritten is not None
+        written = None if copied else entry.written
         new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=written)
         try:
-            if entry.place:
+            if copied:
                 body = await self.open_body(entry)
                 if not isinstance(body, bytes):
                     return None
-                await self._write_whole(new, [body], lambda: self._add(new, saved=True))
+                await self._whole_written(new, body)
             else:
                 await self.files.run(self.files.link, entry.id, new.id)
         except OSError as error:
@@ -230,7 +241,7 @@ class Store:
             return None
         finally:
             self.unreserve(entry.size)
-        if not entry.place:
+        if not copied:
             self._add(new)
         if entry.memory is not None:
             self.memory.put(new, entry.memory)
@@ -244,6 +255,8 @@ class Store:
         """The entry's body, or its file, if that takes no waiting."""
         if entry.memory is not None:
             return entry.memory
+        if entry.unwritten is not None:
+            return entry.unwritten
         if not entry.place:
             return self.files.open_cached(entry.id)
         if not entry.slot:
@@ -383,22 +396,60 @@ class Store:
                 body.stop_keeping()
             body.close_if_unused()
 
+    def keep(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
+        """Like :meth:`commit`, of a body that is complete, and all of it in memory: it is known at once, and read from
+        there until it is written, along with others and without a file that stays open for it. If it can't be written
+        it is stored no longer."""
+        if not self._reserve_all(body):
+            body.stop_keeping()
+            body.close_if_unused()
+            return None
+        chunks = body.tail()
+        entry = Entry(body.entry_id, key, response, body.length, time.time())
+        entry.unwritten = data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._committed(body, entry, saved=True)
+        if entry.length <= SMALL:
+            self.memory.put(entry, data)
+        self._write_whole(entry, data, partial(self._is_written, entry))
+        body.close_if_unused()
+        return entry
+
+    def _is_written(self, entry: Entry, error: OSError | None) -> None:
+        entry.unwritten = None
+        if error is not None:
+            self.write_failed(error)
+            self.remove(entry)
+        elif entry in self.index:
+            self.index.set_place(entry)
+        else:
+            self._drop_written(entry)
+
+    def _drop_written(self, entry: Entry) -> None:
+        """It was not wanted any more by the time that it was written."""
+        dropped = [(entry.id, entry.place)]
+        self.index.delete_rows(dropped)
+        self._delete_files(dropped)
+
+    def _reserve_all(self, body: Body) -> bool:
+        """Whether a body is still to be kept, and there is room for what has come of it."""
+        lacking = footprint(body.length) - body.reserved
+        if not body.kept or (lacking > 0 and not self.reserve(lacking)):
+            return False
+        body.reserved += max(lacking, 0)
+        return True
+
     async def _commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
         chunks, offset = await body.drain()
         if body.piece_of is not None:
             return await self._commit_piece(body, body.piece_of, chunks, offset)
+        if body.file is None and body.complete:
+            return self.keep(body, key, response)
         total = None if body.complete else body.total
         length = body.length
-        if total is not None and length > total:
+        if (total is not None and length > total) or not self._reserve_all(body):
             return None
-        lacking = footprint(length) - body.reserved
-        if not body.kept or (lacking > 0 and not self.reserve(lacking)):
-            return None
-        body.reserved += max(lacking, 0)
         spans = None if total is None else Spans([(0, length)])
         entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
-        if body.file is None and body.complete:
-            return await self._commit_small(body, entry, chunks)
         if not body.in_place or chunks or total is not None:
             await self._finish_file(body, chunks, offset, length, total)
         assert body.file is not None
@@ -435,47 +486,40 @@ class Store:
                 os.close(work.result())
             self.files.start(self.files.unlink, [entry_id])
 
-    async def _commit_small(self, body: Body, entry: Entry, chunks: list[bytes]) -> Entry:
-        """All of it is in memory still: it is written along with others, and no file stays open for it."""
-
-        def known() -> None:
-            self._committed(body, entry, saved=True)
-            if entry.length <= SMALL:
-                self.memory.put(entry, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-
-        await self._write_whole(entry, chunks, known)
-        return entry
-
-    async def _write_whole(self, entry: Entry, chunks: list[bytes], known: Callable[[], None] = lambda: None) -> None:
-        """Have a body written, with the row of its entry; ``known`` is called as soon as it is. Raises ``OSError``.
-
-        Nothing is left of it if whoever waits for it is cancelled.
-        """
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[OSError | None] = loop.create_future()
+    def _write_whole(self, entry: Entry, data: bytes, written: Callable[[OSError | None], None]) -> None:
+        """Have a body written, with the row of its entry; ``written`` is called when it is, or could not be."""
 
         def done(error: OSError | None) -> None:
             self._unwritten -= entry.length
             self._writing -= 1
             try:
-                if written.done():
-                    if error is None:
-                        # Who has fetched it was ended meanwhile, and may have had reasons not to want it kept.
-                        dropped = [(entry.id, entry.place)]
-                        self.index.delete_rows(dropped)
-                        self._delete_files(dropped)
-                elif error is None:
-                    known()
+                written(error)
             finally:
-                if not written.done():
-                    written.set_result(error)
                 if not self._writing and self._all_written is not None and not self._all_written.done():
                     self._all_written.set_result(None)
 
+        assert self._loop is not None
         self._unwritten += entry.length
         self._writing += 1
-        self._writer.put(WriteBody(entry, chunks, loop, done))
-        error = await written
+        self._writer.put(WriteBody(entry, [data], self._loop, done))
+
+    async def _whole_written(self, entry: Entry, data: bytes) -> None:
+        """Wait for that, and make the entry known. Raises ``OSError``. Nothing is left of it if whoever waits for it is
+        cancelled."""
+        waiting: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+
+        def written(error: OSError | None) -> None:
+            if not waiting.done():
+                try:
+                    if error is None:
+                        self._add(entry, saved=True)
+                finally:
+                    waiting.set_result(error)
+            elif error is None:
+                self._drop_written(entry)
+
+        self._write_whole(entry, data, written)
+        error = await waiting
         if error is not None:
             raise error
 

@@ -43,8 +43,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 512
 """Operations in one transaction, at most."""
-LINGER = 0.02
-"""Seconds for which rows wait for others, as long as no body waits to be written."""
+LINGER = 0.01
+"""Seconds for which what there is to write waits for more: nobody waits for it, and the more comes together, the less
+each costs (of a miss of 10 kB 16 µs in place of 39)."""
 TOLD_AT_ONCE = 32
 """Bodies that are made known in one turn of the loop, at some 20 µs each."""
 
@@ -135,8 +136,8 @@ class Writer:
         while True:
             # The batch holds its entries until it is committed, see Save.
             batch = [self._queue.get()]
-            if isinstance(batch[0], (Save, Delete, Touch)):
-                time.sleep(LINGER)  # nobody waits for rows: the more of them come together, the less each costs
+            if batch[0] is not None:
+                time.sleep(LINGER)
             take_more(self._queue, batch, BATCH)
             operations = [operation for operation in batch if operation is not None]
             saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])

@@ -339,8 +339,11 @@ class Proxy:
         self.eventually(self.waiters, lambda value: value == count, timeout, "the number of waiters")
 
     def wait_until_idle(self, timeout: float = PATIENCE) -> None:
-        """No fill runs or waits, so everything that was to be stored is stored."""
-        self.eventually(lambda: self.status()["fills"], lambda fills: not fills, timeout, "the list of running fills")
+        """No fill runs or waits, and everything that was to be stored is on the disk."""
+        self.eventually(
+            lambda: (status := self.status())["fills"] or status["store"]["unwritten"],
+            lambda left: not left, timeout, "the list of running fills, or what is unwritten",
+        )  # fmt: skip
 
     def anonymous_memory(self) -> int:
         """Bytes of memory of the process that no file stands behind."""

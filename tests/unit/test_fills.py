@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
+import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxy_cache.fill_table import FillTable
-from proxy_cache.fills import FillRequest
+from proxy_cache.fills import FillRequest, FillState
 from proxy_cache.limiter import Limits, OriginLimiter
 from proxy_cache.metrics import Metrics
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
@@ -19,9 +22,9 @@ from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.store import Room, Store
-from proxy_cache.waiter import ClientGone
+from proxy_cache.waiter import ClientGone, Waiter
 
-from .test_origin_connection import CLOSE, RawOrigin
+from .test_origin_connection import CLOSE, RawOrigin, until
 
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nCache-Control: max-age=600\r\nETag: "1"\r\n\r\n'
 REST = (
@@ -64,7 +67,7 @@ def test_who_leaves_before_the_first_step_leaves_no_slot_taken(tmp_path: Path) -
             assert table.limiter.in_flight + table.limiter.queued == 1
             waiter.client_gone()
             with pytest.raises(ClientGone):
-                await waiter.head
+                await waiter.head()
             await asyncio.sleep(0)
             assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
             assert table.find(request(number).key, Headers(), lambda response: True) is None
@@ -78,7 +81,7 @@ def test_a_shutdown_before_the_first_step_is_told_to_who_waits(tmp_path: Path) -
         await table.close()
         for waiter in waiters:
             with pytest.raises(OriginError, match="abandoned"):
-                await waiter.head
+                await waiter.head()
         assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
 
     with_table(tmp_path, story)
@@ -94,7 +97,7 @@ def test_the_rest_of_a_body_is_not_longer_than_it_says(tmp_path: Path, length: i
         server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
         target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/x")
         waiter = table.start(FillRequest(target.key, target, Headers(), "agent"))
-        await waiter.head
+        await waiter.head()
         reader = waiter.reader
         assert reader is not None
         got = b""
@@ -115,3 +118,214 @@ def test_the_rest_of_a_body_is_not_longer_than_it_says(tmp_path: Path, length: i
             writer.close()
 
     with_table(tmp_path, story, retries=1)
+
+
+# -- without a task ---------------------------------------------------------------------------------------------------
+
+SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=600\r\n\r\nhello"
+
+
+def with_origin(
+    folder: Path,
+    answers: list[list[bytes]],
+    story: Callable[[FillTable, RawOrigin, Callable[[str], FillRequest]], Coroutine[Any, Any, None]],
+    retries: int = 0,
+) -> None:
+    """``story`` is told when the first of the ``answers`` is stored, and its connection to the origin is idle."""
+
+    async def with_server(table: FillTable) -> None:
+        raw = RawOrigin(answers)
+        server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+
+        def request(path: str) -> FillRequest:
+            target = Target.of("http", "127.0.0.1", port, path)
+            return FillRequest(target.key, target, Headers(), "agent")
+
+        first = table.start(request("/first"))
+        assert first.fill._task is not None
+        await first.head()
+        first.leave()
+        await first.fill.ending()
+        await table.store.written()
+        try:
+            await story(table, raw, request)
+        finally:
+            server.close()
+            for writer in raw.writers:
+                writer.close()
+
+    with_table(folder, with_server, retries=retries)
+
+
+async def body_of(waiter: Waiter) -> bytes:
+    assert waiter.reader is not None
+    body = b""
+    while chunk := await waiter.reader.read():
+        body += chunk
+    return body
+
+
+def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        told: list[bool] = []
+        waiter = table.start(request("/x"))
+        joined = waiter.fill.join("other", Headers())
+        joined.on_head = lambda: told.append(True)
+        head = await waiter.head()
+        assert head.why_not_stored is None
+        assert (await body_of(waiter), table.limiter.in_flight) == (b"hello", 0)
+        assert (waiter.fill._task, table.running, raw.connections) == (None, 0, 1)
+        # Who comes now finds it in the store, before it is on the disk.
+        (entry,) = table.store.lookup(request("/x").key)
+        assert entry.unwritten == entry.memory == table.store.open_now(entry) == b"hello"
+        await until(lambda: entry.unwritten is None)
+        assert entry.place
+        assert table.store.index._slots.places[entry.slot] == entry.place
+        assert (await body_of(joined), told) == (b"hello", [True])
+
+    with_origin(tmp_path, [[SMALL], [SMALL]], story)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param([SMALL[:-3], b"llo"], id="in pieces"),
+        pytest.param([CLOSE], id="the connection had ended"),
+        pytest.param([b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], id="worth another try"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nConte", CLOSE], id="broken off"),
+    ],
+)
+def test_what_takes_more_than_that_is_gone_on_with(tmp_path: Path, answer: list[bytes]) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+        assert waiter.fill._task is None
+        assert (await waiter.head()).response.status == 200
+        assert await body_of(waiter) == b"hello"
+        await waiter.fill.ending()
+        assert waiter.fill._task is not None
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert len(table.store.lookup(request("/x").key)) == 1
+
+    with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
+
+
+def test_what_may_not_be_kept_is_given_to_who_has_asked(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+        assert (await waiter.head()).why_not_stored == "no-store"
+        assert table.running == 0
+        assert await body_of(waiter) == b"hello"
+        waiter.leave()
+        assert not table.store.lookup(request("/x").key)
+
+    with_origin(tmp_path, [[SMALL], [SMALL.replace(b"max-age=600", b"no-store")]], story)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_shutdown_while_an_answer_is_awaited_is_told_to_who_waits(tmp_path: Path, asked: bool) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+        if asked:
+            await until(lambda: len(raw.requests) == 2)
+        assert waiter.fill._task is None
+        await table.close()
+        with pytest.raises(OriginError, match="abandoned"):
+            await waiter.head()
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        await raw.ended.wait()
+        assert not table.store.lookup(request("/x").key)
+
+    with_origin(tmp_path, [[SMALL], []], story)
+
+
+def test_what_nobody_waits_for_and_nobody_may_have_is_given_up(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        private = request("/x")
+        private.private = True
+        waiter = table.start(private)
+        await until(lambda: len(raw.requests) == 2)
+        waiter.client_gone()
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        await raw.ended.wait()
+
+    with_origin(tmp_path, [[SMALL], []], story)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_was_changed_meanwhile_is_not_kept(tmp_path: Path, written: bool) -> None:
+    """While the origin is asked, or before its answer is written."""
+
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+        if written:
+            await waiter.head()
+            assert waiter.fill.state is FillState.COMPLETE
+        table.invalidate(request("/x").key)
+        table.store.remove_key(request("/x").key)
+        await waiter.head()
+        await waiter.fill.ending()
+        assert await body_of(waiter) == b"hello"
+        assert not table.store.lookup(request("/x").key)
+        assert table.running == 0
+        await table.store.close()
+        segments = [file.stat() for file in (tmp_path / "segments").iterdir()]
+        assert sum(segment.st_blocks for segment in segments) * 512 == 4096  # that of /first
+        with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as database:
+            assert database.execute("SELECT count(*) FROM entries").fetchone() == (1,)
+
+    with_origin(tmp_path, [[SMALL], [SMALL]], story)
+
+
+def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        def fail(bodies: object) -> None:
+            raise OSError(28, "no space")
+
+        table.store._segments.append = fail  # type: ignore[method-assign]
+        waiter = table.start(request("/x"))
+        await waiter.head()
+        await until(lambda: not table.store.lookup(request("/x").key))
+        assert await body_of(waiter) == b"hello"
+        waiter.leave()
+        assert (table.running, table.store.space.reserved, table.store.size) == (0, 0, 8192)
+
+    with_origin(tmp_path, [[SMALL], [SMALL]], story)
+
+
+def test_what_leaves_memory_before_it_is_written_is_still_there(tmp_path: Path) -> None:
+    """Also when so much comes meanwhile that its head is no longer among those in memory."""
+
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        store, key = table.store, request("/x").key
+        waiter = table.start(request("/x"))
+        await waiter.head()
+        (entry,) = store.lookup(key)
+        store.memory.drop(entry)
+        assert (entry.memory, await store.open_body(entry)) == (None, b"hello")
+        store.index._by_key.move_to_end(key, last=False)
+        store.index.working_set = 1
+        store.index._shrink()
+        assert not store.is_loaded(key)
+        await store.load(key)
+        assert store.lookup(key) == (entry,)
+        assert await store.open_body(entry) == b"hello"
+
+    with_origin(tmp_path, [[SMALL], [SMALL]], story)
+
+
+def test_a_variant_of_what_is_not_written_yet(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+        head = await waiter.head()
+        (entry,) = table.store.lookup(request("/x").key)
+        assert entry.unwritten
+        other = dataclasses.replace(head.response, vary=(("accept", "x"),), initial_age=0)
+        variant = await table.store.add_variant(entry, other)
+        assert variant is not None
+        assert variant.place
+        table.store.memory.drop(variant)
+        assert await table.store.open_body(variant) == b"hello"
+        assert len(table.store.lookup(request("/x").key)) == 2
+
+    with_origin(tmp_path, [[SMALL], [SMALL]], story)
