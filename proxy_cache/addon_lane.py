@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client, Server
@@ -56,6 +56,9 @@ def open_lane(addon: CacheAddon, client: Client) -> None:
         asyncio.get_running_loop().call_soon(lane.data_received, early)
 
 
+UNKNOWN: Final[Any] = object()
+
+
 class Targets:
     """Which requests are the cache's. What has been found out holds until an option changes."""
 
@@ -74,18 +77,17 @@ class Targets:
     def find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
         """What the target of a request line stands for, if that is for the cache to answer. ``base``: of a reverse
         proxy, see :class:`ClientLane`."""
-        try:
-            return self._known[text, base]
-        except KeyError:
-            pass
-        try:
-            target = self._known_before[text, base]
-        except KeyError:
+        what = text, base
+        target: Target | None = self._known.get(what, UNKNOWN)
+        if target is not UNKNOWN:
+            return target
+        target = self._known_before.get(what, UNKNOWN)
+        if target is UNKNOWN:
             target = self._find(text, base)
         if len(text) <= REMEMBER_LENGTH:
             if len(self._known) >= REMEMBER:
                 self._known, self._known_before = {}, self._known
-            self._known[text, base] = target
+            self._known[what] = target
         return target
 
     def _find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:

@@ -517,27 +517,33 @@ class Cache:
     def _serve_fill(
         self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
     ) -> Answer:
-        response, body = head.response, head.body
-        assert body is not None
+        response, body, content = head.response, head.body, head.content
         source = source or ("coalesced" if exchange.collapsed else "miss")
         own = head.own if waiter.leads else None
         headers, spans = own or response.headers, None
-        length = body.total if head.length is None else head.length
+        if content is not None:
+            length: int | None = len(content)
+        else:
+            assert body is not None
+            length = body.total if head.length is None else head.length
         if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):
             spans = selected(exchange, response, length)
-            if head.length is not None and not is_within(spans, body.start, body.total or 0):
+            if body is None:
+                pass  # all of it is here
+            elif head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
                 waiter.leave()
                 raise SentOn(alone=True)
-            if not body.kept and isinstance(spans, list) and len(spans) > 1:
+            elif not body.kept and isinstance(spans, list) and len(spans) > 1:
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = put(headers, "Age", str(response.age(time.time())))
         if response.status == 304:
             waiter.leave()
             return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
-        reader = exchange.source = waiter.reader
+        reader = waiter.reader if content is None else MemoryReader(content)
         assert reader is not None
+        exchange.source = reader
         reason = "" if source == "hit" else head.reason  # which is not stored
         return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)
 

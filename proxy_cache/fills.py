@@ -249,21 +249,15 @@ class Fill:
                 self._ended(self._broken(error))
 
     def _take_whole(self, response: OriginResponse) -> None:
-        head, shared, alone = self._decide(response)
-        body = head.body
-        assert body is not None
-        body.put(response.take_held())
-        body.finish()
+        content = response.take_held()
+        head, shared, alone = self._decide(response, content)
         self.state = FillState.COMPLETE
-        if head.why_not_stored is not None or self.doomed:
-            body.stop_keeping()
-            outcome = "not_modified" if response.status == 304 else "not_stored"
-        else:
-            entry = self.table.store.keep(body, self.request.key, head.response)
+        outcome = "not_modified" if response.status == 304 else "not_stored"
+        if head.why_not_stored is None and not self.doomed:
+            entry = self.table.store.put(self.request.key, head.response, content)
             outcome = "stored" if entry is not None else "not_stored"
         self._ended(outcome)
         self._give(head, shared=shared, alone=alone)
-        body.close_if_unused()
 
     # -- the task -----------------------------------------------------------------------------------------------
 
@@ -417,8 +411,8 @@ class Fill:
             raise asyncio.CancelledError
         return head
 
-    def _decide(self, response: OriginResponse) -> tuple[FillHead, bool, bool]:
-        """Whether a response is stored, and who gets it: see :meth:`_give`."""
+    def _decide(self, response: OriginResponse, content: bytes | None = None) -> tuple[FillHead, bool, bool]:
+        """Whether a response is stored, and who gets it: see :meth:`_give`. ``content``: its body, if that is here."""
         request, status = self.request, response.status
         whole = 200 if status == 206 else status
         verdict = judge(request.headers, whole, response.headers, request.policy, self.table.guess_for(request))
@@ -439,12 +433,13 @@ class Fill:
             self.table.remember(request.key, why_not)
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
-        keep = why_not is None and not self.doomed
-        self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
+        if content is None:
+            keep = why_not is None and not self.doomed
+            self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
         own = None
         if verdict.omitted and response.headers.has_any(verdict.omitted):
             own = end_to_end(response.headers).without("age")
-        head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own)
+        head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, None, content)
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
         error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
@@ -471,7 +466,7 @@ class Fill:
                 table.store.update(stored_as, updated)
             self.body = table.store.piece(stored_as, *span)
             table.fills_a_gap(self, stored_as)
-            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length))
+            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, None, length))
         verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request))
         why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
         stored = StoredResponse.of(
@@ -488,7 +483,7 @@ class Fill:
             table._forget(self)
         own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
         return self._given(
-            FillHead(stored, "", self.body, None, why_not, own, entry, length), alone=why_not is not None
+            FillHead(stored, "", self.body, None, why_not, own, entry, None, length), alone=why_not is not None
         )
 
     def _given(self, head: FillHead, *, alone: bool = False) -> FillHead:

@@ -326,15 +326,14 @@ class OriginConnection(asyncio.Protocol):
 
     def _frame(self, head: ResponseHead) -> int | None:
         """How the body is to be told from what follows (RFC 9112 §6.3). The length that the head announces."""
-        headers = head.headers
-        length = content_length(headers)
-        connection = headers.get("connection")
+        length = content_length(head.headers)
+        connection = head.hop.get("connection")
         self._keep = head.http11
         if connection is not None:
             said = persistence(connection)
             self._keep = said == "keep-alive" or (head.http11 and said is None)
         self._chunked, self._part, self._trailers = False, Part.SIZE, 0
-        codings = headers.get("transfer-encoding")
+        codings = head.hop.get("transfer-encoding")
         if head.status in (204, 304):
             self._left = 0
             # A server that sends a body all the same must not have it taken for the next answer.

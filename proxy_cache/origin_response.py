@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
-from .semantics.headers import Headers, connection_options
+from .semantics.headers import Headers, Line, connection_options, field_line
 from .semantics.status_fields import PROXY_ERRORS
 
 READ_AHEAD = 256 * 1024
@@ -25,9 +25,16 @@ HEAD_MOST: Final = 256 * 1024
 """Bytes of a response's head, and"""
 FIELD_MOST: Final = 64 * 1024
 """of one field of it."""
+_USUAL_MOST: Final = 16 * 1024
+_ALL_DIFFERENT: Final = frozenset({"age", "content-length", "etag", "last-modified"})
+"""Fields whose lines are not worth remembering. (Others that are, will soon be forgotten: it is not known which.)"""
 
-_STATUS: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?\r?\n")
-FIELD: Final = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+:[ \t]*+([^\r\n\0]*+)\r?\n", re.MULTILINE)
+_STATUS_LINE: Final = rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?"
+_STATUS: Final = re.compile(_STATUS_LINE + rb"\r?\n")
+_USUAL_STATUS: Final = re.compile(_STATUS_LINE)
+_FIELD: Final = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+:[ \t]*+([^\r\n\0]*+)"
+_USUAL_FIELD: Final = re.compile(_FIELD)
+FIELD: Final = re.compile(rb"^" + _FIELD + rb"\r?\n", re.MULTILINE)
 """A field line. RFC 9112 §5.1: a proxy has to remove white space before the colon of a response's field."""
 
 
@@ -49,12 +56,58 @@ class ResponseHead:
     status: int
     reason: str
     headers: Headers
+    """Without those that are about the connection, which are"""
+    hop: dict[str, str]
     http11: bool
     size: int
 
 
 def parse_head(data: bytes) -> ResponseHead | None:
     """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
+    end = data.find(b"\r\n\r\n")
+    return (_usual_head(data, end) if 0 <= end <= _USUAL_MOST else None) or _any_head(data)
+
+
+def _usual_head(data: bytes, end: int) -> ResponseHead | None:
+    """A head as nearly all are, up to ``end``: lines that end in CRLF, and have in them what they should. Most are the
+    same as in some response before, and were taken apart then."""
+    first, *rest = data[:end].split(b"\r\n")
+    status = _status_of(first)
+    if status is None:
+        return None
+    lines = []
+    for line in rest:
+        known = _lines.get(line) or _taken_apart(line)
+        if known is None:
+            return None
+        lines.append(known)
+    headers, hop = Headers.received(lines)
+    return ResponseHead(status[0], status[1], headers, hop, status[2], end + 4)
+
+
+@lru_cache(maxsize=256)
+def _status_of(line: bytes) -> tuple[int, str, bool] | None:
+    found = _USUAL_STATUS.fullmatch(line)
+    return (int(found[2]), (found[3] or b"").decode("latin-1"), found[1] != b"0") if found else None
+
+
+def _taken_apart(line: bytes) -> Line | None:
+    found = _USUAL_FIELD.fullmatch(line)
+    if found is None:
+        return None
+    known = field_line(found[1], found[2].rstrip(b" \t"))
+    if known[1] not in _ALL_DIFFERENT and len(line) <= 256:
+        if len(_lines) >= 1024:
+            _lines.clear()
+        _lines[line] = known
+    return known
+
+
+_lines: Final[dict[bytes, Line]] = {}
+"""Field lines that have come before."""
+
+
+def _any_head(data: bytes) -> ResponseHead | None:
     crlf = data.find(b"\n\r\n")
     # RFC 9112 §2.2: "a recipient MAY recognize a single LF as a line terminator and ignore any preceding CR".
     bare = data.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(data))
@@ -70,7 +123,8 @@ def parse_head(data: bytes) -> ResponseHead | None:
         return None
     start = line.end()
     fields = _fields_of(data[start:end]) if end - start > 2 else []
-    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), Headers(fields), line[1] != b"0", end)
+    headers, hop = Headers.received(field_line(*field) for field in fields)
+    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), headers, hop, line[1] != b"0", end)
 
 
 def _fields_of(lines: bytes) -> list[tuple[bytes, bytes]]:

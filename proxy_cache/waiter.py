@@ -48,6 +48,8 @@ class FillHead:
     """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
     piece_of: Entry | None = None
     """The entry, with gaps, that the body is a piece of."""
+    content: bytes | None = None
+    """All of the body, where it has come with the head; there is no ``body`` then."""
     length: int | None = None
     """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
 

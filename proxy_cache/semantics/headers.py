@@ -15,6 +15,10 @@ _OWS = " \t\r\n"  # a folded line (obs-fold) may leave CR and LF at the ends of 
 _UNSAFE = bytes.maketrans(b"\r\n\0", b"   ")
 
 
+Line: TypeAlias = tuple[tuple[bytes, bytes], str, str]
+"""A field line taken apart: name and value as received, the lower-case name, the value as text."""
+
+
 class Headers:
     """The fields of one message. Immutable: ``without``, ``set`` and ``add`` give new ones.
 
@@ -22,7 +26,7 @@ class Headers:
     that whatever was received can be passed on unchanged.
     """
 
-    __slots__ = ("_fields", "_index", "_lines", "_packed")
+    __slots__ = ("_fields", "_index", "_lines", "_packed", "is_end_to_end")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._fields: Fields | None = tuple(fields)
@@ -30,6 +34,28 @@ class Headers:
         self._index: dict[str, str | list[str]] | None = None
         self._lines: bytes | None = None
         self._packed: bytes | None = None
+        self.is_end_to_end = False
+        """Whether it is known that there is nothing for :func:`end_to_end` to do."""
+
+    @classmethod
+    def received(cls, lines: Iterable[Line]) -> tuple[Headers, dict[str, str]]:
+        """The end-to-end fields of a message, and those that are about its connection (RFC 9110 §7.6.1), combined."""
+        fields: list[tuple[bytes, bytes]] = []
+        index: dict[str, str | list[str]] = {}
+        hop: dict[str, str] = {}
+        for field, key, text in lines:
+            if key in HOP_BY_HOP:
+                hop[key] = f"{hop[key]}, {text}" if key in hop else text
+                continue
+            fields.append(field)
+            index[key] = _more(index[key], text) if key in index else text
+        headers = cls(fields)
+        headers._index = index
+        connection = hop.get("connection")
+        if connection is not None:
+            headers = headers.without_any(_hop_by_hop((connection,)))
+        headers.is_end_to_end = True
+        return headers, hop
 
     @classmethod
     def of_packed(cls, packed: bytes) -> Headers:
@@ -37,6 +63,7 @@ class Headers:
         headers = cls.__new__(cls)
         headers._fields = headers._index = headers._lines = None
         headers._packed = packed
+        headers.is_end_to_end = False
         return headers
 
     @property
@@ -185,6 +212,10 @@ def _named(name: bytes) -> str:
     return key
 
 
+def field_line(name: bytes, value: bytes) -> Line:
+    return (name, value), _NAMES.get(name) or _named(name), value.decode("latin-1").strip(_OWS)
+
+
 def _unpacked(packed: bytes) -> Fields:
     fields = []
     for line in packed.split(b"\r\n") if packed else ():
@@ -249,11 +280,10 @@ def end_to_end(headers: Headers) -> Headers:
 
     Fields in :data:`END_TO_END` stay even if Connection names them.
     """
+    if headers.is_end_to_end:
+        return headers
     options = headers.get_all("connection")
-    if not options:
-        return headers.without_any(HOP_BY_HOP)
-    # Mostly "close" or "keep-alive".
-    return headers.without_any(_hop_by_hop(options) if sum(map(len, options)) <= 64 else _named_by(options))
+    return headers.without_any(_hop_by_hop(options) if options else HOP_BY_HOP)
 
 
 def connection_options(values: Iterable[str]) -> set[str]:
@@ -261,8 +291,13 @@ def connection_options(values: Iterable[str]) -> set[str]:
     return {option.strip(_OWS).lower() for value in values for option in value.split(",")}
 
 
+def _hop_by_hop(options: tuple[str, ...]) -> frozenset[str]:
+    # Mostly "close" or "keep-alive".
+    return _remembered(options) if sum(map(len, options)) <= 64 else _named_by(options)
+
+
 def _named_by(options: tuple[str, ...]) -> frozenset[str]:
     return HOP_BY_HOP | (connection_options(options) - END_TO_END)
 
 
-_hop_by_hop = lru_cache(maxsize=64)(_named_by)
+_remembered = lru_cache(maxsize=64)(_named_by)

@@ -191,11 +191,7 @@ class Body:
             await self.news()
         if self._flush is not None:
             await asyncio.shield(self._flush)
-        return self.tail(), self._tail_start
-
-    def tail(self) -> list[bytes]:
-        """What has come and is not in the file."""
-        return list(self._tail)
+        return list(self._tail), self._tail_start
 
     def drop_tail(self) -> None:
         """All of it is in the file now. What was written in one go, and what is short, keeps its tail, so that who

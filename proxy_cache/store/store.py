@@ -323,12 +323,17 @@ class Store:
     def body(self, total: int | None, *, keep: bool, start: int = 0) -> Body:
         """A body to be filled. One that does not fit is delivered all the same, but not kept."""
         reserved: int | None = None
-        if keep and self._unwritten > UNWRITTEN_MOST:
-            self._on_failure("busy")
-        elif keep:
+        if keep and not self._falls_behind():
             wanted = footprint(total) if total is not None else 0
             reserved = wanted if self.reserve(wanted) else None
         return Body(self, self.index.new_id(), total, reserved=reserved, start=start)
+
+    def _falls_behind(self) -> bool:
+        """Whether the disk is slower than what comes, so that no more is to wait for it."""
+        if self._unwritten <= UNWRITTEN_MOST:
+            return False
+        self._on_failure("busy")
+        return True
 
     def add_object(self, key: str, response: StoredResponse, length: int) -> Entry:
         """An entry without a byte of its body yet: pieces of it are to come."""
@@ -396,22 +401,21 @@ class Store:
                 body.stop_keeping()
             body.close_if_unused()
 
-    def keep(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
-        """Like :meth:`commit`, of a body that is complete, and all of it in memory: it is known at once, and read from
-        there until it is written, along with others and without a file that stays open for it. If it can't be written
-        it is stored no longer."""
-        if not self._reserve_all(body):
-            body.stop_keeping()
-            body.close_if_unused()
+    def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
+        """Store a response whose body is here. ``None`` if it is not kept."""
+        if self._falls_behind() or not self.reserve(footprint(len(data))):
             return None
-        chunks = body.tail()
-        entry = Entry(body.entry_id, key, response, body.length, time.time())
-        entry.unwritten = data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._committed(body, entry, saved=True)
+        self.space.spend(footprint(len(data)))
+        return self._known(Entry(self.index.new_id(), key, response, len(data), time.time()), data)
+
+    def _known(self, entry: Entry, data: bytes) -> Entry:
+        """An entry is there at once, and its body read from memory until it is written, along with others and without a
+        file that stays open for it. If it can't be written it is stored no longer."""
+        entry.unwritten = data
+        self._add(entry, saved=True)
         if entry.length <= SMALL:
             self.memory.put(entry, data)
         self._write_whole(entry, data, partial(self._is_written, entry))
-        body.close_if_unused()
         return entry
 
     def _is_written(self, entry: Entry, error: OSError | None) -> None:
@@ -442,19 +446,22 @@ class Store:
         chunks, offset = await body.drain()
         if body.piece_of is not None:
             return await self._commit_piece(body, body.piece_of, chunks, offset)
-        if body.file is None and body.complete:
-            return self.keep(body, key, response)
         total = None if body.complete else body.total
         length = body.length
         if (total is not None and length > total) or not self._reserve_all(body):
             return None
+        if body.file is None and body.complete:
+            self._kept(body)
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return self._known(Entry(body.entry_id, key, response, length, time.time()), data)
         spans = None if total is None else Spans([(0, length)])
         entry = Entry(body.entry_id, key, response, length if total is None else total, time.time(), spans)
         if not body.in_place or chunks or total is not None:
             await self._finish_file(body, chunks, offset, length, total)
         assert body.file is not None
         self.files.register(body.file)
-        self._committed(body, entry)
+        self._kept(body)
+        self._add(entry)
         return entry
 
     async def _finish_file(self, body: Body, chunks: list[bytes], offset: int, length: int, total: int | None) -> None:
@@ -523,12 +530,8 @@ class Store:
         if error is not None:
             raise error
 
-    def _committed(self, body: Body, entry: Entry, *, saved: bool = False) -> None:
-        self._kept(body)
-        self._add(entry, saved=saved)
-
     def _kept(self, body: Body) -> None:
-        """All of it is on the disk."""
+        """All of it is on the disk, or on its way."""
         body.stored = True
         body.drop_tail()
         self.space.spend(body.reserved)

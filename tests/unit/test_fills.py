@@ -159,6 +159,9 @@ def with_origin(
 
 
 async def body_of(waiter: Waiter) -> bytes:
+    content = (await waiter.head()).content
+    if content is not None:
+        return content
     assert waiter.reader is not None
     body = b""
     while chunk := await waiter.reader.read():
