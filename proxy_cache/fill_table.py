@@ -13,6 +13,7 @@ from .origin import OriginClient
 from .semantics.headers import Headers
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
+from .stages import Stage
 from .store.index import Entry
 from .store.store import Store
 from .waiter import Waiter
@@ -83,6 +84,8 @@ class FillTable:
         self.default_ttl = 0
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self.spans = SpanSettings()
+        self.heads = Stage()
+        """In which those hear of a head who don't wait for it in a task."""
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
         """Fills that bring pieces of entries, by the entry's id."""

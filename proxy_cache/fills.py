@@ -569,12 +569,12 @@ class Fill:
         self._give(head, shared=True)
         return True
 
-    def _give(self, head: FillHead, *, shared: bool, alone: bool = True, at_once: bool = False) -> None:
+    def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
         """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
         first = next(iter(self.waiters), None)  # the leader, if it is still here
         for waiter in list(self.waiters):
             if waiter is first or (shared and matches(head.response.vary, waiter.headers)):
-                waiter.give(head, at_once=at_once)
+                waiter.give(head)
             else:
                 waiter._fail(SentOn(alone=alone and not shared))
                 del self.waiters[waiter]

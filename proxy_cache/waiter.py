@@ -125,22 +125,16 @@ class Waiter:
                 self._awaited.set_result(None)
         elif self.on_head is not None:
             on_head, self.on_head = self.on_head, None
-            asyncio.get_running_loop().call_soon(on_head)
+            self.fill.table.heads.add(on_head)
 
     def admitted(self) -> None:
         if self._place is not None:
             self.queued_for = time.monotonic() - self._place.since
             self._place = None
 
-    def give(self, head: FillHead, *, at_once: bool = False) -> None:
-        """Here is the head. ``at_once``: it is the last thing to be done, and who waits may do what it likes."""
-        if self._outcome is not None:
-            return
-        if head.body is not None:
-            self.reader = head.body.reader()
-        self._outcome = head
-        if at_once and self.on_head is not None:
-            on_head, self.on_head = self.on_head, None
-            on_head()
-        else:
+    def give(self, head: FillHead) -> None:
+        if self._outcome is None:
+            if head.body is not None:
+                self.reader = head.body.reader()
+            self._outcome = head
             self._tell()

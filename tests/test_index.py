@@ -340,16 +340,22 @@ def test_eviction_goes_by_slices(tmp_path: Path) -> None:
     with_store(tmp_path, story, Room(MANY * size, 0), on_eviction=counts.append)
 
 
-def test_small_bodies_are_in_memory_too(tmp_path: Path) -> None:
+def test_small_bodies_that_are_asked_for_are_in_memory_too(tmp_path: Path) -> None:
+    async def asked_for(store: Store, number: int) -> Entry:
+        entry = await put(store, f"http://x/{number}", bytes([number]) * 9_000)
+        assert entry.memory is None
+        assert store.open_now(entry) == entry.memory == bytes([number]) * 9_000, "its segment is being written to"
+        return entry
+
     async def story(store: Store) -> None:
         store.memory_max = 3 * 10_000
-        first = await put(store, "http://x/1", b"1" * 9_000)
-        second = await put(store, "http://x/2", b"2" * 9_000)
-        assert first.memory == b"1" * 9_000
+        first = await asked_for(store, 1)
+        second = await asked_for(store, 2)
         assert await read(store, first) == first.memory, "the file is there as well"
         store.touch(first)
-        third = await put(store, "http://x/3", b"3" * 9_000)
-        fourth = await put(store, "http://x/4", b"4" * 9_000)
+        third = await asked_for(store, 3)
+        await put(store, "http://x/once", b"o" * 9_000)
+        fourth = await asked_for(store, 4)
         assert second.memory is None
         assert None not in (first.memory, third.memory, fourth.memory)
         assert len(store.memory) == 3

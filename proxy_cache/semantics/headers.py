@@ -75,18 +75,15 @@ class Headers:
 
     def packed(self) -> bytes:
         """All fields in one piece: for the disk, and for memory."""
-        if self._packed is not None:
-            return self._packed
-        return b"\r\n".join([b"%b:%b" % field for field in self.fields])
+        if self._packed is None:
+            self._packed = b"\r\n".join([b"%b:%b" % field for field in self.fields])
+        return self._packed
 
     def pack(self) -> None:
         """Keep the fields in one piece only, until they are asked for again: a cache has tens of thousands of Headers
         that nobody looks at, and each pair in them would be an object for Python's collector to look at."""
-        if self._packed is None:
-            packed = self.packed()
-            if packed.count(b"\n") != max(len(self.fields) - 1, 0):
-                return  # a value with a line break in it, which is left as it came
-            self._packed = packed
+        if self._fields is not None and self.packed().count(b"\n") != max(len(self._fields) - 1, 0):
+            return  # a value with a line break in it, which is left as it came
         self._fields = self._index = self._lines = None
 
     def _lookup(self) -> dict[str, str | list[str]]:

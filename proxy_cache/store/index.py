@@ -213,7 +213,8 @@ class Index:
         number = key_hash(key)
         is_loaded = key in self._by_key or number not in self._slots
         entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used, entry.place)
-        entry.response.headers.pack()
+        if entry.unwritten is None:  # else it is about to be sent
+            entry.response.headers.pack()
         if is_loaded:
             others = self.get(key)
             self._by_key[key] = [*others, entry] if others else entry

@@ -7,9 +7,10 @@ from collections import OrderedDict
 from .entry import Entry
 
 SMALL = 64 * 1024
-"""Bytes of the longest body that is kept here as soon as it is stored."""
+"""Bytes of the longest body that is kept here when it is asked for, and"""
 LARGEST = 1024 * 1024
-"""Bytes of the longest body that is kept here at all, once it was asked for again."""
+"""of the longest that is kept here at all, when it is asked for once more. (Not as soon as it is stored: most of what a
+build fetches is asked for once, and would push out what others share.)"""
 OVERHEAD = 256
 """Bytes that a body is counted with besides its own."""
 

@@ -232,7 +232,10 @@ class Segments:
         segment, block, _ = parts_of(entry.place)
         fd = self._readers.get(segment)
         if fd is None:
-            return None
+            if segment != self._number:
+                return None
+            # It is being written to: to open it doesn't ask the disk for anything.
+            fd = self._opened(segment, os.open(self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
         size = _HEADER.size + entry.length
         data = files.read_now(fd, size, block * BLOCK)
         if data is None or len(data) < size:

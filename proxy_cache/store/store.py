@@ -256,6 +256,8 @@ class Store:
         if entry.memory is not None:
             return entry.memory
         if entry.unwritten is not None:
+            if entry.length <= SMALL:
+                self.memory.put(entry, entry.unwritten)
             return entry.unwritten
         if not entry.place:
             return self.files.open_cached(entry.id)
@@ -413,13 +415,12 @@ class Store:
         file that stays open for it. If it can't be written it is stored no longer."""
         entry.unwritten = data
         self._add(entry, saved=True)
-        if entry.length <= SMALL:
-            self.memory.put(entry, data)
         self._write_whole(entry, data, partial(self._is_written, entry))
         return entry
 
     def _is_written(self, entry: Entry, error: OSError | None) -> None:
         entry.unwritten = None
+        entry.response.headers.pack()
         if error is not None:
             self.write_failed(error)
             self.remove(entry)

@@ -181,7 +181,8 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
         assert (waiter.fill._task, table.running, raw.connections) == (None, 0, 1)
         # Who comes now finds it in the store, before it is on the disk.
         (entry,) = table.store.lookup(request("/x").key)
-        assert entry.unwritten == entry.memory == table.store.open_now(entry) == b"hello"
+        assert (entry.unwritten, entry.memory) == (b"hello", None)
+        assert table.store.open_now(entry) == entry.memory == b"hello"
         await until(lambda: entry.unwritten is None)
         assert entry.place
         assert table.store.index._slots.places[entry.slot] == entry.place
