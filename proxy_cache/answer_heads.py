@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .answers import Answer, Exchange
 from .semantics.dates import format_http_date
-from .semantics.headers import Headers
+from .semantics.headers import Headers, field_line
 from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
 from .semantics.validation import is_conditional, not_modified, not_modified_headers
@@ -22,17 +20,18 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Heads:
     """What a proxy of this name (``via``) puts into what it answers."""
 
-    via: str
+    def __init__(self, via: str) -> None:
+        self.via = via
+        self._via = field_line(b"Via", f"1.1 {via}".encode("latin-1", "replace"))
 
     def own(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
         """``headers`` with Via, Cache-Status and, where the origin has given none, Date."""
         if "date" not in headers:
             headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
-        return headers.plus(("Via", f"1.1 {self.via}"), ("Cache-Status", status))
+        return headers.plus(self._via, ((b"Cache-Status", status.encode("latin-1", "replace")), "cache-status", status))
 
     def overloaded(self, outcome: str, retry_after: int, fwd: str = "miss") -> Answer:
         """503: the request was ``canceled``, ``timeout`` or ``rejected`` while it was to queue for a slot."""

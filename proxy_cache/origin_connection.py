@@ -109,7 +109,10 @@ class OriginConnection(asyncio.Protocol):
         """Bytes of the trailer section so far."""
         self._keep = False
         self._paused = False
-        self._splices = hasattr(os, "splice") and self._transport.get_extra_info("ssl_object") is None
+        plain = self._transport.get_extra_info("ssl_object") is None
+        self._descriptor = self._transport.get_extra_info("socket").fileno() if plain else -1
+        """The socket's, if what is written to it goes as it is. Only good while the transport is open."""
+        self._splices = plain and hasattr(os, "splice")
         self._watched = -1
         """A descriptor of our own for the socket, which the loop does not let anybody else look at."""
         self._watching = False
@@ -136,7 +139,19 @@ class OriginConnection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
         self._transport.max_size = HEAD_READ
-        self._transport.write(head)
+        self._write(head)
+
+    def _write(self, data: bytes) -> None:
+        """Past the transport, as long as it has nothing to send."""
+        if self._descriptor >= 0 and not self._transport.get_write_buffer_size():
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:  # it is full, or closed: the transport finds out
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._transport.write(data)
 
     async def exchange(self, head: bytes, on_interim: Callable[[int, Headers], None] | None) -> OriginResponse:
         """Send a request and wait for the head of its response. Raises what :meth:`ask` tells."""
@@ -425,7 +440,8 @@ class OriginConnection(asyncio.Protocol):
     def _over(self, more: bool) -> None:
         """The response is here to its last byte; ``more``: and something after it."""
         response, self._response = self._response, None
-        self.go_on()
+        if self._paused:
+            self.go_on()
         if self._keep and not more and self.is_open:
             self.idle_since = time.monotonic()
             self._on_idle(self)

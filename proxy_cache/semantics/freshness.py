@@ -26,16 +26,16 @@ def date_value(headers: Headers, response_time: float) -> float:
 
 def corrected_initial_age(headers: Headers, request_time: float, response_time: float) -> int:
     """The age in seconds that a response had on arrival (RFC 9111 §4.2.3), by its Date and by its Age."""
-    apparent_age = max(0.0, response_time - date_value(headers, response_time))
-    response_delay = max(0.0, response_time - request_time)
-    corrected_age_value = age_value(headers) + response_delay
+    apparent_age = response_time - date_value(headers, response_time)
+    response_delay = response_time - request_time
+    corrected_age_value = age_value(headers) + (response_delay if response_delay > 0 else 0.0)
     return min(int(max(apparent_age, corrected_age_value)), MAX_DELTA)
 
 
 def age_value(headers: Headers) -> int:
-    values = headers.get_all("age")
-    if not values:
+    if "age" not in headers:
         return 0
+    values = headers.get_all("age")
     # RFC 9111 §5.1: "use the first member of the field value, discarding subsequent ones"; if that is invalid,
     # "a cache SHOULD ignore the field".
     return parse_delta_seconds(values[0].partition(",")[0]) or 0

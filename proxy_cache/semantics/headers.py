@@ -182,17 +182,14 @@ class Headers:
         return Headers(fields)
 
     def add(self, name: str, value: str) -> Headers:
-        return self.plus((name, value))
+        return self.plus(field_line(name.encode("latin-1", "replace"), _encoded(value)))
 
-    def plus(self, *lines: tuple[str, str]) -> Headers:
+    def plus(self, *lines: Line) -> Headers:
         """With these lines at the end."""
-        fields = [(name.encode("latin-1", "replace"), _encoded(value)) for name, value in lines]
-        more = Headers((*self.fields, *fields))
+        more = Headers((*self.fields, *[line[0] for line in lines]))
         if self._index is not None:
             index = more._index = self._index.copy()
-            for name, value in fields:
-                key = _NAMES.get(name) or _named(name)
-                text = value.decode("latin-1").strip(_OWS)
+            for _, key, text in lines:
                 index[key] = _more(index[key], text) if key in index else text
         return more
 
@@ -210,6 +207,7 @@ def _named(name: bytes) -> str:
 
 
 def field_line(name: bytes, value: bytes) -> Line:
+    """A field in parts."""
     return (name, value), _NAMES.get(name) or _named(name), value.decode("latin-1").strip(_OWS)
 
 

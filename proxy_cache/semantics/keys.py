@@ -69,9 +69,13 @@ class Target:
     @property
     def shown(self) -> str:
         """As a log has it: always with the port, and :func:`redacted`."""
-        if self._shown is None:
-            self._shown = redacted(f"{self.scheme}://{self.host}:{self.port}{self.path}")
-        return self._shown
+        shown = self._shown
+        if shown is None:
+            shown = f"{self.scheme}://{self.host}:{self.port}{self.path}"
+            if _TO_BE_REDACTED.search(shown):
+                shown = redacted(shown)
+            self._shown = shown
+        return shown
 
     def __str__(self) -> str:
         return self.url
@@ -105,6 +109,10 @@ _SECRET: Final = re.compile(
     r"|(?:^|[^a-z0-9])(?:sig|key|code|pass|pwd|sid|otp|pin|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])",
     re.DOTALL,
 )
+
+
+_TO_BE_REDACTED: Final = re.compile(r"[^!-~]|[?#@]")
+"""What a URL has in it that is not shown as it is."""
 
 
 @lru_cache(maxsize=4096)

@@ -216,11 +216,15 @@ class Index:
         if entry.unwritten is None:  # else it is about to be sent
             entry.response.headers.pack()
         if is_loaded:
-            others = self.get(key)
-            self._by_key[key] = [*others, entry] if others else entry
-            self._by_key.move_to_end(key)
+            if key in self._by_key:
+                others = self.get(key)
+                self._by_key[key] = [*others, entry] if others else entry
+                self._by_key.move_to_end(key)
+            else:
+                self._by_key[key] = entry
             self._entries[entry.id] = entry
-            self._shrink()
+            if len(self._entries) > self.working_set:
+                self._shrink()
         else:
             # The other variants would have to be read first. It is found with them by the next load.
             self._alive[entry.id] = entry
