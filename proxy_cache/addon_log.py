@@ -27,6 +27,7 @@ class AccessLog:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._second, self._clock = 0, ""
+        self._millisecond, self._text = 0, ""
         self._print = False
         self._flush_is_due = False
         self._enabled = True
@@ -70,11 +71,15 @@ class AccessLog:
 
     def _stamp(self) -> str:
         """The time as mitmdump has it."""
-        now = time.time()
-        if not 0 <= now - self._second < 1:
-            self._second = int(now)
-            self._clock = time.strftime("[%H:%M:%S.", time.localtime(now))
-        return f"{self._clock}{int((now - self._second) * 1000):03d}] "
+        now = int(time.time() * 1000)
+        if now != self._millisecond:
+            self._millisecond = now
+            second, left = divmod(now, 1000)
+            if second != self._second:
+                self._second = second
+                self._clock = time.strftime("[%H:%M:%S.", time.localtime(second))
+            self._text = f"{self._clock}{left:03d}] "
+        return self._text
 
     def _flush_now(self) -> None:
         self._flush_is_due = False

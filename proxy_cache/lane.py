@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
-from .http1 import Request, parse_request, response_head
+from .http1 import Request, expect_again, parse_request, response_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
@@ -143,7 +143,8 @@ class Lane(asyncio.Protocol):
         self._going_on = True
         try:
             while self._buffer and not self._busy and not self._aside and not self._transport.is_closing():
-                request = parse_request(self._buffer)
+                data = self._buffer
+                request = parse_request(data)
                 if request is None:
                     return
                 host = self._host
@@ -156,9 +157,11 @@ class Lane(asyncio.Protocol):
                     # The latter goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3).
                     self._step_aside()
                     return
-                self._buffer = self._buffer[request.size :]
+                self._buffer = data[request.size :]
                 if not (fields.plain and host.by_the_book and self._hit(request, target, cache)):
                     self._answer(request, target, cache)
+                elif not request.known:
+                    expect_again(data, request)
         except Exception as error:
             self._host.failed(error)
             self._transport.abort()
