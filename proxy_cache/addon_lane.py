@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client, Server
@@ -25,11 +25,6 @@ from .semantics.policy import Policy
 
 if TYPE_CHECKING:
     from .addon import CacheAddon
-
-REMEMBER = 4096
-"""Targets of requests that are remembered for sure (twice as many may be), and"""
-REMEMBER_LENGTH = 512
-"""the characters of the longest one."""
 
 
 def open_lane(addon: CacheAddon, client: Client) -> None:
@@ -56,7 +51,8 @@ def open_lane(addon: CacheAddon, client: Client) -> None:
         asyncio.get_running_loop().call_soon(lane.data_received, early)
 
 
-UNKNOWN: Final[Any] = object()
+Base: TypeAlias = tuple[str, str, int] | None
+"""Scheme, host and port of all requests, where the proxy stands in for an origin."""
 
 
 class Targets:
@@ -64,33 +60,21 @@ class Targets:
 
     def __init__(self) -> None:
         self.settings: Settings | None = None
-        self._known: dict[tuple[str, tuple[str, str, int] | None], Target | None] = {}
-        self._known_before = self._known
-        """What was known when there was no more room in it."""
+        self._known: dict[Base, dict[bytes, tuple[Request, Target]]] = {}
         self._onboarding_host: str | None = None
         self._keep_host = False
 
+    def known(self, base: Base) -> dict[bytes, tuple[Request, Target]]:
+        """Requests that need not be looked at again, of all lanes with this base."""
+        return self._known.setdefault(base, {})
+
     def forget(self) -> None:
-        self._known = self._known_before = {}
+        for known in self._known.values():
+            known.clear()
         self._onboarding_host = None
 
-    def find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
-        """What the target of a request line stands for, if that is for the cache to answer. ``base``: of a reverse
-        proxy, see :class:`ClientLane`."""
-        what = text, base
-        target: Target | None = self._known.get(what, UNKNOWN)
-        if target is not UNKNOWN:
-            return target
-        target = self._known_before.get(what, UNKNOWN)
-        if target is UNKNOWN:
-            target = self._find(text, base)
-        if len(text) <= REMEMBER_LENGTH:
-            if len(self._known) >= REMEMBER:
-                self._known, self._known_before = {}, self._known
-            self._known[what] = target
-        return target
-
-    def _find(self, text: str, base: tuple[str, str, int] | None) -> Target | None:
+    def find(self, text: str, base: Base) -> Target | None:
+        """What the target of a request line stands for, if that is for the cache to answer."""
         if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
             self._onboarding_host = str(ctx.options.onboarding_host)
             self._keep_host = bool(ctx.options.keep_host_header)
@@ -123,10 +107,10 @@ class ClientLane:
         self._watchdog = handler.timeout_watchdog
         mode = client.proxy_mode
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
-        self.base: tuple[str, str, int] | None = None
-        """Scheme, host and port of all requests, where the proxy stands in for an origin."""
+        self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
+        self.known = addon.lane_targets.known(self.base)
 
     def lane_cache(self) -> Cache | None:
         return self.addon.lane_cache() if self._client.error is None else None

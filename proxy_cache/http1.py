@@ -21,9 +21,7 @@ UNUSUAL: Final = "unusual"
 HEAD_MOST: Final = 64 * 1024
 """Bytes of a request's head that are waited for here; what is longer is mitmproxy's."""
 _REMEMBER_LENGTH: Final = 2048
-"""Bytes of field lines, or of a request, that are remembered; what is longer is parsed each time."""
-_REMEMBER: Final = 4096
-"""Field lines, and requests, that are remembered."""
+"""Bytes of field lines that are remembered; what is longer is parsed each time."""
 
 _LINE: Final = re.compile(rb"GET ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
 _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n"
@@ -69,27 +67,10 @@ class Request:
     fields: RequestFields
     size: int
     close: bool
-    known: bool = False
-    """Whether :func:`expect_again` has been called for it."""
-
-
-_requests: Final[dict[bytes, Request]] = {}
-
-
-def expect_again(data: bytes, request: Request) -> None:
-    """What ``data`` begins with was answered from the store: the same bytes are not to be parsed a second time."""
-    request.known = True
-    if len(data) == request.size <= _REMEMBER_LENGTH:
-        if len(_requests) >= _REMEMBER:
-            _requests.clear()
-        _requests[data] = request
 
 
 def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
     """The request that ``data`` begins with; ``None`` if its end hasn't come yet."""
-    known = _requests.get(data)
-    if known is not None:
-        return known
     end = data.find(b"\r\n\r\n")
     if end < 0:
         # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
@@ -129,7 +110,7 @@ def _fields(lines: bytes) -> RequestFields | None:
     return RequestFields(headers, wanted, plain, close, headers.get_all("via"))
 
 
-_remembered = lru_cache(maxsize=_REMEMBER)(_fields)
+_remembered = lru_cache(maxsize=4096)(_fields)
 
 
 def absolute_target(text: str) -> Target | None:

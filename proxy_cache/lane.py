@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
-from .http1 import Request, expect_again, parse_request, response_head
+from .http1 import Request, parse_request, response_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
@@ -31,6 +31,10 @@ from .store.body import BodyError
 from .waiter import ClientGone, SentOn, Waiter
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)
+REMEMBER = 4096
+"""Requests that are remembered, and"""
+REMEMBER_LENGTH = 2048
+"""bytes of the longest one."""
 READ_AHEAD = 64 * 1024
 """Bytes of further requests that are taken while one is answered; then the client has to wait."""
 
@@ -43,13 +47,16 @@ class Host(Protocol):
     """Who the client is, for fairness and the log."""
     sends: Stage
     ends: Stage
+    known: dict[bytes, tuple[Request, Target]]
+    """Plain requests that were answered from the store, whole and by their bytes: most come again. For all lanes whose
+    targets mean the same, and as long as nobody changes what they mean."""
 
     @property
     def by_the_book(self) -> bool:
         """Whether no rule of the operator's speaks of requests."""
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        """A hit has been handed to the client's connection whole. ``started``: by the monotonic clock."""
+        """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
 
     def lane_cache(self) -> Cache | None:
         """The cache, while nobody else has to see requests."""
@@ -86,6 +93,7 @@ class Lane(asyncio.Protocol):
         # What asyncio shows of its socket cannot send. Without it a body is sent from memory.
         self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
         self._inner: Any = inner
+        self._known = host.known
         self._buffer = b""
         self._handed = 0
         self._aside = False
@@ -108,6 +116,8 @@ class Lane(asyncio.Protocol):
             self._aside = False
         if self._buffer:
             data = self._buffer + data
+        elif not self._busy and (known := self._known.get(data)) is not None and self._again(*known):
+            return
         self._buffer = data
         if not self._busy:
             self._go_on()
@@ -160,13 +170,25 @@ class Lane(asyncio.Protocol):
                 self._buffer = data[request.size :]
                 if not (fields.plain and host.by_the_book and self._hit(request, target, cache)):
                     self._answer(request, target, cache)
-                elif not request.known:
-                    expect_again(data, request)
+                elif len(data) == request.size <= REMEMBER_LENGTH:
+                    if len(self._known) >= REMEMBER:
+                        self._known.clear()
+                    self._known[data] = request, target
         except Exception as error:
             self._host.failed(error)
             self._transport.abort()
         finally:
             self._going_on = False
+
+    def _again(self, request: Request, target: Target) -> bool:
+        """Answer what was answered before, if it still can be answered at once."""
+        try:
+            cache = self._host.lane_cache()
+            return cache is not None and self._hit(request, target, cache)
+        except Exception as error:
+            self._host.failed(error)
+            self._transport.abort()
+            return True
 
     def _hit(self, request: Request, target: Target, cache: Cache) -> bool:
         """Answer with what is ready in memory, if it is; most requests are answered here."""
@@ -177,10 +199,10 @@ class Lane(asyncio.Protocol):
             return False  # the longer way meets it again, and has an answer for it
         if ready is None:
             return False
-        head, body, file = ready
+        head, body, file, status = ready
         transport = self._transport
         left = self._send(head, body, file)
-        self._host.lane_hit(target, int(head[9:12]), len(body), started)
+        self._host.lane_hit(target, status, len(body), started)
         if request.close:
             transport.close()
         elif left and transport.get_write_buffer_size() > CONGESTED:

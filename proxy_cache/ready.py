@@ -53,18 +53,18 @@ class ReadyHits:
 
     def __init__(self, store: Store, heads: Heads) -> None:
         self._store = store
+        self._index, self._memory = store.index, store.memory
         self._heads = heads
 
-    def find(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None] | None:
-        """Head and body for a GET without range, condition or directive, if a fresh entry has them ready in memory.
+    def find(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None, int] | None:
+        """Head, body, file and status for a GET without range, condition or directive, if a fresh entry has them ready.
 
-        The last is the descriptor of the body's file if it is better sent from there (see :data:`SENDFILE`). It is good
+        The file is the descriptor of the body's if it is better sent from there (see :data:`SENDFILE`). It is good
         until somebody else has had a turn on the loop.
         """
-        entries = self._store.lookup(key)
-        if len(entries) != 1:
+        entry = self._index.only(key)
+        if entry is None:
             return None
-        entry = entries[0]
         response = entry.response
         if not now < response.fresh_until or (response.vary and not matches(response.vary, headers)):
             return None
@@ -74,11 +74,12 @@ class ReadyHits:
         if prepared is None or prepared.response is not response:
             prepared = entry.prepared = Prepared(response, self._template(entry))
             response.headers.pack()
-        self._store.touch(entry, now)
+        self._index.touch(entry, now)
+        self._memory.touch(entry)
         body = entry.memory
         assert body is not None
         file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
-        return prepared.head(now), body, file
+        return prepared.head(now), body, file, response.status
 
     def _brought_to_memory(self, entry: Entry) -> bool:
         """Whether its body is worth having in memory and can be had without waiting."""

@@ -147,6 +147,11 @@ class Index:
         found = self._by_key.get(key, _NONE)
         return (found,) if isinstance(found, Entry) else found
 
+    def only(self, key: str) -> Entry | None:
+        """The one variant that is stored under ``key``, if it is the only one, and loaded."""
+        found = self._by_key.get(key)
+        return found if isinstance(found, Entry) else None
+
     def is_loaded(self, key: str) -> bool:
         """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
         return key in self._by_key or key_hash(key) not in self._slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.http1 import HEAD_MOST, Request, absolute_target, expect_again, parse_request
+from proxy_cache.http1 import HEAD_MOST, Request, absolute_target, parse_request
 
 PLAIN = b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\nAccept: */*\r\n\r\n"
 
@@ -99,20 +99,3 @@ def test_not_plain(field: str) -> None:
 def test_targets(text: str, key: str | None) -> None:
     target = absolute_target(text)
     assert (target and target.key) == key
-
-
-def test_a_request_that_was_answered_is_known_by_all_its_bytes() -> None:
-    request = parse_request(PLAIN)
-    assert isinstance(request, Request)
-    expect_again(PLAIN, request)
-    assert parse_request(PLAIN) is request
-    other = parse_request(PLAIN.replace(b"GET http://", b"GET http://x."))
-    assert isinstance(other, Request)
-    assert other.target != request.target
-    more = PLAIN + b"GET next"
-    pipelined = parse_request(more)
-    assert isinstance(pipelined, Request)
-    assert (pipelined.size, pipelined.target) == (request.size, request.target)
-    expect_again(more, pipelined)
-    assert parse_request(more) is not pipelined, "what follows is another request's"
-    assert parse_request(PLAIN[:-1]) is None
