@@ -7,7 +7,7 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 Imports go down this list and never up; only the first two lines know mitmproxy:
 
 - ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``,
-  ``addon_process``, ``addon_loop`` (short turns of the event loop), ``addon_rules`` (mitmproxy filters → ``Policy``);
+  ``addon_process``, ``addon_rules`` (mitmproxy filters → ``Policy``);
 - ``layers`` (streamed responses), ``layers_tunnel`` (CONNECT), ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin``, ``metrics``;
@@ -17,6 +17,7 @@ Imports go down this list and never up; only the first two lines know mitmproxy:
 - ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``parts`` (spans that are asked
   for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``limiter``;
 - ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``;
+- ``loop`` (short turns of the event loop, and reads past it), ``stages`` (alike things one after the other);
 - ``store`` (index, bodies, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """
 

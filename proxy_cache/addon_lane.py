@@ -18,6 +18,7 @@ from .delivery import InFlight
 from .http1 import Request, absolute_target
 from .lane import Lane
 from .layers import CacheHttpLayer
+from .loop import read_at_once
 from .options import Settings
 from .semantics.headers import Headers
 from .semantics.keys import Target
@@ -43,6 +44,7 @@ def open_lane(addon: CacheAddon, client: Client) -> None:
     inner: Any = writer.transport.get_protocol()
     lane = Lane(host, writer, inner)
     writer.transport.set_protocol(lane)
+    host.lane_lost = read_at_once(asyncio.get_running_loop(), writer.transport)
     # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane first.
     buffer: Any = getattr(reader, "_buffer", None)
     if buffer:
@@ -103,6 +105,7 @@ class ClientLane:
         self.via = addon.via
         self.client = address(client)
         self.sends, self.ends = addon.sends, addon.ends
+        self.lane_lost: Callable[[], None] = lambda: None
         self._client = client
         self._watchdog = handler.timeout_watchdog
         mode = client.proxy_mode

@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any
 
-from .addon_loop import accept_in_turns, take_short_turns
+from .loop import accept_in_turns, take_short_turns
 
 logger = logging.getLogger(__name__)
 

@@ -55,6 +55,9 @@ class Host(Protocol):
     def by_the_book(self) -> bool:
         """Whether no rule of the operator's speaks of requests."""
 
+    lane_lost: Callable[[], None]
+    """Called when the client's connection is gone."""
+
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
         """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
 
@@ -134,6 +137,7 @@ class Lane(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
+        self._host.lane_lost()
         if self._exchange is not None:
             self._exchange.client_gone()
         self._inner.connection_lost(error)

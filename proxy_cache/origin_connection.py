@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from .loop import read_at_once
 from .origin_response import (
     FIELD,
     HEAD_MOST,
@@ -117,6 +118,7 @@ class OriginConnection(asyncio.Protocol):
         """A descriptor of our own for the socket, which the loop does not let anybody else look at."""
         self._watching = False
         self._transport.set_protocol(self)
+        self._read_no_more = read_at_once(self._loop, self._transport)
 
     @property
     def is_open(self) -> bool:
@@ -269,6 +271,7 @@ class OriginConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._read_no_more()
         self._stop_watching()
         if self._watched >= 0:
             os.close(self._watched)

@@ -7,11 +7,22 @@ import os
 import select
 import socket
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from proxy_cache import addon_loop
-from proxy_cache.addon_loop import ACCEPTED_AT_ONCE, FEWEST, ShortTurns, accept_in_turns, take_short_turns
+from proxy_cache import loop as proxy_loop
+from proxy_cache.loop import (
+    ACCEPTED_AT_ONCE,
+    FEWEST,
+    ShortTurns,
+    accept_in_turns,
+    read_at_once,
+    take_short_turns,
+)
+
+from .test_origin_connection import until
 
 
 def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,13 +34,13 @@ def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pyt
             epoll.register(read, select.EPOLLIN)
         turns = ShortTurns(epoll)
         assert len(turns.poll(0, 10)) == 10
-        monkeypatch.setattr(addon_loop, "TURN", -1.0)  # any turn is too long
+        monkeypatch.setattr(proxy_loop, "TURN", -1.0)  # any turn is too long
         while len(events := turns.poll(0, 10)) > FEWEST:
             pass
         assert len(events) == FEWEST
         seen = Counter(fd for _ in range(50) for fd, _ in turns.poll(0, 10))
         assert set(seen.values()) == {FEWEST * 50 // 10}
-        monkeypatch.setattr(addon_loop, "TURN", 1e9)
+        monkeypatch.setattr(proxy_loop, "TURN", 1e9)
         while len(turns.poll(0, 10)) < 10:
             pass
     finally:
@@ -72,3 +83,56 @@ def test_a_burst_of_connections_is_accepted_some_at_a_time() -> None:
         await server.wait_closed()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("last", [b"", b"raise"])
+def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None:
+    """And nothing does after the connection has gone: its descriptor may be somebody else's by then."""
+
+    class Collector(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.got: list[bytes] = []
+            self.lost = asyncio.Event()
+            self.end: Callable[[], None] = lambda: None
+
+        def data_received(self, data: bytes) -> None:
+            self.got.append(data)
+            if data == b"raise":
+                raise RuntimeError
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self.end()
+            self.lost.set()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        complaints: list[Any] = []
+        loop.set_exception_handler(lambda loop, context: complaints.append(context["exception"]))
+        take_short_turns(loop)
+        readers = loop._selector._selector.readers  # type: ignore[attr-defined]
+        ours, theirs = socket.socketpair()
+        transport, collector = await loop.create_connection(Collector, sock=ours)
+        collector.end = read_at_once(loop, transport)
+        assert list(readers) == [ours.fileno()]
+        theirs.send(b"one")
+        await until(lambda: collector.got == [b"one"])
+        theirs.send(b"two")
+        await until(lambda: collector.got == [b"one", b"two"])
+        transport.pause_reading()
+        theirs.send(b"three")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(collector.got) == 2
+        transport.resume_reading()
+        await until(lambda: len(collector.got) == 3)
+        if last:
+            theirs.send(last)
+        else:
+            theirs.close()
+        await collector.lost.wait()
+        assert collector.got == [b"one", b"two", b"three", *([last] if last else [])]
+        assert readers == {}
+        assert [type(complaint) for complaint in complaints] == ([RuntimeError] if last else [])
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(story(), 30))

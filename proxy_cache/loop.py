@@ -12,10 +12,12 @@ not by 40 (a thousand agents that connect at once).
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 TURN = 0.003
@@ -30,12 +32,17 @@ ACCEPTED_AT_ONCE = 4
 
 class ShortTurns:
     """Stands in for the ``select.epoll`` of a selector. (The kernel hands out what is ready by turns, so who gets
-    nothing now is the next.)"""
+    nothing now is the next.)
+
+    Transports that are here by their descriptor read at once what there is for them, without the selector's list, the
+    loop's list and the handle that each event is otherwise: 1 of the 15 µs of a hit.
+    """
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
         self._most = MOST
         self._since = time.monotonic()
+        self.readers: dict[int, Any] = {}
 
     def poll(self, timeout: float, most: int) -> Any:
         spent = time.monotonic() - self._since
@@ -45,7 +52,17 @@ class ShortTurns:
             self._most = min(MOST, self._most + 1 + self._most // 4)
         events = self._epoll.poll(timeout, min(self._most, most))
         self._since = time.monotonic()
-        return events
+        readers = self.readers
+        if not readers:
+            return events
+        others = []
+        for event in events:
+            transport = readers.get(event[0]) if event[1] == select.EPOLLIN else None
+            if transport is None:
+                others.append(event)
+            else:
+                transport._read_ready_cb()  # what asyncio calls; it sees to all that can go wrong
+        return others
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)
@@ -58,6 +75,22 @@ def take_short_turns(loop: asyncio.AbstractEventLoop) -> None:
     epoll = getattr(selector, "_selector", None)
     if isinstance(selector, selectors.EpollSelector) and epoll is not None and not isinstance(epoll, ShortTurns):
         setattr(selector, "_selector", ShortTurns(epoll))  # noqa: B010 - not in its stub
+
+
+def read_at_once(loop: asyncio.AbstractEventLoop, transport: Any) -> Callable[[], None]:
+    """Have a transport of the loop read as soon as the loop knows that there is something. Returns what ends that, to
+    be called before the socket is closed."""
+    turns = getattr(getattr(loop, "_selector", None), "_selector", None)
+    if not isinstance(turns, ShortTurns) or not hasattr(transport, "_read_ready_cb"):
+        return lambda: None
+    readers, descriptor = turns.readers, transport.get_extra_info("socket").fileno()
+    readers[descriptor] = transport
+
+    def end() -> None:
+        if readers.get(descriptor) is transport:
+            del readers[descriptor]
+
+    return end
 
 
 def accept_in_turns(loop: asyncio.AbstractEventLoop, listener: asyncio.Server) -> None:
