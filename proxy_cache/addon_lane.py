@@ -44,13 +44,22 @@ def open_lane(addon: CacheAddon, client: Client) -> None:
     inner: Any = writer.transport.get_protocol()
     lane = Lane(host, writer, inner)
     writer.transport.set_protocol(lane)
-    host.lane_lost = read_at_once(asyncio.get_running_loop(), writer.transport)
+    loop = asyncio.get_running_loop()
+
+    def begin(early: bytes) -> None:
+        if early:
+            lane.data_received(early)
+        if not lane.lost and not writer.transport.is_closing():
+            host.lane_lost = read_at_once(loop, writer.transport)
+
     # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane first.
     buffer: Any = getattr(reader, "_buffer", None)
     if buffer:
         early = bytes(buffer)
         buffer.clear()
-        asyncio.get_running_loop().call_soon(lane.data_received, early)
+        loop.call_soon(begin, early)  # nothing is to be read before that
+    else:
+        begin(b"")
 
 
 Base: TypeAlias = tuple[str, str, int] | None

@@ -109,6 +109,9 @@ class Fill:
         self.waiters: dict[Waiter, None] = {}
         self._abandoned = False
         self._began = False
+        """Whether its task has taken the first step; and"""
+        self._given_to_task: OriginResponse | OriginError | Stale | None = None
+        """what that is to begin with."""
         self._breaks = 0
         self._ticket: Ticket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -135,7 +138,8 @@ class Fill:
         """In a task, which takes its first step in a turn of its own, also where tasks start eagerly (mitmproxy's do):
         the fill is in the table before it does anything. ``answer``: what the origin has said already."""
         assert self._ticket is not None
-        self._task = asyncio.Task(self._run(self._ticket, answer), loop=asyncio.get_running_loop())
+        self._given_to_task = answer
+        self._task = asyncio.Task(self._run(self._ticket), loop=asyncio.get_running_loop())
 
     def join(self, client: str, headers: Headers) -> Waiter:
         """One more flow wants this response."""
@@ -163,12 +167,16 @@ class Fill:
     def cancel(self) -> None:
         """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
         say that it was the end: it is said here."""
+        if self._over:
+            return
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.abort()
         elif self._task is not None:
             self._task.cancel()
-        if asked is not None or not self._began:
+        if not self._began:
+            if isinstance(self._given_to_task, OriginResponse):
+                self._given_to_task.close()
             self._ended(self._broken(asyncio.CancelledError()))
 
     async def ending(self) -> None:
@@ -230,7 +238,6 @@ class Fill:
         self._asked = self.table.origin.ask_now(request.target, request.headers, self._interim, self._answered)
         if self._asked is None:
             return False
-        self._began = True
         self.state = FillState.RUNNING
         return True
 
@@ -261,9 +268,10 @@ class Fill:
 
     # -- the task -----------------------------------------------------------------------------------------------
 
-    async def _run(self, ticket: Ticket, answer: OriginResponse | OriginError | Stale | None) -> None:
+    async def _run(self, ticket: Ticket) -> None:
         """The story of one fill. Whatever way it ends, the slot comes back and every waiter hears of it."""
         self._began = True
+        answer, self._given_to_task = self._given_to_task, None
         outcome = "failed"
         try:
             if ticket.state is not TicketState.ACTIVE:

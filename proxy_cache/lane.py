@@ -100,7 +100,7 @@ class Lane(asyncio.Protocol):
         self._buffer = b""
         self._handed = 0
         self._aside = False
-        self._lost = False
+        self.lost = False
         self._exchange: Exchange | None = None
         self._busy = False
         """Whether a request is being answered by a task. (mitmproxy's tasks are eager: they may have ended when they
@@ -136,7 +136,7 @@ class Lane(asyncio.Protocol):
         return bool(self._inner.eof_received())
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
+        self.lost = True
         self._host.lane_lost()
         if self._exchange is not None:
             self._exchange.client_gone()
@@ -380,7 +380,7 @@ class Lane(asyncio.Protocol):
             note = type(error).__name__
         finally:
             if not sent:
-                self._done(state, answer, close or self._lost, note)
+                self._done(state, answer, close or self.lost, note)
             self._next()
 
     async def _ask(self, exchange: Exchange, cache: Cache, *, alone: bool) -> Answer | None:
@@ -433,7 +433,7 @@ class Lane(asyncio.Protocol):
     def _next(self) -> None:
         """The client may have its next turn."""
         self._busy = False
-        if self._reading_paused and not self._lost:
+        if self._reading_paused and not self.lost:
             self._reading_paused = False
             self._transport.resume_reading()
         self._go_on()

@@ -275,7 +275,8 @@ class Segments:
             return other
         self._readers[segment] = fd
         idle = len(self._readers) - OPEN_SEGMENTS
-        for number in [number for number in self._readers if number not in self._users][: max(idle, 0)]:
+        unused = [number for number in self._readers if number not in self._users and number != segment]
+        for number in unused[: max(idle, 0)]:
             self.gone(number)
         return fd
 

@@ -18,6 +18,8 @@ from proxy_cache.fills import FillRequest, FillState
 from proxy_cache.limiter import Limits, OriginLimiter
 from proxy_cache.metrics import Metrics
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.origin_connection import Stale
+from proxy_cache.origin_response import OriginResponse
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
@@ -254,6 +256,43 @@ def test_what_nobody_waits_for_and_nobody_may_have_is_given_up(tmp_path: Path) -
         await raw.ended.wait()
 
     with_origin(tmp_path, [[SMALL], []], story)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param([SMALL[:-3]], id="in pieces"),
+        pytest.param([CLOSE], id="the connection had ended"),
+        pytest.param([b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], id="worth another try"),
+    ],
+)
+@pytest.mark.parametrize("shutdown", [False, True])
+def test_who_leaves_before_the_task_that_goes_on_has_begun(tmp_path: Path, answer: list[bytes], shutdown: bool) -> None:
+    """In the turn of the answer: the task never takes a step then, and nothing in it can give the slot back."""
+
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        private = request("/x")
+        private.private = True
+        waiter = table.start(private)
+        fill = waiter.fill
+        go_on = fill._go_on
+
+        def and_leave(what: OriginResponse | OriginError | Stale | None) -> None:
+            go_on(what)
+            if shutdown:
+                fill.cancel()
+            else:
+                waiter.client_gone()
+
+        fill._go_on = and_leave  # type: ignore[method-assign]
+        await until(lambda: fill._over)
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        with pytest.raises((OriginError, ClientGone)):
+            await waiter.head()
+        await table.close()
+        await until(lambda: sum(map(len, table.origin._idle.values())) == len(table.origin._open))
+
+    with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
 
 
 @pytest.mark.parametrize("written", [False, True])
