@@ -55,11 +55,8 @@ class AccessLog:
         """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
         if self._enabled:
             took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            line = f"GET {url} {status} {size} B {took} ms hit [{client}]"
-            if self._flush_is_due and len(self._lines) < LINES_MOST:
-                self._lines.append(self._stamp() + line)
-            else:
-                self._take(self._stamp() + line if self._print else line)
+            stamp = self._stamp() if self._print else ""
+            self._take(f"{stamp}GET {url} {status} {size} B {took} ms hit [{client}]")
 
     def _take(self, line: str) -> None:
         if not self._print:

@@ -528,13 +528,11 @@ class Cache:
             length = body.total if head.length is None else head.length
         if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):
             spans = selected(exchange, response, length)
-            if body is None:
-                pass  # all of it is here
-            elif head.length is not None and not is_within(spans, body.start, body.total or 0):
+            if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
                 waiter.leave()
                 raise SentOn(alone=True)
-            elif not body.kept and isinstance(spans, list) and len(spans) > 1:
+            if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = put(headers, "Age", str(response.age(time.time())))

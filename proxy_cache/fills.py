@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from .copying import copy
 from .limiter import Ticket, TicketState
 from .origin import RETRY_STATUSES
-from .origin_connection import OriginConnection, Stale
+from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
 from .parts import Part
 from .semantics.headers import Headers, end_to_end
@@ -110,7 +110,7 @@ class Fill:
         self._abandoned = False
         self._began = False
         """Whether its task has taken the first step; and"""
-        self._given_to_task: OriginResponse | OriginError | Stale | None = None
+        self._given_to_task: Outcome | None = None
         """what that is to begin with."""
         self._breaks = 0
         self._ticket: Ticket | None = None
@@ -134,7 +134,7 @@ class Fill:
             self._go_on(None)
         return waiter
 
-    def _go_on(self, answer: OriginResponse | OriginError | Stale | None) -> None:
+    def _go_on(self, answer: Outcome | None) -> None:
         """In a task, which takes its first step in a turn of its own, also where tasks start eagerly (mitmproxy's do):
         the fill is in the table before it does anything. ``answer``: what the origin has said already."""
         assert self._ticket is not None
@@ -241,7 +241,7 @@ class Fill:
         self.state = FillState.RUNNING
         return True
 
-    def _answered(self, answer: OriginResponse | OriginError | Stale) -> None:
+    def _answered(self, answer: Outcome) -> None:
         """What came of that. If there is more to wait for, the body or another try, a task goes on from here."""
         asked, self._asked = self._asked, None
         if asked is None:  # it was ended
@@ -286,7 +286,7 @@ class Fill:
         finally:
             self._ended(outcome)
 
-    async def _fetch(self, ticket: Ticket, answer: OriginResponse | OriginError | Stale | None) -> str:
+    async def _fetch(self, ticket: Ticket, answer: Outcome | None) -> str:
         """Ask the origin; hand the head to the waiters, and write the body while they read along."""
         candidates = self.request.candidates
         try:
@@ -305,7 +305,7 @@ class Fill:
         self,
         ticket: Ticket,
         candidates: tuple[Entry, ...],
-        answer: OriginResponse | OriginError | Stale | None = None,
+        answer: Outcome | None = None,
     ) -> str | None:
         """One answer of the origin; ``None`` if it was a 304 that nothing can be made of."""
         request = self.request
@@ -447,7 +447,7 @@ class Fill:
         own = None
         if verdict.omitted and response.headers.has_any(verdict.omitted):
             own = end_to_end(response.headers).without("age")
-        head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, None, content)
+        head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, content=content)
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
         error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
@@ -474,7 +474,7 @@ class Fill:
                 table.store.update(stored_as, updated)
             self.body = table.store.piece(stored_as, *span)
             table.fills_a_gap(self, stored_as)
-            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, None, length))
+            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length=length))
         verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request))
         why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
         stored = StoredResponse.of(
@@ -491,7 +491,7 @@ class Fill:
             table._forget(self)
         own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
         return self._given(
-            FillHead(stored, "", self.body, None, why_not, own, entry, None, length), alone=why_not is not None
+            FillHead(stored, "", self.body, None, why_not, own, entry, length=length), alone=why_not is not None
         )
 
     def _given(self, head: FillHead, *, alone: bool = False) -> FillHead:

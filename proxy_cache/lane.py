@@ -293,13 +293,12 @@ class Lane(asyncio.Protocol):
             return
         try:
             self._host.lane_answered(exchange, answer)
-            content = _all_of(answer, state)
-            if content is None:
+            whole = _whole(request, answer, state)
+            if whole is None:
                 self._run(self._finish(request, exchange, state, cache, answer))
             else:
-                head, _, close = framed(request, answer)
-                state.size = len(content)
-                self._host.sends.add(self._send, head, content if answer.status not in (204, 304) else b"", None)
+                head, body, close = whole
+                self._host.sends.add(self._send, head, body, None)
                 self._host.ends.add(self._end, state, answer, close)
         except Exception as error:
             self._host.failed(error)
@@ -317,12 +316,11 @@ class Lane(asyncio.Protocol):
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
             self._host.lane_answered(exchange, answer)
-            content = _all_of(answer, state)
-            if content is None:
+            whole = _whole(request, answer, state)
+            if whole is None:
                 return False
-            head, _, close = framed(request, answer)
-            self._send(head, content if answer.status not in (204, 304) else b"", None)
-            state.size = len(content)
+            head, body, close = whole
+            self._send(head, body, None)
             self._done(state, answer, close)
         except Exception as error:
             self._host.failed(error)
@@ -468,6 +466,16 @@ def _all_of(answer: Answer, state: InFlight) -> bytes | None:
         # What was read is to be sent first: the rest of it takes waiting.
         state.first = read
     return None
+
+
+def _whole(request: Request, answer: Answer, state: InFlight) -> tuple[bytes, bytes, bool] | None:
+    """Head and body of an answer that can be had without waiting, and whether the connection ends with it."""
+    content = _all_of(answer, state)
+    if content is None:
+        return None
+    state.size = len(content)
+    head, _, close = framed(request, answer)
+    return head, content if answer.status not in (204, 304) else b"", close
 
 
 def _read_now(body: Source) -> bytes | None:

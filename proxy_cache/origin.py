@@ -25,7 +25,7 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict
 
-from .origin_connection import OnAnswer, OriginConnection, Stale
+from .origin_connection import OnAnswer, OriginConnection, Outcome, Stale
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
 from .semantics.keys import Target
@@ -102,7 +102,7 @@ class OriginClient:
         *,
         retries: int | None = None,
         on_interim: Callable[[int, Headers], None] | None = None,
-        answer: OriginResponse | OriginError | Stale | None = None,
+        answer: Outcome | None = None,
     ) -> OriginResponse:
         """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none.
 

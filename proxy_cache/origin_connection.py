@@ -49,7 +49,9 @@ class Stale(Exception):
     """A connection that had been used before ended before it answered: another is to be tried (RFC 9112 §9.3.1)."""
 
 
-OnAnswer: TypeAlias = "Callable[[OriginResponse | OriginError | Stale], None]"
+Outcome: TypeAlias = OriginResponse | OriginError | Stale
+"""What comes of asking: a response whose head is here, or why there is none."""
+OnAnswer: TypeAlias = Callable[[Outcome], None]
 
 
 class Part(enum.Enum):
@@ -454,7 +456,7 @@ class OriginConnection(asyncio.Protocol):
             response.end()
 
 
-def _tell(waiting: asyncio.Future[OriginResponse], answer: OriginResponse | OriginError | Stale) -> None:
+def _tell(waiting: asyncio.Future[OriginResponse], answer: Outcome) -> None:
     if waiting.done():  # who has asked was ended, and has not heard of it yet
         if isinstance(answer, OriginResponse):
             answer.close()

@@ -71,11 +71,9 @@ def parse_head(data: bytes) -> ResponseHead | None:
 def _usual_head(data: bytes, end: int) -> ResponseHead | None:
     """A head as nearly all are, up to ``end``: lines that end in CRLF, and have in them what they should. Most are the
     same as in some response before, and were taken apart then."""
-    head = data[:end]
-    first, *rest = head.split(b"\r\n")
-    breaks = len(rest)
+    first, *rest = data[:end].split(b"\r\n")
     status = _status_of(first)
-    if status is None or head.count(b"\r") != breaks or head.count(b"\n") != breaks or b"\0" in head:
+    if status is None:
         return None
     lines = []
     for line in rest:
@@ -94,20 +92,11 @@ def _status_of(line: bytes) -> tuple[int, str, bool] | None:
 
 
 def _taken_apart(line: bytes) -> Line | None:
-    """A field line without line breaks and NUL in it."""
-    name, colon, value = line.partition(b":")
-    key = _names.get(name)
-    if key is None or not colon:
-        found = _USUAL_FIELD.fullmatch(line)
-        if found is None:
-            return None
-        name, value = found.groups()
-        key = name.lower().decode("ascii")
-        if len(_names) < 1024 and len(name) < 64:
-            _names[name] = key
-    value = value.strip(b" \t")
-    known = (name, value), key, value.decode("latin-1")
-    if key not in _ALL_DIFFERENT and len(line) <= 256:
+    found = _USUAL_FIELD.fullmatch(line)
+    if found is None:
+        return None
+    known = field_line(found[1], found[2].rstrip(b" \t"))
+    if known[1] not in _ALL_DIFFERENT and len(line) <= 256:
         if len(_lines) >= 1024:
             _lines.clear()
         _lines[line] = known
@@ -115,9 +104,7 @@ def _taken_apart(line: bytes) -> Line | None:
 
 
 _lines: Final[dict[bytes, Line]] = {}
-"""Field lines that have come before, and"""
-_names: Final[dict[bytes, str]] = {}
-"""names of fields, as they came and in lower case."""
+"""Field lines that have come before."""
 
 
 def _any_head(data: bytes) -> ResponseHead | None:

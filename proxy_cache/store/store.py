@@ -26,10 +26,11 @@ from .files import BodyFiles, OpenBody, TornFile, write_at
 from .folder import FolderLock, InUse
 from .index import Dropped, Index
 from .memory import SMALL, MemoryTier
+from .pending import Pending
 from .pipes import Pipe, Pipes, Poured
 from .room import Room, Space
 from .segments import Segments
-from .writer import WriteBody, Writer
+from .writer import Writer
 
 __all__ = ["Room", "Store", "StoreError"]
 
@@ -73,6 +74,7 @@ class Store:
         path = root / "index.sqlite"
         self._segments = Segments(root / "segments", self._segment_gone)
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
+        self._pending = Pending(self._writer)
         self.index = Index(path, self._writer, self.memory.drop)
         self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed)
         self._on_failure = on_failure
@@ -81,11 +83,6 @@ class Store:
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unwritten = 0
-        """Bytes of whole bodies that the writer has still to write."""
-        self._writing = 0
-        """The number of them."""
-        self._all_written: asyncio.Future[None] | None = None
         self.is_open = False
 
     # -- opening and closing ------------------------------------------------------------------------------------
@@ -143,14 +140,11 @@ class Store:
     @property
     def unwritten(self) -> int:
         """Responses that are stored, or about to be, with bodies that are still to be written."""
-        return self._writing
+        return self._pending.count
 
     async def written(self) -> None:
         """Wait until there are none of those."""
-        while self._writing:
-            if self._all_written is None or self._all_written.done():
-                self._all_written = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._all_written)
+        await self._pending.all_written()
 
     async def _keep_house(self) -> None:
         while True:
@@ -332,7 +326,7 @@ class Store:
 
     def _falls_behind(self) -> bool:
         """Whether the disk is slower than what comes, so that no more is to wait for it."""
-        if self._unwritten <= UNWRITTEN_MOST:
+        if self._pending.size <= UNWRITTEN_MOST:
             return False
         self._on_failure("busy")
         return True
@@ -405,9 +399,10 @@ class Store:
 
     def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
         """Store a response whose body is here. ``None`` if it is not kept."""
-        if self._falls_behind() or not self.reserve(footprint(len(data))):
+        size = footprint(len(data))
+        if self._falls_behind() or not self.reserve(size):
             return None
-        self.space.spend(footprint(len(data)))
+        self.space.spend(size)
         return self._known(Entry(self.index.new_id(), key, response, len(data), time.time()), data)
 
     def _known(self, entry: Entry, data: bytes) -> Entry:
@@ -415,7 +410,7 @@ class Store:
         file that stays open for it. If it can't be written it is stored no longer."""
         entry.unwritten = data
         self._add(entry, saved=True)
-        self._write_whole(entry, data, partial(self._is_written, entry))
+        self._pending.write(entry, data, partial(self._is_written, entry))
         return entry
 
     def _is_written(self, entry: Entry, error: OSError | None) -> None:
@@ -494,26 +489,9 @@ class Store:
                 os.close(work.result())
             self.files.start(self.files.unlink, [entry_id])
 
-    def _write_whole(self, entry: Entry, data: bytes, written: Callable[[OSError | None], None]) -> None:
-        """Have a body written, with the row of its entry; ``written`` is called when it is, or could not be."""
-
-        def done(error: OSError | None) -> None:
-            self._unwritten -= entry.length
-            self._writing -= 1
-            try:
-                written(error)
-            finally:
-                if not self._writing and self._all_written is not None and not self._all_written.done():
-                    self._all_written.set_result(None)
-
-        assert self._loop is not None
-        self._unwritten += entry.length
-        self._writing += 1
-        self._writer.put(WriteBody(entry, [data], self._loop, done))
-
     async def _whole_written(self, entry: Entry, data: bytes) -> None:
-        """Wait for that, and make the entry known. Raises ``OSError``. Nothing is left of it if whoever waits for it is
-        cancelled."""
+        """Have a body written, and make the entry known when it is. Raises ``OSError``. Nothing is left of it if
+        whoever waits for it is cancelled."""
         waiting: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
 
         def written(error: OSError | None) -> None:
@@ -526,7 +504,7 @@ class Store:
             elif error is None:
                 self._drop_written(entry)
 
-        self._write_whole(entry, data, written)
+        self._pending.write(entry, data, written)
         error = await waiting
         if error is not None:
             raise error
