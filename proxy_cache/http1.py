@@ -18,6 +18,8 @@ from .semantics.keys import Target
 from .semantics.validation import is_conditional
 
 UNUSUAL: Final = "unusual"
+CLOSE: Final = b"Connection: close\r\n"
+KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 HEAD_MOST: Final = 64 * 1024
 """Bytes of a request's head that are waited for here; what is longer is mitmproxy's."""
 _REMEMBER_LENGTH: Final = 2048
@@ -60,13 +62,15 @@ class RequestFields:
 
 @dataclass(slots=True)
 class Request:
-    """One GET. ``size`` is the bytes that its head takes; ``close``, whether the connection ends with the response."""
+    """One GET. ``size`` is the bytes that its head takes; ``close``, whether the connection ends with the response;
+    ``persistence``, the field line that its client is told so with, if that has to be told (RFC 9112 §9.3, §9.6)."""
 
     target: str
     http11: bool
     fields: RequestFields
     size: int
     close: bool
+    persistence: bytes
 
 
 def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
@@ -86,7 +90,8 @@ def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
         return UNUSUAL
     http11 = line[2] == b"1"
     close = not http11 if fields.close is None else fields.close
-    return Request(line[1].decode("ascii"), http11, fields, end + 4, close)
+    persistence = CLOSE if close else b"" if http11 else KEEP_ALIVE
+    return Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence)
 
 
 def _fields(lines: bytes) -> RequestFields | None:
@@ -134,6 +139,11 @@ def _host_and_port(authority: str) -> tuple[str, int] | None:
         return None
     host, port = match[1].lower(), int(match[2] or 80)
     return (host, port) if "xn--" not in host and 0 < port < 65536 else None
+
+
+def with_line(head: bytes, line: bytes) -> bytes:
+    """A head with one more field line."""
+    return b"%b%b\r\n" % (head[:-2], line)
 
 
 def response_head(status: int, reason: str, headers: Headers) -> bytes:

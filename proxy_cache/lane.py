@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
-from .http1 import Request, parse_request, response_head
+from .http1 import CLOSE, Request, parse_request, response_head, with_line
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
@@ -204,6 +204,8 @@ class Lane(asyncio.Protocol):
         if ready is None:
             return False
         head, body, file, status = ready
+        if request.persistence:
+            head = with_line(head, request.persistence)
         transport = self._transport
         left = self._send(head, body, file)
         self._host.lane_hit(target, status, len(body), started)
@@ -490,4 +492,6 @@ def framed(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
     """The head of an answer, whether its body is chunked, and whether the connection ends with it."""
     headers, chunked = answer.framed(http11=request.http11, head=False)
     to_the_end = answer.length is None and not chunked and answer.status not in (204, 304)
-    return response_head(answer.status, answer.reason_phrase, headers), chunked, request.close or to_the_end
+    head = response_head(answer.status, answer.reason_phrase, headers)
+    persistence = CLOSE if to_the_end else request.persistence
+    return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end

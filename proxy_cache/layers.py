@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from mitmproxy import ctx, flow, http
 from mitmproxy.connection import Client
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.context import Context
@@ -28,7 +29,7 @@ from mitmproxy.proxy.tunnel import LayerStack
 from .answer_heads import NAME
 from .delivery import Delivery
 from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
-from .semantics.headers import Headers, end_to_end
+from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.status_fields import cache_status
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
@@ -309,8 +310,10 @@ class CacheHttpLayer(HttpLayer):
             if isinstance(stream, CacheStream):
                 if child is stream:
                     stream.from_origin = True
-                elif stream.from_origin:
-                    event.response = stream.outgoing_response(event.response)
+                else:
+                    if stream.from_origin:
+                        event.response = stream.outgoing_response(event.response)
+                    event.response = with_persistence(stream.flow.request, event.response)
         elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
             stream = self.streams.get(event.stream_id)
             if isinstance(stream, CacheStream):
@@ -353,6 +356,33 @@ class CacheHttpLayer(HttpLayer):
         if isinstance(command, http_hooks.HttpRequestHeadersHook):
             stream.direct = self.recorder.is_alone_with(command.flow)
         return stream.direct
+
+
+def with_persistence(request: http.Request, response: http.Response) -> http.Response:
+    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
+    HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
+    nothing to that."""
+    if (
+        response.status_code < 200
+        or request.method == "CONNECT"
+        or not request.http_version.startswith("HTTP/1")
+        or "connection" in response.headers
+    ):
+        return response
+    try:
+        to_the_end = http1.expected_http_body_size(request, response) == -1
+    except ValueError:
+        to_the_end = False
+    ends = http1.connection_close(request.http_version, request.headers)  # it knows no options but in small letters
+    if to_the_end or ends or "close" in connection_options(request.headers.get_all("connection")):
+        told = "close"
+    elif request.http_version == "HTTP/1.0":
+        told = "keep-alive"
+    else:
+        return response
+    response = response.copy()
+    response.headers["Connection"] = told
+    return response
 
 
 FLOW_HOOKS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ def test_every_way_to_ask_gets_the_same_bytes(both: tuple[Proxy, Proxy], origin:
             assert proxy.get(url).ok
             assert proxy.get(url).hit
     etag = ETAG[1]
+    unknown = origin.serve("/unknown", Reply(chunked=True, size=2_000_000))
     long = origin.url("/long?x=" + "y" * 70_000)
     conversations: list[list[bytes]] = [
         [request(small, close=True)],
@@ -72,6 +74,12 @@ def test_every_way_to_ask_gets_the_same_bytes(both: tuple[Proxy, Proxy], origin:
         [request(small, f"If-None-Match: {etag}"), request(small, close=True)],
         [request(small, version="1.0")],
         [request(big, "Connection: keep-alive", version="1.0"), request(small, version="1.0")],
+        [request(small, "Connection: keep-alive", version="1.0"),
+         request(origin.url("/new"), "Connection: keep-alive", version="1.0"), request(small, version="1.0")],
+        [request(unknown, "Connection: keep-alive", version="1.0")],
+        [request(origin.url("/newer"), close=True)],
+        [request(small, f"If-None-Match: {etag}", close=True)],
+        [request(small, "Cache-Control: no-cache", close=True)],
         [request(long, close=True)],
         [request(small, "Cache-Control: only-if-cached"),
          request(origin.url("/absent"), "Cache-Control: only-if-cached", close=True)],
@@ -81,6 +89,48 @@ def test_every_way_to_ask_gets_the_same_bytes(both: tuple[Proxy, Proxy], origin:
         lane, flows = (comparable(talk(proxy, conversation)) for proxy in both)
         assert lane == flows, f"conversation {number}"
         assert lane.startswith(b"HTTP/1.1 "), f"conversation {number}"
+
+
+@pytest.mark.parametrize(
+    ("version", "field", "told"),
+    [
+        ("1.1", None, None),
+        ("1.1", "close", "close"),
+        ("1.1", "keep-alive", None),
+        ("1.1", "TE, Close", "close"),
+        ("1.0", None, "close"),
+        ("1.0", "keep-alive", "keep-alive"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_what_becomes_of_its_connection_is_told(
+    proxy: Proxy, origin: Origin, method: str, version: str, field: str | None, told: str | None
+) -> None:
+    """RFC 9112 §9.6: who asks for the end of a connection is told that it has come, or would take it for one that can
+    be used again. §9.3: HTTP/1.0 keeps what is said to be kept. Misses, hits, and what is only forwarded."""
+    path = f"/told/{method}/{version}/{field}".replace(" ", "")
+    url = origin.serve(path, Reply(headers=(FRESH,), size=3000))
+    for _ in range(2):
+        fields = [f"Connection: {field}"] if field else []
+        with socket.create_connection(proxy.address, timeout=PATIENCE) as connection:
+            length = ["Content-Length: 0"] if method == "POST" else []
+            connection.sendall(request(url, *fields, *length, method=method, version=version))
+            response = http.client.HTTPResponse(connection, method=method)
+            response.begin()
+            assert response.status == 200
+            assert response.getheader("Connection") == told
+            assert len(response.read()) == (0 if method == "HEAD" else 3000)
+            ends = told == "close"
+            assert not response.will_close or ends
+            if ends:
+                assert connection.recv(1) == b""
+            else:
+                connection.sendall(request(url, close=True))
+                again = b""
+                while data := connection.recv(65536):
+                    again += data
+                assert b"\r\nConnection: close\r\n" in again
+        proxy.wait_until_idle()
 
 
 def test_the_numbers_and_the_log_are_the_same(both: tuple[Proxy, Proxy], origin: Origin) -> None:

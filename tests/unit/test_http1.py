@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.http1 import HEAD_MOST, Request, absolute_target, parse_request
+from proxy_cache.http1 import CLOSE, HEAD_MOST, KEEP_ALIVE, Request, absolute_target, parse_request
 
 PLAIN = b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\nAccept: */*\r\n\r\n"
 
@@ -55,17 +55,19 @@ def test_unusual(head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "connection", "close"),
+    ("version", "connection", "close", "told"),
     [
-        ("1", "", False), ("0", "", True), ("1", "close", True), ("0", "keep-alive", False),
-        ("1", "x, Close", True), ("0", "Keep-Alive, x", False),
+        ("1", "", False, b""), ("0", "", True, CLOSE), ("1", "close", True, CLOSE),
+        ("1", "x, Close", True, CLOSE), ("1", "keep-alive", False, b""), ("0", "keep-alive", False, KEEP_ALIVE),
+        ("0", "Keep-Alive, x", False, KEEP_ALIVE), ("0", "keep-alive, close", True, CLOSE),
     ],
 )  # fmt: skip
-def test_whether_the_connection_ends(version: str, connection: str, close: bool) -> None:
+def test_whether_the_connection_ends(version: str, connection: str, close: bool, told: bytes) -> None:
     field = f"Connection: {connection}\r\n" if connection else ""
     request = parse_request(f"GET http://a.example/ HTTP/1.{version}\r\nHost: a\r\n{field}\r\n".encode())
     assert isinstance(request, Request)
     assert request.close is close
+    assert request.persistence == told
 
 
 @pytest.mark.parametrize(
