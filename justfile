@@ -3,6 +3,8 @@
 venv := env("VENV", ".venv")
 bin := venv / "bin"
 python := quote(bin / "python")
+# As many tests at a time as there are cores. (`just test -n 0`: one after the other.)
+pytest := python + " -m pytest -n auto --maxprocesses 4 --dist worksteal"
 
 set positional-arguments
 
@@ -16,11 +18,11 @@ run *arguments:
 
 # Run the whole test suite; further arguments go to pytest
 test *arguments:
-    {{ python }} -m pytest "$@"
+    {{ pytest }} "$@"
 
 # Run only the tests about the limiter, coalescing and the cache
 test-cache-proxy *arguments:
-    {{ python }} -m pytest tests/test_limiter.py tests/test_coalescing.py tests/test_cache.py tests/unit tests/semantics "$@"
+    {{ pytest }} tests/test_limiter.py tests/test_coalescing.py tests/test_cache.py tests/unit tests/semantics "$@"
 
 # Check style, format and types
 lint:
