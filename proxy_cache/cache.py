@@ -165,8 +165,9 @@ class Cache:
         ):
             # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
             self.store.remove(entry)
-        else:
+        elif any(name in headers for name in _VALIDATORS):
             self.store.update(entry, updated)
+        # Without a validator it may be about anything of that length: no reason to call the stored body by its fields.
 
     def invalidate(self, target: Target, headers: Headers = NO_FIELDS, key: str | None = None) -> None:
         """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4).
@@ -576,11 +577,14 @@ class Cache:
         return self.heads.error(error.status, error.error, fwd, detail=error.detail)
 
 
+_VALIDATORS = ("etag", "last-modified")
+
+
 def _same_validators(stored: Headers, new: Headers) -> bool:
     """RFC 9111 §4.3.5: whether the validators of a HEAD's answer are those that are stored, as far as it has any."""
     return all(
         name not in new or (new.get(name) or "").removeprefix("W/") == (stored.get(name) or "").removeprefix("W/")
-        for name in ("etag", "last-modified")
+        for name in _VALIDATORS
     )
 
 

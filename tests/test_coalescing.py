@@ -17,19 +17,22 @@ NO_STORE = (("Cache-Control", "no-store"),)
 
 
 def test_200_agents_one_cold_object(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """200 agents, one object of 8 MB that the origin sends at 8 MB/s: one GET, and first bytes long before the last."""
+    """200 agents, one object of 8 MB that the origin sends at 8 MB/s: one GET, and all have half of it before the
+    origin sends the rest."""
     proxy = start_proxy()
-    size = 8_000_000
-    url = origin.serve("/image.tar", Reply(size=size, rate=8_000_000))
+    gate = Gate()
+    size, half = 8_000_000, 4_000_000
+    url = origin.serve("/image.tar", Reply(size=size, rate=8_000_000, body_gate=gate, gate_at=half))
     fetches = [proxy.start_get(url, expect=size) for _ in range(200)]
+    for fetch in fetches:
+        fetch.received(half)
+    gate.open()
     responses = results(fetches, 90)
     assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
     assert origin.count("/image.tar") == 1
     first_byte = statistics.median(response.first_byte_after for response in responses)
+    # The target is 0.3 s, of which a busy machine knows nothing: it is told, not asserted.
     print(f"median time to first byte {first_byte:.3f} s, all done after {max(r.total for r in responses):.2f} s")
-    # The origin needs 1 s for the body. The target is 0.3 s; the bound leaves room for a busy machine and still
-    # tells a proxy that streams from one that waits for the end.
-    assert first_byte < 0.7
 
 
 def test_everybody_reads_along(proxy: Proxy, origin: Origin) -> None:

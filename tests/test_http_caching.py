@@ -335,6 +335,10 @@ VALIDATION = [
         (Ask(FETCH), Ask("passed", method="HEAD"), Ask(FETCH, sent=(("If-None-Match", ""),))),
     ),
     Case(
+        "§4.3.5", "HEAD without a validator", (reply(*STALE, ETAG), reply(FRESH, seed="new")),
+        (Ask(FETCH), Ask("passed", method="HEAD", fwd="stale"), Ask(FETCH, sent=(("If-None-Match", '"v1"'),))),
+    ),
+    Case(
         "§4.3.5", "HEAD tells of another length", (reply(*STALE), Reply(headers=(FRESH,), size=SIZE + 1, seed="new")),
         (Ask(FETCH), Ask("passed", method="HEAD"), Ask(FETCH)),
     ),

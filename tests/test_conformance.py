@@ -1,0 +1,85 @@
+"""An HTTP cache test suite that isn't ours: Mark Nottingham's, from npm (see cache-tests.fyi)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.tools import free_port, need, run, run_in_background
+
+SUITE = "http-cache-tests@0.4.5"
+AGE = "an Age that is invalid is ignored, of several the first counts (RFC 9111 §5.1, which is younger than the suite)"
+COOKIES = "what sets a cookie is not stored"
+ERROR = "passes where it matters: there is a 502, and nothing stale. The suite takes it for a stored response"
+KNOWN = {
+    "304-etag-update-response-ETag": "a 304 with another ETag stands for nothing stored (§4.3.4): it is asked again",
+    "304-etag-update-response-Set-Cookie": COOKIES,
+    "age-parse-dup-0": AGE,
+    "age-parse-dup-0-twoline": AGE,
+    "age-parse-dup-old": AGE,
+    "age-parse-float": AGE,
+    "age-parse-negative": AGE,
+    "age-parse-nonnumeric": AGE,
+    "age-parse-numeric-parameter": AGE,
+    "age-parse-parameter": AGE,
+    "age-parse-prefix-twoline": AGE,
+    "headers-store-Set-Cookie": COOKIES,
+    "headers-store-Transfer-Encoding": "a transfer coding that nobody knows is a 502 (RFC 9112 §6.1)",
+    "stale-close-must-revalidate": ERROR,
+    "stale-close-no-cache": ERROR,
+    "stale-close-proxy-revalidate": ERROR,
+    "stale-close-s-maxage=2": ERROR,
+}
+"""What fails of what the suite says a cache must do, and why."""
+
+# An entry for each test, and the kind of each: the suite's own program prints only the former.
+KINDS = """
+import suites from './tests/index.mjs'
+const kinds = {}
+for (const suite of suites) for (const test of suite.tests) kinds[test.id] = test.kind || 'required'
+console.log(JSON.stringify(kinds))
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    command = [need("npm"), "install", SUITE, "--prefix", str(folder), "--cache", str(folder / "cache"), "--silent"]
+    done = run([*command, "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "1"], 60)
+    if done.returncode != 0:
+        pytest.skip(f"the suite cannot be fetched: {done.stderr.decode(errors='replace').strip()[-200:]}")
+    return folder / "node_modules" / "http-cache-tests"
+
+
+def node(suite: Path, *arguments: str, **settings: str) -> list[str]:
+    """The suite is configured as npm does it, by its environment."""
+    return ["env", "-C", str(suite), *(f"npm_package_config_{name}={value}" for name, value in settings.items()),
+            need("node"), "--no-warnings", *arguments]  # fmt: skip
+
+
+def printed(command: list[str], timeout: float = 90.0) -> Any:
+    done = run(command, timeout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_a_cache_must_do(start_proxy: Callable[..., Proxy], suite: Path, tmp_path: Path) -> None:
+    """None of the suite's required tests fails but for those that are known to, each for its reason."""
+    port = free_port()
+    server = node(suite, "server/server.mjs", protocol="http", port=str(port), pidfile=str(tmp_path / "pid"))
+    with run_in_background(server, ("127.0.0.1", port)):
+        # Responses that say nothing of freshness are expected not to be kept, and errors not to be asked for again.
+        proxy = start_proxy(mode=f"reverse:http://127.0.0.1:{port}", cache_default_ttl=0, origin_retries=0)
+        results = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
+    kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
+    required = {name: result for name, result in results.items() if kinds.get(name) == "required"}
+    assert len(required) > 150
+    failed = {name: result for name, result in required.items() if result is not True}
+    assert set(failed) == set(KNOWN), {name: failed.get(name, "passes") for name in set(failed) ^ set(KNOWN)}
+    assert sum(result is True for result in results.values()) > 250
+    assert proxy.value("hook_errors_total") == 0
