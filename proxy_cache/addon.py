@@ -21,6 +21,7 @@ from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from . import addon_lane, layers, options
+from .addon_clients import Clients
 from .addon_flows import (
     address,
     error_type,
@@ -100,7 +101,8 @@ class CacheAddon:
         self._by_client: dict[str, set[Exchange]] = {}
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
-        self._others = Others(self.name)
+        self.others = Others(self.name)
+        self.clients = Clients(self)
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -108,7 +110,8 @@ class CacheAddon:
         options.load(loader)
 
     def configure(self, updated: set[str]) -> None:
-        self._others.forget()
+        self.others.forget()
+        self.clients.configure()
         self.lane_targets.forget()
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
             return
@@ -151,7 +154,7 @@ class CacheAddon:
             # Two lines a connection, each shown to every addon, beside ours that says the same and more.
             logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         raise_file_limit()
-        welcome_bursts(ctx.master.addons.get("proxyserver"))
+        welcome_bursts(ctx.master.addons.get("proxyserver"), self.clients)
         calm_collector()
         metrics = self.metrics
         self.store = store = Store(
@@ -189,6 +192,7 @@ class CacheAddon:
         )
         assert self._ready is not None
         self._ready.set()
+        self.clients.sweep()
         self.lane_cache()
         limits = settings.limits
         logger.info(
@@ -230,7 +234,7 @@ class CacheAddon:
             for exchange in list(exchanges):
                 exchange.client_gone()
         if proxyserver:
-            await close_connections(proxyserver)
+            await close_connections(proxyserver, self.clients)
         if self.origin is not None:
             await self.origin.close()
         if self.admin is not None:
@@ -255,11 +259,10 @@ class CacheAddon:
             raise
 
     def client_connected(self, client: Client) -> None:
-        if client.error is None:
-            try:
-                addon_lane.open_lane(self, client)
-            except Exception as error:  # no lane then
-                self.failed(error)
+        try:
+            self.clients.connected(client)
+        except Exception as error:  # no lane then
+            self.failed(error)
 
     def layer_chosen(self, client: Client, layer: Layer) -> None:
         self.http_layers.setdefault(client.id, layer)
@@ -268,7 +271,7 @@ class CacheAddon:
         """The cache, while plain GETs may be answered without a flow. Says in the log when that changes, and why."""
         if self.settings is None or self.cache is None or self._draining:
             return None
-        why = self._others.present() if self.settings.fast_lane else "option fast_lane is false"
+        why = self.others.present() if self.settings.fast_lane else "option fast_lane is false"
         if why != self._lane_closed:
             self._lane_closed = why
             logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
@@ -373,7 +376,7 @@ class CacheAddon:
                 self.settings is not None
                 and self.cache is not None
                 and not self._draining
-                and self._others.absent()
+                and self.others.absent()
                 and is_cacheable(flow, self.settings)
                 and plain(flow.request)
                 and flow.error is None

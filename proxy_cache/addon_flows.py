@@ -114,10 +114,16 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
 
     def send(status: int, headers: Headers) -> None:
         writer = client_writer(client)
-        if isinstance(writer, asyncio.StreamWriter) and not writer.transport.is_closing():
-            reason = status_codes.RESPONSES.get(status, "")
-            lines = [f"HTTP/1.1 {status} {reason}".encode()]
-            lines += [name + b": " + value for name, value in end_to_end(headers).fields]
-            writer.write(b"\r\n".join([*lines, b"", b""]))
+        if isinstance(writer, asyncio.StreamWriter):
+            send_interim(writer.transport, status, headers)
 
     return send
+
+
+def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
+    """A 1xx to a client of HTTP/1.1, while its answer is waited for."""
+    if not transport.is_closing():
+        reason = status_codes.RESPONSES.get(status, "")
+        lines = [f"HTTP/1.1 {status} {reason}".encode()]
+        lines += [name + b": " + value for name, value in end_to_end(headers).fields]
+        transport.write(b"\r\n".join([*lines, b"", b""]))

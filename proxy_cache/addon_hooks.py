@@ -11,7 +11,9 @@ import time
 from typing import Any
 
 from mitmproxy import addonmanager, ctx, http
+from mitmproxy.addons import block
 
+CONNECTION_HOOKS = ("client_connected", "client_disconnected")
 HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
 GOOD_FOR = 1.0
 """Seconds. mitmproxy itself looks for changed scripts once a second."""
@@ -50,6 +52,7 @@ class Others:
     def __init__(self, own_name: str) -> None:
         self._own_name = own_name
         self._why: str | None = "not looked yet"
+        self._watch_connections = True
         self._until = 0.0
 
     def forget(self) -> None:
@@ -62,12 +65,29 @@ class Others:
 
     def present(self) -> str | None:
         """Who else does something with flows, in words; ``None`` if nobody does."""
+        self._look()
+        return self._why
+
+    def watch_connections(self) -> bool:
+        """Whether an addon has to hear of every client that comes or goes. mitmproxy's own one decides by the address,
+        see :mod:`.addon_clients`."""
+        self._look()
+        return self._watch_connections
+
+    def _look(self) -> None:
         now = time.monotonic()
         if now >= self._until:
             found = map(self._what_it_does, addonmanager.traverse(ctx.master.addons.chain))
             self._why = next((what for what in found if what is not None), None)
+            self._watch_connections = any(
+                callable(getattr(addon, hook, None)) and not self._is_known(addon)
+                for addon in addonmanager.traverse(ctx.master.addons.chain)
+                for hook in CONNECTION_HOOKS
+            )
             self._until = now + GOOD_FOR
-        return self._why
+
+    def _is_known(self, addon: Any) -> bool:
+        return isinstance(addon, block.Block) or getattr(addon, "name", None) == self._own_name
 
     def _what_it_does(self, addon: Any) -> str | None:
         hooks = [hook for hook in HOOKS if callable(getattr(addon, hook, None))]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mitmproxy import ctx, http
-from mitmproxy.connection import Client, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import mode_specs
 
-from .addon_flows import address, interim_sender
+from .addon_flows import send_interim
 from .answers import Answer, Exchange
 from .cache import Cache
 from .delivery import InFlight
 from .http1 import Request, absolute_target
-from .lane import Lane
 from .layers import CacheHttpLayer
-from .loop import read_at_once
 from .options import Settings
 from .semantics.headers import Headers
 from .semantics.keys import Target
@@ -28,38 +27,13 @@ if TYPE_CHECKING:
     from .addon import CacheAddon
 
 
-def open_lane(addon: CacheAddon, client: Client) -> None:
-    """Put a lane before mitmproxy's protocol of a connection that has just been accepted, if it can have one."""
-    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-    transport = handler.transports.get(client) if handler is not None else None
-    reader = transport.reader if transport is not None else None
-    writer = transport.writer if transport is not None else None
-    if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
-        return  # not a socket of asyncio's
-    if reader.at_eof() or reader.exception() is not None or writer.transport.is_closing():
-        return
-    host = ClientLane(addon, client, handler)
-    if host.base is None and not host.absolute:
-        return
-    inner: Any = writer.transport.get_protocol()
-    lane = Lane(host, writer, inner)
-    writer.transport.set_protocol(lane)
-    loop = asyncio.get_running_loop()
-
-    def begin(early: bytes) -> None:
-        if early:
-            lane.data_received(early)
-        if not lane.lost and not writer.transport.is_closing():
-            host.lane_lost = read_at_once(loop, writer.transport)
-
-    # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane first.
-    buffer: Any = getattr(reader, "_buffer", None)
-    if buffer:
-        early = bytes(buffer)
-        buffer.clear()
-        loop.call_soon(begin, early)  # nothing is to be read before that
+async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
+    """What mitmproxy's watchdog of a connection is to do when it thinks that time is up. It looks only before it
+    falls asleep whether it has been disarmed."""
+    if watchdog.blocker:
+        await watchdog.watch()
     else:
-        begin(b"")
+        await callback()
 
 
 Base: TypeAlias = tuple[str, str, int] | None
@@ -109,23 +83,49 @@ class Targets:
 class ClientLane:
     """What :class:`~.lane.Lane` asks, answered for one client's connection."""
 
-    def __init__(self, addon: CacheAddon, client: Client, handler: Any) -> None:
+    def __init__(self, addon: CacheAddon, mode: mode_specs.ProxyMode, transport: Any) -> None:
         self.addon = addon
         self.via = addon.via
-        self.client = address(client)
+        peername = transport.get_extra_info("peername")
+        self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = addon.sends, addon.ends
-        self.lane_lost: Callable[[], None] = lambda: None
-        self._client = client
-        self._watchdog = handler.timeout_watchdog
-        mode = client.proxy_mode
+        self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
         self.known = addon.lane_targets.known(self.base)
+        self._mode = mode
+        self._transport = transport
+        self._client: Client | None = None
+        self._watchdog: Any = None
+        self._disarmed = contextlib.ExitStack()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether requests of this mode of mitmproxy's may be the cache's."""
+        return self.absolute or self.base is not None
+
+    def introduced(self, client: Client, handler: Any) -> None:
+        """mitmproxy has heard of this client."""
+        self._client = client
+        self._watchdog = watchdog = handler.timeout_watchdog
+        watchdog.callback = partial(_unless_disarmed, watchdog, watchdog.callback)
+
+    def lane_lost(self) -> None:
+        self.end_reading()
+        self.addon.clients.lost(self)
+
+    def lane_is_aside(self) -> None:
+        self._disarmed.close()
+
+    def lane_is_back(self) -> None:
+        # mitmproxy counts the seconds since it has heard something, and hears nothing of what a lane does.
+        if self._watchdog is not None:
+            self._disarmed.enter_context(self._watchdog.disarm())
 
     def lane_cache(self) -> Cache | None:
-        return self.addon.lane_cache() if self._client.error is None else None
+        return self.addon.lane_cache() if self._client is None or self._client.error is None else None
 
     @property
     def by_the_book(self) -> bool:
@@ -133,7 +133,6 @@ class ClientLane:
         return settings is not None and settings.rules.are_none
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        self._watchdog.register_activity()
         addon = self.addon
         addon.metrics.hit(size)
         if addon.settings is not None and addon.settings.access_log:
@@ -147,7 +146,7 @@ class ClientLane:
         rules = self.addon.settings.rules
         if rules.are_none:
             return rules.base
-        flow = http.HTTPFlow(self._client, Server(address=(target.host, target.port)))
+        flow = http.HTTPFlow(self._client or self._unheard_of(), Server(address=(target.host, target.port)))
         headers = http.Headers([(b"Host", target.authority.encode()), *request.fields.headers.fields])
         flow.request = http.Request(
             target.host, target.port, b"GET", target.scheme.encode(), b"", target.path.encode(), b"HTTP/1.1",
@@ -155,22 +154,28 @@ class ClientLane:
         )  # fmt: skip
         return rules.policy_for(flow)
 
+    def _unheard_of(self) -> Client:
+        """The client as mitmproxy would see it, for the filters of rules."""
+        said = self._transport.get_extra_info
+        return Client(
+            peername=said("peername"), sockname=said("sockname"), timestamp_start=time.time(),
+            proxy_mode=self._mode, state=ConnectionState.OPEN,
+        )  # fmt: skip
+
     def lane_child_is_idle(self, handed: int) -> bool:
-        layer = self.addon.http_layers.get(self._client.id)
+        layer = self.addon.http_layers.get(self._client.id) if self._client is not None else None
         return isinstance(layer, CacheHttpLayer) and layer.is_idle_after(handed)
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
-        return interim_sender(self._client, "HTTP/1.1" if http11 else "HTTP/1.0")
+        return partial(send_interim, self._transport) if http11 else None
 
     def lane_begin(self, exchange: Exchange) -> InFlight:
-        self._watchdog.register_activity()
         return self.addon.begin(exchange)
 
     def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
         self.addon.metrics.answered(answer.source, exchange.collapsed)
 
     def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
-        self._watchdog.register_activity()
         self.addon.end(state, answer, self.client, note)
 
     def failed(self, error: Exception) -> None:

@@ -8,8 +8,10 @@ import logging
 import resource
 import socket
 import time
+from functools import partial
 from typing import Any
 
+from .addon_clients import Clients
 from .loop import accept_in_turns, take_short_turns
 
 logger = logging.getLogger(__name__)
@@ -18,13 +20,14 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn."""
 
 
-async def close_connections(proxyserver: Any) -> None:
+async def close_connections(proxyserver: Any, clients: Clients) -> None:
     """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()):
         transport = handler.transports.get(handler.client)
         if transport is not None and transport.handler is not None:
             transport.handler.cancel("shutting down")
     deadline = time.monotonic() + 1
+    await clients.close(deadline)
     while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
         await asyncio.sleep(0.01)
 
@@ -49,7 +52,7 @@ def raise_file_limit() -> None:
             logger.warning("open files stay limited to %d: %s", soft, error)
 
 
-def welcome_bursts(proxyserver: Any) -> None:
+def welcome_bursts(proxyserver: Any, clients: Clients) -> None:
     """asyncio lets 100 connections wait to be accepted, so that the 101st agent of a burst would try again after a
     second; and it accepts them all in one go, which holds up everybody else."""
     take_short_turns(asyncio.get_running_loop())
@@ -60,7 +63,7 @@ def welcome_bursts(proxyserver: Any) -> None:
                     with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                         same.listen(BACKLOG)
             if isinstance(listener, asyncio.Server):
-                accept_in_turns(asyncio.get_running_loop(), listener)
+                accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.front, server.mode))
 
 
 def calm_collector() -> None:

@@ -55,8 +55,8 @@ class Host(Protocol):
     def by_the_book(self) -> bool:
         """Whether no rule of the operator's speaks of requests."""
 
-    lane_lost: Callable[[], None]
-    """Called when the client's connection is gone."""
+    def lane_lost(self) -> None:
+        """The client's connection is gone."""
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
         """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
@@ -68,6 +68,12 @@ class Host(Protocol):
         """What a request asks for, if it is for the cache to answer."""
 
     def lane_policy(self, request: Request, target: Target) -> Policy: ...
+
+    def lane_is_aside(self) -> None:
+        """mitmproxy has the connection,"""
+
+    def lane_is_back(self) -> None:
+        """and the lane has it again."""
 
     def lane_child_is_idle(self, handed: int) -> bool:
         """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
@@ -87,8 +93,13 @@ class Host(Protocol):
 class Lane(asyncio.Protocol):
     """The protocol of one client's connection."""
 
-    def __init__(self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol) -> None:
-        self._host = host
+    def __init__(
+        self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol, *, introduced: bool = True
+    ) -> None:
+        """``introduced``: whether ``inner`` knows of the connection. If not, it hears of it when it is needed."""
+        self.host = self._host = host
+        self.is_introduced = introduced
+        self._since = time.monotonic()
         self._writer = writer
         self._transport: Any = writer.transport
         shared = self._transport.get_extra_info("socket")
@@ -117,6 +128,7 @@ class Lane(asyncio.Protocol):
                 self._hand_over(data)
                 return
             self._aside = False
+            self._host.lane_is_back()
         if self._buffer:
             data = self._buffer + data
         elif not self._busy and (known := self._known.get(data)) is not None and self._again(*known):
@@ -132,6 +144,8 @@ class Lane(asyncio.Protocol):
         # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
         if self._exchange is not None:
             self._exchange.client_gone()
+        if not self.is_introduced:
+            return False  # asyncio closes it
         self._flush_to_inner()
         return bool(self._inner.eof_received())
 
@@ -147,6 +161,23 @@ class Lane(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+    # -- how it ends --------------------------------------------------------------------------------------------
+
+    @property
+    def idle_since(self) -> float | None:
+        """By the monotonic clock; ``None`` while a request is being answered here, or mitmproxy has the connection."""
+        return None if self._exchange is not None or self._aside else self._since
+
+    def give_up(self) -> None:
+        """Its client has nothing to say, or takes nothing."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def close(self) -> None:
+        self._transport.close()
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -203,6 +234,7 @@ class Lane(asyncio.Protocol):
             return False  # the longer way meets it again, and has an answer for it
         if ready is None:
             return False
+        self._since = started
         head, body, file, status = ready
         if request.persistence:
             head = with_line(head, request.persistence)
@@ -426,6 +458,7 @@ class Lane(asyncio.Protocol):
 
     def _done(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
+        self._since = time.monotonic()
         self._host.lane_end(state, answer, note)
         if close:
             self._transport.close()
@@ -442,6 +475,10 @@ class Lane(asyncio.Protocol):
 
     def _step_aside(self) -> None:
         self._aside = True
+        self._host.lane_is_aside()
+        if not self.is_introduced:
+            self.is_introduced = True
+            self._inner.connection_made(self._transport)
         self._flush_to_inner()
 
     def _flush_to_inner(self) -> None:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 TURN = 0.003
 """Seconds that a turn of the loop should take at the most."""
@@ -93,9 +93,14 @@ def read_at_once(loop: asyncio.AbstractEventLoop, transport: Any) -> Callable[[]
     return end
 
 
-def accept_in_turns(loop: asyncio.AbstractEventLoop, listener: asyncio.Server) -> None:
-    """Have a server accept fewer connections at once. The handler of its socket stays what it is, with another number
-    for "how many"."""
+ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
+
+
+def accept_in_turns(
+    loop: asyncio.AbstractEventLoop, listener: asyncio.Server, front: Callable[[ProtocolFactory], ProtocolFactory]
+) -> None:
+    """Have a server accept fewer connections at once, and ask ``front`` for what makes their protocols. The handler of
+    its socket stays what it is, with other arguments."""
     selector: Any = getattr(loop, "_selector", None)
     for listening in listener.sockets:
         if listening.type != socket.SOCK_STREAM or not isinstance(selector, selectors.BaseSelector):
@@ -107,5 +112,6 @@ def accept_in_turns(loop: asyncio.AbstractEventLoop, listener: asyncio.Server) -
         arguments = list(getattr(reader, "_args", ()))
         # protocol_factory, sock, sslcontext, server, backlog, …
         if len(arguments) > 4 and arguments[3] is listener and isinstance(arguments[4], int):
+            arguments[0] = front(arguments[0])
             arguments[4] = ACCEPTED_AT_ONCE - 1
             loop.add_reader(listening.fileno(), reader._callback, *arguments)

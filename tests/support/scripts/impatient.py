@@ -1,0 +1,20 @@
+"""A mitmproxy script for tests: connections may be idle for a second, not for ten minutes."""
+
+from __future__ import annotations
+
+from mitmproxy import ctx
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy import server
+
+SECONDS = 1
+
+
+class Impatient:
+    def load(self, loader: Loader) -> None:
+        if "tcp_timeout" in ctx.options:
+            ctx.options.tcp_timeout = SECONDS
+        else:  # mitmproxy 11
+            server.TCP_TIMEOUT = SECONDS
+
+
+addons = [Impatient()]
