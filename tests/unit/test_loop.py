@@ -69,7 +69,7 @@ def test_a_burst_of_connections_is_accepted_some_at_a_time() -> None:
         take_short_turns(loop)
         take_short_turns(loop)  # again: a reloaded script
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        accept_in_turns(loop, server)
+        accept_in_turns(loop, server, lambda factory: factory)
         clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(30)]
         watch()
         for client in clients:
