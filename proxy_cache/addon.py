@@ -352,7 +352,8 @@ class CacheAddon:
                 flow.response.stream = self._count(state)
             if self.cache is None:
                 return
-            if flow.request.method == "HEAD" and flow.response.status_code == 200:
+            from_origin = state is not None and state.source == "forwarded"
+            if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
                 self._head_answered(flow, self.cache)
             elif flow.request.method not in SAFE_METHODS and 200 <= flow.response.status_code < 400:
                 target = target_of(flow)

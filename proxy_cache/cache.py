@@ -31,7 +31,7 @@ from .semantics.spans import Span
 from .semantics.status_fields import cache_status
 from .semantics.stored import StoredResponse
 from .semantics.storing import why_not_shared
-from .semantics.validation import CONDITIONAL, is_conditional, may_stand_for
+from .semantics.validation import CONDITIONAL, is_another_version, is_conditional, may_stand_for
 from .semantics.vary import matches
 from .store.files import OpenBody
 from .store.index import Entry
@@ -85,6 +85,8 @@ class Cache:
             now = time.time()
             entry = self._select(key, exchange.headers)
             if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
+                # Who is given what is for nobody else (RFC 9111 §3.5) asks for just that.
+                alone = alone or not _may_share(exchange, entry)
                 entry = None
             decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
@@ -185,7 +187,11 @@ class Cache:
         """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
         found = None
         for entry in self.store.lookup(key):
-            if matches(entry.response.vary, headers) and (found is None or entry.response.date >= found.response.date):
+            if (
+                matches(entry.response.vary, headers)
+                and (found is None or entry.response.date >= found.response.date)
+                and not is_another_version(headers, entry.response)
+            ):
                 found = entry
         return found
 
@@ -256,6 +262,8 @@ class Cache:
         if has_it_all(exchange, entry):
             return True
         if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
+            return False
+        if not _may_share(exchange, entry):
             return False
         if strong_validator(entry.response.headers) is not None:
             return True
@@ -331,14 +339,15 @@ class Cache:
             exchange.queued_for += waiter.queued_for
 
     def _revalidate_in_background(self, exchange: Exchange, entry: Entry) -> None:
-        """RFC 5861 §3. The fill has a waiter that never leaves, so it is seen through; it takes a slot like any."""
+        """RFC 5861 §3. The fill has a waiter that stays while there is something to store, and a slot like any."""
         key = exchange.key
         if self.fills.find(key, exchange.headers, lambda response: True) is not None:
             return
         headers = _without_conditions(exchange.headers)
         try:
             part = self._part_of(exchange, entry) if "range" in exchange.headers else None
-            self.fills.start(FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part))
+            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part)
+            self.fills.start(request, reads=False)
         except Overloaded:
             logger.debug("no room in the queue to validate %s in the background", key)
 
@@ -458,7 +467,9 @@ class Cache:
             if fill is not None:
                 complete = fill.body is not None and fill.body.complete
                 return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
-        private = alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key)
+        private = (
+            alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key, headers)
+        )
         candidates = self._candidates(exchange, stale)
         retries = part = None
         if private and (stale is None or for_origin):
@@ -590,6 +601,11 @@ def _same_validators(stored: Headers, new: Headers) -> bool:
 
 def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:
     return decide(wanted, response, time.time()).reuse is Reuse.FRESH
+
+
+def _may_share(exchange: Exchange, entry: Entry) -> bool:
+    """Whether what this request is given may be put to an entry, as far as that is up to the request."""
+    return why_not_shared(exchange.headers, entry.response.headers, exchange.policy) is None
 
 
 def _is_for_the_origin(headers: Headers) -> bool:

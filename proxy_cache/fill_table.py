@@ -92,6 +92,8 @@ class FillTable:
         self._lengths: dict[str, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable = Memory()
+        self._personal = Memory()
+        """Keys whose responses can't be stored when the request has Authorization."""
         self._passed_on = Memory()
 
     def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
@@ -104,7 +106,7 @@ class FillTable:
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or key in self._uncacheable or key in self._passed_on
+        return key in self._joinable or key in self._uncacheable or key in self._personal or key in self._passed_on
 
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
@@ -114,10 +116,11 @@ class FillTable:
             await fill.ending()
         return bool(fills)
 
-    def start(self, request: FillRequest) -> Waiter:
-        """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue."""
+    def start(self, request: FillRequest, *, reads: bool = True) -> Waiter:
+        """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue. ``reads``:
+        whether its body is for a client, and not only to be stored."""
         fill = Fill(self, request)
-        waiter = fill.start()
+        waiter = fill.start(reads=reads)
         self._running.add(fill)
         if request.part is not None and request.part.of is not None and not request.candidates:
             self._gaps.setdefault(request.part.of.id, []).append(fill)
@@ -191,14 +194,17 @@ class FillTable:
             return None
         return self.default_ttl
 
-    def is_uncacheable(self, key: str) -> bool:
-        """Whether the last response for ``key`` was not storable, a short while ago."""
-        return key in self._uncacheable
+    def is_uncacheable(self, key: str, headers: Headers) -> bool:
+        """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
+        be either."""
+        return key in self._uncacheable or ("authorization" in headers and key in self._personal)
 
     def remember(self, key: str, why_not: str | None) -> None:
         """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
         against the resource."""
-        if why_not in (None, "partial", "bypass", "request-no-store"):
+        if why_not == "authorization":
+            self._personal.add(key)
+        elif why_not in (None, "partial", "bypass", "request-no-store"):
             self._uncacheable.discard(key)
         else:
             self._uncacheable.add(key)

@@ -16,8 +16,8 @@ stored yet. The answer, a 206, is then a piece of an entry that is in the index 
 What breaks off is continued from where it stopped (``Range`` with ``If-Range``) as long as there are tries, and kept
 as an entry with gaps otherwise, if it has a strong validator to put the rest to it by.
 
-A response that may not be shared goes to the one waiter for whom it was asked; the others are *sent on*, all at
-once, each to ask for itself.
+A response that may not be shared goes to the one waiter for whom it was asked, if it is still there; the others are
+*sent on*, all at once, each to ask for itself.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .origin import RETRY_STATUSES
 from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
 from .parts import Part
+from .semantics.directives import parse_cache_control
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
@@ -122,10 +123,10 @@ class Fill:
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
-    def start(self) -> Waiter:
+    def start(self, *, reads: bool = True) -> Waiter:
         """Begin, on behalf of its first waiter. Raises :class:`Overloaded` if there is no place in the queue."""
         request = self.request
-        waiter = Waiter(self, request.headers, leads=True)
+        waiter = Waiter(self, request.headers, leads=True, reads=reads)
         self._ticket, waiter._place = self.table.limiter.enter(
             request.target.authority, request.client, waiter.overloaded
         )
@@ -379,6 +380,8 @@ class Fill:
         await origin.pause(self._breaks, 0.0, broken.error)
         self._breaks += 1
         since = body.length
+        if since == body.total:
+            return None  # nothing but its end was lacking
         last = "" if body.total is None else body.total - 1
         headers = (
             headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
@@ -394,6 +397,11 @@ class Fill:
                 or not is_same_representation(head.response.headers, response.headers)
             ):
                 raise broken
+            updated = head.response.updated_by(
+                response.headers, response.request_time, response.response_time, None, self.request.policy
+            )
+            if body.kept and not self._may_be_kept(updated):
+                self.doomed = True
             again = await copy(response, body, self.table.store.pipes)
         finally:
             response.close()
@@ -431,13 +439,17 @@ class Fill:
             why_not = "partial"  # it is about the range
         if why_not is None and status >= 500 and request.candidates:
             why_not = "status"  # the origin is in trouble: what is here may still be of use
+        for_all = why_not is None or (_is_failure(status) and not _is_personal(request.headers, response.headers))
+        shown = response.headers
+        if for_all and why_not is not None:
+            shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
         stored = StoredResponse.of(
-            status, response.headers, request.headers, response.request_time, response.response_time, verdict
+            status, shown, request.headers, response.request_time, response.response_time, verdict
         )
         passed_on = status == 304 and is_conditional(request.headers) and not request.private
         if passed_on:
             self.table.passed_on(request.key)
-        elif not _is_failure(status):
+        elif not _is_failure(status) and status not in (412, 416):  # those speak of the request
             self.table.remember(request.key, why_not)
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
@@ -445,14 +457,13 @@ class Fill:
             keep = why_not is None and not self.doomed
             self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
         own = None
-        if verdict.omitted and response.headers.has_any(verdict.omitted):
+        if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
             own = end_to_end(response.headers).without("age")
         head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, content=content)
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
-        error_for_all = _is_failure(status) and not _is_personal(request.headers, stored)
         # What was only the answer to the leader's condition says nothing about the others: they ask again, together.
-        return head, why_not is None or error_for_all, not passed_on and why_not != "partial"
+        return head, for_all, not passed_on and why_not != "partial"
 
     def _drop_what_it_supersedes(self) -> None:
         """The origin has another answer now, which can't be kept: neither can what was validated (RFC 9111 §4.3.3)."""
@@ -470,7 +481,12 @@ class Fill:
             times = response.request_time, response.response_time
             # RFC 9111 §3.4: combined under the header fields of the newer one.
             updated = stored_as.response.updated_by(headers, *times, None, request.policy)
-            if not updated.must_not_be_kept and table.store.holds(stored_as):
+            if not self._may_be_kept(updated):
+                self._send_on(alone=True)
+                if updated.must_not_be_kept:
+                    table.store.remove(stored_as)
+                raise OriginError("http_response_incomplete", "the origin gives the rest of this to nobody else")
+            if table.store.holds(stored_as):
                 table.store.update(stored_as, updated)
             self.body = table.store.piece(stored_as, *span)
             table.fills_a_gap(self, stored_as)
@@ -527,9 +543,18 @@ class Fill:
         self.table.store.remove(entry)
         if self.request.candidates:
             return False  # it was asked whether there is a new one: this is its first piece
-        for waiter in list(self.waiters):
-            waiter._fail(SentOn(alone=False))
+        self._send_on(alone=False)
         raise OriginError("http_response_incomplete", "the origin has another version of this now")
+
+    def _may_be_kept(self, updated: StoredResponse) -> bool:
+        """Whether what has come in answer to this request may be put to what is stored, which is ``updated`` by it
+        (RFC 9111 §3.5, §5.2.2.5, §5.2.2.7)."""
+        request = self.request
+        return not updated.must_not_be_kept and why_not_shared(request.headers, updated.headers, request.policy) is None
+
+    def _send_on(self, *, alone: bool) -> None:
+        for waiter in list(self.waiters):
+            waiter._fail(SentOn(alone=alone))
 
     def _not_a_part(self, response: OriginResponse, part: Part) -> None:
         """Asked for a span, and got something else."""
@@ -578,10 +603,10 @@ class Fill:
         return True
 
     def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
-        """Hand out the head: to everybody whom it suits, else to the first; the others are sent on, all at once."""
-        first = next(iter(self.waiters), None)  # the leader, if it is still here
+        """Hand out the head: to everybody whom it suits, else to who has asked, if that one is still here; the others
+        are sent on, all at once."""
         for waiter in list(self.waiters):
-            if waiter is first or (shared and matches(head.response.vary, waiter.headers)):
+            if waiter.leads or (shared and matches(head.response.vary, waiter.headers)):
                 waiter.give(head)
             else:
                 waiter._fail(SentOn(alone=alone and not shared))
@@ -638,6 +663,8 @@ def _is_failure(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
-def _is_personal(request: Headers, response: StoredResponse) -> bool:
+def _is_personal(request: Headers, response: Headers) -> bool:
     """Whether an error page may be meant for one user only."""
-    return "authorization" in request or "cookie" in request or response.cache_control.private
+    if "authorization" in request or "cookie" in request:
+        return True
+    return parse_cache_control(response.get_all("cache-control")).private

@@ -58,11 +58,14 @@ class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
     __slots__ = (
-        "_awaited", "_outcome", "_place", "fill", "headers", "leads", "on_head", "on_interim", "queued_for", "reader",
+        "_awaited", "_outcome", "_place", "_reads", "fill", "headers", "leads", "on_head", "on_interim", "queued_for",
+        "reader",
     )  # fmt: skip
 
-    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False) -> None:
+    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
+        """``reads``: whether it is for a client, and not for what is to be stored."""
         self.fill = fill
+        self._reads = reads
         self.leads = leads
         """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
         would be garbage for the collector to find, with the body's tail.)"""
@@ -134,7 +137,9 @@ class Waiter:
 
     def give(self, head: FillHead) -> None:
         if self._outcome is None:
-            if head.body is not None:
+            if head.body is not None and self._reads:
                 self.reader = head.body.reader()
             self._outcome = head
             self._tell()
+            if head.body is not None and not self._reads and not head.body.kept:
+                self.fill.leave(self)  # nothing will be stored

@@ -56,6 +56,22 @@ def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str
     return conditions
 
 
+def is_another_version(request: Headers, stored: StoredResponse) -> bool:
+    """Whether a request names, by If-Match or If-Unmodified-Since, a version that this is not (RFC 9110 §13.1.1,
+    §13.1.4). A cache may ignore these; but who asks for ranges of one version must not be given another's."""
+    wanted = request.get_all("if-match")
+    if wanted:
+        tags = _TAG_IN_LIST.findall(", ".join(wanted))
+        etag = stored.etag
+        return "*" not in wanted and not any(etag is not None and strong_match(tag, etag) for tag in tags)
+    since = request.get("if-unmodified-since")
+    before = parse_http_date(since) if since is not None else None
+    if before is None:
+        return False
+    modified = parse_http_date(stored.last_modified) if stored.last_modified is not None else None
+    return modified is None or modified > before
+
+
 def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
     """Whether a variant that this request does not select may be offered to the origin as an answer to it.
 
