@@ -29,6 +29,7 @@ class AdminServer:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address, with the port that was picked for port 0. Raises :class:`AdminError`."""
         app = web.Application()
+        app.on_response_prepare.append(_never_stored)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -62,3 +63,8 @@ class AdminServer:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         return web.json_response(self._status())
+
+
+async def _never_stored(request: web.Request, response: web.StreamResponse) -> None:
+    """Agents may be allowed to see these through the proxy, but not as they were two minutes ago."""
+    response.headers["Cache-Control"] = "no-store"

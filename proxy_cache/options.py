@@ -6,6 +6,7 @@ help says otherwise.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import logging
 import re
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.net import server_spec
+from mitmproxy.utils import typecheck
 
 from . import addon_rules
 from .addon_rules import Rules
@@ -183,19 +185,28 @@ def load(loader: Loader) -> None:
     """Declare the options to mitmproxy."""
     for name, kind, default, text in OPTIONS:
         loader.add_option(name, kind, default, text)
-    # Values given with --set are converted by mitmproxy once the script has loaded. One that cannot be would end the
-    # loading in silence, and leave a proxy that runs without its cache.
+    # Values given with --set, or in mitmproxy's config.yaml, are taken by mitmproxy once the script has loaded. One
+    # that it can't take would end the loading in silence, and leave a proxy that runs without its cache; a name that
+    # nobody knows would be passed over, and leave an origin without its limit.
     refused.clear()
     manager = loader.master.options
     for name, value in list(manager.deferred.items()):
-        if name in NAMES:
-            try:
-                manager._parse_setval(manager._options[name], value.val)
-            except exceptions.OptionsError as error:
-                del manager.deferred[name]
-                message = str(error)
-                logger.error("%s", message if name in message else f"{name}: {message}")
-                refused.add(name)
+        try:
+            if name in NAMES:
+                option = manager._options[name]
+                if hasattr(value, "val"):  # the words of --set
+                    manager._parse_setval(option, value.val)
+                else:
+                    typecheck.check_option_type(name, value, option.typespec)
+            elif meant := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8):
+                raise exceptions.OptionsError(f"{name}: no such option; did you mean {meant[0]}?")
+            elif name.startswith(("cache_", "origin_")):
+                logger.warning("%s: no option of this proxy's", name)
+        except (exceptions.OptionsError, TypeError) as error:
+            del manager.deferred[name]
+            message = str(error)
+            logger.error("%s", message if name in message else f"{name}: {message}")
+            refused.add(name)
 
 
 def parse(options: Any) -> Settings:
@@ -215,11 +226,15 @@ def parse(options: Any) -> Settings:
         raise exceptions.OptionsError(f"origin_timeout: must be 1 second or more, not {options.origin_timeout}")
     if not options.cache_dir.strip():
         raise exceptions.OptionsError("cache_dir: must name a folder")
+    try:
+        cache_dir = Path(options.cache_dir).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise exceptions.OptionsError(f"cache_dir: {options.cache_dir!r}: {error}") from error
     room = Room(_size("cache_max_size", options.cache_max_size), _size("cache_min_free", options.cache_min_free))
     if not room.max_size:
         raise exceptions.OptionsError("cache_max_size: must be more than 0")
     return Settings(
-        cache_dir=Path(options.cache_dir).expanduser(),
+        cache_dir=cache_dir,
         room=room,
         memory=_byte_size("cache_memory", options.cache_memory),
         cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
@@ -242,11 +257,11 @@ def parse(options: Any) -> Settings:
     )
 
 
-def _size(name: str, text: str) -> int | float:
+def _size(name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%") -> int | float:
     """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmgt](?:i?b)?|b)?\s*", text, re.IGNORECASE)
     if match is None:
-        raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use bytes, 500m, 20g or a share such as 80%")
+        raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use {examples}")
     number, unit = float(match[1]), (match[2] or "").lower()
     if unit == "%":
         if number > 100:
@@ -257,9 +272,9 @@ def _size(name: str, text: str) -> int | float:
 
 
 def _byte_size(name: str, text: str) -> int:
-    size = _size(name, text)
+    size = _size(name, text, "bytes, 500k, 20m or 1g")
     if isinstance(size, float):
-        raise exceptions.OptionsError(f"{name}: must be a size in bytes, not {text!r}")
+        raise exceptions.OptionsError(f"{name}: must be a size in bytes, 500k, 20m or 1g, not a share: {text!r}")
     return size
 
 

@@ -42,7 +42,10 @@ def refused(folder: Path, name: str, value: object, **others: object) -> str:
         ("cache_max_size", "120%"),
         ("cache_max_size", "-5g"),
         ("cache_min_free", "some"),
+        ("cache_memory", "abc"),
+        ("cache_memory", "50%"),
         ("cache_dir", ""),
+        ("cache_dir", "~nobody-of-this-name/cache"),
         ("metrics_listen", "8082"),
         ("metrics_listen", "127.0.0.1:99999"),
         ("metrics_listen", "127.0.0.1:http"),
@@ -54,6 +57,14 @@ def test_a_bad_value(tmp_path: Path, name: str, value: str) -> None:
     line = refused(tmp_path, name, value)
     if value not in ("", "many"):
         assert value.lstrip("-") in line
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("origin_max_inflight", "origin_max_in_flight"), ("cache_hots", "cache_hosts")]
+)
+def test_a_name_that_is_nearly_one(tmp_path: Path, name: str, meant: str) -> None:
+    """Or an origin would be without its limit, and nobody would know."""
+    assert f"did you mean {meant}?" in refused(tmp_path, name, 1)
 
 
 def test_a_taken_metrics_port(tmp_path: Path) -> None:
@@ -110,3 +121,30 @@ def test_defaults(tmp_path: Path) -> None:
     }
     with Proxy(tmp_path, control=True) as proxy:
         assert {name: proxy.default_of(name) for name in wanted} == wanted
+
+
+def configured(folder: Path, text: str) -> Proxy:
+    """A proxy with a config.yaml."""
+    (folder / "mitmproxy").mkdir()
+    (folder / "mitmproxy" / "config.yaml").write_text(text)
+    return Proxy(folder)
+
+
+def test_options_in_mitmproxys_file(tmp_path: Path) -> None:
+    text = "origin_max_in_flight: 5\ncache_hosts:\n- packages.example\naccess_log: false\ncache_max_size: 1g\n"
+    with configured(tmp_path, text) as proxy:
+        assert proxy.status()["limiter"]["max_in_flight"] == 5
+
+
+@pytest.mark.parametrize(
+    "line", ["origin_max_in_flight: many", "cache_max_size: 5", "cache_max_size: lots", "origin_max_inflight: 5"]
+)
+def test_a_bad_one_in_mitmproxys_file(tmp_path: Path, line: str) -> None:
+    proxy = configured(tmp_path, f"{line}\n")
+    proxy.launch()
+    try:
+        assert proxy.wait(30) != 0
+    finally:
+        proxy.close()
+    assert "Traceback" not in proxy.text()
+    assert sum(line.partition(":")[0] in logged for logged in proxy.log) == 1, proxy.text()
