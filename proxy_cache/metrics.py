@@ -76,6 +76,13 @@ class Metrics(Collector):
             registry=registry,
         )
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
+        # There from the start, so that the first of each is an increase.
+        for reason in ("no_space", "too_large", "busy", "write", "read", "index"):
+            self.store_failures.labels(reason)
+        for outcome in ("opened", "failed"):
+            self.tunnels.labels(outcome)
+        for direction in ("from_client", "to_client"):
+            self.tunnel_bytes.labels(direction)
         for outcome in ("admitted", "canceled", "timeout", "rejected"):
             self.queue_wait.labels(outcome)
         for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded"):
