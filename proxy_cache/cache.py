@@ -1,8 +1,8 @@
 """The pipeline for one GET: look it up, join or start a fill, answer with a head and a body to read.
 
 Fresh → from the store. Stale → validate, which is a fill. Miss → join the fill of the key, or start one. (A lookup at
-peers has its place between the store and the limiter, in ``_from_fill``.) The result is an :class:`Answer`; nothing
-here writes to a client.
+peers has its place where a fill begins, before it asks for a slot.) The result is an :class:`Answer`; nothing here
+writes to a client.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ class FillRequest:
     retries: int | None = None
     """How often to try again, if less often than usual."""
     private: bool = False
-    """Not to be shared with others: the key is uncacheable, or the request is unlike others (a range)."""
+    """Not to be shared with others: they could not have it (the key is uncacheable), or it was asked on conditions that
+    are this client's."""
     keep: bool = True
     """Whether the response may be stored at all."""
     part: Part | None = None

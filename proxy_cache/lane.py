@@ -332,6 +332,7 @@ class Lane(asyncio.Protocol):
                 self._run(self._finish(request, exchange, state, cache, answer))
             else:
                 head, body, close = whole
+                # A pair: what is sent in the one stage is accounted for, and followed by the next, in the other.
                 self._host.sends.add(self._send, head, body, None)
                 self._host.ends.add(self._end, state, answer, close)
         except Exception as error:
