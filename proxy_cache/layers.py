@@ -20,7 +20,16 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    RegisterHttpConnection,
+    SendHttp,
+    _upstream_proxy,
+    is_h3_alpn,
+)
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
@@ -28,6 +37,7 @@ from mitmproxy.proxy.tunnel import LayerStack
 
 from .answer_heads import NAME
 from .delivery import Delivery
+from .layers_http1 import ClientConnection, InterimResponse, take_over
 from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.status_fields import cache_status
@@ -177,6 +187,20 @@ class CacheStream(HttpStream):
         fields.add("Via", f"1.1 {self.recorder.via}")
         return fields
 
+    def pass_interim(self, response: http.Response) -> layer.CommandGenerator[None]:
+        """RFC 9110 §15.2: "A proxy MUST forward 1xx responses unless the proxy itself requested the generation of the
+        1xx response", and "A server MUST NOT send a 1xx response to an HTTP/1.0 client". There is no 100 that anybody
+        has asked for: mitmproxy answers what expects one. Nor are there heads for HTTP/2 to be made here."""
+        if (
+            response.status_code != 100
+            and self.flow.request.http_version == "HTTP/1.1"
+            and self.server_state == self.state_wait_for_response_headers
+        ):
+            data = response.data
+            fields = http.Headers(end_to_end(Headers(response.headers.fields)).fields)
+            head = http.Response(b"HTTP/1.1", data.status_code, data.reason, fields, b"", None, 0, 0)
+            yield commands.SendData(self.context.client, http1.assemble_response_head(head))
+
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
@@ -285,9 +309,19 @@ class CacheHttpLayer(HttpLayer):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
-            self.consumed += len(event.data)
+        if isinstance(event, events.DataReceived):
+            if event.connection is self.context.client:
+                self.consumed += len(event.data)
+        elif isinstance(event, events.Start):
+            client = self.context.client
+            if client.alpn != b"h2" and not is_h3_alpn(client.alpn):
+                self.connections.setdefault(client, ClientConnection(self.context.fork()))
         return super()._handle_event(event)  # type: ignore[no-any-return]
+
+    def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
+        if not command.err:
+            take_over(self.connections[command.connection])
+        return super().register_connection(command)
 
     def is_idle_after(self, handed: int) -> bool:
         """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""
@@ -311,6 +345,8 @@ class CacheHttpLayer(HttpLayer):
                 if child is stream:
                     stream.from_origin = True
                 else:
+                    if event.response.status_code == 100 and stream.flow.request.is_http10:
+                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
                     event.response = with_persistence(stream.flow.request, event.response)
@@ -319,6 +355,8 @@ class CacheHttpLayer(HttpLayer):
             if isinstance(stream, CacheStream):
                 event.request = stream.outgoing_request(event.request)
         if isinstance(child, CacheStream):
+            if isinstance(event, InterimResponse):
+                return child.pass_interim(event.response)
             return self._stream_event(child, event)
         return super().event_to_child(child, event)
 
@@ -356,6 +394,10 @@ class CacheHttpLayer(HttpLayer):
         if isinstance(command, http_hooks.HttpRequestHeadersHook):
             stream.direct = self.recorder.is_alone_with(command.flow)
         return stream.direct
+
+
+def nothing() -> layer.CommandGenerator[None]:
+    yield from ()
 
 
 def with_persistence(request: http.Request, response: http.Response) -> http.Response:

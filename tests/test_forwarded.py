@@ -1,0 +1,179 @@
+"""What is forwarded and not cached: messages as an origin sends them and as a client gets them (RFC 9110, RFC 9112)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import pytest
+
+from tests.support.agents import Wire
+from tests.support.origin import PATIENCE, Origin, Reply
+from tests.support.proxy import Proxy
+
+OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal"
+
+
+class Scripted:
+    """An origin of which every byte is written down: the nth request of all gets the nth answer, the last one stays.
+    An answer that ends in ``<close>`` ends the connection."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = [OK]
+        self.heads: list[str] = []
+        self.bodies: list[bytes] = []
+        self.connections = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.netloc = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http://{self.netloc}/x"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def fields(self, name: str, request: int = -1) -> list[str]:
+        lines = (line.partition(":") for line in self.heads[request].split("\r\n")[1:])
+        return [value.strip() for field, _, value in lines if field.lower() == name.lower()]
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE)
+        with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
+            while head := self._head(stream):
+                lengths = [int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
+                body = stream.read(lengths[0]) if lengths else b""
+                if "transfer-encoding: chunked" in head.lower():
+                    while size := int(stream.readline(), 16):
+                        body += stream.read(size + 2)[:-2]
+                    while stream.readline().strip():
+                        body += b"[trailer]"
+                self.heads.append(head)
+                self.bodies.append(body)
+                answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
+                connection.sendall(answer.removesuffix("<close>").encode("latin-1"))
+                if answer.endswith("<close>"):
+                    return
+
+    @staticmethod
+    def _head(stream: object) -> str:
+        lines = []
+        while (line := stream.readline()) and line != b"\r\n":  # type: ignore[attr-defined]
+            lines.append(line.decode("latin-1").rstrip("\r\n"))
+        return "\r\n".join(lines)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with Scripted() as running:
+        yield running
+
+
+def asks(scripted: Scripted, method: str = "POST", *fields: str, version: str = "1.1", host: str | None = None) -> str:
+    body = "hello" if method == "POST" else ""
+    lines = [f"{method} {scripted.url} HTTP/{version}", f"Host: {host or scripted.netloc}", *fields]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", body])
+
+
+# -- interim responses (RFC 9110 §15.2) ------------------------------------------------------------------------------
+
+HINTS = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "interim", ["HTTP/1.1 100 Continue\r\n\r\n", HINTS, "HTTP/1.1 102 Processing\r\n\r\n" + HINTS * 2]
+)
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "DELETE"])
+def test_a_1xx_is_not_the_response(proxy: Proxy, scripted: Scripted, interim: str, method: str) -> None:
+    scripted.answers = [interim + OK]
+    with Wire(proxy.address) as wire:
+        for _ in range(3):
+            wire.send(asks(scripted, method))
+            passed = []
+            while (response := wire.response()).status < 200:
+                passed.append((response.status, response.header("Link"), response.header("X-Hop")))
+            assert (response.status, response.body) == (200, b"final")
+            expected = [(102, None, None)] if "102" in interim else []
+            assert passed == expected + [(103, "</a>", None)] * interim.count("103")
+    assert scripted.connections == 1
+
+
+def test_the_answers_to_pipelined_requests_stay_in_step(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [HINTS + OK.replace("final", name) for name in ("first", "secnd", "third")]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted) * 3)
+        bodies = [wire.response().body for _ in range(6)]
+    assert bodies == [b"", b"first", b"", b"secnd", b"", b"third"]
+
+
+def test_a_1xx_before_the_answer_to_a_head(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [HINTS + OK.removesuffix("final")]
+    with Wire(proxy.address) as wire:
+        for _ in range(2):
+            wire.send(asks(scripted, "HEAD"))
+            assert wire.head()[0] == 103
+            assert wire.head()[0] == 200
+
+
+def test_only_an_interim_response_is_none(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [HINTS + "<close>"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted))
+        assert wire.head()[0] == 103
+        assert wire.response().status == 502
+
+
+def test_no_1xx_for_http_1_0(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [HINTS + OK]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "POST", "Expect: 100-continue", version="1.0"))
+        assert wire.response().status == 200
+
+
+def test_a_1xx_does_not_hide_what_a_post_has_changed(proxy: Proxy, origin: Origin) -> None:
+    """The status that counts for invalidation is the last one (RFC 9111 §4.4)."""
+    url = origin.serve("/a", Reply(headers=(("Cache-Control", "max-age=600"),)))
+    for status, hit in ((200, False), (404, True)):
+        proxy.get(url)
+        proxy.wait_until_idle()
+        origin.serve("/a", Reply(status=status, headers=(), interim=((103, ()), (100, ()))))
+        with Wire(proxy.address) as wire:
+            wire.send(f"POST {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nContent-Length: 1\r\n\r\nx")
+            assert wire.head()[0] == 103
+            assert wire.response().status == status
+        origin.serve("/a", Reply(headers=(("Cache-Control", "max-age=600"),)))
+        assert proxy.get(url).hit is hit
+
+
+def test_101_is_the_last_response(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [HINTS + "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nnow raw"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "GET", "Connection: upgrade", "Upgrade: x"))
+        assert wire.head()[0] == 103
+        assert wire.head()[0] == 101
+        assert wire.exactly(7) == b"now raw"
+
+
+def test_a_1xx_through_a_parent(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
+    parent = start_proxy()
+    proxy = start_proxy(mode=f"upstream:{parent.url}")
+    scripted.answers = [HINTS + OK]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted))
+        assert wire.head()[0] == 103
+        assert wire.response().body == b"final"
