@@ -307,6 +307,7 @@ class CacheHttpLayer(HttpLayer):
         self.consumed = 0
         """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_failed = False
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.DataReceived):
@@ -316,7 +317,27 @@ class CacheHttpLayer(HttpLayer):
             client = self.context.client
             if client.alpn != b"h2" and not is_h3_alpn(client.alpn):
                 self.connections.setdefault(client, ClientConnection(self.context.fork()))
-        return super()._handle_event(event)  # type: ignore[no-any-return]
+        return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()
+
+    def _surviving(self, work: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+        """mitmproxy logs what a layer raises, and leaves its connections open and its flows without an end: the client
+        would wait for good. It is told by the end of its connection, and other addons by the hook for errors."""
+        try:
+            yield from work
+        except Exception as error:
+            self._has_failed = True
+            self.recorder.failed(error)
+            for connection in list(self.connections):
+                if connection.connected:
+                    yield commands.CloseConnection(connection)
+            for stream in list(self.streams.values()):
+                unfinished: http.HTTPFlow | None = getattr(stream, "flow", None)
+                if unfinished is not None and unfinished.live:
+                    unfinished.live = False
+                    unfinished.error = flow.Error(f"internal error: {type(error).__name__}")
+                    hook = http_hooks.HttpErrorHook(unfinished)
+                    hook.blocking = False  # nothing here waits for it
+                    yield hook
 
     def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
         if not command.err:

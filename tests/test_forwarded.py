@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Self
 
 import pytest
+from mitmproxy.test import tflow
 
+from proxy_cache import addon
 from tests.support.agents import Wire
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
@@ -177,3 +181,91 @@ def test_a_1xx_through_a_parent(start_proxy: Callable[..., Proxy], scripted: Scr
         wire.send(asks(scripted))
         assert wire.head()[0] == 103
         assert wire.response().body == b"final"
+
+
+# -- trailers (RFC 9112 §7.1.2) --------------------------------------------------------------------------------------
+
+CHUNKS = "5\r\nhello\r\n0\r\n"
+TRAILER = "X-Checksum: 1\r\nX-More: 2\r\n"
+
+
+def in_flight(proxy: Proxy) -> int:
+    return int(proxy.status()["requests_in_flight"])
+
+
+def test_trailers_of_an_upload_are_dropped(proxy: Proxy, scripted: Scripted) -> None:
+    head = f"PUT {scripted.url} HTTP/1.1\r\nHost: {scripted.netloc}\r\nTransfer-Encoding: chunked\r\n"
+    with Wire(proxy.address) as wire:
+        for trailer in (TRAILER, "", TRAILER):
+            wire.send(f"{head}Trailer: X-Checksum\r\n\r\n{CHUNKS}{trailer}\r\n")
+            assert wire.response().body == b"final"
+            assert scripted.bodies[-1] == b"hello"
+            assert not scripted.fields("Trailer")
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_trailers_of_a_response_are_dropped(proxy: Proxy, scripted: Scripted, method: str) -> None:
+    head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum\r\n\r\n"
+    scripted.answers = [f"{head}{CHUNKS}{trailer}\r\n" for trailer in (TRAILER, "", TRAILER)]
+    with Wire(proxy.address) as wire:
+        for _ in range(3):
+            wire.send(asks(scripted, method))
+            response = wire.response()
+            assert (response.body, response.header("Trailer")) == (b"hello", None)
+    assert scripted.connections == 1
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+
+
+@pytest.mark.parametrize("trailer", ["no colon\r\n", "a\0b: c\r\n", ": x\r\n"])
+def test_what_is_no_trailer_ends_the_upload(proxy: Proxy, scripted: Scripted, trailer: str) -> None:
+    with Wire(proxy.address) as wire:
+        head = f"PUT {scripted.url} HTTP/1.1\r\nHost: {scripted.netloc}\r\nTransfer-Encoding: chunked\r\n"
+        wire.send(f"{head}\r\n{CHUNKS}{trailer}\r\n")
+        wire.rest()
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+
+
+@pytest.mark.parametrize("hook", ["request", "response"])
+def test_what_fails_in_mitmproxy_ends_the_connection(
+    start_proxy: Callable[..., Proxy], scripted: Scripted, tmp_path: Path, hook: str
+) -> None:
+    """An exception in one of its layers, here by way of another addon, leaves no client waiting and no request open."""
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "def fail(data):\n"
+        "    raise RuntimeError('on purpose')\n"
+        f"def {hook}headers(flow):\n"
+        "    if 'fail' in flow.request.query:\n"
+        f"        flow.{hook}.stream = fail\n"
+    )
+    proxy = start_proxy(arguments=["-s", str(script)], record=True)
+    proxy.expects_errors = True
+    scripted.url += "?fail=1"
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted))
+        assert b"final" not in wire.rest()
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+    assert "on purpose" in proxy.text()
+    scripted.url = scripted.url.partition("?")[0]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted))
+        assert wire.response().body == b"final"
+
+
+def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addon, "LEFT_BEHIND", 0.0)
+    flow = tflow.tflow()
+    cache = addon.CacheAddon()
+
+    async def leave() -> None:
+        cache.requestheaders(flow)
+        cache.client_disconnected(tflow.tclient_conn())
+        await asyncio.sleep(0.001)
+        assert len(cache._in_flight) == 1, "of another client"
+        cache.client_disconnected(flow.client_conn)
+        while cache._in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(leave(), PATIENCE))
+    assert not cache._flows
