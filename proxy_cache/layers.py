@@ -35,11 +35,12 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.tunnel import LayerStack
 
+from . import layers_heads
 from .answer_heads import NAME
-from .delivery import Delivery
+from .delivery import Delivery, reset_at_close
 from .layers_http1 import ClientConnection, InterimResponse, take_over
 from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
-from .semantics.headers import Headers, connection_options, end_to_end
+from .semantics.headers import Headers, end_to_end
 from .semantics.status_fields import cache_status
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
@@ -155,37 +156,14 @@ class CacheStream(HttpStream):
     # -- what mitmproxy forwards --------------------------------------------------------------------------------
 
     def outgoing_request(self, request: http.Request) -> http.Request:
-        keep = ["proxy-authorization"] if self.mode is HTTPMode.upstream else []
-        data = request.data
-        return http.Request(
-            data.host, data.port, data.method, data.scheme, data.authority, data.path, data.http_version,
-            self._forwarded(request.headers, keep), data.content, data.trailers,
-            data.timestamp_start, data.timestamp_end,
-        )  # fmt: skip
+        return layers_heads.for_origin(request, self.recorder.via, self.mode)
 
     def outgoing_response(self, response: http.Response) -> http.Response:
-        headers = self._forwarded(response.headers, [], switching=response.status_code == 101)
-        if response.status_code >= 200:
-            fwd = self.recorder.forward_reason(self.flow)
-            headers.add("Cache-Status", cache_status(NAME, fwd=fwd, fwd_status=response.status_code))
-        data = response.data
-        return http.Response(
-            data.http_version, data.status_code, data.reason, headers, data.content, data.trailers,
-            data.timestamp_start, data.timestamp_end,
-        )  # fmt: skip
-
-    def _forwarded(self, headers: http.Headers, keep: list[str], *, switching: bool = False) -> http.Headers:
-        """End-to-end fields, the framing of the body as it came, and ``Via``."""
-        fields = http.Headers(end_to_end(Headers(headers.fields)).fields)
-        if switching or "upgrade" in self.flow.request.headers:
-            keep = [*keep, "upgrade"]
-            if "upgrade" in headers:
-                fields["Connection"] = "Upgrade"
-        for name in ("transfer-encoding", *keep):
-            if name in headers:
-                fields[name.title()] = headers[name]
-        fields.add("Via", f"1.1 {self.recorder.via}")
-        return fields
+        status = response.status_code
+        fwd = (
+            cache_status(NAME, fwd=self.recorder.forward_reason(self.flow), fwd_status=status) if status >= 200 else ""
+        )
+        return layers_heads.for_client(response, self.flow.request, self.recorder.via, fwd)
 
     def pass_interim(self, response: http.Response) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A proxy MUST forward 1xx responses unless the proxy itself requested the generation of the
@@ -205,6 +183,14 @@ class CacheStream(HttpStream):
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """No answer from the origin to what mitmproxy forwards: say so as the cache does (RFC 9209)."""
+        response = self.flow.response
+        if (
+            isinstance(event, http_events.ResponseProtocolError)
+            and response is not None
+            and self.flow.request.is_http10
+            and layers_heads.is_chunked(response)
+        ):  # the end of the connection, which is the end of the body now, must not look like one
+            reset_at_close(client_writer(self.context.client))
         if (
             isinstance(event, http_events.RequestProtocolError)
             or self.flow.response is not None
@@ -370,7 +356,7 @@ class CacheHttpLayer(HttpLayer):
                         return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
-                    event.response = with_persistence(stream.flow.request, event.response)
+                    event.response = layers_heads.with_persistence(stream.flow.request, event.response)
         elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
             stream = self.streams.get(event.stream_id)
             if isinstance(stream, CacheStream):
@@ -419,33 +405,6 @@ class CacheHttpLayer(HttpLayer):
 
 def nothing() -> layer.CommandGenerator[None]:
     yield from ()
-
-
-def with_persistence(request: http.Request, response: http.Response) -> http.Response:
-    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
-    HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
-    nothing to that."""
-    if (
-        response.status_code < 200
-        or request.method == "CONNECT"
-        or not request.http_version.startswith("HTTP/1")
-        or "connection" in response.headers
-    ):
-        return response
-    try:
-        to_the_end = http1.expected_http_body_size(request, response) == -1
-    except ValueError:
-        to_the_end = False
-    ends = http1.connection_close(request.http_version, request.headers)  # it knows no options but in small letters
-    if to_the_end or ends or "close" in connection_options(request.headers.get_all("connection")):
-        told = "close"
-    elif request.http_version == "HTTP/1.0":
-        told = "keep-alive"
-    else:
-        return response
-    response = response.copy()
-    response.headers["Connection"] = told
-    return response
 
 
 FLOW_HOOKS = (

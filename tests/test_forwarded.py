@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,8 @@ import pytest
 from mitmproxy.test import tflow
 
 from proxy_cache import addon
-from tests.support.agents import Wire
+from proxy_cache.semantics.dates import parse_http_date
+from tests.support.agents import Wire, parse_head
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -269,3 +271,141 @@ def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.M
 
     asyncio.run(asyncio.wait_for(leave(), PATIENCE))
     assert not cache._flows
+
+
+# -- Host (RFC 9112 §3.2) --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hosts", [["other.example"], ["one.example", "two.example"], [], ["same"]])
+@pytest.mark.parametrize("mode", ["regular", "upstream"])
+def test_host_is_the_targets(
+    start_proxy: Callable[..., Proxy], proxy: Proxy, scripted: Scripted, hosts: list[str], mode: str
+) -> None:
+    """RFC 9112 §3.2.2: a proxy ignores the Host it got, and makes one from the target."""
+    used = proxy
+    if mode == "upstream":
+        # The parent is no proxy here but the origin: it sees what leaves.
+        used = start_proxy(mode=f"upstream:http://{scripted.netloc}")
+    for method in ("POST", "OPTIONS", "HEAD"):
+        with Wire(used.address) as wire:
+            lines = [f"Host: {host}" for host in hosts]
+            wire.send("\r\n".join([f"{method} {scripted.url} HTTP/1.1", "A: 1", *lines, "B: 2", "", ""]))
+            wire.head()
+        assert scripted.fields("Host") == [scripted.netloc]
+        assert scripted.fields("A") == ["1"]
+        assert scripted.fields("B") == ["2"]
+
+
+def test_host_is_without_the_default_port(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
+    proxy = start_proxy(mode=f"upstream:http://{scripted.netloc}")
+    for target, host in (
+        ("http://a.example:80/x", "a.example"),
+        ("http://A.example/x", "a.example"),
+        ("http://a.example:81/", "a.example:81"),
+        ("http://[::1]:80/", "[::1]"),
+    ):
+        with Wire(proxy.address) as wire:
+            wire.send(f"POST {target} HTTP/1.1\r\nHost: b.example\r\nContent-Length: 0\r\n\r\n")
+            assert wire.response().status == 200
+        assert scripted.fields("Host") == [host]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_host_in_reverse_mode_is_mitmproxys(start_proxy: Callable[..., Proxy], scripted: Scripted, keep: bool) -> None:
+    proxy = start_proxy(mode=f"reverse:http://{scripted.netloc}", keep_host_header=keep)
+    with Wire(proxy.address) as wire:
+        wire.send("POST /x HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 0\r\n\r\n")
+        assert wire.response().status == 200
+    assert scripted.fields("Host") == ["shop.example" if keep else scripted.netloc]
+
+
+def test_other_addons_see_the_host_that_came(
+    start_proxy: Callable[..., Proxy], scripted: Scripted, tmp_path: Path
+) -> None:
+    script = tmp_path / "sees.py"
+    script.write_text(
+        "import logging\n"
+        "def response(flow):\n"
+        "    request, response = flow.request, flow.response\n"
+        "    logging.error('seen %s %s %s %s', request.headers.get_all('host'), request.http_version,\n"
+        "                  response.http_version, sorted(response.headers))\n"
+    )
+    proxy = start_proxy(arguments=["-s", str(script)])
+    scripted.answers = ["HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nfinal<close>"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, host="other.example", version="1.0"))
+        assert wire.response().header("Date")
+    proxy.wait_for_log(r"seen \['other.example'\] HTTP/1.0 HTTP/1.0 \['Content-Length'\]")
+
+
+# -- versions, and how long connections last (RFC 9112 §2.3, §6.1, §9.3) ---------------------------------------------
+
+
+@pytest.mark.parametrize("client", ["1.0", "1.1"])
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_each_hop_has_its_own_version(proxy: Proxy, scripted: Scripted, client: str, method: str) -> None:
+    body = "final" if method == "POST" else ""
+    scripted.answers = [
+        f"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n{body}<close>",
+        f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}",
+        f"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 5\r\n\r\n{body}",
+        f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}",
+    ]
+    with Wire(proxy.address) as wire:
+        for _ in range(4):  # the client's connection lasts, whatever becomes of the origin's
+            wire.send(asks(scripted, method, *(["Connection: keep-alive"] if client == "1.0" else [])))
+            assert parse_head(wire.until(b"\r\n\r\n"))[:2] == ("HTTP/1.1", 200)
+            assert wire.exactly(len(body)) == body.encode()
+            assert scripted.heads[-1].split("\r\n")[0] == f"{method} /x HTTP/1.1"
+    assert scripted.connections == 3
+
+
+def test_the_connection_of_an_http_1_0_client_ends(proxy: Proxy, scripted: Scripted) -> None:
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, version="1.0"))
+        response = wire.response()
+        assert (response.version, response.header("Connection")) == ("HTTP/1.1", "close")
+        assert wire.rest() == b""
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_no_chunks_for_http_1_0(proxy: Proxy, scripted: Scripted, keep_alive: bool) -> None:
+    scripted.answers = [f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{CHUNKS}{TRAILER}\r\n"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "POST", *(["Connection: keep-alive"] if keep_alive else []), version="1.0"))
+        version, status, fields = parse_head(wire.until(b"\r\n\r\n"))
+        assert (version, status) == ("HTTP/1.1", 200)
+        names = {name.lower(): value for name, value in fields}
+        assert "transfer-encoding" not in names
+        assert names["connection"] == "close"
+        assert wire.rest() == b"hellohello"
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+
+
+def test_the_end_of_a_broken_body_is_no_end_to_http_1_0(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n<close>"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, version="1.0"))
+        with pytest.raises(ConnectionResetError):
+            wire.exactly(1000)
+
+
+def test_no_chunks_for_a_head_of_http_1_0(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "HEAD", version="1.0"))
+        assert b"transfer-encoding" not in wire.rest().lower()
+
+
+# -- Date (RFC 9110 §6.6.1) ------------------------------------------------------------------------------------------
+
+
+def test_a_response_without_date_gets_one(proxy: Proxy, scripted: Scripted) -> None:
+    scripted.answers = [OK, OK.replace("\r\n\r\n", "\r\nDate: Thu, 01 Jan 2015 00:00:00 GMT\r\n\r\n")]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted))
+        now = parse_http_date(wire.response().header("Date") or "")
+        assert now is not None
+        assert abs(now - time.time()) < 60
+        wire.send(asks(scripted))
+        assert wire.response().header_values("Date") == ["Thu, 01 Jan 2015 00:00:00 GMT"]
