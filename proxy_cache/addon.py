@@ -43,6 +43,7 @@ from .cache import Cache
 from .delivery import Delivery, InFlight
 from .fill_table import FillTable
 from .limiter import OriginLimiter
+from .max_forwards import final_answer, hops_left
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
@@ -325,10 +326,13 @@ class CacheAddon:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None or flow.error is not None:
             return
-        self._in_flight[flow.id] = InFlight()
+        self._in_flight[flow.id] = state = InFlight()
         self._flows.setdefault(flow.client_conn.id, set()).add(flow)
         try:
-            if has_body(flow.request) and self._may_go(flow):
+            if hops_left(flow.request) == 0:
+                flow.response = final_answer(flow, self.via)
+                state.source = "own"
+            elif has_body(flow.request) and self._may_go(flow):
                 flow.request.stream = True
         except Exception as error:
             self._refuse(flow, error)

@@ -167,7 +167,7 @@ class CacheStream(HttpStream):
 
     def pass_interim(self, response: http.Response) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A proxy MUST forward 1xx responses unless the proxy itself requested the generation of the
-        1xx response", and "A server MUST NOT send a 1xx response to an HTTP/1.0 client". There is no 100 that anybody
+        1xx response", and "a server MUST NOT send a 1xx response to an HTTP/1.0 client". There is no 100 that anybody
         has asked for: mitmproxy answers what expects one. Nor are there heads for HTTP/2 to be made here."""
         if (
             response.status_code != 100

@@ -12,6 +12,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layers.http import HTTPMode
 
+from .max_forwards import hops_left
 from .semantics.dates import format_http_date
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
@@ -22,6 +23,9 @@ def for_origin(request: http.Request, via: str, mode: HTTPMode) -> http.Request:
     headers = _forwarded(request.headers, via, "upgrade" in request.headers)
     if mode is HTTPMode.upstream and "proxy-authorization" in request.headers:
         headers["Proxy-Authorization"] = request.headers["proxy-authorization"]
+    hops = hops_left(request)
+    if hops:
+        headers["Max-Forwards"] = str(hops - 1)
     data = request.data
     version = data.http_version
     if not _is_binary(request):

@@ -409,3 +409,84 @@ def test_a_response_without_date_gets_one(proxy: Proxy, scripted: Scripted) -> N
         assert abs(now - time.time()) < 60
         wire.send(asks(scripted))
         assert wire.response().header_values("Date") == ["Thu, 01 Jan 2015 00:00:00 GMT"]
+
+
+# -- Max-Forwards (RFC 9110 §7.6.2) ----------------------------------------------------------------------------------
+
+
+def test_options_goes_no_further_than_it_may(proxy: Proxy, scripted: Scripted) -> None:
+    with Wire(proxy.address) as wire:
+        for left, body in (("0", ""), ("00", "hello"), ("0", "")):
+            length = [f"Content-Length: {len(body)}"] if body else []
+            wire.send(asks(scripted, "OPTIONS", f"Max-Forwards: {left}", *length) + body)
+            response = wire.response()
+            assert (response.status, response.body) == (200, b"")
+            assert {"GET", "OPTIONS"} <= set((response.header("Allow") or "").split(", "))
+            assert response.header("Content-Length") == "0"
+            assert response.header("Date")
+        assert not scripted.heads
+        for came, goes in (("1", "0"), ("2", "1"), ("010", "9"), ("x", "x"), ("-1", "-1")):
+            wire.send(asks(scripted, "OPTIONS", f"Max-Forwards: {came}"))
+            assert wire.response().body == b"final"
+            assert scripted.fields("Max-Forwards") == [goes]
+        # "A recipient MAY ignore a Max-Forwards header field received with any other request methods."
+        wire.send(asks(scripted, "POST", "Max-Forwards: 0"))
+        assert wire.response().body == b"final"
+        assert scripted.fields("Max-Forwards") == ["0"]
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+
+
+def test_trace_shows_what_has_come_without_secrets(proxy: Proxy, scripted: Scripted) -> None:
+    secrets = [
+        "Authorization: Basic s3",
+        "Proxy-Authorization: s3",
+        "Cookie: a=s3",
+        "X-Api-Key: s3",
+        "X-Auth-Token: s3",
+    ]
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "TRACE", "Max-Forwards: 0", "X-Odd:  a  b", *secrets, "Via: 1.0 before"))
+        response = wire.response()
+        assert (response.status, response.header("Content-Type")) == (200, "message/http")
+        lines = response.body.decode().split("\r\n")
+        assert lines[:2] == [f"TRACE {scripted.url} HTTP/1.1", f"Host: {scripted.netloc}"]
+        assert lines[2:] == ["Max-Forwards: 0", "X-Odd: a  b", "Via: 1.0 before", "", ""]
+        assert not scripted.heads
+        wire.send(asks(scripted, "TRACE", "Max-Forwards: 1"))
+        assert wire.response().body == b"final"
+        assert scripted.fields("Max-Forwards") == ["0"]
+
+
+def test_each_of_two_proxies_counts(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
+    parent = start_proxy()
+    proxy = start_proxy(mode=f"upstream:{parent.url}")
+    with Wire(proxy.address) as wire:
+        wire.send(asks(scripted, "TRACE", "Max-Forwards: 1"))
+        trace = wire.response()
+        assert trace.header("Content-Type") == "message/http"
+        assert trace.body.decode().count("Via: ") == 1
+        assert not scripted.heads
+        wire.send(asks(scripted, "TRACE", "Max-Forwards: 2"))
+        assert wire.response().body == b"final"
+        assert scripted.fields("Max-Forwards") == ["0"]
+
+
+# -- only-if-cached (RFC 9111 §5.2.1.7) ------------------------------------------------------------------------------
+
+
+def test_a_head_for_what_is_cached_only(proxy: Proxy, origin: Origin) -> None:
+    url = origin.serve("/a", Reply(headers=(("Cache-Control", "max-age=600"), ("ETag", '"1"'))))
+    only = [("Cache-Control", "only-if-cached")]
+    answers = [proxy.request(method, url, headers=only) for method in ("GET", "HEAD")]
+    for response in answers:
+        assert response.status == 504
+        assert "only-if-cached" in (response.header("Cache-Status") or "")
+    assert answers[0].header("Cache-Status") == answers[1].header("Cache-Status")
+    assert origin.count() == 0
+    proxy.get(url)
+    proxy.wait_until_idle()
+    assert proxy.request("HEAD", url, headers=only).status == 200
+    # what is there but would have to be asked about
+    assert proxy.request("HEAD", url, headers=[("Cache-Control", "only-if-cached, max-age=0")]).status == 504
+    assert origin.count() == 1
+    proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
