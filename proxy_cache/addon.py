@@ -480,8 +480,10 @@ class CacheAddon:
         exchange = self._exchange(flow)
         answer = await self.cache.head(exchange)
         if isinstance(answer, str):
-            flow.metadata[FORWARD_REASON] = answer
-            return
+            if not exchange.wanted.only_if_cached:
+                flow.metadata[FORWARD_REASON] = answer
+                return
+            answer = self.cache.heads.error(504, "http_request_denied", answer, detail="only-if-cached")
         exchange.close()
         self.metrics.answered(answer.source, False)
         answer.body = b""
