@@ -313,9 +313,8 @@ class CacheHttpLayer(HttpLayer):
         except Exception as error:
             self._has_failed = True
             self.recorder.failed(error)
-            for connection in list(self.connections):
-                if connection.connected:
-                    yield commands.CloseConnection(connection)
+            if self.context.client.connected:
+                yield commands.CloseConnection(self.context.client)  # and mitmproxy all that belong to it
             for stream in list(self.streams.values()):
                 unfinished: http.HTTPFlow | None = getattr(stream, "flow", None)
                 if unfinished is not None and unfinished.live:

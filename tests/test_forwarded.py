@@ -228,9 +228,10 @@ def test_what_is_no_trailer_ends_the_upload(proxy: Proxy, scripted: Scripted, tr
     proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
 
 
+@pytest.mark.parametrize("mode", ["regular", "upstream"])
 @pytest.mark.parametrize("hook", ["request", "response"])
 def test_what_fails_in_mitmproxy_ends_the_connection(
-    start_proxy: Callable[..., Proxy], scripted: Scripted, tmp_path: Path, hook: str
+    start_proxy: Callable[..., Proxy], scripted: Scripted, tmp_path: Path, hook: str, mode: str
 ) -> None:
     """An exception in one of its layers, here by way of another addon, leaves no client waiting and no request open."""
     script = tmp_path / "fails.py"
@@ -241,13 +242,15 @@ def test_what_fails_in_mitmproxy_ends_the_connection(
         "    if 'fail' in flow.request.query:\n"
         f"        flow.{hook}.stream = fail\n"
     )
-    proxy = start_proxy(arguments=["-s", str(script)], record=True)
+    upstream = f"upstream:http://{scripted.netloc}" if mode == "upstream" else None
+    proxy = start_proxy(arguments=["-s", str(script)], mode=upstream)
     proxy.expects_errors = True
     scripted.url += "?fail=1"
     with Wire(proxy.address) as wire:
         wire.send(asks(scripted))
         assert b"final" not in wire.rest()
     proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
+    assert proxy.text().count("Traceback (most recent call last)") == 1
     assert "on purpose" in proxy.text()
     scripted.url = scripted.url.partition("?")[0]
     with Wire(proxy.address) as wire:
