@@ -43,6 +43,7 @@ from .cache import Cache
 from .delivery import Delivery, InFlight
 from .fill_table import FillTable
 from .limiter import OriginLimiter
+from .max_forwards import final_answer, hops_left
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient
@@ -57,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 FORWARD_REASON = "proxy_cache_fwd"
 """In a flow's metadata: why a request that the cache might have answered goes forward (RFC 9211 §2.2)."""
+LEFT_BEHIND = 60.0
+"""Seconds after its client has gone, at which a request that nothing has ended is. Hooks may run on for a while."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
 
 _closing: asyncio.Task[None] | None = None
@@ -99,6 +102,8 @@ class CacheAddon:
         self.lane_targets = addon_lane.Targets()
         self.sends, self.ends = Stage(), Stage()
         self._by_client: dict[str, set[Exchange]] = {}
+        self._flows: dict[str, set[http.HTTPFlow]] = {}
+        """Those in flight, by their clients."""
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
         self.others = Others(self.name)
@@ -281,6 +286,8 @@ class CacheAddon:
         self.http_layers.pop(client.id, None)
         for exchange in list(self._by_client.get(client.id, ())):
             exchange.client_gone()
+        if client.id in self._flows:
+            asyncio.get_running_loop().call_later(LEFT_BEHIND, self._end_left_behind, client.id)
         for tunnel in self._tunnels.pop(client.id, ()):
             seconds = time.monotonic() - tunnel.started
             self.metrics.tunnel_seconds.observe(seconds)
@@ -288,6 +295,11 @@ class CacheAddon:
                 self.access_log.write(
                     "CONNECT", redacted(tunnel.target), 200, tunnel.size, seconds, "tunnel", 0.0, address(client)
                 )
+
+    def _end_left_behind(self, client_id: str) -> None:
+        """mitmproxy ends a flow with one of two hooks, ``response`` or ``error``, unless something in it fails."""
+        for flow in list(self._flows.get(client_id, ())):
+            self._ended(flow, "client disconnected")
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None:
         self.metrics.tunnels.labels("failed" if error else "opened").inc()
@@ -314,9 +326,13 @@ class CacheAddon:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None or flow.error is not None:
             return
-        self._in_flight[flow.id] = InFlight()
+        self._in_flight[flow.id] = state = InFlight()
+        self._flows.setdefault(flow.client_conn.id, set()).add(flow)
         try:
-            if has_body(flow.request) and self._may_go(flow):
+            if hops_left(flow.request) == 0:
+                flow.response = final_answer(flow, self.via)
+                state.source = "own"
+            elif has_body(flow.request) and self._may_go(flow):
                 flow.request.stream = True
         except Exception as error:
             self._refuse(flow, error)
@@ -446,13 +462,14 @@ class CacheAddon:
         assert self.cache is not None
         exchange = self._exchange(flow)
         exchange.on_interim = interim_sender(flow.client_conn, flow.request.http_version)
+        state = self._in_flight[flow.id]
         try:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
             answer = self.cache.heads.overloaded("canceled", 1)
             logger.debug("client of %s left, %s", exchange.target.key, "queued" if gone.queued else "waiting")
-        self._in_flight[flow.id].queued = exchange.queued_for
+        state.queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)
 
@@ -464,8 +481,10 @@ class CacheAddon:
         exchange = self._exchange(flow)
         answer = await self.cache.head(exchange)
         if isinstance(answer, str):
-            flow.metadata[FORWARD_REASON] = answer
-            return
+            if not exchange.wanted.only_if_cached:
+                flow.metadata[FORWARD_REASON] = answer
+                return
+            answer = self.cache.heads.error(504, "http_request_denied", answer, detail="only-if-cached")
         exchange.close()
         self.metrics.answered(answer.source, False)
         answer.body = b""
@@ -531,6 +550,11 @@ class CacheAddon:
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
         state = self._in_flight.pop(flow.id, None)
+        flows = self._flows.get(flow.client_conn.id)
+        if flows is not None:
+            flows.discard(flow)
+            if not flows:
+                del self._flows[flow.client_conn.id]
         if state is None:
             return
         if state.exchange is not None:

@@ -159,12 +159,17 @@ class Delivery:
     def reset_connection(self) -> None:
         """Make the close of the connection a reset. Where the end of the connection is the end of the body, nothing
         else can tell the client that this is not all of it (RFC 9112 §8)."""
-        connection = self._writer.get_extra_info("socket") if self._writer is not None else None
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(self._writer)
 
     def close(self) -> None:
         self.source.close()
+
+
+def reset_at_close(writer: Any) -> None:
+    """``writer``: of a client's socket, if it has one that is asyncio's."""
+    connection = writer.get_extra_info("socket") if isinstance(writer, asyncio.StreamWriter) else None
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class InFlight:

@@ -20,16 +20,27 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, _upstream_proxy
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    RegisterHttpConnection,
+    SendHttp,
+    _upstream_proxy,
+    is_h3_alpn,
+)
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.tunnel import LayerStack
 
+from . import layers_heads
 from .answer_heads import NAME
-from .delivery import Delivery
+from .delivery import Delivery, reset_at_close
+from .layers_http1 import ClientConnection, InterimResponse, take_over
 from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
-from .semantics.headers import Headers, connection_options, end_to_end
+from .semantics.headers import Headers, end_to_end
 from .semantics.status_fields import cache_status
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
@@ -145,42 +156,41 @@ class CacheStream(HttpStream):
     # -- what mitmproxy forwards --------------------------------------------------------------------------------
 
     def outgoing_request(self, request: http.Request) -> http.Request:
-        keep = ["proxy-authorization"] if self.mode is HTTPMode.upstream else []
-        data = request.data
-        return http.Request(
-            data.host, data.port, data.method, data.scheme, data.authority, data.path, data.http_version,
-            self._forwarded(request.headers, keep), data.content, data.trailers,
-            data.timestamp_start, data.timestamp_end,
-        )  # fmt: skip
+        return layers_heads.for_origin(request, self.recorder.via, self.mode)
 
     def outgoing_response(self, response: http.Response) -> http.Response:
-        headers = self._forwarded(response.headers, [], switching=response.status_code == 101)
-        if response.status_code >= 200:
-            fwd = self.recorder.forward_reason(self.flow)
-            headers.add("Cache-Status", cache_status(NAME, fwd=fwd, fwd_status=response.status_code))
-        data = response.data
-        return http.Response(
-            data.http_version, data.status_code, data.reason, headers, data.content, data.trailers,
-            data.timestamp_start, data.timestamp_end,
-        )  # fmt: skip
+        status = response.status_code
+        fwd = (
+            cache_status(NAME, fwd=self.recorder.forward_reason(self.flow), fwd_status=status) if status >= 200 else ""
+        )
+        return layers_heads.for_client(response, self.flow.request, self.recorder.via, fwd)
 
-    def _forwarded(self, headers: http.Headers, keep: list[str], *, switching: bool = False) -> http.Headers:
-        """End-to-end fields, the framing of the body as it came, and ``Via``."""
-        fields = http.Headers(end_to_end(Headers(headers.fields)).fields)
-        if switching or "upgrade" in self.flow.request.headers:
-            keep = [*keep, "upgrade"]
-            if "upgrade" in headers:
-                fields["Connection"] = "Upgrade"
-        for name in ("transfer-encoding", *keep):
-            if name in headers:
-                fields[name.title()] = headers[name]
-        fields.add("Via", f"1.1 {self.recorder.via}")
-        return fields
+    def pass_interim(self, response: http.Response) -> layer.CommandGenerator[None]:
+        """RFC 9110 §15.2: "A proxy MUST forward 1xx responses unless the proxy itself requested the generation of the
+        1xx response", and "a server MUST NOT send a 1xx response to an HTTP/1.0 client". There is no 100 that anybody
+        has asked for: mitmproxy answers what expects one. Nor are there heads for HTTP/2 to be made here."""
+        if (
+            response.status_code != 100
+            and self.flow.request.http_version == "HTTP/1.1"
+            and self.server_state == self.state_wait_for_response_headers
+        ):
+            data = response.data
+            fields = http.Headers(end_to_end(Headers(response.headers.fields)).fields)
+            head = http.Response(b"HTTP/1.1", data.status_code, data.reason, fields, b"", None, 0, 0)
+            yield commands.SendData(self.context.client, http1.assemble_response_head(head))
 
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """No answer from the origin to what mitmproxy forwards: say so as the cache does (RFC 9209)."""
+        response = self.flow.response
+        if (
+            isinstance(event, http_events.ResponseProtocolError)
+            and response is not None
+            and self.flow.request.is_http10
+            and layers_heads.is_chunked(response)
+        ):  # the end of the connection, which is the end of the body now, must not look like one
+            reset_at_close(client_writer(self.context.client))
         if (
             isinstance(event, http_events.RequestProtocolError)
             or self.flow.response is not None
@@ -283,11 +293,41 @@ class CacheHttpLayer(HttpLayer):
         self.consumed = 0
         """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_failed = False
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
-            self.consumed += len(event.data)
-        return super()._handle_event(event)  # type: ignore[no-any-return]
+        if isinstance(event, events.DataReceived):
+            if event.connection is self.context.client:
+                self.consumed += len(event.data)
+        elif isinstance(event, events.Start):
+            client = self.context.client
+            if client.alpn != b"h2" and not is_h3_alpn(client.alpn):
+                self.connections.setdefault(client, ClientConnection(self.context.fork()))
+        return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()
+
+    def _surviving(self, work: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+        """mitmproxy logs what a layer raises, and leaves its connections open and its flows without an end: the client
+        would wait for good. It is told by the end of its connection, and other addons by the hook for errors."""
+        try:
+            yield from work
+        except Exception as error:
+            self._has_failed = True
+            self.recorder.failed(error)
+            if self.context.client.connected:
+                yield commands.CloseConnection(self.context.client)  # and mitmproxy all that belong to it
+            for stream in list(self.streams.values()):
+                unfinished: http.HTTPFlow | None = getattr(stream, "flow", None)
+                if unfinished is not None and unfinished.live:
+                    unfinished.live = False
+                    unfinished.error = flow.Error(f"internal error: {type(error).__name__}")
+                    hook = http_hooks.HttpErrorHook(unfinished)
+                    hook.blocking = False  # nothing here waits for it
+                    yield hook
+
+    def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
+        if not command.err:
+            take_over(self.connections[command.connection])
+        return super().register_connection(command)
 
     def is_idle_after(self, handed: int) -> bool:
         """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""
@@ -311,14 +351,18 @@ class CacheHttpLayer(HttpLayer):
                 if child is stream:
                     stream.from_origin = True
                 else:
+                    if event.response.status_code == 100 and stream.flow.request.is_http10:
+                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
-                    event.response = with_persistence(stream.flow.request, event.response)
+                    event.response = layers_heads.with_persistence(stream.flow.request, event.response)
         elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
             stream = self.streams.get(event.stream_id)
             if isinstance(stream, CacheStream):
                 event.request = stream.outgoing_request(event.request)
         if isinstance(child, CacheStream):
+            if isinstance(event, InterimResponse):
+                return child.pass_interim(event.response)
             return self._stream_event(child, event)
         return super().event_to_child(child, event)
 
@@ -358,31 +402,8 @@ class CacheHttpLayer(HttpLayer):
         return stream.direct
 
 
-def with_persistence(request: http.Request, response: http.Response) -> http.Response:
-    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
-    HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
-    nothing to that."""
-    if (
-        response.status_code < 200
-        or request.method == "CONNECT"
-        or not request.http_version.startswith("HTTP/1")
-        or "connection" in response.headers
-    ):
-        return response
-    try:
-        to_the_end = http1.expected_http_body_size(request, response) == -1
-    except ValueError:
-        to_the_end = False
-    ends = http1.connection_close(request.http_version, request.headers)  # it knows no options but in small letters
-    if to_the_end or ends or "close" in connection_options(request.headers.get_all("connection")):
-        told = "close"
-    elif request.http_version == "HTTP/1.0":
-        told = "keep-alive"
-    else:
-        return response
-    response = response.copy()
-    response.headers["Connection"] = told
-    return response
+def nothing() -> layer.CommandGenerator[None]:
+    yield from ()
 
 
 FLOW_HOOKS = (

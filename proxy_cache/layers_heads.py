@@ -1,0 +1,117 @@
+"""Heads of what mitmproxy forwards, as they leave: copies, so that other addons see what has come.
+
+Without hop-by-hop fields and with ``Via`` (RFC 9110 §7.6), for the next hop's version and ours and not the last one's
+(RFC 9112 §2.3), and with what a client has to know of its connection (RFC 9112 §9).
+"""
+
+from __future__ import annotations
+
+import time
+
+from mitmproxy import http
+from mitmproxy.net.http import http1
+from mitmproxy.proxy.layers.http import HTTPMode
+
+from .max_forwards import hops_left
+from .semantics.dates import format_http_date
+from .semantics.headers import Headers, connection_options, end_to_end
+from .semantics.keys import Target
+
+
+def for_origin(request: http.Request, via: str, mode: HTTPMode) -> http.Request:
+    """A request as it goes on, to an origin or a parent proxy."""
+    headers = _forwarded(request.headers, via, "upgrade" in request.headers)
+    if mode is HTTPMode.upstream and "proxy-authorization" in request.headers:
+        headers["Proxy-Authorization"] = request.headers["proxy-authorization"]
+    hops = hops_left(request)
+    if hops:
+        headers["Max-Forwards"] = str(hops - 1)
+    data = request.data
+    version = data.http_version
+    if not _is_binary(request):
+        version = b"HTTP/1.1"
+        if mode is not HTTPMode.transparent:
+            _set_host(headers, Target.of(request.scheme, request.host, request.port, request.path).authority)
+    return http.Request(
+        data.host, data.port, data.method, data.scheme, data.authority, data.path, version, headers,
+        data.content, data.trailers, data.timestamp_start, data.timestamp_end,
+    )  # fmt: skip
+
+
+def for_client(response: http.Response, request: http.Request, via: str, fwd: str) -> http.Response:
+    """An origin's response as it goes on to the client. ``fwd``: what Cache-Status is to say."""
+    final = response.status_code >= 200
+    headers = _forwarded(response.headers, via, not final or "upgrade" in request.headers)
+    if final:
+        headers.add("Cache-Status", fwd)
+        if "date" not in headers:
+            # RFC 9110 §6.6.1: "A recipient with a clock that receives a response message without a Date header field
+            # MUST record the time it was received and append a corresponding Date header field".
+            headers["Date"] = format_http_date(response.timestamp_start or time.time())
+    data = response.data
+    version = data.http_version if _is_binary(response) else b"HTTP/1.1"
+    return http.Response(
+        version, data.status_code, data.reason, headers, data.content, data.trailers,
+        data.timestamp_start, data.timestamp_end,
+    )  # fmt: skip
+
+
+def _forwarded(headers: http.Headers, via: str, upgrade: bool) -> http.Headers:
+    """End-to-end fields, the framing of the body as it came, and ``Via``."""
+    fields = http.Headers(end_to_end(Headers(headers.fields)).fields)
+    if upgrade and "upgrade" in headers:
+        fields["Connection"] = "Upgrade"
+        fields["Upgrade"] = headers["upgrade"]
+    if "transfer-encoding" in headers:
+        fields["Transfer-Encoding"] = headers["transfer-encoding"]
+    fields.add("Via", f"1.1 {via}")
+    return fields
+
+
+def _set_host(headers: http.Headers, authority: str) -> None:
+    """RFC 9112 §3.2.2: "When a proxy receives a request with an absolute-form of request-target, the proxy MUST ignore
+    the received Host header field (if any) and instead replace it with the host information of the request-target"."""
+    if "host" in headers:
+        headers["Host"] = authority  # in the place of the first one; there are no others then
+    else:
+        headers.insert(0, "Host", authority)
+
+
+def is_chunked(response: http.Response) -> bool:
+    """Whether it comes in chunks and no other transfer coding. (No others are asked for: TE is not passed on.)"""
+    coding: str = response.headers.get("transfer-encoding", "")
+    return coding.strip().lower() == "chunked"
+
+
+def _is_binary(message: http.Message) -> bool:
+    """HTTP/2 or 3, which mitmproxy translates by itself."""
+    return bool(message.is_http2 or message.is_http3)
+
+
+def with_persistence(request: http.Request, response: http.Response) -> http.Response:
+    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
+    HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
+    nothing to that."""
+    if response.status_code < 200 or request.method == "CONNECT" or not request.http_version.startswith("HTTP/1"):
+        return response
+    if request.is_http10 and is_chunked(response):
+        # RFC 9112 §6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
+        # request indicates HTTP/1.1". Without it mitmproxy makes no chunks, and closes the connection after the body.
+        response = response.copy()
+        del response.headers["Transfer-Encoding"]
+    if "connection" in response.headers:
+        return response
+    try:
+        to_the_end = http1.expected_http_body_size(request, response) == -1
+    except ValueError:
+        to_the_end = False
+    ends = http1.connection_close(request.http_version, request.headers)  # it knows no options but in small letters
+    if to_the_end or ends or "close" in connection_options(request.headers.get_all("connection")):
+        told = "close"
+    elif request.http_version == "HTTP/1.0":
+        told = "keep-alive"
+    else:
+        return response
+    response = response.copy()
+    response.headers["Connection"] = told
+    return response
