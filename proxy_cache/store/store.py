@@ -77,7 +77,7 @@ class Store:
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self._pending = Pending(self._writer)
         self.index = Index(path, self._writer, self.memory.drop)
-        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed)
+        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
         self._on_failure = on_failure
         self._lock = FolderLock(root)
         self._last_complaint = 0.0
@@ -150,9 +150,12 @@ class Store:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(USES_FLUSH)
-            self.index.flush_uses()
-            await self.files.run(self.space.read_free)
-            self.space.make(0)
+            try:
+                self.index.flush_uses()
+                await self.files.run(self.space.look_again)
+                self.space.make(0)
+            except Exception:  # it is there for as long as the store is
+                logger.exception("cache_dir %s: housekeeping failed", self.root)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
 
@@ -653,6 +656,9 @@ class Store:
         if now - self._last_complaint >= COMPLAIN_EVERY:
             self._last_complaint = now
             logger.warning("cache_dir %s: %s failed, serving uncached: %s", self.root, what, error)
+
+    def _unread(self, error: OSError) -> None:
+        self.disk_error("read", error)  # called in threads, as the next one is
 
     def _index_error(self, what: str, error: Exception) -> None:
         self.disk_error(what, error)  # called in the index's thread; counters and logging are safe there
