@@ -240,15 +240,15 @@ class CacheAddon:
         # A script may be reloaded, or the process end, before an instance has started, or the one before it stopped.
         if pending := [task for task in (earlier, self._starting) if task is not None]:
             await asyncio.wait(pending)
+        proxyserver = ctx.master.addons.get("proxyserver")
+        if proxyserver:
+            await stop_listening(proxyserver)
         if self.store is None or self.settings is None or self.fills is None:
             if self.admin is not None:
                 await self.admin.stop()
             if self.store is not None:
                 await self.store.close()
             return
-        proxyserver = ctx.master.addons.get("proxyserver")
-        if proxyserver:
-            await stop_listening(proxyserver)
         if self._in_flight:
             logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
             self._idle = asyncio.Event()

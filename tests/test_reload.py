@@ -121,3 +121,5 @@ def test_a_start_that_fails_is_a_503(
     assert proxy.set_option(f"cache_dir={proxy.cache_dir}") == "ok"
     reload(proxy, script)
     assert proxy.get(origin.url("/x")).ok
+    for _ in range(2):  # by way of the lane, which hands over what is not for it
+        assert proxy.request("POST", origin.url("/post"), body=b"x", timeout=20).ok
