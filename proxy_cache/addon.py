@@ -35,7 +35,15 @@ from .addon_flows import (
 )
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
-from .addon_process import calm_collector, close_connections, human_size, raise_file_limit, welcome_bursts
+from .addon_process import (
+    calm_collector,
+    close_connections,
+    human_size,
+    listen_again,
+    raise_file_limit,
+    stop_listening,
+    welcome_bursts,
+)
 from .admin import AdminError, AdminServer
 from .answer_heads import Heads
 from .answers import Answer, Exchange
@@ -95,6 +103,8 @@ class CacheAddon:
         self.origin: OriginClient | None = None
         self.admin: AdminServer | None = None
         self._ready: asyncio.Event | None = None
+        """Set when the start is over, well or not."""
+        self._starting: asyncio.Task[None] | None = None
         self._draining = False
         self._in_flight: dict[str | int, InFlight] = {}
         self.http_layers: dict[str, Layer] = {}
@@ -142,14 +152,26 @@ class CacheAddon:
     def running(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
         self._ready = asyncio.Event()
-        return asyncio.get_running_loop().create_task(self._start())
+        self._starting = asyncio.get_running_loop().create_task(self._start(self._ready, _closing))
+        return self._starting
 
-    async def _start(self) -> None:
+    async def _start(self, ready: asyncio.Event, earlier: asyncio.Task[None] | None) -> None:
+        """Open everything, when an ``earlier`` instance has let go of it. Whoever waits for it gets an answer."""
+        try:
+            if earlier is not None:
+                await asyncio.wait([earlier])
+            if not self._draining:  # the next one, or the end, has come meanwhile
+                await self._open()
+        except Exception as error:
+            self.settings = None
+            self.failed(error)
+        finally:
+            ready.set()
+
+    async def _open(self) -> None:
         settings = self.settings
         if settings is None:
             return  # configure has said why; mitmproxy stops
-        if _closing is not None:
-            await asyncio.wait([_closing])
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
         ctx.options.update(connection_strategy="lazy")
         if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
@@ -159,7 +181,9 @@ class CacheAddon:
             # Two lines a connection, each shown to every addon, beside ours that says the same and more.
             logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         raise_file_limit()
-        welcome_bursts(ctx.master.addons.get("proxyserver"), self.clients)
+        proxyserver = ctx.master.addons.get("proxyserver")
+        await listen_again(proxyserver)
+        welcome_bursts(proxyserver, self.clients)
         calm_collector()
         metrics = self.metrics
         self.store = store = Store(
@@ -195,8 +219,6 @@ class CacheAddon:
                 "tunnels_active": lambda: sum(map(len, self._tunnels.values())),
             }
         )
-        assert self._ready is not None
-        self._ready.set()
         self.clients.sweep()
         self.lane_cache()
         limits = settings.limits
@@ -212,21 +234,26 @@ class CacheAddon:
     def done(self) -> asyncio.Task[None] | None:
         global _closing
         try:
-            _closing = asyncio.get_running_loop().create_task(self._stop())
+            _closing = asyncio.get_running_loop().create_task(self._stop(_closing))
         except RuntimeError:
             return None
         return _closing
 
-    async def _stop(self) -> None:
+    async def _stop(self, earlier: asyncio.Task[None] | None) -> None:
         """Stop accepting, let running responses finish for ``shutdown_grace`` seconds, close the store."""
         self._draining = True
+        # A script may be reloaded, or the process end, before an instance has started, or the one before it stopped.
+        if pending := [task for task in (earlier, self._starting) if task is not None]:
+            await asyncio.wait(pending)
+        proxyserver = ctx.master.addons.get("proxyserver")
+        if proxyserver:
+            await stop_listening(proxyserver)
         if self.store is None or self.settings is None or self.fills is None:
             if self.admin is not None:
                 await self.admin.stop()
+            if self.store is not None:
+                await self.store.close()
             return
-        proxyserver = ctx.master.addons.get("proxyserver")
-        if proxyserver:
-            await proxyserver.servers.update([])
         if self._in_flight:
             logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
             self._idle = asyncio.Event()

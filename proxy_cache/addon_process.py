@@ -11,6 +11,8 @@ import time
 from functools import partial
 from typing import Any
 
+from mitmproxy import ctx
+
 from .addon_clients import Clients
 from .loop import accept_in_turns, take_short_turns
 
@@ -18,6 +20,24 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn."""
+
+
+async def stop_listening(proxyserver: Any) -> None:
+    """Close what listens. If it is a script that ends, and not the process, it may be loaded again, and is to be found
+    where it was: a port that was mitmproxy's choice (``listen_port`` 0) is its port from then on."""
+    if not ctx.master.should_exit.is_set() and ctx.options.listen_port == 0:
+        for server in proxyserver.servers:
+            if server.mode.custom_listen_port is None and server.listen_addrs:
+                ctx.options.update(listen_port=server.listen_addrs[0][1])
+                break
+    await proxyserver.servers.update([])
+
+
+async def listen_again(proxyserver: Any) -> None:
+    """Have mitmproxy listen where it was told to, if nothing does: an earlier instance has closed it all. It says in
+    the log what it could not open."""
+    if not len(proxyserver.servers):
+        await proxyserver.setup_servers()
 
 
 async def close_connections(proxyserver: Any, clients: Clients) -> None:

@@ -200,15 +200,11 @@ class StoredReader:
         data = self.read_now()
         if data is not None:
             return data
-        file = self._file
-        assert file is not None
-        file.users += 1  # a close() while the thread reads must not close the file under it
+        assert self._file is not None
         try:
-            data = await self._store.files.read(file.fd, min(READ_SIZE, self._stop - self._offset), self._offset)
+            data = await self._store.files.read(self._file, min(READ_SIZE, self._stop - self._offset), self._offset)
         except OSError as error:
             raise self._torn(error) from error
-        finally:
-            self._store.files.release(file)
         if not data:
             raise self._torn(OSError("the body file is shorter than its entry"))
         self._offset += len(data)

@@ -32,12 +32,12 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
 
 async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
     """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
-    pipe = pipes.take()
-    if pipe is None:
-        return
     if held := response.take_held():
         _check(body, len(held))
         body.put(held)
+    pipe = pipes.take()  # nothing that may fail between this and where it is closed
+    if pipe is None:
+        return
     little = 0
     # What is more than was announced is left for the usual way to complain of.
     while body.kept and pipes.usable and response.pourable and body.length < total and little < LITTLE_MOST:

@@ -199,14 +199,10 @@ class GapReader:
             self._file = file
 
     async def _read_file(self, file: OpenBody) -> bytes:
-        files = self._table.store.files
-        file.users += 1  # a close() while the thread reads must not close the file under it
         try:
-            data = await files.read(file.fd, self._size_here(), self.offset)
+            data = await self._table.store.files.read(file, self._size_here(), self.offset)
         except OSError as error:
             raise self._torn(error) from error
-        finally:
-            files.release(file)
         if not data:
             raise self._torn(OSError("the body file is shorter than its entry"))
         return self._took(data) or b""

@@ -325,4 +325,5 @@ def _origin(options: Any) -> OriginSettings:
         proxy_headers=headers,
         verify_tls=not options.ssl_insecure,
         trusted_ca=options.ssl_verify_upstream_trusted_ca,
+        trusted_folder=options.ssl_verify_upstream_trusted_confdir,
     )

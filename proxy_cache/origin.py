@@ -52,6 +52,9 @@ class OriginSettings:
     proxy_headers: tuple[tuple[str, str], ...] = ()
     verify_tls: bool = True
     trusted_ca: str | None = None
+    """A file of certificates to trust in place of the system's, and"""
+    trusted_folder: str | None = None
+    """a folder of them, by their hashes (``openssl rehash``)."""
 
 
 class OriginClient:
@@ -61,6 +64,8 @@ class OriginClient:
         self.settings = settings
         self._on_retry = on_retry
         self._connector: aiohttp.TCPConnector | None = None
+        self._tls: ssl.SSLContext | None = None
+        """Made of the settings with the first origin that needs it."""
         self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
         self._open: set[OriginConnection] = set()
         self._asks = Stage()
@@ -71,20 +76,24 @@ class OriginClient:
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
+        self._tls = None
         self._generation += 1
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
 
     def _open_connector(self) -> aiohttp.TCPConnector:
         if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls(), ttl_dns_cache=30)
+            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
         return self._connector
 
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.settings.trusted_ca)
-        if not self.settings.verify_tls:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            settings = self.settings
+            context = ssl.create_default_context(cafile=settings.trusted_ca, capath=settings.trusted_folder)
+            if not settings.verify_tls:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._tls = context
+        return self._tls
 
     async def close(self) -> None:
         for connection in list(self._open):
@@ -196,6 +205,7 @@ class OriginClient:
         return None
 
     async def _connect(self, target: Target) -> OriginConnection:
+        generation = self._generation  # before the wait: other settings may come meanwhile
         try:
             way = self._way_to(target)
             try:
@@ -210,7 +220,7 @@ class OriginClient:
         prefix = b"".join(f"{name}: {value}\r\n".encode() for name, value in way.headers.items())
         try:
             connection = OriginConnection(
-                opened, at, prefix, absolute=through_proxy, generation=self._generation,
+                opened, at, prefix, absolute=through_proxy, generation=generation,
                 timeout=self.settings.timeout, on_idle=self._is_idle, on_lost=self._is_lost,
             )  # fmt: skip
         except ConnectionError as error:
@@ -248,12 +258,14 @@ class OriginClient:
         if target.scheme not in ("http", "https"):
             raise ValueError(f"no way to {target.scheme} origins")
         fields = CIMultiDict(settings.proxy_headers) if settings.proxy else CIMultiDict[str]()
+        secure = target.scheme == "https" or (settings.proxy or "").startswith("https:")
         return aiohttp.ClientRequest(
             "GET",
             yarl.URL(f"{target.scheme}://{target.authority}/", encoded=True),
             headers=fields if target.scheme == "http" else None,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             loop=asyncio.get_running_loop(),
+            ssl=self._tls_context() if secure else True,
             proxy=yarl.URL(settings.proxy) if settings.proxy else None,
             proxy_headers=fields if settings.proxy and target.scheme == "https" else None,
         )

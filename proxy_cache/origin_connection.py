@@ -34,6 +34,8 @@ from .store.pipes import POURED
 
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""
+INTERIM_MOST: Final = 64
+"""Responses 1xx before the one that is to come: each is a sign of life, and a slot may not be held for ever by them."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class OriginConnection(asyncio.Protocol):
         self._used = 0
         self._on_answer: OnAnswer | None = None
         self._on_interim: Callable[[int, Headers], None] | None = None
+        self._interims = 0
         self._asked = 0.0
         self._response: OriginResponse | None = None
         self._buffer = b""
@@ -137,6 +140,7 @@ class OriginConnection(asyncio.Protocol):
             return
         self._used += 1
         self._on_interim = on_interim
+        self._interims = 0
         self._on_answer = on_answer
         self._asked = time.time()
         self._heard = self._loop.time()
@@ -322,6 +326,9 @@ class OriginConnection(asyncio.Protocol):
             if head.status == 101:
                 # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
                 raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
+            self._interims += 1
+            if self._interims > INTERIM_MOST:
+                raise OriginError("http_protocol_error", f"more than {INTERIM_MOST} interim responses")
             # 100 answers an Expect, which fills never send.
             if head.status != 100 and self._on_interim is not None:
                 self._on_interim(head.status, head.headers)

@@ -11,7 +11,16 @@ import pytest
 from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
 
-ONCE = {"test_tunnel", "test_modes", "test_options", "test_duckdb", "test_real_clients", "test_lane", "test_store"}
+ONCE = {
+    "test_tunnel",
+    "test_modes",
+    "test_options",
+    "test_duckdb",
+    "test_real_clients",
+    "test_lane",
+    "test_store",
+    "test_reload",
+}
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 
 

@@ -59,7 +59,7 @@ async def read(store: Store, entry: Entry) -> bytes | None:
     if file is None or isinstance(file, bytes):
         return file
     try:
-        return await store.files.read(file.fd, entry.length + 1, 0)
+        return await store.files.read(file, entry.length + 1, 0)
     finally:
         store.files.release(file)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Wire, results
+from tests.support.certificates import folder_of, self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Echo, Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -106,6 +107,26 @@ def test_the_parent_is_squid(start_proxy: Start, origin: Origin, echo: Echo, squ
     assert "squid" in ",".join(origin.seen("/x")[0].header_values("Via"))
     assert proxy.request("PUT", origin.url("/put"), body=b"hello").ok
     assert origin.seen("/put")[0].body == b"hello"
+
+
+def test_trust_in_an_origin_may_change_while_it_runs(start_proxy: Start, tmp_path: Path) -> None:
+    """mitmproxy's options for that count for fills as well."""
+    certificate = self_signed(tmp_path / "origin.pem")
+    folder = folder_of(certificate, tmp_path / "trusted")
+    with Origin(tls=server_context(certificate)) as origin:
+        proxy = start_proxy(mode=f"reverse:{origin.base}", control=True, origin_retries=0)
+        for number, (option, value, status) in enumerate(
+            [
+                ("ssl_insecure", "true", 200),
+                ("ssl_insecure", "false", 502),
+                ("ssl_verify_upstream_trusted_confdir", folder, 200),
+                ("ssl_verify_upstream_trusted_confdir", tmp_path, 502),
+                ("ssl_verify_upstream_trusted_ca", certificate, 200),
+            ]
+        ):
+            assert proxy.set_option(f"{option}={value}") == "ok"
+            response = proxy.get(f"{proxy.url}/{number}", direct=True)
+            assert response.status == status, (option, value, response)
 
 
 def test_mitmweb(start_proxy: Start, origin: Origin) -> None:

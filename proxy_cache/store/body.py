@@ -361,13 +361,8 @@ class Reader:
             if data is not None:
                 return data
             if self.offset < body.length:
-                file = body.file
-                assert file is not None
-                file.users += 1  # a close() while the thread reads must not close the file under it
-                try:
-                    data = await body.store.files.read(file.fd, self._want(body._tail_start), self.offset)
-                finally:
-                    body.store.files.release(file)
+                assert body.file is not None
+                data = await body.store.files.read(body.file, self._want(body._tail_start), self.offset)
                 if self._gone:
                     raise BodyError("the reader was closed")
                 return self._took(data)

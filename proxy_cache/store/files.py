@@ -90,6 +90,11 @@ def as_os_error(error: Exception) -> OSError:
     return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
 
 
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
+
+
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
     """Write all of ``chunks`` at ``offset``, whatever a single call may take. Blocks."""
     for first in range(0, len(chunks), 1000):
@@ -136,6 +141,25 @@ class BodyFiles:
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in the disk pool."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+    async def run_on(self, file: OpenBody, function: Callable[..., T], *args: Any) -> T:
+        """Run a blocking call on an open file. It stays open until the thread has done with it, even if whoever waits
+        for that is cancelled: its descriptor would be another file's by then."""
+        work = asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+        self.keep(work)
+        file.users += 1
+        work.add_done_callback(lambda _: self.release(file))
+        return await asyncio.shield(work)
+
+    async def run_open(self, function: Callable[..., int], *args: Any) -> int:
+        """Run a blocking call that opens a file. If whoever waits for it is cancelled, it is closed again."""
+        opening = asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+        self.keep(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
 
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Let a blocking call run in a thread of its own, without waiting for it."""
@@ -223,8 +247,10 @@ class BodyFiles:
 
     def link(self, entry_id: int, other_id: int) -> None:
         """A second entry with the same body."""
-        path = self.path(other_id)
-        os.link(self.path(entry_id), path)
+        try:
+            os.link(self.path(entry_id), self.path(other_id))
+        except FileNotFoundError as error:
+            raise TornFile(errno.ENOENT, "the entry is gone") from error
 
     def discard(self, entry_id: int) -> None:
         """Drop a temporary file. Never raises: it is called where something has already gone wrong."""
@@ -275,7 +301,7 @@ class BodyFiles:
         body = self.open_cached(entry_id)
         if body is not None:
             return body
-        fd = await self.run(how or self._open_checked, entry_id, length)
+        fd = await self.run_open(how or self._open_checked, entry_id, length)
         raced = self.open_cached(entry_id)
         if raced is not None:  # two readers opened the file at once
             os.close(fd)
@@ -354,10 +380,11 @@ class BodyFiles:
                 return None
             raise
 
-    async def read(self, fd: int, size: int, offset: int) -> bytes:
-        data = self.read_now(fd, size, offset)
+    async def read(self, file: OpenBody, size: int, offset: int) -> bytes:
+        """``size`` bytes at ``offset``. The file may be let go of meanwhile."""
+        data = self.read_now(file.fd, size, offset)
         if data is None:
-            data = await self.run(os.pread, fd, size, offset)
+            data = await self.run_on(file, os.pread, file.fd, size, offset)
         return data
 
     def close(self) -> None:

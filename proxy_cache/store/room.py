@@ -31,7 +31,7 @@ class Space:
     """What is taken, reserved and free.
 
     ``on_eviction(count)`` is called for entries that made room. ``to_be_freed()``: bytes of the disk that the writer
-    has still to give back.
+    has still to give back. ``on_error(error)`` is told, in a thread, when the file system does not say what is free.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Space:
         files: BodyFiles,
         on_eviction: Callable[[int], None],
         to_be_freed: Callable[[], int] = lambda: 0,
+        on_error: Callable[[OSError], None] = lambda error: None,
     ) -> None:
         self._room = room
         self.capacity = self._min_free = 0
@@ -54,6 +55,7 @@ class Space:
         self._files = files
         self._on_eviction = on_eviction
         self._to_be_freed = to_be_freed
+        self._on_error = on_error
         self._disk = 0
         self._free = 0
         self._free_at = 0.0
@@ -78,7 +80,7 @@ class Space:
         """
         now = time.monotonic()
         if now - self._free_at > FREE_CHECK:
-            self._files.start(self.read_free)
+            self._files.start(self.look_again)
             self._free_at = now
             self.work_out()
         if self._fits(size, self._index.size, self._free):
@@ -129,7 +131,14 @@ class Space:
 
     def _unlink(self, entry_ids: list[int]) -> None:
         self._files.unlink(entry_ids)
-        self.read_free()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Ask the file system; if it fails, what it said last is what there is to go by."""
+        try:
+            self.read_free()
+        except OSError as error:
+            self._on_error(error)
 
     def read_free(self) -> None:
         """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side; what

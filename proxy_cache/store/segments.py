@@ -15,7 +15,6 @@ own.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import errno
@@ -249,7 +248,9 @@ class Segments:
         try:
             fd = self._readers.get(segment)
             if fd is None:
-                fd = await self._open(files, segment)
+                fd = self._opened(
+                    segment, await files.run_open(os.open, self.path(segment), os.O_RDONLY | os.O_CLOEXEC)
+                )
             data = await files.run(os.pread, fd, _HEADER.size + entry.length, block * BLOCK)
         finally:
             self._users[segment] -= 1
@@ -259,14 +260,6 @@ class Segments:
                     self._gone.discard(segment)
                     self.gone(segment)
         return _checked(entry, data)
-
-    async def _open(self, files: BodyFiles, segment: int) -> int:
-        opening = asyncio.ensure_future(files.run(os.open, self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
-        try:
-            return self._opened(segment, await asyncio.shield(opening))
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
-            raise
 
     def _opened(self, segment: int, fd: int) -> int:
         other = self._readers.get(segment)
@@ -321,11 +314,6 @@ def _punch(fd: int, offset: int, length: int) -> None:
     if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _close_opened(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())
 
 
 def _file_system(folder: Path) -> int:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
@@ -76,7 +77,7 @@ class Store:
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self._pending = Pending(self._writer)
         self.index = Index(path, self._writer, self.memory.drop)
-        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed)
+        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
         self._on_failure = on_failure
         self._lock = FolderLock(root)
         self._last_complaint = 0.0
@@ -149,9 +150,12 @@ class Store:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(USES_FLUSH)
-            self.index.flush_uses()
-            await self.files.run(self.space.read_free)
-            self.space.make(0)
+            try:
+                self.index.flush_uses()
+                await self.files.run(self.space.look_again)
+                self.space.make(0)
+            except Exception:  # it is there for as long as the store is
+                logger.exception("cache_dir %s: housekeeping failed", self.root)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
 
@@ -229,9 +233,9 @@ class Store:
                     return None
                 await self._whole_written(new, body)
             else:
-                await self.files.run(self.files.link, entry.id, new.id)
+                await self._link(entry, new)
         except OSError as error:
-            self.disk_error("write", error)
+            self.write_failed(error)
             return None
         finally:
             self.unreserve(entry.size)
@@ -240,6 +244,17 @@ class Store:
         if entry.memory is not None:
             self.memory.put(new, entry.memory)
         return new
+
+    async def _link(self, entry: Entry, new: Entry) -> None:
+        """Give the body file of an entry to another one, too. Nothing is left of that if whoever waits for it is
+        cancelled."""
+        work = asyncio.get_running_loop().run_in_executor(self.files.pool, self.files.link, entry.id, new.id)
+        self.files.keep(work)
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(partial(self._finished_in_vain, new.id))
+            raise
 
     def update(self, entry: Entry, response: StoredResponse) -> None:
         """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4)."""
@@ -347,7 +362,7 @@ class Store:
         """Bring a part of a body to its file, which is made with the first part."""
         if body.file is None:
             body.file = await self._file_for(body)
-        await self.files.run(write_at, body.file.fd, chunks, offset)
+        await self.files.run_on(body.file, write_at, body.file.fd, chunks, offset)
 
     def pour(self, body: Body, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> asyncio.Future[Poured]:
         """Bring a part of a body to its file, and ``count`` bytes that a pipe holds after it. The file is made, where
@@ -369,9 +384,23 @@ class Store:
             raise
 
     async def _file_for(self, body: Body) -> OpenBody:
+        """A file that nobody waits for any more is let go of, and gone if its entry is."""
+        opening = asyncio.get_running_loop().create_task(self._open_for(body))
+        self.files.keep(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._opened_in_vain)
+            raise
+
+    def _opened_in_vain(self, opening: asyncio.Future[OpenBody]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self.files.release(opening.result())
+
+    async def _open_for(self, body: Body) -> OpenBody:
         entry = body.piece_of
         if entry is None:
-            return OpenBody(body.entry_id, await self.files.run(self.files.create, body.entry_id))
+            return OpenBody(body.entry_id, await self.files.run_open(self.files.create, body.entry_id))
         if entry in self.index:
             # A file that should be there and isn't must not be made anew: its holes would pass for bytes.
             how = None if entry.spans is None or entry.spans else self.files.create_sparse
@@ -482,7 +511,7 @@ class Store:
         if body.file is None:
             body.file = OpenBody(body.entry_id, fd)
 
-    def _finished_in_vain(self, entry_id: int, work: asyncio.Future[int], *, made: bool) -> None:
+    def _finished_in_vain(self, entry_id: int, work: asyncio.Future[Any], *, made: bool = False) -> None:
         """Nobody wants it any more: the file goes. ``made``: in the thread, which has opened it."""
         if work.exception() is None:
             if made:
@@ -627,6 +656,9 @@ class Store:
         if now - self._last_complaint >= COMPLAIN_EVERY:
             self._last_complaint = now
             logger.warning("cache_dir %s: %s failed, serving uncached: %s", self.root, what, error)
+
+    def _unread(self, error: OSError) -> None:
+        self.disk_error("read", error)  # called in threads, as the next one is
 
     def _index_error(self, what: str, error: Exception) -> None:
         self.disk_error(what, error)  # called in the index's thread; counters and logging are safe there

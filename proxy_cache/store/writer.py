@@ -102,6 +102,8 @@ class Writer:
         self._on_error = on_error
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._database: sqlite3.Connection | None = None
+        """The thread's, from its first batch on. If it can't be opened, that batch's rows are lost."""
         self._lost_rows = False
         self._owed = 0
         """Bytes of segments that were to be given back, since the start; counted on the loop."""
@@ -131,7 +133,6 @@ class Writer:
     # -- the thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        database = connect(self._path)
         step_back()
         while True:
             # The batch holds its entries until it is committed, see Save.
@@ -141,7 +142,7 @@ class Writer:
             take_more(self._queue, batch, BATCH)
             operations = [operation for operation in batch if operation is not None]
             saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
-            self._transact(database, partial(_write_rows, database, saves, operations))
+            self._transact(partial(_write_rows, saves=saves, operations=operations))
             places = [place for one in operations if isinstance(one, Delete) for place in one.places]
             self._segments.free(places)
             self._paid += size_of(places)
@@ -151,8 +152,10 @@ class Writer:
             del batch, operations, saves
         if not self._lost_rows:
             # A file whose row was lost is an orphan, which is looked for only after an end that wasn't clean.
-            self._transact(database, partial(database.execute, META, ("clean", "1")))
-        database.close()
+            self._transact(lambda database: database.execute(META, ("clean", "1")))
+        if self._database is not None:
+            self._database.close()
+            self._database = None
         self._segments.close_writer()
 
     def _write_bodies(self, bodies: list[WriteBody]) -> dict[int, Entry]:
@@ -183,15 +186,18 @@ class Writer:
                 logger.debug("the loop has ended before its bodies were written")
         return {body.entry.id: body.entry for body, error in results if error is None}
 
-    def _transact(self, database: sqlite3.Connection, write: Callable[[], object]) -> None:
+    def _transact(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        database = self._database
         try:
+            if database is None:
+                database = self._database = connect(self._path)
             database.execute("BEGIN")
-            write()
+            write(database)
             database.execute("COMMIT")
         except (sqlite3.Error, ValueError, OverflowError) as error:
             # Rows that are lost here cost their bodies when they are asked for again, nothing else.
             self._lost_rows = True
-            if database.in_transaction:
+            if database is not None and database.in_transaction:
                 try:
                     database.execute("ROLLBACK")
                 except sqlite3.Error:

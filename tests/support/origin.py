@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import email.utils
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -150,10 +151,11 @@ class ClientGone(Exception):
 class Origin:
     """``with Origin() as origin: url = origin.serve("/a", Reply(size=10))``."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.host = host
         self.port = 0
         self.default = Reply()
+        self._tls = tls
         self.requests: list[Request] = []
         self.in_flight = 0
         self.peak = 0
@@ -175,7 +177,7 @@ class Origin:
 
     @property
     def base(self) -> str:
-        return f"http://{self.netloc}"
+        return f"{'https' if self._tls else 'http'}://{self.netloc}"
 
     def url(self, target: str) -> str:
         return self.base + target
@@ -257,7 +259,7 @@ class Origin:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._connected, sock=self._socket, limit=1 << 18)
+            asyncio.start_server(self._connected, ssl=self._tls, sock=self._socket, limit=1 << 18)
         )
         self._loop.run_forever()
         self._server.close()

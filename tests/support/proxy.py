@@ -55,7 +55,8 @@ class Proxy:
         folder: Path,
         *,
         scripts: Sequence[Path] = (),
-        mode: str | None = None,
+        script: Path = SCRIPT,
+        mode: str | Sequence[str] = (),
         program: str = "mitmdump",
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
@@ -65,7 +66,8 @@ class Proxy:
     ) -> None:
         self.folder = folder
         self.program = program
-        self.mode = mode
+        self.script = script
+        self.modes = [mode] if isinstance(mode, str) else list(mode)
         self.arguments = list(arguments)
         self.scripts = list(scripts)
         self.environment = dict(environment or {})
@@ -97,11 +99,11 @@ class Proxy:
 
     def command(self) -> list[str]:
         program = Path(sys.executable).parent / self.program
-        command = [str(program), "--listen-host", "127.0.0.1", "-s", str(SCRIPT)]
+        command = [str(program), "--listen-host", "127.0.0.1", "-s", str(self.script)]
         for script in self.scripts:
             command += ["-s", str(script)]
-        if self.mode:
-            command += ["--mode", self.mode]
+        for mode in self.modes:
+            command += ["--mode", mode]
         for name, values in self.options.items():
             for value in values if isinstance(values, list) else [values]:
                 text = str(value).lower() if isinstance(value, bool) else str(value)

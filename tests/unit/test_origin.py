@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.semantics.headers import Fields, Headers
 from proxy_cache.semantics.keys import Target
+from tests.support.certificates import folder_of, self_signed, server_context
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Odd: \xff\r\n\r\nok"
 
@@ -82,3 +85,88 @@ def test_no_line_ends_early(value: bytes) -> None:
 def test_what_is_no_path_is_not_asked_for() -> None:
     with pytest.raises(OriginError, match="not a path"):
         exchange("*", ())
+
+
+def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
+    """For new connections, and so that none that was opened before is used again."""
+    certificate = self_signed(tmp_path / "origin.pem")
+    folder = folder_of(certificate, tmp_path / "trusted")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(ANSWER)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def ask() -> list[int | str]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context(certificate))
+        target = Target.of("https", "127.0.0.1", server.sockets[0].getsockname()[1], "/")
+        client = OriginClient(OriginSettings())
+        results: list[int | str] = []
+        try:
+            for trust in (
+                {},
+                {"verify_tls": False},
+                {},
+                {"trusted_ca": str(certificate)},
+                {},
+                {"trusted_folder": str(folder)},
+                {"trusted_folder": str(tmp_path)},
+            ):
+                client.configure(OriginSettings(timeout=5, retries=0, **trust))  # type: ignore[arg-type]
+                try:
+                    response = await client.get(target, Headers())
+                    while await response.read():
+                        pass
+                    results.append(response.status)
+                except OriginError as error:
+                    results.append(error.error)
+        finally:
+            await client.close()
+            server.close()
+        return results
+
+    bad = "tls_certificate_error"
+    assert asyncio.run(ask()) == [bad, 200, bad, 200, bad, 200, bad]
+
+
+def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None:
+    """They change while it is opened."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(ANSWER)
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    async def ask() -> int:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/")
+        client = OriginClient(OriginSettings(timeout=5, retries=0))
+        connector = client._open_connector()
+        connect, opened = connector.connect, 0
+
+        async def reconfigured(*arguments: Any) -> Any:
+            nonlocal opened
+            opened += 1
+            connection = await connect(*arguments)
+            if opened == 1:
+                client.configure(OriginSettings(timeout=5, retries=0))
+            return connection
+
+        connector.connect = reconfigured  # type: ignore[method-assign]
+        try:
+            for _ in range(3):
+                response = await client.get(target, Headers())
+                while await response.read():
+                    pass
+            return opened
+        finally:
+            await client.close()
+            server.close()
+
+    assert asyncio.run(ask()) == 2

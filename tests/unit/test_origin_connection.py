@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.origin_connection import OriginConnection
+from proxy_cache.origin_connection import INTERIM_MOST, OriginConnection
 from proxy_cache.origin_response import OriginResponse, parse_head
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
@@ -311,6 +311,15 @@ def test_a_connection_of_1_0_that_is_kept() -> None:
     results, origin = answered([b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\nok"], [OK])
     assert results == [(200, b"ok")] * 2
     assert origin.connections == 1
+
+
+@pytest.mark.parametrize(("count", "result"), [(INTERIM_MOST, (200, b"ok")), (INTERIM_MOST + 1, "http_protocol_error")])
+@pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing"])
+def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int, result: Any) -> None:
+    """Each response may have so many: they are counted anew for the next one."""
+    pieces = [b"HTTP/1.1 %b\r\n\r\n" % status] * count
+    results, _ = answered([*pieces, OK], [*pieces, OK])
+    assert results == [result, result]
 
 
 def test_interim_responses_are_told() -> None:

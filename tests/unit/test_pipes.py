@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from proxy_cache.copying import copy
 from proxy_cache.origin_response import OriginError, OriginResponse
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
@@ -456,5 +457,29 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
         entry = await store.commit(body, "http://x/", response_of(900_000))
         assert entry is not None
         assert file_of(store, entry) == BODY[:900_000]
+
+    with_store(tmp_path, story)
+
+
+def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
+    """What was read already is looked at before a pipe is taken, which nobody would give back."""
+
+    class TooMuch:
+        pourable = 500_000
+
+        def take_held(self) -> bytes:
+            return BODY[:600_000]
+
+    async def story(store: Store) -> None:
+        pipe = store.pipes.take()
+        assert pipe is not None
+        store.pipes.give_back(pipe)
+        body = store.body(500_000, keep=True)
+        error = await copy(TooMuch(), body, store.pipes)  # type: ignore[arg-type]
+        assert error is not None
+        assert error.error == "http_protocol_error"
+        body.fail(error)
+        assert store.pipes.take() is pipe
+        store.pipes.give_back(pipe)
 
     with_store(tmp_path, story)

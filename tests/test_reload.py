@@ -1,0 +1,125 @@
+"""A script that is loaded again while mitmproxy runs, as it is whenever its file is touched (``git pull``)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.origin import Gate, Origin, Reply
+from tests.support.proxy import ROOT, SCRIPT, SCRIPTS, Proxy
+from tests.support.tools import free_port
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A checkout of one's own: to touch the script that is tested would reload it in all proxies there are."""
+    checkout = tmp_path / "checkout"
+    (checkout / "addons").mkdir(parents=True)
+    (checkout / "proxy_cache").symlink_to(ROOT / "proxy_cache")
+    return Path(shutil.copy(SCRIPT, checkout / "addons"))
+
+
+def reload(proxy: Proxy, script: Path, ready: str = r"proxy-cache: cache .*metrics on ") -> None:
+    """Touch the script, and wait until the next instance has started, or failed to."""
+    since = len(proxy.log)
+    begin_reload(script)
+    proxy.wait_for_log(ready, since=since)
+
+
+def begin_reload(script: Path) -> None:
+    times = script.stat()
+    os.utime(script, (times.st_atime, times.st_mtime + 10))
+
+
+def test_it_serves_again_on_the_same_port(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
+    """Which mitmproxy has chosen itself (``listen_port`` 0), and what was stored is there; again and again."""
+    proxy = start_proxy(script=script)
+    url = origin.serve("/x", Reply(size=300_000))
+    assert proxy.get(url, expect=300_000).ok
+    for _ in range(2):
+        reload(proxy, script)
+        assert proxy.get(url, expect=300_000).hit
+    assert origin.count("/x") == 1
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait(8) == 0
+    assert proxy.text().count("proxy-cache: stopped") == 3
+
+
+def test_all_servers_come_back(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
+    ports = [free_port(), free_port()]
+    modes = [f"regular@{ports[0]}", f"reverse:http://{origin.netloc}@{ports[1]}"]
+    proxy = start_proxy(script=script, mode=modes)
+    reload(proxy, script)
+    url = origin.serve("/x", Reply())
+    assert proxy.agents is not None
+    for port in ports:
+        proxy.agents.proxy = ("127.0.0.1", port)
+        assert proxy.get(url).ok
+    assert origin.count("/x") == 1
+
+
+def test_what_runs_is_finished_first(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
+    proxy = start_proxy(script=script, shutdown_grace=60)
+    gate = Gate()
+    url = origin.serve("/x", Reply(size=2_000_000, body_gate=gate, gate_at=1_000_000))
+    fetch = proxy.start_get(url, expect=2_000_000)
+    fetch.received(1_000_000)
+    since = len(proxy.log)
+    begin_reload(script)
+    proxy.wait_for_log("stopping, 1 responses to finish", since=since)
+    gate.open()
+    assert fetch.result().ok
+    proxy.wait_for_log("proxy-cache: cache ", since=since)
+    assert proxy.get(url, expect=2_000_000).hit
+
+
+def test_the_end_comes_while_one_waits_for_the_other(
+    start_proxy: Callable[..., Proxy], origin: Origin, script: Path
+) -> None:
+    """The process ends when the first instance has stopped: nothing is lost, and nothing listens again."""
+    proxy = start_proxy(script=script, shutdown_grace=60)
+    gate = Gate()
+    url = origin.serve("/x", Reply(size=2_000_000, body_gate=gate, gate_at=1_000_000))
+    fetch = proxy.start_get(url, expect=2_000_000)
+    fetch.received(1_000_000)
+    since = len(proxy.log)
+    begin_reload(script)
+    proxy.wait_for_log("stopping, 1 responses to finish", since=since)
+    proxy.signal(signal.SIGTERM)
+    gate.open()
+    assert fetch.result().ok
+    assert proxy.wait(15) == 0
+    assert not any("listening at" in line for line in proxy.log[since:])
+    assert any("proxy-cache: stopped" in line for line in proxy.log[since:])
+    proxy.start()
+    assert proxy.get(url, expect=2_000_000).hit
+
+
+@pytest.mark.parametrize("folder", ["broken by a bug: break-me", "a file"])
+def test_a_start_that_fails_is_a_503(
+    start_proxy: Callable[..., Proxy], origin: Origin, script: Path, tmp_path: Path, folder: str
+) -> None:
+    """Nobody waits for ever for what will not come. When it can start again, it does."""
+    proxy = start_proxy(
+        script=script,
+        scripts=[SCRIPTS / "breaker.py"],
+        environment={"BREAK": "proxy_cache.store.folder:FolderLock.__init__"},
+        control=True,
+    )
+    proxy.expects_errors = True
+    (tmp_path / "a file").touch()
+    assert proxy.set_option(f"cache_dir={tmp_path / folder}") == "ok"
+    reload(proxy, script, "broken by the test|cannot be written")
+    response = proxy.get(origin.url("/x"), timeout=20)
+    assert response.status == 503, response
+    assert not origin.count("/x")
+    assert proxy.set_option(f"cache_dir={proxy.cache_dir}") == "ok"
+    reload(proxy, script)
+    assert proxy.get(origin.url("/x")).ok
+    for _ in range(2):  # by way of the lane, which hands over what is not for it
+        assert proxy.request("POST", origin.url("/post"), body=b"x", timeout=20).ok

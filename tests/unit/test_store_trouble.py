@@ -1,0 +1,103 @@
+"""A disk that fails for a while: what works in the background goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy_cache.semantics.headers import Headers
+from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store import room as room_module
+from proxy_cache.store import store as store_module
+from proxy_cache.store import writer as writer_module
+from proxy_cache.store.store import Store
+from tests.support.stores import ROOM, with_store
+
+
+def response_of() -> StoredResponse:
+    headers = Headers([(b"Cache-Control", b"max-age=600"), (b"ETag", b'"1"')])
+    return StoredResponse(200, headers, 0.0, 0.0, vary=())
+
+
+def last_use(folder: Path) -> float:
+    with sqlite3.connect(folder / "index.sqlite") as database:
+        (used,) = database.execute("SELECT max(used) FROM entries").fetchone()
+    return float(used)
+
+
+async def until(true: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def test_the_housekeeper_outlives_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system that does not answer (``statvfs``) is complained of now and then, and asked again; what was used
+    last is written all the same, and so it is after a bug."""
+    monkeypatch.setattr(store_module, "USES_FLUSH", 0.02)
+    monkeypatch.setattr(room_module, "FREE_CHECK", 0.02)
+    failures: list[str] = []
+
+    async def story(store: Store) -> None:
+        entry = store.put("http://x/", response_of(), b"body")
+        assert entry is not None
+        await store.written()
+        with monkeypatch.context() as broken:
+
+            def fail(path: Any) -> Any:
+                raise OSError(5, "EIO")
+
+            broken.setattr(os, "statvfs", fail)
+            await until(lambda: len(failures) > 5)
+        assert set(failures) == {"read"}
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        with monkeypatch.context() as broken:
+            broken.setattr(store.space, "make", lambda size: 1 // 0)
+            await until(lambda: len(caplog.records) > 2)
+        store.touch(entry, 4e9)
+        await until(lambda: last_use(tmp_path) == 4e9)
+
+    with_store(tmp_path, story, on_failure=failures.append)
+
+
+def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of that time are lost; nobody waits for ever, and what comes later is kept."""
+    connect, failures = writer_module.connect, []
+    broken = True
+
+    def sometimes(path: Path) -> sqlite3.Connection:
+        if broken:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(path)
+
+    monkeypatch.setattr(writer_module, "connect", sometimes)
+
+    async def before() -> None:
+        nonlocal broken
+        store = Store(tmp_path, ROOM, on_failure=failures.append)
+        await store.open()
+        store.put("http://x/lost", response_of(), b"body")
+        await store.written()
+        await until(lambda: failures)
+        broken = False
+        store.put("http://x/kept", response_of(), b"body")
+        await store.close()
+
+    async def after(store: Store) -> None:
+        for key in ("http://x/lost", "http://x/kept"):
+            await store.load(key)
+        assert not store.lookup("http://x/lost")
+        assert store.lookup("http://x/kept")
+
+    asyncio.run(asyncio.wait_for(before(), 30))
+    assert failures == ["index"]
+    with_store(tmp_path, after)
