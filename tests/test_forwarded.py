@@ -242,7 +242,7 @@ def test_what_fails_in_mitmproxy_ends_the_connection(
         "    if 'fail' in flow.request.query:\n"
         f"        flow.{hook}.stream = fail\n"
     )
-    upstream = f"upstream:http://{scripted.netloc}" if mode == "upstream" else None
+    upstream = [f"upstream:http://{scripted.netloc}"] if mode == "upstream" else []
     proxy = start_proxy(arguments=["-s", str(script)], mode=upstream)
     proxy.expects_errors = True
     scripted.url += "?fail=1"

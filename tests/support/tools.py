@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -59,10 +60,17 @@ def curl(proxy: Proxy, url: str, *arguments: str, timeout: float = 30.0) -> Resp
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on, for programs that cannot be told to take any.
+
+    It is none of those that the kernel gives away for port 0: other tests, in other processes, connect from them all
+    the time, and one that is free now would be taken in a moment.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(max(1024, lowest - 16_384), lowest), 100):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("no free port")
 
 
 @contextlib.contextmanager
