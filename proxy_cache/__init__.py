@@ -4,11 +4,12 @@ Cacheable GETs are answered from a disk cache; misses of one key share one origi
 ``origin_max_in_flight`` fills run at once, the rest waiting in a queue that is fair between clients. A fill belongs
 to the cache and not to a client: it writes at the origin's speed, and every client reads along from the first byte.
 
-Imports go down this list and never up; only the first two lines know mitmproxy:
+Imports go down this list and never up; only the first two points know mitmproxy:
 
-- ``addon`` (hooks in, cache out), ``addon_lane``, ``addon_flows``, ``addon_hooks``, ``addon_log``,
-  ``addon_process``, ``addon_rules`` (mitmproxy filters → ``Policy``);
-- ``layers`` (streamed responses), ``layers_tunnel`` (CONNECT), ``options``;
+- ``addon`` (hooks in, cache out), ``addon_clients`` (who connects, and who hears of it), ``addon_lane``,
+  ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``, ``addon_rules`` (mitmproxy filters → ``Policy``);
+- ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
+  connections), ``layers_tunnel`` (CONNECT), ``max_forwards``, ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin``, ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
