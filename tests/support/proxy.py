@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -373,7 +374,10 @@ class Proxy:
         """The bodies below the cache folder: each is a file, or lies in a segment, on blocks of its own."""
         found = []
         for path in self.files():
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
             if path.parent.name != "segments":
                 found.append(data)
                 continue
@@ -399,7 +403,11 @@ class Proxy:
 
     def disk_usage(self) -> int:
         """Bytes on the disk of everything but the index."""
-        return sum(path.stat().st_blocks * 512 for path in self.files())
+        used = 0
+        for path in self.files():
+            with contextlib.suppress(FileNotFoundError):  # it has just been evicted
+                used += path.stat().st_blocks * 512
+        return used
 
     def flows(self) -> list[dict[str, Any]]:
         """What another addon saw, hook by hook. Needs ``record=True``."""
