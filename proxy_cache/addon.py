@@ -50,8 +50,8 @@ from .answers import Answer, Exchange
 from .cache import Cache
 from .delivery import Delivery, InFlight
 from .fill_table import FillTable
+from .layers_max_forwards import final_answer, hops_left
 from .limiter import OriginLimiter
-from .max_forwards import final_answer, hops_left
 from .metrics import Metrics, method_label
 from .options import Settings
 from .origin import OriginClient

@@ -97,7 +97,7 @@ class Lane(asyncio.Protocol):
         self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol, *, introduced: bool = True
     ) -> None:
         """``introduced``: whether ``inner`` knows of the connection. If not, it hears of it when it is needed."""
-        self.host = self._host = host
+        self.host = host
         self.is_introduced = introduced
         self._since = time.monotonic()
         self._writer = writer
@@ -124,11 +124,11 @@ class Lane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._aside:
-            if not self._host.lane_child_is_idle(self._handed):
+            if not self.host.lane_child_is_idle(self._handed):
                 self._hand_over(data)
                 return
             self._aside = False
-            self._host.lane_is_back()
+            self.host.lane_is_back()
         if self._buffer:
             data = self._buffer + data
         elif not self._busy and (known := self._known.get(data)) is not None and self._again(*known):
@@ -151,7 +151,7 @@ class Lane(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
-        self._host.lane_lost()
+        self.host.lane_lost()
         if self._exchange is not None:
             self._exchange.client_gone()
         self._inner.connection_lost(error)
@@ -192,7 +192,7 @@ class Lane(asyncio.Protocol):
                 request = parse_request(data)
                 if request is None:
                     return
-                host = self._host
+                host = self.host
                 if isinstance(request, str) or (cache := host.lane_cache()) is None:
                     self._step_aside()
                     return
@@ -210,7 +210,7 @@ class Lane(asyncio.Protocol):
                         self._known.clear()
                     self._known[data] = request, target
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             self._transport.abort()
         finally:
             self._going_on = False
@@ -218,10 +218,10 @@ class Lane(asyncio.Protocol):
     def _again(self, request: Request, target: Target) -> bool:
         """Answer what was answered before, if it still can be answered at once."""
         try:
-            cache = self._host.lane_cache()
+            cache = self.host.lane_cache()
             return cache is not None and self._hit(request, target, cache)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             self._transport.abort()
             return True
 
@@ -240,7 +240,7 @@ class Lane(asyncio.Protocol):
             head = with_line(head, request.persistence)
         transport = self._transport
         left = self._send(head, body, file)
-        self._host.lane_hit(target, status, len(body), started)
+        self.host.lane_hit(target, status, len(body), started)
         if request.close:
             transport.close()
         elif left and transport.get_write_buffer_size() > CONGESTED:
@@ -275,19 +275,19 @@ class Lane(asyncio.Protocol):
 
     def _answer(self, request: Request, target: Target, cache: Cache) -> None:
         try:
-            policy = self._host.lane_policy(request, target)
+            policy = self.host.lane_policy(request, target)
             fields = request.fields
-            exchange = Exchange(target, fields.forward(self._host.via), self._host.client, policy, fields.wanted)
-            state = self._host.lane_begin(exchange)
+            exchange = Exchange(target, fields.forward(self.host.via), self.host.client, policy, fields.wanted)
+            state = self.host.lane_begin(exchange)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             self._transport.abort()
             return
         self._exchange = exchange
         answer: Answer | None = None
         try:
             if fields.plain:
-                exchange.on_interim = self._host.lane_interim(request.http11)
+                exchange.on_interim = self.host.lane_interim(request.http11)
                 begun = cache.begin(exchange)
                 if isinstance(begun, Waiter):
                     self._busy = True
@@ -297,7 +297,7 @@ class Lane(asyncio.Protocol):
             if answer is None:
                 answer = cache.get_now(exchange)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
         if answer is None or not self._at_once(request, exchange, state, answer):
             self._run(self._finish(request, exchange, state, cache, answer))
@@ -316,7 +316,7 @@ class Lane(asyncio.Protocol):
         except ClientGone:
             note = "client disconnected"
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
         state.queued = exchange.queued_for
         if answer is None:
@@ -326,17 +326,17 @@ class Lane(asyncio.Protocol):
                 self._run(self._finish(request, exchange, state, cache, None, alone=alone))
             return
         try:
-            self._host.lane_answered(exchange, answer)
+            self.host.lane_answered(exchange, answer)
             whole = _whole(request, answer, state)
             if whole is None:
                 self._run(self._finish(request, exchange, state, cache, answer))
             else:
                 head, body, close = whole
                 # A pair: what is sent in the one stage is accounted for, and followed by the next, in the other.
-                self._host.sends.add(self._send, head, body, None)
-                self._host.ends.add(self._end, state, answer, close)
+                self.host.sends.add(self._send, head, body, None)
+                self.host.ends.add(self._end, state, answer, close)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             self._end(state, answer, True, type(error).__name__)
 
     def _end(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
@@ -350,7 +350,7 @@ class Lane(asyncio.Protocol):
     def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
-            self._host.lane_answered(exchange, answer)
+            self.host.lane_answered(exchange, answer)
             whole = _whole(request, answer, state)
             if whole is None:
                 return False
@@ -358,7 +358,7 @@ class Lane(asyncio.Protocol):
             self._send(head, body, None)
             self._done(state, answer, close)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             self._done(state, answer, True, type(error).__name__)
         return True
 
@@ -392,7 +392,7 @@ class Lane(asyncio.Protocol):
         sent = False
         try:
             if answer is None:
-                exchange.on_interim = self._host.lane_interim(request.http11)
+                exchange.on_interim = self.host.lane_interim(request.http11)
                 answer = await self._ask(exchange, cache, alone=alone)
                 if answer is None:
                     note = "client disconnected"
@@ -409,7 +409,7 @@ class Lane(asyncio.Protocol):
         except OSError as error:  # the client's connection
             note = str(error)
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             note = type(error).__name__
         finally:
             if not sent:
@@ -422,7 +422,7 @@ class Lane(asyncio.Protocol):
         except ClientGone:
             return None
         except Exception as error:
-            self._host.failed(error)
+            self.host.failed(error)
             return cache.heads.internal_error(type(error).__name__)
 
     async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
@@ -460,7 +460,7 @@ class Lane(asyncio.Protocol):
     def _done(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
         self._since = time.monotonic()
-        self._host.lane_end(state, answer, note)
+        self.host.lane_end(state, answer, note)
         if close:
             self._transport.close()
 
@@ -476,7 +476,7 @@ class Lane(asyncio.Protocol):
 
     def _step_aside(self) -> None:
         self._aside = True
-        self._host.lane_is_aside()
+        self.host.lane_is_aside()
         if not self.is_introduced:
             self.is_introduced = True
             self._inner.connection_made(self._transport)

@@ -12,7 +12,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layers.http import HTTPMode
 
-from .max_forwards import hops_left
+from .layers_max_forwards import hops_left
 from .semantics.dates import format_http_date
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target

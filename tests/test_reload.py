@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.agents import Fetch
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import ROOT, SCRIPT, SCRIPTS, Proxy
 from tests.support.tools import free_port
@@ -63,15 +64,22 @@ def test_all_servers_come_back(start_proxy: Callable[..., Proxy], origin: Origin
     assert origin.count("/x") == 1
 
 
-def test_what_runs_is_finished_first(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
-    proxy = start_proxy(script=script, shutdown_grace=60)
+def reload_in_the_middle(proxy: Proxy, origin: Origin, script: Path) -> tuple[str, Fetch, Gate, int]:
+    """Half of a response has come when the script is reloaded: its URL, the request, what holds back its rest, and
+    how many lines there were in the log."""
     gate = Gate()
     url = origin.serve("/x", Reply(size=2_000_000, body_gate=gate, gate_at=1_000_000))
-    fetch = proxy.start_get(url, expect=2_000_000)
+    fetch: Fetch = proxy.start_get(url, expect=2_000_000)
     fetch.received(1_000_000)
     since = len(proxy.log)
     begin_reload(script)
     proxy.wait_for_log("stopping, 1 responses to finish", since=since)
+    return url, fetch, gate, since
+
+
+def test_what_runs_is_finished_first(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
+    proxy = start_proxy(script=script, shutdown_grace=60)
+    url, fetch, gate, since = reload_in_the_middle(proxy, origin, script)
     gate.open()
     assert fetch.result().ok
     proxy.wait_for_log("proxy-cache: cache ", since=since)
@@ -83,13 +91,7 @@ def test_the_end_comes_while_one_waits_for_the_other(
 ) -> None:
     """The process ends when the first instance has stopped: nothing is lost, and nothing listens again."""
     proxy = start_proxy(script=script, shutdown_grace=60)
-    gate = Gate()
-    url = origin.serve("/x", Reply(size=2_000_000, body_gate=gate, gate_at=1_000_000))
-    fetch = proxy.start_get(url, expect=2_000_000)
-    fetch.received(1_000_000)
-    since = len(proxy.log)
-    begin_reload(script)
-    proxy.wait_for_log("stopping, 1 responses to finish", since=since)
+    url, fetch, gate, since = reload_in_the_middle(proxy, origin, script)
     proxy.signal(signal.SIGTERM)
     gate.open()
     assert fetch.result().ok
