@@ -13,9 +13,11 @@ import pytest
 
 from tests.support.proxy import Proxy
 
-duckdb = pytest.importorskip("duckdb", reason="needs duckdb (pip install -e '.[clients]')")
-httpfs = pytest.importorskip("duckdb_extension_httpfs", reason="needs duckdb-extension-httpfs")
-pytest.importorskip("moto.server", reason="needs moto[server,s3]")
+duckdb = pytest.importorskip("duckdb", reason="needs duckdb (pip install -e '.[dev]')")
+httpfs = pytest.importorskip(
+    "duckdb_extension_httpfs", reason="needs duckdb-extension-httpfs (pip install -e '.[dev]')"
+)
+pytest.importorskip("moto.server", reason="needs moto[server,s3] (pip install -e '.[dev]')")
 
 BUCKET = "lake"
 
