@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ console.log(JSON.stringify(kinds))
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite")
     command = [need("npm"), "install", SUITE, "--prefix", str(folder), "--cache", str(folder / "cache"), "--silent"]
-    done = run([*command, "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "1"], 60)
+    try:
+        done = run([*command, "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "1"], 120)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the suite cannot be fetched: no answer from outside of this machine")
     if done.returncode != 0:
         pytest.skip(f"the suite cannot be fetched: {done.stderr.decode(errors='replace').strip()[-200:]}")
     return folder / "node_modules" / "http-cache-tests"
@@ -62,12 +66,13 @@ def node(suite: Path, *arguments: str, **settings: str) -> list[str]:
             need("node"), "--no-warnings", *arguments]  # fmt: skip
 
 
-def printed(command: list[str], timeout: float = 90.0) -> Any:
+def printed(command: list[str], timeout: float = 300.0) -> Any:
     done = run(command, timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+@pytest.mark.timeout(900)
 def test_what_a_cache_must_do(start_proxy: Callable[..., Proxy], suite: Path, tmp_path: Path) -> None:
     """None of the suite's required tests fails but for those that are known to, each for its reason."""
     port = free_port()
@@ -76,6 +81,9 @@ def test_what_a_cache_must_do(start_proxy: Callable[..., Proxy], suite: Path, tm
         # Responses that say nothing of freshness are expected not to be kept, and errors not to be asked for again.
         proxy = start_proxy(mode=f"reverse:http://127.0.0.1:{port}", cache_default_ttl=0, origin_retries=0)
         results = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
+        # The suite's tests go by the clock, and run all at once: one that fails on a busy machine is run by itself.
+        for name in [name for name, result in results.items() if result is not True and name not in KNOWN]:
+            results |= printed(node(suite, "cli.mjs", base=proxy.url, id=name))
     kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
     required = {name: result for name, result in results.items() if kinds.get(name) == "required"}
     assert len(required) > 150

@@ -21,6 +21,8 @@ from tests.support.tools import curl, free_port, need, run, run_in_background
 Start = Callable[..., Proxy]
 PATIENCE = 100.0
 """Seconds a client may take to fetch something small from far away."""
+far_away = pytest.mark.timeout(8 * PATIENCE)
+"""Several clients, one after the other, each of which may take so long."""
 
 
 def online(command: list[str], **environment: str) -> None:
@@ -146,6 +148,7 @@ def test_nginx_as_the_origin(proxy: Proxy, nginx: tuple[str, Path], tmp_path: Pa
 # -- the origin is far away ----------------------------------------------------------------------------------
 
 
+@far_away
 def test_pip_download(start_proxy: Start, tmp_path: Path) -> None:
     """A small package, from whatever index pip is set up for; over HTTPS that is a tunnel."""
     settings = {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -177,6 +180,7 @@ def test_pip_download(start_proxy: Start, tmp_path: Path) -> None:
     assert metrics.value("hook_errors_total") == 0
 
 
+@far_away
 def test_npm_pack(start_proxy: Start, tmp_path: Path) -> None:
     npm = need("npm")
 
@@ -256,6 +260,7 @@ def report(name: str, change: Difference) -> None:
     )
 
 
+@far_away
 def test_apt_and_the_mirrors_of_this_machine(start_proxy: Start, tmp_path: Path) -> None:
     """Two machines, one after the other, update and download: the second one needs little from outside."""
     apt = Apt(tmp_path)
@@ -315,6 +320,7 @@ def make_repository(root: Path, folder: Path) -> None:
         path.chmod(0o755)
 
 
+@far_away
 def test_apt_and_a_mirror_of_our_own(start_proxy: Start, nginx: tuple[str, Path], tmp_path: Path) -> None:
     """The same with a server that says when its files were last changed, as mirrors do: the second has mostly hits."""
     base, root = nginx

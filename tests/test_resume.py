@@ -17,7 +17,7 @@ from tests.support.content import content
 from tests.support.origin import PATIENCE, Gate, Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.tools import need, run
-from tests.test_real_clients import Apt, make_repository, nginx, online  # noqa: F401 - nginx is a fixture
+from tests.test_real_clients import Apt, far_away, make_repository, nginx, online  # noqa: F401 - nginx is a fixture
 
 Start = Callable[..., Proxy]
 OBJECT = (("Cache-Control", "max-age=3600"), ("ETag", '"v1"'), ("Accept-Ranges", "bytes"))
@@ -113,6 +113,7 @@ def wheel(folder: Path) -> Path:
     return path
 
 
+@far_away
 def test_pip(start_proxy: Start, origin: Origin, tmp_path: Path) -> None:
     """A pip that resumes (25.1 and newer), from an index whose downloads break off in the middle."""
     newer = tmp_path / "pip"
@@ -142,6 +143,7 @@ def test_pip(start_proxy: Start, origin: Origin, tmp_path: Path) -> None:
     assert sum(request.sent for request in origin.seen(target)) <= len(data) + 1
 
 
+@far_away
 def test_apt(start_proxy: Start, nginx: tuple[str, Path], tmp_path: Path) -> None:  # noqa: F811
     """apt sends Range and If-Range with the time of its partial file."""
     base, root = nginx
