@@ -135,7 +135,7 @@ def test_the_metrics_port_can_be_off(start_proxy: Callable[..., Proxy], origin: 
     url = origin.url("/x")
     assert proxy.get(url).ok
     assert proxy.get(url).hit
-    assert "http://" not in next(line for line in proxy.log if "cache" in line and "limit" in line)
+    assert "http://" not in proxy.wait_for_log("cache .*limit.*").string
 
 
 def test_looking_does_not_hold_up_requests(start_proxy: Callable[..., Proxy], origin: Origin) -> None:

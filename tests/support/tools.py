@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .agents import Response, parse_head
-from .origin import PATIENCE
+from .origin import PATIENCE, bind_new_port
 from .proxy import POLL, Proxy, clean_environment
 
 
@@ -88,8 +88,7 @@ _kept: list[socket.socket] = []
 def nobody_listens() -> Iterator[str]:
     """Host and port where connections are refused. The port is taken for that time, or somebody else might get it
     and listen."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with bind_new_port() as taken:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
