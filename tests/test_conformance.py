@@ -77,17 +77,21 @@ def test_what_a_cache_must_do(start_proxy: Callable[..., Proxy], suite: Path, tm
     """None of the suite's required tests fails but for those that are known to, each for its reason."""
     port = free_port()
     server = node(suite, "server/server.mjs", protocol="http", port=str(port), pidfile=str(tmp_path / "pid"))
+    kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
     with run_in_background(server, ("127.0.0.1", port)):
         # Responses that say nothing of freshness are expected not to be kept, and errors not to be asked for again.
         proxy = start_proxy(mode=f"reverse:http://127.0.0.1:{port}", cache_default_ttl=0, origin_retries=0)
         results = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
-        # The suite's tests go by the clock, and run all at once: one that fails on a busy machine is run by itself.
-        for name in [name for name, result in results.items() if result is not True and name not in KNOWN]:
-            results |= printed(node(suite, "cli.mjs", base=proxy.url, id=name))
-    kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
+        # The suite's tests go by the clock, and run all at once: what fails unexpectedly has to fail again.
+        for _ in range(2):
+            failed = {name for name, result in results.items() if result is not True and kinds.get(name) == "required"}
+            if not (unexpected := failed - KNOWN.keys()):
+                break
+            again = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
+            results |= {name: again[name] for name in unexpected}
     required = {name: result for name, result in results.items() if kinds.get(name) == "required"}
     assert len(required) > 150
-    failed = {name: result for name, result in required.items() if result is not True}
-    assert set(failed) == set(KNOWN), {name: failed.get(name, "passes") for name in set(failed) ^ set(KNOWN)}
+    wrong = {name: result for name, result in required.items() if result is not True}
+    assert set(wrong) == set(KNOWN), {name: wrong.get(name, "passes") for name in set(wrong) ^ set(KNOWN)}
     assert sum(result is True for result in results.values()) > 250
     assert proxy.value("hook_errors_total") == 0
