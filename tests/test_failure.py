@@ -13,7 +13,7 @@ from tests.support.agents import Agents, Wire, results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import SCRIPTS, Proxy
-from tests.support.tools import free_port
+from tests.support.tools import free_port, nobody_listens
 
 FRESH = ("Cache-Control", "max-age=3600")
 
@@ -22,7 +22,8 @@ FRESH = ("Cache-Control", "max-age=3600")
 
 
 def test_an_origin_that_is_down_is_a_502(proxy: Proxy) -> None:
-    response = proxy.get(f"http://127.0.0.1:{free_port()}/x")
+    with nobody_listens() as nobody:
+        response = proxy.get(f"http://{nobody}/x")
     assert response.status == 502
     assert response.complete
     assert "error=connection_refused" in (response.header("Proxy-Status") or "")
@@ -42,7 +43,7 @@ def test_an_origin_that_is_too_slow_is_a_504(start_proxy: Callable[..., Proxy], 
     assert response.status == 504
     assert response.complete
     assert "error=http_response_timeout" in (response.header("Proxy-Status") or "")
-    assert response.total < 10
+    assert response.total < 50
     assert origin.count("/never") == 2
     assert proxy.metrics().value("origin_fetch_retries_total") == 1
 
@@ -51,7 +52,7 @@ def test_an_origin_that_stops_in_the_middle_is_given_up(start_proxy: Callable[..
     """No byte for `origin_timeout` seconds: nobody waits for ever, nobody takes it for complete."""
     proxy = start_proxy(origin_timeout=1)
     url = origin.serve("/stuck", Reply(size=100_000, body_gate=Gate(), gate_at=50_000))
-    response = proxy.get(url, timeout=20)
+    response = proxy.get(url)
     assert response.status == 200
     assert not response.complete
     proxy.wait_for_metric("origin_fetches_in_flight", 0)
@@ -130,13 +131,14 @@ def test_stale_if_error_bridges_an_outage(proxy: Proxy, origin: Origin) -> None:
 
 
 def test_a_failed_post_to_a_dead_origin_is_a_502(proxy: Proxy) -> None:
-    response = proxy.request("POST", f"http://127.0.0.1:{free_port()}/x", body=b"x")
+    with nobody_listens() as nobody:
+        response = proxy.request("POST", f"http://{nobody}/x", body=b"x")
     assert response.status == 502
 
 
 def test_a_proxy_that_is_its_own_origin(proxy: Proxy) -> None:
     """A loop ends in an error at once, and not when everything is used up."""
-    response = proxy.get(f"{proxy.url}/loop", timeout=20)
+    response = proxy.get(f"{proxy.url}/loop")
     assert response.status in (400, 502, 508), response
     assert proxy.returncode is None
 
@@ -146,7 +148,7 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
     port = free_port()
     first = start_proxy(mode=f"upstream:http://127.0.0.1:{port}")
     start_proxy(mode=f"upstream:{first.url}", listen_port=port)
-    response = first.get(origin.url("/loop"), timeout=30)
+    response = first.get(origin.url("/loop"))
     assert response.status in (502, 508), response
     assert origin.count() == 0
 
@@ -197,15 +199,15 @@ def test_a_bug_lets_nothing_through_to_the_origin(
 
 
 def test_sigterm_when_idle(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = start_proxy()
+    proxy = start_proxy(shutdown_grace=120)
     assert proxy.get(origin.url("/x")).ok
     proxy.signal(signal.SIGTERM)
-    assert proxy.wait(8) == 0
+    assert proxy.wait() == 0
 
 
 def test_sigterm_lets_running_responses_finish(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     """A cold and a forwarded one; nobody new is let in; what was fetched is there after a restart."""
-    proxy = start_proxy(shutdown_grace=30)
+    proxy = start_proxy(shutdown_grace=60)
     gate = Gate()
     cold = proxy.start_get(
         origin.serve("/cold", Reply(size=2_000_000, body_gate=gate, gate_at=1_000_000)), expect=2_000_000
@@ -220,7 +222,7 @@ def test_sigterm_lets_running_responses_finish(start_proxy: Callable[..., Proxy]
     assert proxy.returncode is None
     gate.open()
     assert all(response.ok for response in results([cold, post]))
-    assert proxy.wait(15) == 0
+    assert proxy.wait() == 0
     proxy.start()
     assert proxy.get(origin.url("/cold"), expect=2_000_000).hit
 
@@ -240,7 +242,7 @@ def test_sigterm_does_not_wait_for_ever(start_proxy: Callable[..., Proxy], origi
     fetch.received(1_000_000)
     began = time.monotonic()
     proxy.signal(signal.SIGTERM)
-    assert proxy.wait(15) == 0
+    assert proxy.wait() == 0
     assert time.monotonic() - began >= 0.9
     assert not fetch.result().complete
 
@@ -253,7 +255,7 @@ def test_sigterm_with_a_full_queue(start_proxy: Callable[..., Proxy], origin: Or
     fetches = [proxy.start_get(origin.url(f"/held/{n}")) for n in range(5)]
     proxy.wait_for_metric("origin_fetches_queued", 4)
     proxy.signal(signal.SIGTERM)
-    assert proxy.wait(15) == 0
+    assert proxy.wait() == 0
     for response in results(fetches):
         assert not response.ok
     assert origin.count("/held/*") == 1
@@ -262,13 +264,13 @@ def test_sigterm_with_a_full_queue(start_proxy: Callable[..., Proxy], origin: Or
 def test_an_idle_keep_alive_connection_does_not_hold_up_the_end(
     start_proxy: Callable[..., Proxy], origin: Origin
 ) -> None:
-    proxy = start_proxy(shutdown_grace=30)
+    proxy = start_proxy(shutdown_grace=120)
     with Wire(proxy.address) as wire:
         wire.send(f"GET {origin.url('/x')} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
         assert wire.response().status == 200
         proxy.wait_for_metric("inflight_requests", 0)
         proxy.signal(signal.SIGTERM)
-        assert proxy.wait(8) == 0
+        assert proxy.wait() == 0
 
 
 def test_clients_that_send_nonsense_hurt_nobody(proxy: Proxy, origin: Origin) -> None:

@@ -17,7 +17,7 @@ from mitmproxy.test import tflow
 from proxy_cache import addon
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
-from tests.support.origin import PATIENCE, Origin, Reply
+from tests.support.origin import PATIENCE, Origin, Reply, bind_new_port
 from tests.support.proxy import Proxy
 
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal"
@@ -32,7 +32,8 @@ class Scripted:
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
         self.connections = 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = bind_new_port()
+        self._socket.listen(128)
         self.netloc = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self.url = f"http://{self.netloc}/x"
 

@@ -21,6 +21,10 @@ from tests.support.proxy import Proxy
 
 Field = tuple[str, str]
 SIZE = 700
+DAY = 86400
+"""Seconds: the tables are made when the file is imported, and the last of a long run of tests is still before that."""
+ANY = "*"
+"""A value that a field has to have, whatever it is."""
 
 
 def date(seconds: float = 0.0) -> str:
@@ -89,7 +93,7 @@ STALE = (cc("max-age=60"), ("Age", "100"))
 STORING = [
     simple("§3", "max-age", HIT, FRESH),
     simple("§3", "s-maxage", HIT, cc("s-maxage=3600")),
-    simple("§3", "Expires", HIT, ("Expires", date(3600))),
+    simple("§3", "Expires", HIT, ("Expires", date(DAY))),
     simple("§3", "no-store", FETCH, cc("no-store, max-age=3600")),
     simple("§3", "no-store in the second line", FETCH, FRESH, cc("NO-STORE")),
     simple("§3", "private", FETCH, cc("private, max-age=3600")),
@@ -163,7 +167,7 @@ FRESHNESS = [
     # §4.2.1
     simple("§4.2.1", "s-maxage before max-age", VALIDATED, cc("s-maxage=0, max-age=3600"), ETAG),
     simple("§4.2.1", "max-age before Expires", HIT, FRESH, ("Expires", date(-100))),
-    simple("§4.2.1", "max-age=0 before Expires", VALIDATED, cc("max-age=0"), ("Expires", date(100)), ETAG),
+    simple("§4.2.1", "max-age=0 before Expires", VALIDATED, cc("max-age=0"), ("Expires", date(DAY)), ETAG),
     simple("§4.2.1", "two max-age", VALIDATED, cc("max-age=3600, max-age=0"), ETAG),
     simple("§4.2.1", "invalid max-age", VALIDATED, cc("max-age=an hour"), ETAG),
     simple("§4.2.1", "max-age in a quoted extension", VALIDATED, cc('x="max-age=3600"'), ETAG),
@@ -182,7 +186,7 @@ FRESHNESS = [
     simple("§5.3", "Expires, asctime", HIT, ("Expires", "Sat Jan  1 00:00:00 2050")),
     simple("§5.3", "Expires, another zone", VALIDATED, ("Expires", "Sat, 01 Jan 2050 00:00:00 CET"), ETAG),
     simple("§5.3", "Expires, one-digit hour", VALIDATED, ("Expires", "Sat, 01 Jan 2050 0:00:00 GMT"), ETAG),
-    simple("§5.3", "two Expires", VALIDATED, ("Expires", date(3600)), ("Expires", date(-1)), ETAG),
+    simple("§5.3", "two Expires", VALIDATED, ("Expires", date(DAY)), ("Expires", date(-1)), ETAG),
     # §4.2.3
     simple("§4.2.3", "Age", VALIDATED, cc("max-age=60"), ("Age", "60"), ETAG),
     simple("§4.2.3", "an old Date", VALIDATED, cc("max-age=60"), ("Date", date(-61)), ETAG),
@@ -192,10 +196,10 @@ FRESHNESS = [
     simple("§5.1", "huge Age", VALIDATED, cc("max-age=60"), ("Age", "2147483649"), ETAG),
     simple("§5.1", "first of several Ages", HIT, cc("max-age=60"), ("Age", "0, 100")),
     simple("§5.1", "first of several lines", VALIDATED, cc("max-age=60"), ("Age", "100"), ("Age", "0"), ETAG),
-    Case("§4.2.3", "no Date", (reply(FRESH, dated=False),), (Ask(FETCH), Ask(HIT, has=(("Age", "0"),)))),
+    Case("§4.2.3", "no Date", (reply(FRESH, dated=False),), (Ask(FETCH), Ask(HIT, has=(("Age", ANY),)))),
     # §4.2.2
     simple("§4.2.2", "Last-Modified long ago", HIT, OLD),
-    simple("§4.2.2", "Last-Modified in the future", VALIDATED, ("Last-Modified", date(999))),
+    simple("§4.2.2", "Last-Modified in the future", VALIDATED, ("Last-Modified", date(DAY))),
     simple("§4.2.2", "not next to an explicit time", VALIDATED, OLD, cc("max-age=0")),
     simple("§5.4", "Pragma in a response says nothing", HIT, FRESH, ("Pragma", "no-cache")),
 ]  # fmt: skip
@@ -467,4 +471,4 @@ def test_case(proxy: Proxy, origin: Origin, case: Case) -> None:
             assert (asked[0].header(name) or "") == value, told
         for name, value in ask.has:
             got = response.header(name) or ""
-            assert value in got if value else not got, f"{name} in {told}"
+            assert (got if value == ANY else value in got) if value else not got, f"{name} in {told}"

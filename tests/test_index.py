@@ -25,6 +25,7 @@ from proxy_cache.store.entry import Entry
 from proxy_cache.store.memory import SMALL
 from proxy_cache.store.room import EVICT_AT_ONCE
 from proxy_cache.store.store import MAX_VARIANTS, Room, Store
+from tests.support.looks import files_below
 from tests.support.stores import with_store
 
 MANY = 20_000
@@ -459,7 +460,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
 
 def segments(folder: Path) -> dict[str, int]:
     """Bytes that each segment takes on the disk."""
-    return {path.name: path.stat().st_blocks * 512 for path in (folder / "segments").iterdir()}
+    return {path.name: found.st_blocks * 512 for path, found in files_below(folder / "segments")}
 
 
 def test_small_bodies_share_a_file_and_give_its_blocks_back(tmp_path: Path) -> None:

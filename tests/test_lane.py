@@ -39,6 +39,13 @@ def request(url: str, *fields: str, method: str = "GET", version: str = "1.1", c
 def comparable(raw: bytes) -> bytes:
     """Without what differs from one second, or one proxy, to the next."""
     raw = re.sub(rb"proxy-cache-[0-9a-f]{8}", b"proxy-cache", raw)
+    answers = re.split(rb"(?=HTTP/1\.1 \d\d\d )", raw)
+    # The origin's Date is a whole second: the answer to a miss has an Age if the next one has begun when it arrives.
+    fetched = [b"; fwd=" in answer.partition(b"\r\n\r\n")[0] for answer in answers]
+    raw = b"".join(
+        re.sub(rb"Age: \d+\r\n", b"", answer, count=1) if miss else answer
+        for answer, miss in zip(answers, fetched, strict=True)
+    )
     raw = re.sub(rb"Age: \d+", b"Age: n", raw)
     raw = re.sub(rb"Date: [^\r]+", b"Date: d", raw)
     raw = re.sub(rb"ttl=-?\d+", b"ttl=n", raw)
@@ -140,8 +147,7 @@ def test_the_numbers_and_the_log_are_the_same(both: tuple[Proxy, Proxy], origin:
         for _ in range(3):
             assert proxy.get(url).ok
         proxy.wait_for_log(r"GET \S+/five 200 5000 B .* hit \[127\.0\.0\.1\]")
-        proxy.wait_for_metric("inflight_requests", 0)
-        metrics = proxy.metrics()
+        metrics = proxy.settled()
         seen.append(
             [
                 metrics.value("hits_total"), metrics.value("misses_total"),
@@ -190,8 +196,8 @@ def test_a_body_without_its_first_byte_is_no_bug_of_ours(
     for _ in range(2):
         assert not proxy.get(url).complete
     proxy.wait_until_idle()
+    proxy.wait_for_metric("inflight_requests", 0)
     assert proxy.value("hook_errors_total") == 0
-    assert proxy.value("inflight_requests") == 0
     proxy.eventually(lambda: sum("broke off after 0 bytes" in line for line in proxy.log), lambda count: count == 2)
 
 

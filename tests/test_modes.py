@@ -12,7 +12,7 @@ from tests.support.certificates import folder_of, self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Echo, Gate, Origin, Reply
 from tests.support.proxy import Proxy
-from tests.support.tools import free_port, need, run_in_background
+from tests.support.tools import free_port, need, nobody_listens, run_in_background
 
 Start = Callable[..., Proxy]
 
@@ -68,8 +68,9 @@ def test_the_parent_is_another_cache(start_proxy: Start, origin: Origin, echo: E
 
 
 def test_a_parent_that_is_down_is_a_502(start_proxy: Start, origin: Origin) -> None:
-    proxy = start_proxy(mode=f"upstream:http://127.0.0.1:{free_port()}")
-    response = proxy.get(origin.url("/x"))
+    with nobody_listens() as nobody:
+        proxy = start_proxy(mode=f"upstream:http://{nobody}")
+        response = proxy.get(origin.url("/x"))
     assert response.status == 502
     assert response.header("Proxy-Status")
     assert origin.count() == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.proxy import Proxy
+from tests.support.proxy import START_TIMEOUT, Proxy
 
 
 def refused(folder: Path, name: str, value: object, **others: object) -> str:
@@ -15,7 +15,7 @@ def refused(folder: Path, name: str, value: object, **others: object) -> str:
     proxy = Proxy(folder, **{name: value, **others})
     proxy.launch()
     try:
-        status = proxy.wait(30)
+        status = proxy.wait(START_TIMEOUT)
     finally:
         proxy.close()
     text = proxy.text()
@@ -143,7 +143,7 @@ def test_a_bad_one_in_mitmproxys_file(tmp_path: Path, line: str) -> None:
     proxy = configured(tmp_path, f"{line}\n")
     proxy.launch()
     try:
-        assert proxy.wait(30) != 0
+        assert proxy.wait(START_TIMEOUT) != 0
     finally:
         proxy.close()
     assert "Traceback" not in proxy.text()

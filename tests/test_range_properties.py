@@ -178,8 +178,6 @@ class World:
 
 @hypothesis.settings(
     max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(steps)
@@ -187,7 +185,7 @@ class World:
     Change("strong", False, True, None, 200, SIZE), Get((None,)),
     Change("none", True, True, None, 200, SIZE), Other("head"), Get(("0-0",)), Get((None,)),
 ])  # fmt: skip
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_right_or_an_error(proxy: Proxy, origin: Origin, sequence: list[Get | Change | Other]) -> None:
     world = World(proxy, origin)
     for step in sequence:

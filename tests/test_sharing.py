@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -138,8 +137,7 @@ def test_refreshing_behind_leaves_no_files_open(start_proxy: Start, origin: Orig
         proxy.wait_until_idle()
 
     def deleted() -> list[str]:
-        links = [link for link in Path(f"/proc/{proxy.pid}/fd").iterdir() if link.is_symlink()]
-        return [target for link in links if "(deleted)" in (target := str(link.readlink()))]
+        return [target for target in proxy.open_files() if "(deleted)" in target]
 
     proxy.eventually(deleted, lambda found: len(found) <= 1)
 

@@ -18,7 +18,7 @@ from tests.support.certificates import self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import PATIENCE, Echo, Origin
 from tests.support.proxy import Proxy
-from tests.support.tools import free_port
+from tests.support.tools import nobody_listens
 
 
 @contextlib.contextmanager
@@ -99,8 +99,7 @@ def test_the_target_finishes_first(proxy: Proxy) -> None:
 
 
 def test_a_refused_connection_is_a_502(proxy: Proxy) -> None:
-    netloc = f"127.0.0.1:{free_port()}"
-    with Wire(proxy.address) as wire:
+    with nobody_listens() as netloc, Wire(proxy.address) as wire:
         wire.send(f"CONNECT {netloc} HTTP/1.1\r\nHost: {netloc}\r\n\r\n")
         response = wire.response()
     assert response.status == 502
@@ -110,7 +109,7 @@ def test_a_refused_connection_is_a_502(proxy: Proxy) -> None:
 
 def test_an_unknown_host_is_a_502(proxy: Proxy) -> None:
     netloc = "does-not-exist.invalid:443"
-    with Wire(proxy.address, timeout=30) as wire:
+    with Wire(proxy.address) as wire:
         wire.send(f"CONNECT {netloc} HTTP/1.1\r\nHost: {netloc}\r\n\r\n")
         assert wire.response().status == 502
 
@@ -124,7 +123,7 @@ def test_bytes_and_tunnels_are_counted(start_proxy: Callable[..., Proxy], echo: 
         wire.finish()
         assert wire.rest() == Echo.GOODBYE
     proxy.wait_for_metric("tunnels_active", 0)
-    metrics = proxy.metrics()
+    metrics = proxy.settled()
     assert metrics.value("forward_requests_total", method="CONNECT") == 1
     assert metrics.value("tunnel_bytes_total", direction="from_client") == 1000
     assert metrics.value("tunnel_bytes_total", direction="to_client") == 1000 + len(Echo.GOODBYE)

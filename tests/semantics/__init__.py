@@ -18,7 +18,7 @@ NOW = 1_700_000_000.0
 
 def given(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Hypothesis, quick, with nothing left on the disk, and not upset by a busy machine."""
-    settings = hypothesis.settings(max_examples=60, deadline=None, database=None)
+    settings = hypothesis.settings(max_examples=60)
     return lambda test: settings(hypothesis.given(*strategies)(test))
 
 

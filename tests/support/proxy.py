@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from .agents import Agents, Response
+from .looks import files_below, open_files
 from .origin import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ SCRIPTS = Path(__file__).resolve().parent / "scripts"
 CONTROL = SCRIPTS / "control.py"
 RECORDER = SCRIPTS / "recorder.py"
 
-START_TIMEOUT = 40.0
+START_TIMEOUT = 90.0
 """Seconds a mitmdump may take to listen, on a machine that does other things too."""
 POLL = 0.01
 """Seconds between looks at something outside of this process."""
@@ -192,7 +192,7 @@ class Proxy:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def terminate(self, timeout: float = 15.0) -> int | None:
+    def terminate(self, timeout: float = 40.0) -> int | None:
         """SIGTERM, and SIGKILL if that does not help in time."""
         if self.process is None:
             return None
@@ -348,6 +348,19 @@ class Proxy:
             lambda left: not left, timeout, "the list of running fills, or what is unwritten",
         )  # fmt: skip
 
+    def settled(self, timeout: float = PATIENCE) -> Metrics:
+        """The metrics once nothing is under way. A client has its last byte a moment before its request is counted,
+        and its line in the access log comes later still."""
+        self.eventually(
+            lambda: (status := self.status())["requests_in_flight"] or status["fills"] or status["store"]["unwritten"],
+            lambda left: not left, timeout, "what is under way",
+        )  # fmt: skip
+        return self.metrics()
+
+    def open_files(self) -> list[str]:
+        """What its descriptors lead to."""
+        return open_files(self.pid)
+
     def anonymous_memory(self) -> int:
         """Bytes of memory of the process that no file stands behind."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -362,13 +375,11 @@ class Proxy:
         return Path(self.options["cache_dir"])
 
     def files(self) -> list[Path]:
-        """The files below the cache folder that are not the index or the lock."""
-        found = []
-        for folder, _, names in os.walk(self.cache_dir):
-            for name in names:
-                if not name.startswith(("index.", "lock")):
-                    found.append(Path(folder, name))
-        return found
+        """The files below the cache folder that are not the index or the lock. While it runs they come and go."""
+        return [path for path, _ in self._files()]
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        return [found for found in files_below(self.cache_dir) if not found[0].name.startswith(("index.", "lock"))]
 
     def stored(self) -> list[bytes]:
         """The bodies below the cache folder: each is a file, or lies in a segment, on blocks of its own."""
@@ -382,7 +393,7 @@ class Proxy:
                 found.append(data)
                 continue
             at = 0
-            while at < len(data):
+            while at + 16 <= len(data):  # what is being written now may end anywhere
                 entry_id, length = struct.unpack_from("<qq", data, at)
                 if entry_id:
                     found.append(data[at + 16 : at + 16 + length])
@@ -403,17 +414,14 @@ class Proxy:
 
     def disk_usage(self) -> int:
         """Bytes on the disk of everything but the index."""
-        used = 0
-        for path in self.files():
-            with contextlib.suppress(FileNotFoundError):  # it has just been evicted
-                used += path.stat().st_blocks * 512
-        return used
+        return sum(found.st_blocks * 512 for _, found in self._files())
 
     def flows(self) -> list[dict[str, Any]]:
         """What another addon saw, hook by hook. Needs ``record=True``."""
         if not self.flow_file.exists():
             return []
-        return [json.loads(line) for line in self.flow_file.read_text().splitlines()]
+        whole, _, _ = self.flow_file.read_text().rpartition("\n")  # the last line may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def forget_cache(self) -> None:
         shutil.rmtree(self.cache_dir, ignore_errors=True)

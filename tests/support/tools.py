@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .agents import Response, parse_head
-from .origin import PATIENCE
+from .origin import PATIENCE, bind_new_port
 from .proxy import POLL, Proxy, clean_environment
 
 
@@ -28,7 +28,7 @@ def need(program: str) -> str:
 
 
 def run(
-    command: Sequence[str], timeout: float = 30.0, cwd: Path | None = None, **environment: str
+    command: Sequence[str], timeout: float = 90.0, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, without the machine's proxies."""
     return subprocess.run(
@@ -42,7 +42,7 @@ def run(
     )
 
 
-def curl(proxy: Proxy, url: str, *arguments: str, timeout: float = 30.0) -> Response:
+def curl(proxy: Proxy, url: str, *arguments: str, timeout: float = 90.0) -> Response:
     """``curl -x`` of one URL."""
     done = run(
         [need("curl"), "-q", "-sS", "-i", "--suppress-connect-headers", "-x", proxy.url, *arguments, url], timeout
@@ -60,17 +60,36 @@ def curl(proxy: Proxy, url: str, *arguments: str, timeout: float = 30.0) -> Resp
 
 
 def free_port() -> int:
-    """A port that nobody listens on, for programs that cannot be told to take any.
+    """A port for a program that cannot be told to take any: it is the caller's until this process ends.
 
     It is none of those that the kernel gives away for port 0: other tests, in other processes, connect from them all
-    the time, and one that is free now would be taken in a moment.
+    the time, and one that is free now would be taken in a moment. And it is kept from other tests that ask for one:
+    it stays bound here, in such a way that a server can listen on it (all servers set SO_REUSEADDR) and that nobody
+    else is given it (this was bound without).
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for port in random.sample(range(max(1024, lowest - 16_384), lowest), 100):
-        with socket.socket() as sock, contextlib.suppress(OSError):
+        sock = socket.socket()
+        try:
             sock.bind(("0.0.0.0", port))
-            return port
+        except OSError:
+            sock.close()
+            continue
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _kept.append(sock)
+        return port
     raise AssertionError("no free port")
+
+
+_kept: list[socket.socket] = []
+
+
+@contextlib.contextmanager
+def nobody_listens() -> Iterator[str]:
+    """Host and port where connections are refused. The port is taken for that time, or somebody else might get it
+    and listen."""
+    with bind_new_port() as taken:
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -95,10 +114,10 @@ def run_in_background(command: Sequence[str], listens: tuple[str, int], timeout:
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(PATIENCE)
 
 
 class Tmpfs:

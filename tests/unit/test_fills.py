@@ -26,7 +26,7 @@ from proxy_cache.store.body import BodyError
 from proxy_cache.store.store import Room, Store
 from proxy_cache.waiter import ClientGone, Waiter
 
-from .test_origin_connection import CLOSE, RawOrigin, until
+from .test_origin_connection import CLOSE, HOLD, RawOrigin, until
 
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nCache-Control: max-age=600\r\nETag: "1"\r\n\r\n'
 REST = (
@@ -196,7 +196,7 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param([SMALL[:-3], b"llo"], id="in pieces"),
+        pytest.param([SMALL[:-3], HOLD, b"llo"], id="in pieces"),
         pytest.param([CLOSE], id="the connection had ended"),
         pytest.param([b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], id="worth another try"),
         pytest.param([b"HTTP/1.1 200 OK\r\nConte", CLOSE], id="broken off"),
@@ -207,6 +207,7 @@ def test_what_takes_more_than_that_is_gone_on_with(tmp_path: Path, answer: list[
         waiter = table.start(request("/x"))
         assert waiter.fill._task is None
         assert (await waiter.head()).response.status == 200
+        raw.go.set()
         assert await body_of(waiter) == b"hello"
         await waiter.fill.ending()
         assert waiter.fill._task is not None

@@ -13,7 +13,7 @@ from proxy_cache.limiter import Limits, OriginLimiter, Overloaded, Place, Ticket
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(story(), 10))
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 class Flow:

@@ -18,6 +18,8 @@ from proxy_cache.semantics.keys import Target
 
 CLOSE = b"close"
 """In a list of pieces: the origin ends the connection."""
+HOLD = b"hold"
+"""The origin waits for ``go``: what comes then is not read together with what came before."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -30,6 +32,7 @@ class RawOrigin:
         self.connections = 0
         self.ended = asyncio.Event()
         """Whether a connection has been ended by the client."""
+        self.go = asyncio.Event()
         self.writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,9 +45,12 @@ class RawOrigin:
                     if piece is CLOSE:
                         writer.close()
                         return
+                    if piece is HOLD:
+                        await self.go.wait()
+                        continue
                     writer.write(piece)
                     await writer.drain()
-                    for _ in range(10):  # so that it has been read by the time that the next one is sent
+                    for _ in range(10):  # so that it has been read, mostly, by the time that the next one is sent
                         await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.ended.set()
@@ -457,7 +463,7 @@ def test_a_slow_reader_makes_the_origin_wait() -> None:
 def test_an_origin_that_says_nothing() -> None:
     async def run() -> None:
         origin = RawOrigin([[], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no"]])
-        async with clients(origin, timeout=0.2) as get:
+        async with clients(origin, timeout=1) as get:
             with pytest.raises(OriginError) as error:
                 await get()
             assert error.value.error == "http_response_timeout"

@@ -23,6 +23,7 @@ from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
 from proxy_cache.store.store import Store
+from tests.support.looks import is_open_still
 from tests.support.stores import with_store
 
 from .test_origin_connection import CLOSE, RawOrigin, body_of, clients
@@ -70,9 +71,9 @@ def test_pipes_are_used_again() -> None:
     pipes.give_back(first)
     assert pipes.take() is first
     pipes.give_back(first)
+    before = os.fstat(first.reader)
     pipes.close()
-    with pytest.raises(OSError):
-        os.fstat(first.reader)
+    assert not is_open_still(first.reader, before)
 
 
 # -- from a connection -------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_a_body_that_breaks_off() -> None:
 
 
 def test_an_origin_that_stops() -> None:
-    assert poured([HEAD, BODY[:500_000]], timeout=0.2)[0] == "connection_read_timeout"
+    assert poured([HEAD, BODY[:500_000]], timeout=1)[0] == "connection_read_timeout"
 
 
 def test_what_follows_a_body_is_not_the_answer_to_the_next_request() -> None:
@@ -280,11 +281,10 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
         with pytest.raises(asyncio.CancelledError):
             await pouring
         body.fail(BodyError("given up"))
-        os.fstat(pipe.reader)  # it is still in use
+        before = os.fstat(pipe.reader)  # it is still in use
         release.set()
         await store.files.drain()
-        with pytest.raises(OSError):
-            os.fstat(pipe.reader)
+        assert not is_open_still(pipe.reader, before)
         assert list(store.files.scan()) == []
 
     with_store(tmp_path, story)
@@ -303,11 +303,11 @@ def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe
         assert body.flushing
         pouring = asyncio.create_task(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
         await asyncio.sleep(0)
+        before = os.fstat(pipe.reader)
         pouring.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pouring
-        with pytest.raises(OSError):
-            os.fstat(pipe.reader)
+        assert not is_open_still(pipe.reader, before)
         release.set()
         body.fail(BodyError("given up"))
 
@@ -359,11 +359,10 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(tmp_path: Path, pipe: Pip
         with pytest.raises(asyncio.CancelledError):
             await committing
         body.fail(BodyError("given up"))
-        os.fstat(fd)
+        before = os.fstat(fd)
         release.set()
         await store.files.drain()
-        with pytest.raises(OSError):
-            os.fstat(fd)
+        assert not is_open_still(fd, before)
         assert list(store.files.scan()) == []
 
     with_store(tmp_path, story)
@@ -386,12 +385,11 @@ def test_a_reader_that_is_closed_while_a_thread_reads_for_it(tmp_path: Path, pip
         await asyncio.sleep(0)
         body.fail(BodyError("given up"))
         reader.close()
-        os.fstat(fd)
+        before = os.fstat(fd)
         release.set()
         with pytest.raises(BodyError):
             await reading
-        with pytest.raises(OSError):
-            os.fstat(fd)
+        assert not is_open_still(fd, before)
 
     with_store(tmp_path, story)
 

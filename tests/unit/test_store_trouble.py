@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
@@ -26,13 +27,13 @@ def response_of() -> StoredResponse:
 
 
 def last_use(folder: Path) -> float:
-    with sqlite3.connect(folder / "index.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as database:
         (used,) = database.execute("SELECT max(used) FROM entries").fetchone()
-    return float(used)
+    return float(used or 0)  # the row may not have been written yet
 
 
 async def until(true: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A mitmproxy script for tests: connections may be idle for a second, not for ten minutes."""
+"""A mitmproxy script for tests: connections may be idle for some seconds, not for ten minutes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server
 
-SECONDS = 1
+SECONDS = 4
 
 
 class Impatient:
