@@ -143,6 +143,8 @@ class CacheAddon:
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
             self.cache.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
+            self.fills.quick_abort_timeout = settings.quick_abort_timeout
+            self.store.spill.limit = settings.spill_max
             self.fills.default_ttl = settings.default_ttl
             self.fills.spans = settings.spans
             self.origin.configure(settings.origin)
@@ -205,6 +207,8 @@ class CacheAddon:
         self.origin = OriginClient(settings.origin, metrics.fetch_retried)
         self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
         fills.quick_abort_max = settings.quick_abort_max
+        fills.quick_abort_timeout = settings.quick_abort_timeout
+        store.spill.limit = settings.spill_max
         fills.default_ttl = settings.default_ttl
         fills.spans = settings.spans
         self.cache = Cache(store, fills, settings.cache, Heads(self.via))
@@ -216,6 +220,7 @@ class CacheAddon:
                 "cache_size": lambda: store.size,
                 "cache_entries": lambda: len(store.index),
                 "cache_capacity": lambda: store.capacity,
+                "spilled": lambda: store.spill.size,
                 "tunnels_active": lambda: sum(map(len, self._tunnels.values())),
             }
         )

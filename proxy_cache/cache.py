@@ -45,6 +45,9 @@ CANDIDATES_MOST = 15
 """Other variants that are validated along with the one that a request selects."""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
+REFUSALS = 3
+"""How often, if what came was an error for whoever had asked (401, 403, …): where every client is refused, they must
+not be refused one after the other."""
 
 
 CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
@@ -77,6 +80,7 @@ class Cache:
         client left while its answer was awaited.
         """
         key = exchange.key
+        refusals = 0
         for turn in range(ROUNDS):
             if not self.store.is_loaded(key):
                 await self.store.load(key)
@@ -93,7 +97,8 @@ class Cache:
                 try:
                     answer = await self._from_store(exchange, entry, now, decision)
                 except SentOn as sent_on:
-                    alone = sent_on.alone
+                    refusals += sent_on.refused
+                    alone = sent_on.alone or refusals >= REFUSALS
                     continue
                 except (Overloaded, OriginError) as error:
                     return await self._without_origin(exchange, None, decision, error)
@@ -110,7 +115,8 @@ class Cache:
             try:
                 answer = await self._from_fill(exchange, entry, decision, alone=alone or turn == ROUNDS - 1)
             except SentOn as sent_on:
-                alone = sent_on.alone
+                refusals += sent_on.refused
+                alone = sent_on.alone or refusals >= REFUSALS
                 continue
             except (Overloaded, OriginError) as error:
                 return await self._without_origin(exchange, entry, decision, error)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from .fills import Fill, FillRequest, FillState
+from .contention import LOOK_EVERY, make_way
+from .fills import Fill, FillRequest, FillState, identifying_fields
 from .limiter import OriginLimiter
 from .origin import OriginClient
 from .semantics.headers import Headers
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
+from .semantics.vary import matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
 from .store.store import Store
@@ -57,6 +60,26 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncacheable:
+    """What is remembered of a response that could not be stored: whom else it is about.
+
+    Of somebody who has logged in, say, or asks for another variant, it may well be that others get one that can be."""
+
+    until: float
+    """By the monotonic clock."""
+    vary: tuple[tuple[str, str | None], ...]
+    """The selecting values of the request that brought it (RFC 9111 §4.1), and"""
+    identifying: frozenset[str]
+    """the fields with which it said who had made it."""
+
+    def is_about(self, headers: Headers) -> bool:
+        return self.until >= time.monotonic() and self._applies(headers)
+
+    def _applies(self, headers: Headers) -> bool:
+        return all(name in headers for name in self.identifying) and matches(self.vary, headers)
+
+
+@dataclass(frozen=True, slots=True)
 class SpanSettings:
     """How ranges are asked for. All are bytes."""
 
@@ -80,7 +103,9 @@ class FillTable:
         self.origin = origin
         self.events = events
         self.quick_abort_max = 1024 * 1024
-        """Bytes left at which a fill that nobody waits for is finished all the same."""
+        """Bytes left at which a fill that nobody waits for is finished all the same, if that takes no more than"""
+        self.quick_abort_timeout = 10.0
+        """so many seconds."""
         self.default_ttl = 0
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self.spans = SpanSettings()
@@ -91,10 +116,10 @@ class FillTable:
         """Fills that bring pieces of entries, by the entry's id."""
         self._lengths: dict[str, int] = {}
         self._running: set[Fill] = set()
-        self._uncacheable = Memory()
-        self._personal = Memory()
-        """Keys whose responses can't be stored when the request has Authorization."""
+        self._uncacheable: dict[str, Uncacheable] = {}
         self._passed_on = Memory()
+        self._next_look: asyncio.TimerHandle | None = None
+        limiter.on_queued = self._somebody_queues
 
     def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
         """A running fill that this request may share."""
@@ -106,7 +131,7 @@ class FillTable:
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or key in self._uncacheable or key in self._personal or key in self._passed_on
+        return key in self._joinable or key in self._uncacheable or key in self._passed_on
 
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
@@ -197,17 +222,25 @@ class FillTable:
     def is_uncacheable(self, key: str, headers: Headers) -> bool:
         """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
         be either."""
-        return key in self._uncacheable or ("authorization" in headers and key in self._personal)
+        mark = self._uncacheable.get(key)
+        return mark is not None and mark.is_about(headers)
 
-    def remember(self, key: str, why_not: str | None) -> None:
-        """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
-        against the resource."""
-        if why_not == "authorization":
-            self._personal.add(key)
-        elif why_not in (None, "partial", "bypass", "request-no-store"):
-            self._uncacheable.discard(key)
-        else:
-            self._uncacheable.add(key)
+    def remember(self, request: FillRequest, response: Headers, why_not: str | None) -> None:
+        """Take note of whether a response could be stored. What was the request's own doing is not held against the
+        resource."""
+        key = request.key
+        before = self._uncacheable.pop(key, None)
+        if why_not in (None, "partial", "bypass", "request-no-store"):
+            return
+        names = vary_names(response) or ()
+        identifying = identifying_fields(request.headers, request.policy).difference(names)
+        vary = selecting_values(names, request.headers)
+        until = time.monotonic() + REMEMBERED_FOR
+        if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
+            vary, identifying = (), frozenset()  # it was about everybody, and still is
+        if len(self._uncacheable) >= REMEMBERED_MOST:
+            del self._uncacheable[next(iter(self._uncacheable))]
+        self._uncacheable[key] = Uncacheable(until, vary, identifying)
 
     def passed_on(self, key: str) -> None:
         """A client's condition went to the origin, which said 304: nothing could be stored. Next time it is fetched."""
@@ -238,6 +271,22 @@ class FillTable:
     def _forget_gap(self, fill: Fill, entry_id: int) -> None:
         _discard(self._gaps, entry_id, fill)
 
+    # -- slots that others wait for -----------------------------------------------------------------------------
+
+    def _somebody_queues(self) -> None:
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(0, self._look_for_slots)
+
+    def _look_for_slots(self) -> None:
+        """See which fills can give way to those that queue, again and again as long as somebody does."""
+        self._next_look = None
+        loop, limiter = asyncio.get_running_loop(), self.limiter
+        now = loop.time()
+        for fill in list(self._running):
+            make_way(fill, now, queue_is_full=limiter.is_full)
+        if limiter.queued:
+            self._next_look = loop.call_later(LOOK_EVERY, self._look_for_slots)
+
     def snapshot(self) -> list[dict[str, Any]]:
         return [fill.snapshot() for fill in self._running]
 
@@ -247,6 +296,8 @@ class FillTable:
 
     async def close(self) -> None:
         """End all fills. What has arrived in full is stored; what has not is dropped."""
+        if self._next_look is not None:
+            self._next_look.cancel()
         running = list(self._running)
         for fill in running:
             if fill.state is not FillState.COMPLETE:

@@ -8,7 +8,8 @@ Those who wait for it are :class:`Waiter` s: first for the head of the response,
 and go as they like; the fill minds only when the last one leaves:
 
 - still queued: it is cancelled, and the origin never hears of it;
-- running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known), else dropped.
+- running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known) and they come within
+  ``quick_abort_timeout``, else dropped; at once if others wait for its slot (see :mod:`.contention`).
 
 A fill may also be for a *span*: bytes that a stored response lacks, or the first that were asked for of one that is not
 stored yet. The answer, a 206, is then a piece of an entry that is in the index from the response's head on.
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .contention import HoldUp, Leftover
 from .copying import copy
 from .limiter import Ticket, TicketState
 from .origin import RETRY_STATUSES
@@ -51,7 +53,7 @@ from .semantics.stored import StoredResponse
 from .semantics.storing import judge, why_not_shared
 from .semantics.validation import CONDITIONAL, conditional_headers, is_conditional, selected_by_304
 from .semantics.vary import matches
-from .store.body import Body
+from .store.body import Body, Reader
 from .store.index import Entry
 from .waiter import FillHead, SentOn, Waiter
 
@@ -60,12 +62,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+VOLATILE = frozenset({"no-store", "request-no-store", "bypass"})
+"""Reasons for not storing a response of which no byte may be brought to a disk either (RFC 9111 §5.2.1.5, §5.2.2.5)."""
+IDENTIFYING = frozenset({"authorization", "cookie"})
 PROGRESS = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
 
 
 SUPERSEDES = frozenset({"no-store", "private", "set-cookie", "vary-star", "no-freshness"})
-"""Reasons for not storing a response that speak of the resource, and not of whoever has asked."""
+"""Reasons for not storing a response that speak of the resource, where its status does."""
 
 
 class FillState(enum.Enum):
@@ -121,6 +126,9 @@ class Fill:
         """Where the answer is awaited that no task waits for."""
         self._over = False
         self._ending: asyncio.Future[None] | None = None
+        self._leftover: Leftover | None = None
+        """While no client waits: how long it may still take."""
+        self.hold_up: HoldUp | None = None
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -132,6 +140,8 @@ class Fill:
             request.target.authority, request.client, waiter.overloaded
         )
         self.waiters[waiter] = None
+        if not reads:
+            self._leftover = Leftover(self)
         if not self._ask_now():
             self._go_on(None)
         return waiter
@@ -144,13 +154,16 @@ class Fill:
         self._task = asyncio.Task(self._run(self._ticket), loop=asyncio.get_running_loop())
 
     def join(self, client: str, headers: Headers) -> Waiter:
-        """One more flow wants this response."""
+        """One more flow wants this response. Raises :class:`Overloaded` if its client waits for too many already."""
         waiter = Waiter(self, headers)
+        if self.head is None and self._ticket is not None:
+            waiter._place = self._ticket.join(client, waiter.overloaded)
+        if self._leftover is not None:
+            self._leftover.cancel()
+            self._leftover = None
         self.waiters[waiter] = None
         if self.head is not None:
             waiter.give(self.head)
-        elif self._ticket is not None:
-            waiter._place = self._ticket.join(client, waiter.overloaded)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -160,11 +173,27 @@ class Fill:
     def _nobody_waits(self) -> None:
         if self.state in (FillState.COMPLETE, FillState.FAILED):
             return
-        if self.state is FillState.RUNNING and self._worth_finishing():
+        if self.state is FillState.RUNNING and self._worth_finishing() and not self.is_in_the_way:
+            if self._leftover is None:
+                self._leftover = Leftover(self)
+            return
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End it, since no client wants what it brings. What has come is kept, if the rest can be put to it."""
+        if self._over or self.state in (FillState.COMPLETE, FillState.FAILED):
             return
         # Until the task has ended nobody may join: what it would tell a waiter is that it was abandoned.
         self._abandoned = True
         self.cancel()
+
+    def drop_reader(self, reader: Reader) -> None:
+        """The client that reads with it takes next to nothing, and others wait: its response breaks off."""
+        for waiter in list(self.waiters):
+            if waiter.reader is reader:
+                shown = self.request.target.shown
+                logger.info("%s: a client that has stopped reading was dropped, since others wait", shown)
+                waiter.leave()
 
     def cancel(self) -> None:
         """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
@@ -192,15 +221,40 @@ class Fill:
     def _worth_finishing(self) -> bool:
         """The rule for a running fill that nobody waits for. Before the head arrives it is not known yet, so the
         question is put again then (in :meth:`_take`)."""
-        body = self.body
         if self.head is None:
             return not self.request.private
+        return self.body is None or (self.body.kept and self.bytes_left >= 0)
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of its body that have come."""
+        return self.body.length - self.body.start if self.body is not None else 0
+
+    @property
+    def bytes_left(self) -> int:
+        """Bytes that are to come, at most, if it is to be finished for nobody; negative if they are too many. Of a body
+        of unknown length as much may come in all as may be left of another."""
+        body, limit = self.body, self.table.quick_abort_max
         if body is None:
-            return True
-        if not body.kept:
-            return False
-        limit = self.table.quick_abort_max
-        return body.total - body.length <= limit if body.total is not None else body.length - body.start <= limit
+            return 0
+        if body.total is None:
+            return limit - self.arrived
+        left = body.total - body.length
+        return left if left <= limit else -1
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is FillState.RUNNING and not self._abandoned
+
+    @property
+    def has_client(self) -> bool:
+        """Whether anybody waits for it who is not only there to have it stored."""
+        return any(waiter.reads for waiter in self.waiters)
+
+    @property
+    def is_in_the_way(self) -> bool:
+        """Whether somebody queues for the slot that it holds."""
+        return self._ticket is not None and self.table.limiter.is_waited_for(self._ticket)
 
     def _broken(self, error: BaseException) -> str:
         """It ended with this, which is told to whoever waits. The outcome."""
@@ -222,6 +276,9 @@ class Fill:
         assert self._ticket is not None
         self._over = True
         self._ticket.end()
+        if self._leftover is not None:
+            self._leftover.cancel()
+            self._leftover = None
         self.table._forget(self)
         if outcome:
             self.table.events.fill_ended(outcome)
@@ -424,9 +481,17 @@ class Fill:
             self._not_a_part(response, self.request.part)
         head, shared, alone = self._decide(response)
         self._give(head, shared=shared, alone=alone)
-        if not self.waiters and not self._worth_finishing():
-            raise asyncio.CancelledError
+        self._see_who_waits()
         return head
+
+    def _see_who_waits(self) -> None:
+        """The head has been handed out, and all may have been sent on, or have left before."""
+        if self.waiters:
+            return
+        if not self._worth_finishing() or self.is_in_the_way:
+            raise asyncio.CancelledError
+        if self._leftover is None:
+            self._leftover = Leftover(self)
 
     def _decide(self, response: OriginResponse, content: bytes | None = None) -> tuple[FillHead, bool, bool]:
         """Whether a response is stored, and who gets it: see :meth:`_give`. ``content``: its body, if that is here."""
@@ -438,8 +503,9 @@ class Fill:
             why_not = "bypass"
         if status == 416 and request.part is not None:
             why_not = "partial"  # it is about the range
-        if why_not is None and status >= 500 and request.candidates:
-            why_not = "status"  # the origin is in trouble: what is here may still be of use
+        about_resource = speaks_of_resource(status)
+        if why_not is None and not about_resource and self._has_better(status):
+            why_not = "status"
         for_all = why_not is None or (_is_failure(status) and not _is_personal(request.headers, response.headers))
         shown = response.headers
         if for_all and why_not is not None:
@@ -450,26 +516,40 @@ class Fill:
         passed_on = status == 304 and is_conditional(request.headers) and not request.private
         if passed_on:
             self.table.passed_on(request.key)
-        elif not _is_failure(status) and status not in (412, 416):  # those speak of the request
-            self.table.remember(request.key, why_not)
+        elif about_resource:
+            self.table.remember(request, response.headers, why_not)
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
         if content is None:
             keep = why_not is None and not self.doomed
-            self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
+            total = 0 if status in (204, 304) else response.content_length
+            self.body = self.table.store.body(total, keep=keep, volatile=why_not in VOLATILE)
         own = None
         if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
             own = end_to_end(response.headers).without("age")
         head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, content=content)
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
-        # What was only the answer to the leader's condition says nothing about the others: they ask again, together.
-        return head, for_all, not passed_on and why_not != "partial"
+        # What was only the answer to the leader, or to its condition, says nothing about the others: they ask again,
+        # together.
+        return head, for_all, about_resource and not passed_on and why_not != "partial"
+
+    def _has_better(self, status: int) -> bool:
+        """Whether something is stored that an error must not take the place of: the origin is in trouble, or it has
+        refused this client (a field too long, no login, a filter for requests), and what is here is still good."""
+        store, key = self.table.store, self.request.key
+        if status >= 500:
+            return bool(self.request.candidates)
+        return not store.is_loaded(key) or any(speaks_of_resource(entry.response.status) for entry in store.lookup(key))
 
     def _drop_what_it_supersedes(self) -> None:
-        """The origin has another answer now, which can't be kept: neither can what was validated (RFC 9111 §4.3.3)."""
+        """The origin has another answer now, which can't be kept: neither can what was validated (RFC 9111 §4.3.3).
+        Unless it was an answer to somebody who has logged in, and the stored one is for everybody."""
         for entry in self.request.candidates[:1]:
-            if matches(entry.response.vary, self.request.headers):
+            selecting = {name for name, _ in entry.response.vary}
+            if identifying_fields(self.request.headers, self.request.policy) <= selecting and matches(
+                entry.response.vary, self.request.headers
+            ):
                 self.table.store.remove(entry)
 
     def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
@@ -497,14 +577,14 @@ class Fill:
         stored = StoredResponse.of(
             200, headers, request.headers, response.request_time, response.response_time, verdict
         )
-        table.remember(request.key, why_not)
+        table.remember(request, headers, why_not)
         entry: Entry | None = None
         if why_not is None and not self.doomed:
             entry = table.store.add_object(request.key, stored, length)
             self.body = table.store.piece(entry, *span)
             table.fills_a_gap(self, entry)
         else:
-            self.body = table.store.body(span.stop, keep=False, start=span.start)
+            self.body = table.store.body(span.stop, keep=False, start=span.start, volatile=why_not in VOLATILE)
             table._forget(self)
         own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
         return self._given(
@@ -515,8 +595,7 @@ class Fill:
         """Hand out the head of a piece."""
         self.head = head
         self._give(head, shared=head.piece_of is not None, alone=alone)
-        if not self.waiters and not self._worth_finishing():
-            raise asyncio.CancelledError
+        self._see_who_waits()
         return head
 
     @property
@@ -606,11 +685,12 @@ class Fill:
     def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
         """Hand out the head: to everybody whom it suits, else to who has asked, if that one is still here; the others
         are sent on, all at once."""
+        refused = not shared and not speaks_of_resource(head.response.status)
         for waiter in list(self.waiters):
             if waiter.leads or (shared and matches(head.response.vary, waiter.headers)):
                 waiter.give(head)
             else:
-                waiter._fail(SentOn(alone=alone and not shared))
+                waiter._fail(SentOn(alone=alone and not shared, refused=refused))
                 del self.waiters[waiter]
 
     def _fail(self, error: OriginError) -> None:
@@ -657,6 +737,19 @@ class Fill:
     def __repr__(self) -> str:
         size = f", {self.body.length} bytes" if self.body else ""
         return f"<Fill {self.request.key} {self.state.value}, {len(self.waiters)} waiters{size}>"
+
+
+def speaks_of_resource(status: int) -> bool:
+    """Whether an answer with this status says something about the resource, which others may then take for granted:
+    that it is there, elsewhere, or gone. Every other error speaks of the request that it answers, and of whoever has
+    made it, or of the moment."""
+    return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
+
+
+def identifying_fields(request: Headers, policy: Policy) -> frozenset[str]:
+    """The fields of a request that say who has made it, as far as they may decide about the answer."""
+    ignored = {"authorization"} if policy.ignore_authorization else frozenset[str]()
+    return frozenset(name for name in IDENTIFYING - ignored if name in request)
 
 
 def _is_failure(status: int) -> bool:

@@ -23,6 +23,7 @@ from .answers import Answer, Exchange, Source
 from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight
 from .http1 import CLOSE, Request, parse_request, response_head, with_line
+from .loop import when_hung_up
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import Policy
@@ -90,6 +91,10 @@ class Host(Protocol):
     def failed(self, error: Exception) -> None: ...
 
 
+def _nothing() -> None:
+    """There is no watch to end."""
+
+
 class Lane(asyncio.Protocol):
     """The protocol of one client's connection."""
 
@@ -119,6 +124,7 @@ class Lane(asyncio.Protocol):
         self._going_on = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading_paused = False
+        self._end_watch: Callable[[], None] = _nothing
 
     # -- what the transport tells -------------------------------------------------------------------------------
 
@@ -137,8 +143,7 @@ class Lane(asyncio.Protocol):
         if not self._busy:
             self._go_on()
         elif len(data) > READ_AHEAD and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
+            self._pause_reading()
 
     def eof_received(self) -> bool | None:
         # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
@@ -149,8 +154,25 @@ class Lane(asyncio.Protocol):
         self._flush_to_inner()
         return bool(self._inner.eof_received())
 
+    def _pause_reading(self) -> None:
+        """The client has sent enough, until it has had its answer. That it leaves has to be noticed all the same."""
+        self._reading_paused = True
+        self._transport.pause_reading()
+        connection = self._transport.get_extra_info("socket")
+        self._end_watch = when_hung_up(asyncio.get_running_loop(), connection, self._hung_up)
+
+    def _hung_up(self) -> None:
+        """The client has left behind more than was read. As in :meth:`eof_received`, nobody wants an answer to it."""
+        if not self._reading_paused or self.lost:
+            return
+        self._buffer = b""
+        if self._exchange is not None:
+            self._exchange.client_gone()
+        self._transport.close()
+
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
+        self._end_watch()
         self.host.lane_lost()
         if self._exchange is not None:
             self._exchange.client_gone()
@@ -469,6 +491,7 @@ class Lane(asyncio.Protocol):
         self._busy = False
         if self._reading_paused and not self.lost:
             self._reading_paused = False
+            self._end_watch()
             self._transport.resume_reading()
         self._go_on()
 

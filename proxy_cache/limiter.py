@@ -4,9 +4,10 @@ A fill asks for a slot with one :class:`Ticket`. Every flow that waits for this 
 queue of its own client, so a ticket stands in as many clients' queues as want it, and is admitted when the first of
 them has its turn: joining a fill that a greedy client queued 300 places back costs a modest client nothing.
 
-Turns go round robin over the clients; within a client, first in, first out. A place ends on its own when it has
-waited ``queue_timeout``; a ticket without a place left ends too. Nothing here does I/O: an admission resolves
-``Ticket.admission``, and the end of a place is told through the callback it was made with.
+Turns go round robin over the clients; within a client, first in, first out. The length of the queue is shared in the
+same way: when it is full, a client with a short queue takes the newest place of the client with the longest one. A
+place ends on its own when it has waited ``queue_timeout``; a ticket without a place left ends too. Nothing here does
+I/O: an admission resolves ``Ticket.admission``, and the end of a place is told through the callback it was made with.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import asyncio
 import enum
 import random
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 PACE_WINDOW = 64
 """The recent pace of fills is taken over so many ended fills."""
@@ -33,6 +34,8 @@ class Limits:
     queue_max: int = 1024
     queue_timeout: float = 10.0
     """Seconds a place may wait for its turn."""
+    queue_max_per_client: int = 0
+    """Tickets that one client may wait for; 0: no limit but ``queue_max``."""
 
 
 class Overloaded(Exception):
@@ -82,7 +85,10 @@ class Ticket:
         self._admitted: asyncio.Future[None] | None = None
 
     def join(self, client: str, on_end: Callable[[Overloaded], None]) -> Place | None:
-        """Another flow wants this fill. ``None`` when there is nothing to wait for, the slot being there already."""
+        """Another flow wants this fill. ``None`` when there is nothing to wait for, the slot being there already.
+
+        Raises :class:`Overloaded` (``rejected``) when its client waits for as many fills as it may.
+        """
         if self.state is not TicketState.QUEUED:
             return None
         return self.limiter._join(self, client, on_end)
@@ -131,16 +137,35 @@ class _ClientQueue:
             if not tickets:
                 del self.by_host[ticket.host]
 
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self.by_host.get(ticket.host, ())
+
+    def newest_first(self) -> Iterator[Ticket]:
+        """Its tickets, the last of them first. The first of these is found without sorting them all."""
+        newest = max((next(reversed(tickets)) for tickets in self.by_host.values()), key=_arrival)
+        yield newest
+        everyone = sorted((ticket for tickets in self.by_host.values() for ticket in tickets), key=_arrival)
+        yield from (ticket for ticket in reversed(everyone) if ticket is not newest)
+
     def first(self, has_room: Callable[[str], bool]) -> Ticket | None:
         heads = [next(iter(tickets)) for host, tickets in self.by_host.items() if has_room(host)]
         return min(heads, key=lambda ticket: ticket.seq, default=None)
+
+
+def _nothing() -> None:
+    """The default of a callback."""
+
+
+def _arrival(ticket: Ticket) -> int:
+    return ticket.seq
 
 
 class OriginLimiter:
     """Slots for origin fills and the queue before them.
 
     ``observe(outcome, seconds)`` is called once for each ticket that had to wait or was turned away: ``admitted``,
-    ``canceled``, ``timeout`` or ``rejected``. A ticket that found a free slot is not observed.
+    ``canceled``, ``timeout`` or ``rejected``. A ticket that found a free slot is not observed. ``on_queued()`` is
+    called when one more fill has begun to wait.
     """
 
     def __init__(
@@ -152,6 +177,7 @@ class OriginLimiter:
         rng: random.Random | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.on_queued: Callable[[], None] = _nothing
         self._observe = observe
         self._clock = clock
         self._rng = rng or random.Random()
@@ -162,6 +188,11 @@ class OriginLimiter:
         """Tickets in order of arrival; what ``queue_max`` counts."""
         self._rotation: OrderedDict[str, _ClientQueue] = OrderedDict()
         """Clients with something queued; the first has the next turn."""
+        self._by_length: dict[int, dict[str, None]] = {}
+        """The same clients by how many tickets each waits for."""
+        self._longest = 0
+        """The largest of these numbers."""
+        self._queued_per_host: Counter[str] = Counter()
         self._by_age: OrderedDict[Place, None] = OrderedDict()
         """Places, oldest first. One limit for all, so the first is the next to time out."""
         self._timer: asyncio.TimerHandle | None = None
@@ -189,12 +220,24 @@ class OriginLimiter:
             # Nobody who could run is overtaken: whoever is queued now waits for a host that is full.
             self._admit(ticket)
             return ticket, None
-        if len(self._queue) >= self.limits.queue_max:
-            self._observe("rejected", 0.0)
-            raise Overloaded("rejected", self.retry_after())
+        if self._is_at_client_limit(client) or (self.is_full and not self._displace_for(client)):
+            self._reject()
         self._queue[ticket] = None
-        place = self._join(ticket, client, on_end)
+        self._queued_per_host[host] += 1
+        place = self._add_place(ticket, client, on_end)
+        self.on_queued()
         return ticket, place
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue has no place left."""
+        return len(self._queue) >= self.limits.queue_max
+
+    def is_waited_for(self, ticket: Ticket) -> bool:
+        """Whether somebody in the queue could run if this ticket gave its slot back."""
+        if ticket.state is not TicketState.ACTIVE or not self._queue:
+            return False
+        return not self._has_slot() or ticket.host in self._queued_per_host
 
     def configure(self, limits: Limits) -> None:
         """Apply new limits to the queue at hand: slots, order of arrival and time already waited stay."""
@@ -224,6 +267,7 @@ class OriginLimiter:
             "max_in_flight": self.limits.max_in_flight,
             "max_in_flight_per_host": self.limits.max_in_flight_per_host,
             "queue_max": self.limits.queue_max,
+            "queue_max_per_client": self.limits.queue_max_per_client,
             "queue_timeout_seconds": self.limits.queue_timeout,
             "in_flight": len(self._active),
             "in_flight_per_host": dict(self._active_per_host),
@@ -283,14 +327,50 @@ class OriginLimiter:
         if ticket._admitted is not None and not ticket._admitted.done():
             ticket._admitted.set_result(None)
 
+    def _reject(self) -> NoReturn:
+        self._observe("rejected", 0.0)
+        raise Overloaded("rejected", self.retry_after())
+
+    def _length(self, client: str) -> int:
+        queue = self._rotation.get(client)
+        return 0 if queue is None else queue.size
+
+    def _is_at_client_limit(self, client: str) -> bool:
+        limit = self.limits.queue_max_per_client
+        return limit > 0 and self._length(client) >= limit
+
+    def _displace_for(self, client: str) -> bool:
+        """Make room in a full queue, at the expense of the client with the longest queue: its newest ticket ends,
+        unless a client that has no more than this one waits for it as well. Whether there is room now.
+
+        Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
+        """
+        length = self._length(client)
+        if self._longest < length + 2:
+            return False
+        longest = next(reversed(self._by_length[self._longest]))
+        for ticket in self._rotation[longest].newest_first():
+            if all(self._length(place.client) >= length + 2 for place in ticket.places):
+                self._finish_wait(ticket, "rejected")
+                return True
+        return False
+
     def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None]) -> Place:
+        queue = self._rotation.get(client)
+        if queue is not None and ticket not in queue and self._is_at_client_limit(client):
+            self._reject()
+        return self._add_place(ticket, client, on_end)
+
+    def _add_place(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None]) -> Place:
         place = Place(ticket, client, self._clock(), on_end)
         ticket.places.add(place)
         self._by_age[place] = None
         queue = self._rotation.get(client)
         if queue is None:
             queue = self._rotation[client] = _ClientQueue()
+        before = queue.size
         queue.add(ticket)
+        self._resized(client, before, queue.size)
         if self._timer is None:
             self._set_timer()
         return place
@@ -298,6 +378,9 @@ class OriginLimiter:
     def _finish_wait(self, ticket: Ticket, outcome: str) -> None:
         """The ticket leaves the queue: into a slot (``admitted``) or for good (any other outcome)."""
         del self._queue[ticket]
+        self._queued_per_host[ticket.host] -= 1
+        if not self._queued_per_host[ticket.host]:
+            del self._queued_per_host[ticket.host]
         places, ticket.places = ticket.places, set()
         for place in places:
             del self._by_age[place]
@@ -333,9 +416,26 @@ class OriginLimiter:
         queue = self._rotation.get(client)
         if queue is None:
             return
+        before = queue.size
         queue.discard(ticket, wholly=wholly)
+        self._resized(client, before, queue.size)
         if not queue.size:
             del self._rotation[client]
+
+    def _resized(self, client: str, before: int, after: int) -> None:
+        """A client waits for one ticket more, or one less. (The longest queue is then one longer, or at most one
+        shorter, so it is always known without a search.)"""
+        if before == after:
+            return
+        if before:
+            clients = self._by_length[before]
+            del clients[client]
+            if not clients:
+                del self._by_length[before]
+        if after:
+            self._by_length.setdefault(after, {})[client] = None
+        if after > self._longest or self._longest not in self._by_length:
+            self._longest = after
 
     def _leave(self, place: Place, outcome: str) -> None:
         self._drop_place(place, outcome)

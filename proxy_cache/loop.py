@@ -12,6 +12,8 @@ not by 40 (a thousand agents that connect at once).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import select
 import selectors
 import socket
@@ -43,6 +45,8 @@ class ShortTurns:
         self._most = MOST
         self._since = time.monotonic()
         self.readers: dict[int, Any] = {}
+        self.hangups: dict[int, Callable[[], None]] = {}
+        """What to call when the other end of a connection has gone, by a descriptor of its own."""
 
     def poll(self, timeout: float, most: int) -> Any:
         spent = time.monotonic() - self._since
@@ -53,15 +57,17 @@ class ShortTurns:
         events = self._epoll.poll(timeout, min(self._most, most))
         self._since = time.monotonic()
         readers = self.readers
-        if not readers:
+        if not readers and not self.hangups:
             return events
         others = []
         for event in events:
             transport = readers.get(event[0]) if event[1] == select.EPOLLIN else None
-            if transport is None:
-                others.append(event)
-            else:
+            if transport is not None:
                 transport._read_ready_cb()  # what asyncio calls; it sees to all that can go wrong
+            elif event[0] in self.hangups:
+                self.hangups.pop(event[0])()
+            else:
+                others.append(event)
         return others
 
     def __getattr__(self, name: str) -> Any:
@@ -90,6 +96,40 @@ def read_at_once(loop: asyncio.AbstractEventLoop, transport: Any) -> Callable[[]
         if readers.get(descriptor) is transport:
             del readers[descriptor]
 
+    return end
+
+
+def when_hung_up(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, tell: Callable[[], None]
+) -> Callable[[], None]:
+    """Call ``tell`` once, in a turn of the loop, when the other end has closed or reset a connection that nobody reads:
+    asyncio notices the end of what it reads only. Returns what ends the watch, to be called in any case. (Does nothing
+    on other loops than asyncio's own on Linux.)"""
+    turns = getattr(getattr(loop, "_selector", None), "_selector", None)
+    if not isinstance(turns, ShortTurns):
+        return lambda: None
+    # A descriptor of its own: the loop's is not to be registered twice, and may be closed first.
+    watched = os.dup(connection.fileno())
+
+    def end() -> None:
+        nonlocal watched
+        if watched >= 0:
+            turns.hangups.pop(watched, None)
+            with contextlib.suppress(OSError):
+                turns.unregister(watched)
+            os.close(watched)
+            watched = -1
+
+    def hung_up() -> None:
+        end()
+        loop.call_soon(tell)
+
+    try:
+        turns.register(watched, select.EPOLLRDHUP)
+    except OSError:
+        os.close(watched)
+        return lambda: None
+    turns.hangups[watched] = hung_up
     return end
 
 

@@ -103,12 +103,22 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "The most fills that may wait for a slot; a request that finds the queue full is answered 503.",
     ),
     (
+        "origin_queue_max_per_client", int, 0,
+        "The most fills that one client may wait for. 0: no limit of its own. (When the queue is full, a client with "
+        "few places takes the newest one of the client with the most, whatever this says.)",
+    ),
+    (
         "origin_queue_timeout", int, 10,
         "Seconds a request may wait for a slot before it is answered 503. pip gives up after 15 s without a byte.",
     ),
     (
         "origin_timeout", int, 30,
         "Seconds without a byte from the origin (connecting included) after which a try is given up.",
+    ),
+    (
+        "origin_min_pace", str, "0",
+        "Bytes a second, as a size such as 10k, that a response body has to come with, over any origin_timeout seconds "
+        "in which this proxy reads it; else it counts as broken off. 0: any pace will do.",
     ),
     (
         "origin_retries", int, 3,
@@ -123,6 +133,17 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "quick_abort_max", str, "1m",
         "A running fill that nobody waits for any more is finished if at most this many bytes are left (or have come, "
         "when the length is unknown); else it is dropped.",
+    ),
+    (
+        "quick_abort_timeout", int, 10,
+        "Seconds within which that has to be done. A fill that is too slow for it is dropped, and so is any that "
+        "nobody waits for when others queue for its slot. 0: all of them are dropped.",
+    ),
+    (
+        "spill_max", str, "1g",
+        "The most that is set aside of responses that are not stored, in unnamed files in cache_dir, when their "
+        "clients read slower than the origin sends and others wait for the slot. (no-store: in memory, 256m at the "
+        "most.) 0: nothing.",
     ),
     (
         "metrics_listen", str, "127.0.0.1:8082",
@@ -168,6 +189,8 @@ class Settings:
     default_ttl: int
     spans: SpanSettings
     quick_abort_max: int
+    quick_abort_timeout: int
+    spill_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
     fast_lane: bool
@@ -215,7 +238,9 @@ def parse(options: Any) -> Settings:
         "origin_max_in_flight",
         "origin_max_in_flight_per_host",
         "origin_queue_max",
+        "origin_queue_max_per_client",
         "origin_queue_timeout",
+        "quick_abort_timeout",
         "origin_retries",
         "cache_default_ttl",
         "shutdown_grace",
@@ -243,6 +268,7 @@ def parse(options: Any) -> Settings:
             options.origin_max_in_flight_per_host,
             options.origin_queue_max,
             options.origin_queue_timeout,
+            options.origin_queue_max_per_client,
         ),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
@@ -250,6 +276,8 @@ def parse(options: Any) -> Settings:
         default_ttl=options.cache_default_ttl,
         spans=_spans(options),
         quick_abort_max=_byte_size("quick_abort_max", options.quick_abort_max),
+        quick_abort_timeout=options.quick_abort_timeout,
+        spill_max=_byte_size("spill_max", options.spill_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
         fast_lane=options.fast_lane,
@@ -320,6 +348,7 @@ def _origin(options: Any) -> OriginSettings:
         headers = (("Proxy-Authorization", parse_upstream_auth(options.upstream_auth).decode()),)
     return OriginSettings(
         timeout=options.origin_timeout,
+        min_pace=_byte_size("origin_min_pace", options.origin_min_pace),
         retries=options.origin_retries,
         proxy=proxy,
         proxy_headers=headers,

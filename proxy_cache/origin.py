@@ -47,6 +47,8 @@ class OriginSettings:
     """How to talk to origins. ``timeout`` is seconds without a byte; ``proxy`` a parent all fills go through."""
 
     timeout: float = 30.0
+    min_pace: int = 0
+    """Bytes a second of a body, over any ``timeout`` seconds in which it is read; 0: any pace will do."""
     retries: int = 3
     proxy: str | None = None
     proxy_headers: tuple[tuple[str, str], ...] = ()
@@ -220,8 +222,8 @@ class OriginClient:
         prefix = b"".join(f"{name}: {value}\r\n".encode() for name, value in way.headers.items())
         try:
             connection = OriginConnection(
-                opened, at, prefix, absolute=through_proxy, generation=generation,
-                timeout=self.settings.timeout, on_idle=self._is_idle, on_lost=self._is_lost,
+                opened, at, prefix, absolute=through_proxy, generation=generation, timeout=self.settings.timeout,
+                min_pace=self.settings.min_pace, on_idle=self._is_idle, on_lost=self._is_lost,
             )  # fmt: skip
         except ConnectionError as error:
             opened.close()

@@ -79,6 +79,7 @@ class OriginConnection(asyncio.Protocol):
         timeout: float,
         on_idle: Callable[[OriginConnection], None],
         on_lost: Callable[[OriginConnection], None],
+        min_pace: int = 0,
     ) -> None:
         self.at = at
         self.prefix = prefix
@@ -98,6 +99,10 @@ class OriginConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._min_pace = min_pace
+        self._received = 0
+        """Bytes of the body that have come since :attr:`_pace_since`, by the loop's clock."""
+        self._pace_since = 0.0
         self._heard = 0.0
         """When there last was something to wait for, by the loop's clock."""
         self._used = 0
@@ -179,7 +184,8 @@ class OriginConnection(asyncio.Protocol):
         """There is room for more of the body."""
         if self._paused:
             self._paused = False
-            self._heard = self._loop.time()
+            self._heard = self._pace_since = self._loop.time()
+            self._received = 0
             self._transport.resume_reading()
 
     @property
@@ -212,6 +218,7 @@ class OriginConnection(asyncio.Protocol):
         if not count:
             raise self._broke_off("the origin closed the connection")
         self._heard = self._loop.time()
+        self._received += count
         self._left -= count
         if not self._left:
             # What is there already is nobody's: it must not be taken for the answer to the next request.
@@ -249,6 +256,7 @@ class OriginConnection(asyncio.Protocol):
         self._heard = self._loop.time()
         try:
             if self._response is not None:
+                self._received += len(data)
                 self._take(data)
             elif self._on_answer is not None:
                 self._take_head(data)
@@ -300,14 +308,26 @@ class OriginConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         if self._paused and not self._watching:
-            self._heard = now
+            self._heard = self._pace_since = now
+            self._received = 0
         up = self._heard + self._timeout
-        if now < up:
+        if now < up and not self._is_too_slow(now):
             self._timer = self._loop.call_at(up, self._look_at_clock)
             return
         kind = "http_response_timeout" if self._on_answer is not None else "connection_read_timeout"
+        why = (
+            f"nothing came for {self._timeout:g} s" if now >= up else f"less than {self._min_pace} bytes a second came"
+        )
         self._transport.abort()
-        self._lost(OriginError(kind, f"nothing came for {self._timeout:g} s"))
+        self._lost(OriginError(kind, why))
+
+    def _is_too_slow(self, now: float) -> bool:
+        """Whether the body has come below the minimum pace, since there was last a look at it."""
+        seconds = now - self._pace_since
+        if not self._min_pace or self._response is None or seconds < self._timeout * 0.9:
+            return False
+        received, self._received, self._pace_since = self._received, 0, now
+        return received < self._min_pace * seconds
 
     # -- heads --------------------------------------------------------------------------------------------------
 
@@ -338,6 +358,7 @@ class OriginConnection(asyncio.Protocol):
             return  # it was given up by who was told of a 1xx
         length = self._frame(head)
         self._on_answer = None
+        self._received, self._pace_since = 0, self._heard
         self._response = response = OriginResponse(head, length, self, self._asked)
         try:
             if self._left == 0 and not self._chunked:

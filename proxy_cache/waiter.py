@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 class SentOn(Exception):
     """The response of this fill is not for this waiter. ``alone``: it must ask for itself and wait for nobody;
-    otherwise the response was another variant than the one it selects."""
+    otherwise the response was another variant than the one it selects, or (``refused``) an error that was meant for
+    whoever had asked."""
 
-    def __init__(self, *, alone: bool) -> None:
+    def __init__(self, *, alone: bool, refused: bool = False) -> None:
         super().__init__("sent on")
         self.alone = alone
+        self.refused = refused
 
 
 class ClientGone(Exception):
@@ -58,14 +60,14 @@ class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read."""
 
     __slots__ = (
-        "_awaited", "_outcome", "_place", "_reads", "fill", "headers", "leads", "on_head", "on_interim", "queued_for",
-        "reader",
+        "_awaited", "_outcome", "_place", "fill", "headers", "leads", "on_head", "on_interim", "queued_for",
+        "reader", "reads",
     )  # fmt: skip
 
     def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
         """``reads``: whether it is for a client, and not for what is to be stored."""
         self.fill = fill
-        self._reads = reads
+        self.reads = reads
         self.leads = leads
         """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
         would be garbage for the collector to find, with the body's tail.)"""
@@ -137,9 +139,9 @@ class Waiter:
 
     def give(self, head: FillHead) -> None:
         if self._outcome is None:
-            if head.body is not None and self._reads:
+            if head.body is not None and self.reads:
                 self.reader = head.body.reader()
             self._outcome = head
             self._tell()
-            if head.body is not None and not self._reads and not head.body.kept:
+            if head.body is not None and not self.reads and not head.body.kept:
                 self.fill.leave(self)  # nothing will be stored

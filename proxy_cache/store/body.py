@@ -8,7 +8,8 @@ A body may also be one piece of a bigger one (``start`` is then not 0): offsets 
 that of the entry it is a piece of.
 
 A body that must not or cannot be kept (``no-store``, no room, a failing disk) has no file from that point on. Its
-tail is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored.
+tail is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored. Where somebody
+waits for the writer's slot, what the slowest reader still lacks is set aside instead (see :mod:`.spill`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .files import READ_SIZE, OpenBody, as_os_error
+from .files import READ_SIZE, OpenBody, as_os_error, write_at
 
 if TYPE_CHECKING:
     from .index import Entry
@@ -49,7 +50,9 @@ class Body:
         reserved: int | None,
         start: int = 0,
         piece_of: Entry | None = None,
+        volatile: bool = False,
     ) -> None:
+        """``volatile``: no byte of it may be brought to a disk (``no-store``)."""
         self.store = store
         self.entry_id = entry_id
         self.total = total
@@ -79,6 +82,9 @@ class Body:
         self._flush: asyncio.Task[None] | None = None
         self._pouring = False
         self._closed = False
+        self._volatile = volatile
+        self._is_spilling = False
+        self._spilled: Spilled | None = None
 
     # -- the writer ---------------------------------------------------------------------------------------------
 
@@ -100,8 +106,59 @@ class Body:
                 return
             await asyncio.shield(self._flush)  # type: ignore[arg-type]
         while not self.kept and self._trim() > TAIL_LIMIT:
+            if self._is_spilling and await self._set_aside():
+                continue
             self._room_made = asyncio.get_running_loop().create_future()
             await self._room_made
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the writer waits for its readers."""
+        return not self.kept and self._room_made is not None and not self._room_made.done()
+
+    @property
+    def slowest_reader(self) -> Reader | None:
+        """The reader that the writer waits for."""
+        return min(self._readers, key=lambda reader: reader.offset, default=None)
+
+    def spill(self) -> bool:
+        """From here on, set aside what readers have not read yet, rather than wait for them. Whether there is room for
+        that."""
+        if not self.store.spill.may_take(TAIL_LIMIT, volatile=self._volatile):
+            return False
+        self._is_spilling = True
+        self._make_room()
+        return True
+
+    async def _set_aside(self) -> bool:
+        """Bring the tail to a file that only the readers of this body see. Whether it is there."""
+        store, chunks, start = self.store, list(self._tail), self._tail_start
+        size = sum(map(len, chunks))
+        if not store.spill.may_take(size, volatile=self._volatile):
+            self._is_spilling = False
+            return False
+        store.spill.take(size, volatile=self._volatile)
+        spilled = self._spilled
+        try:
+            if spilled is None:
+                descriptor = await store.files.run_open(store.spill.open, self._volatile)
+                spilled = self._spilled = Spilled(OpenBody(0, descriptor), start, start)
+            await store.files.run_on(spilled.file, write_at, spilled.file.fd, chunks, start)
+        except BaseException as error:
+            store.spill.give_back(size, volatile=self._volatile)
+            self._is_spilling = False
+            if not isinstance(error, OSError):
+                raise
+            store.write_failed(error)
+            return False
+        if spilled.stop < start:
+            spilled.start = start  # all readers have had what lies between
+        spilled.stop = start + size
+        spilled.size += size
+        for _ in chunks:
+            self._tail.popleft()
+        self._tail_start += size
+        return True
 
     async def pour(self, pipe: Pipe, count: int) -> None:
         """Append ``count`` bytes that a pipe holds, by way of the file: readers see them when they are in there.
@@ -249,8 +306,22 @@ class Body:
         """Whether a reader that begins at ``offset`` now would find, or get, all from there."""
         if self.error is not None or self._closed:
             return False
-        # Of what is not kept any more the tail may have moved on from where the file ends.
-        return offset >= self._tail_start or (self.file is not None and self._tail_start <= self._in_file)
+        # Of what is not kept any more the tail may have moved on from where the files end.
+        if offset >= self._tail_start:
+            return True
+        start = self._tail_start
+        if self._spilled is not None and self._spilled.stop >= start:
+            start = self._spilled.start
+        return offset >= start or (self.file is not None and start <= self._in_file)
+
+    def _place_of(self, offset: int) -> tuple[OpenBody, int] | None:
+        """The file that has the byte at ``offset``, which is not in the tail, and up to where it has what follows."""
+        spilled = self._spilled
+        if spilled is not None and offset >= spilled.start:
+            return (spilled.file, spilled.stop) if offset < spilled.stop else None
+        if self.file is None:
+            return None
+        return self.file, self._tail_start if spilled is None else min(self._tail_start, spilled.start)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -279,6 +350,23 @@ class Body:
         if self.file is not None:
             self.store.files.release(self.file)
             self.file = None
+        if self._spilled is not None:
+            self.store.spill.give_back(self._spilled.size, volatile=self._volatile)
+            self.store.files.release(self._spilled.file)
+            self._spilled = None
+
+
+class Spilled:
+    """What has been set aside of a body: its bytes from ``start`` up to, and without, ``stop``. ``size``: bytes that
+    the file takes."""
+
+    __slots__ = ("file", "size", "start", "stop")
+
+    def __init__(self, file: OpenBody, start: int, stop: int) -> None:
+        self.file = file
+        self.start = start
+        self.stop = stop
+        self.size = 0
 
 
 class Reader:
@@ -313,9 +401,10 @@ class Reader:
             return None
         if self.offset >= body._tail_start:
             return self._took(self._from_tail())
-        if body.file is None:
+        place = body._place_of(self.offset)
+        if place is None:
             raise BodyError("the beginning of this body was not kept")
-        data = body.store.files.read_now(body.file.fd, self._want(body._tail_start), self.offset)
+        data = body.store.files.read_now(place[0].fd, self._want(place[1]), self.offset)
         return None if data is None else self._took(data)
 
     def read_into(self, buffer: memoryview) -> int | None:
@@ -332,10 +421,10 @@ class Reader:
 
     def _in_file(self, most: int) -> tuple[int, int, int] | None:
         body = self._body
-        if self._gone or body.file is None or self.offset >= body._tail_start:
+        if self._gone or self.offset >= body._tail_start or (place := body._place_of(self.offset)) is None:
             return None
-        count = self._want(body._tail_start, most)
-        return (body.file.fd, self.offset, count) if count > 0 else None
+        count = self._want(place[1], most)
+        return (place[0].fd, self.offset, count) if count > 0 else None
 
     def skip(self, count: int) -> None:
         self.offset += count
@@ -361,8 +450,9 @@ class Reader:
             if data is not None:
                 return data
             if self.offset < body.length:
-                assert body.file is not None
-                data = await body.store.files.read(body.file, self._want(body._tail_start), self.offset)
+                place = body._place_of(self.offset)
+                assert place is not None
+                data = await body.store.files.read(place[0], self._want(place[1]), self.offset)
                 if self._gone:
                     raise BodyError("the reader was closed")
                 return self._took(data)

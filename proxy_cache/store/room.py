@@ -98,6 +98,10 @@ class Space:
                 self._files.keep(self.evicting)
         return possible
 
+    def has_free(self, size: int) -> bool:
+        """Whether the disk has room for ``size`` more bytes that are not stored. Nothing is evicted for them."""
+        return self._free - self.reserved - size >= self._min_free
+
     def spend(self, size: int) -> None:
         """What was reserved has been written, and is counted by the index from now on."""
         self.reserved -= size

@@ -31,6 +31,7 @@ from .pending import Pending
 from .pipes import Pipe, Pipes, Poured
 from .room import Room, Space
 from .segments import Segments
+from .spill import Spill
 from .writer import Writer
 
 __all__ = ["Room", "Store", "StoreError"]
@@ -78,6 +79,7 @@ class Store:
         self._pending = Pending(self._writer)
         self.index = Index(path, self._writer, self.memory.drop)
         self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
+        self.spill = Spill(self.files.tmp, self.space.has_free)
         self._on_failure = on_failure
         self._lock = FolderLock(root)
         self._last_complaint = 0.0
@@ -331,13 +333,14 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def body(self, total: int | None, *, keep: bool, start: int = 0) -> Body:
-        """A body to be filled. One that does not fit is delivered all the same, but not kept."""
+    def body(self, total: int | None, *, keep: bool, start: int = 0, volatile: bool = False) -> Body:
+        """A body to be filled. One that does not fit is delivered all the same, but not kept. ``volatile``: no byte of
+        it may be brought to a disk."""
         reserved: int | None = None
         if keep and not self._falls_behind():
             wanted = footprint(total) if total is not None else 0
             reserved = wanted if self.reserve(wanted) else None
-        return Body(self, self.index.new_id(), total, reserved=reserved, start=start)
+        return Body(self, self.index.new_id(), total, reserved=reserved, start=start, volatile=volatile)
 
     def _falls_behind(self) -> bool:
         """Whether the disk is slower than what comes, so that no more is to wait for it."""

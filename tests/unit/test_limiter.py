@@ -290,3 +290,104 @@ def test_random_interleavings_never_lose_a_slot() -> None:
         assert (limiter.in_flight, limiter.queued, limiter.snapshot()["queued_per_client"]) == (0, 0, {})
 
     run(story)
+
+
+def outcome(flow: Flow) -> str | None:
+    return flow.ended.result().outcome if flow.ended.done() else None
+
+
+def test_a_full_queue_has_room_for_a_client_with_fewer_places() -> None:
+    """The greedy client's newest places go, one for each, until both have as many."""
+
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_max=10)
+        harness.enter("running")
+        greedy = [harness.enter("greedy")[2] for _ in range(10)]
+        modest = [harness.enter("modest")[2] for _ in range(5)]
+        assert [outcome(flow) for flow in greedy] == [None] * 5 + ["rejected"] * 5
+        assert [outcome(flow) for flow in modest] == [None] * 5
+        for client in ("greedy", "modest"):  # from here on it is one for one, which is of no use to anybody
+            with pytest.raises(Overloaded, match="rejected"):
+                harness.enter(client)
+        assert harness.limiter.queued == 10
+        assert harness.observed == ["rejected"] * 7
+
+    run(story)
+
+
+def test_a_ticket_that_a_modest_client_waits_for_is_not_taken_from_it() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_max=4)
+        harness.enter("running")
+        tickets = [harness.enter("greedy") for _ in range(4)]
+        shared, flow = tickets[-1][0], Flow()
+        shared.join("modest", flow)
+        harness.enter("other")
+        assert [outcome(one) for _, _, one in tickets] == [None, None, "rejected", None]
+        assert outcome(flow) is None
+        # Two addresses that wait for the same things are no better protected than one.
+        accomplices = Harness(max_in_flight=1, queue_max=4)
+        accomplices.enter("running")
+        flows = [Flow() for _ in range(4)]
+        for one in flows:
+            accomplices.enter("first")[0].join("second", one)
+        accomplices.enter("modest")
+        assert [outcome(one) for one in flows] == [None, None, None, "rejected"]
+
+    run(story)
+
+
+def test_a_client_has_so_many_places_and_no_more() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_max_per_client=2)
+        harness.enter("running")
+        first = harness.enter("agent")[0]
+        harness.enter("agent")
+        first.join("agent", Flow())  # what it waits for already
+        with pytest.raises(Overloaded, match="rejected"):
+            harness.enter("agent")
+        others = harness.enter("other")[0]
+        with pytest.raises(Overloaded, match="rejected"):
+            others.join("agent", Flow())
+        first.end()
+        harness.enter("agent")
+        assert harness.limiter.queued == 3
+
+    run(story)
+
+
+def test_the_longest_queue_is_known_whatever_happens() -> None:
+    """Against a search, over a random story."""
+
+    async def story() -> None:
+        rng = random.Random(7)
+        harness = Harness(max_in_flight=2, max_in_flight_per_host=1, queue_max=30)
+        limiter = harness.limiter
+        tickets: list[Ticket] = []
+        places: list[Place] = []
+        for _ in range(3000):
+            match rng.randrange(4):
+                case 0 | 1:
+                    try:
+                        ticket, place, _ = harness.enter(rng.choice("aaaaabbc"), rng.choice("xyz"))
+                    except Overloaded:
+                        continue
+                    tickets.append(ticket)
+                    places += [place] if place is not None else []
+                case 2 if tickets:
+                    ticket = rng.choice(tickets)
+                    place = ticket.join(rng.choice("abcd"), Flow())
+                    places += [place] if place is not None else []
+                    if rng.random() < 0.5:
+                        tickets.remove(ticket)
+                        ticket.end()
+                case _ if places:
+                    places.pop(rng.randrange(len(places))).leave()
+            lengths = [queue.size for queue in limiter._rotation.values()]
+            assert limiter._longest == max(lengths, default=0)
+            assert sorted(lengths) == sorted(n for n, clients in limiter._by_length.items() for _ in clients)
+            hosts = [ticket.host for ticket in limiter._queue]
+            assert dict(limiter._queued_per_host) == {host: hosts.count(host) for host in set(hosts)}
+            assert limiter.queued <= 30
+
+    run(story)
