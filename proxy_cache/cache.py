@@ -334,7 +334,8 @@ class Cache:
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
             status = cache_status(
-                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206, stored=True,
+                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206,
+                stored=head.body is not None and head.body.kept,
                 collapsed=collapsed, ttl=response.ttl(now),
             )  # fmt: skip
         headers = response.headers
@@ -439,7 +440,7 @@ class Cache:
     def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
         """From what the origin has just answered."""
         response = head.response
-        stored = head.why_not_stored is None
+        stored = head.why_not_stored is None and (head.body is None or head.body.kept)
         status = cache_status(
             NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=exchange.collapsed,
             ttl=response.ttl(time.time()) if stored else None, detail=head.why_not_stored,

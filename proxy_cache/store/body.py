@@ -14,6 +14,7 @@ tail is then a window: the writer waits for the slowest reader, nothing is lost,
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,7 @@ class Body:
         self.in_place = False
         """Whether the file is where it will stay (see :meth:`pour`)."""
         self.reserved = reserved or 0
+        self._began = time.time()
         # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
         fits = total is not None and total - start <= TAIL_LIMIT
         self._flush_size = TAIL_LIMIT + 1 if fits else FLUSH_SIZE
@@ -136,6 +138,8 @@ class Body:
         except BaseException:
             pipe.close()
             raise
+        if self.kept and not self.reserve(self.length - self.start + count):
+            self.stop_keeping()
         if not self.kept:
             self.put(pipe.read(count))
             return
@@ -206,6 +210,16 @@ class Body:
         if not self.flushing:
             self.store.discard(self)
 
+    def reserve(self, size: int) -> bool:
+        """Whether there is room for the first ``size`` bytes of it. It is made by what is older, as they come."""
+        lacking = size - self.reserved
+        if lacking > 0:
+            beside = self.reserved + (self.piece_of.size if self.piece_of is not None else 0)
+            if not self.store.reserve(lacking, self._began, beside):
+                return False
+            self.reserved += lacking
+        return True
+
     async def drain(self) -> tuple[list[bytes], int]:
         """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
         while self._pouring:
@@ -229,12 +243,9 @@ class Body:
         """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
         chunks = list(self._tail)
         size = sum(map(len, chunks))
-        lacking = self._tail_start + size - self.start - self.reserved
-        if lacking > 0:
-            if not self.store.reserve(lacking):
-                self.stop_keeping()
-                return
-            self.reserved += lacking
+        if not self.reserve(self._tail_start + size - self.start):
+            self.stop_keeping()
+            return
         try:
             await self.store.write(self, chunks, self._tail_start)
         except OSError as error:

@@ -18,11 +18,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
-from .entry import BLOCK, Entry, footprint
+from .entry import BLOCK, Entry, footprint, head_size
 from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, META, PLACES, SCAN, connect, read_entries, upgrade
 from .segments import Segments, parts_of
 from .slots import Slots, key_hash
@@ -31,9 +31,14 @@ from .writer import Delete, Save, Touch, Writer
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
 WORKING_SET = 20_000
-"""Entries whose heads are in memory, at about 2 kB each."""
+"""Entries whose heads are in memory, at about 2 kB each, and"""
+HEADS_MEMORY = 64 << 20
+"""bytes that these may take, with their keys and what is worked out from them."""
+WEIGHT = 1024
+"""Bytes of an entry in memory besides its key and its head."""
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
+NEVER: Final = float("inf")
 _NONE: tuple[Entry, ...] = ()
 
 Dropped: TypeAlias = tuple[int, int]
@@ -62,6 +67,8 @@ class Index:
         stored."""
         self._entries: dict[int, Entry] = {}
         """All of it by id."""
+        self._weight = 0
+        """Bytes of all of it."""
         self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
         """Entries that are not in it, and that somebody may hold."""
         self._touched: dict[int, float] = {}
@@ -134,6 +141,11 @@ class Index:
         """Entries in the working set."""
         return len(self._entries)
 
+    @property
+    def weight(self) -> int:
+        """Bytes that the working set is counted with."""
+        return self._weight
+
     def __contains__(self, entry: Entry) -> bool:
         return entry.slot != 0
 
@@ -187,7 +199,10 @@ class Index:
             self._by_key[key] = found[0] if len(found) == 1 else found
         for entry in found:
             self._alive.pop(entry.id, None)
+            if entry.id in self._entries:
+                self._weight -= entry.weight
             self._entries[entry.id] = entry
+            self._weight += _weigh(entry)
         self._shrink()
         return gone
 
@@ -228,7 +243,8 @@ class Index:
             else:
                 self._by_key[key] = entry
             self._entries[entry.id] = entry
-            if len(self._entries) > self.working_set:
+            self._weight += _weigh(entry)
+            if len(self._entries) > self.working_set or self._weight > HEADS_MEMORY:
                 self._shrink()
         else:
             # The other variants would have to be read first. It is found with them by the next load.
@@ -245,7 +261,11 @@ class Index:
         entry.response = response
         response.headers.pack()
         entry.prepared = None
+        if entry.id in self._entries:
+            self._weight -= entry.weight
+            self._weight += _weigh(entry)
         if entry.slot:
+            self._slots.resize(entry.slot, entry.size // BLOCK)
             self._save(entry)
 
     def add_span(self, entry: Entry, start: int, stop: int, now: float) -> None:
@@ -277,10 +297,14 @@ class Index:
         self.delete_rows(dropped)
         return dropped
 
-    def evict(self, most: int, wanted: Callable[[], bool]) -> list[Dropped]:
-        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so."""
+    def evict(self, most: int, wanted: Callable[[], bool], since: float = NEVER) -> list[Dropped]:
+        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so and the next one
+        was not used after ``since`` (unix time)."""
         dropped: list[Dropped] = []
+        used, now = self._slots.used, time.time()
         while len(dropped) < most and (slot := self._slots.oldest()) and wanted():
+            if since < used[slot] <= now:  # a time in the future says nothing: the clock was set back since then
+                break
             dropped.append(self._drop(slot))
         self.delete_rows(dropped)
         return dropped
@@ -312,6 +336,7 @@ class Index:
         self._touched.pop(entry_id, None)
         entry = self._entries.pop(entry_id, None)
         if entry is not None:
+            self._weight -= entry.weight
             left = [one for one in self.get(entry.key) if one is not entry]
             if left:
                 self._by_key[entry.key] = left[0] if len(left) == 1 else left
@@ -326,12 +351,20 @@ class Index:
 
     def _shrink(self) -> None:
         """Let the least recently used keys go that the working set has no place for; the last one stays."""
-        while len(self._entries) > self.working_set and len(self._by_key) > 1:
+        while (len(self._entries) > self.working_set or self._weight > HEADS_MEMORY) and len(self._by_key) > 1:
             variants = self.get(next(iter(self._by_key)))
             self._by_key.popitem(last=False)
             for entry in variants:
                 self._alive[entry.id] = self._entries.pop(entry.id)
+                self._weight -= entry.weight
                 self._on_unload(entry)
+
+
+def _weigh(entry: Entry) -> int:
+    """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
+    it is sent."""
+    entry.weight = WEIGHT + 2 * len(entry.key) + 3 * head_size(entry.response)
+    return entry.weight
 
 
 def _is_there(place: int, sizes: dict[int, int]) -> bool:

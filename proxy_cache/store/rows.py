@@ -22,7 +22,7 @@ from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 TABLES = (
     """CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -83,7 +83,7 @@ def upgrade(database: sqlite3.Connection) -> None:
     if version == SCHEMA_VERSION:
         return
     database.create_function("key_hash", 1, key_hash, deterministic=True)
-    database.create_function("blocks", 2, _blocks, deterministic=True)
+    database.create_function("blocks", 3, _blocks, deterministic=True)
     database.execute("BEGIN IMMEDIATE")
     try:
         if version == 1:
@@ -94,17 +94,23 @@ def upgrade(database: sqlite3.Connection) -> None:
             database.execute("UPDATE entries SET written = response_time")
         if version == 4:
             database.execute("ALTER TABLE entries ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
-        elif version:
+        elif version in (1, 2, 3):
             database.execute("ALTER TABLE entries RENAME TO entries_3")
         for table in TABLES:
             database.execute(table)
         if version in (1, 2, 3):
             database.execute(
                 "INSERT INTO entries (id, hash, blocks, used, written)"
-                " SELECT id, key_hash(key), blocks(length, spans), used, written FROM entries_3"
+                " SELECT id, key_hash(key), 1, used, written FROM entries_3"
             )
             database.execute(f"INSERT INTO heads ({_HEAD}) SELECT {_HEAD} FROM entries_3")
             database.execute("DROP TABLE entries_3")
+        if version:
+            # What the head takes was not counted before version 6.
+            database.execute(
+                "UPDATE entries SET blocks = coalesce((SELECT blocks(length, spans, length(CAST(key AS BLOB))"
+                " + length(headers) + length(vary)) FROM heads WHERE heads.id = entries.id), 1)"
+            )
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
     except BaseException:
@@ -112,9 +118,10 @@ def upgrade(database: sqlite3.Connection) -> None:
         raise
 
 
-def _blocks(length: int, spans: str | None) -> int:
+def _blocks(length: int, spans: str | None, head: int) -> int:
     try:
-        return footprint(length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length) // BLOCK
+        body = length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length
+        return footprint(body, head) // BLOCK
     except (ValueError, TypeError):
         return 1  # it will be found to be unreadable when it is asked for
 
