@@ -455,7 +455,7 @@ class Fill:
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
         if content is None:
-            keep = why_not is None and not self.doomed
+            keep = why_not is None and not self.doomed and self.table.store.takes(request.key, stored)
             self.body = self.table.store.body(0 if status in (204, 304) else response.content_length, keep=keep)
         own = None
         if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
@@ -499,7 +499,7 @@ class Fill:
         )
         table.remember(request.key, why_not)
         entry: Entry | None = None
-        if why_not is None and not self.doomed:
+        if why_not is None and not self.doomed and table.store.takes(request.key, stored):
             entry = table.store.add_object(request.key, stored, length)
             self.body = table.store.piece(entry, *span)
             table.fills_a_gap(self, entry)
