@@ -11,6 +11,7 @@ by identity, and a fill that adds spans to it adds them to what everybody sees.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -23,12 +24,15 @@ from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
 from .entry import BLOCK, Entry, footprint, head_size
+from .folder import PRIVATE
 from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, META, PLACES, SCAN, connect, read_entries, upgrade
 from .segments import Segments, parts_of
 from .slots import Slots, key_hash
 from .writer import Delete, Save, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
+
+logger = logging.getLogger(__name__)
 
 WORKING_SET = 20_000
 """Entries whose heads are in memory, at about 2 kB each, and"""
@@ -80,7 +84,12 @@ class Index:
 
     def open(self, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
         """Read what is needed of the database; returns the ids of files that no row knows. ``files`` lists what is
-        there, and is asked only when the last run did not end in :meth:`close`."""
+        there, and is asked only when the last run did not end in :meth:`close`, or when there is no database."""
+        if not self.path.exists():
+            # What SQLite makes has the mode that the umask leaves; and a log without its database is nobody's.
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
         database = connect(self.path)
         try:
             return self._open(database, files, segments)
@@ -102,7 +111,15 @@ class Index:
         database.execute(META, ("clean", "0"))
         database.execute(META, ("boot", boot))
         present: set[int] = set()
-        if meta.get("clean", "1") != "1":
+        if not meta:
+            # A new folder; or somebody has deleted the index. Bodies that it knew are worth nothing without it.
+            present.update(files())
+            if count := len(present) + len(segments.sizes()):
+                logger.warning(
+                    "cache_dir %s: there was no index, so the cache starts empty; %d files of bodies are deleted",
+                    self.path.parent, count,
+                )  # fmt: skip
+        elif meta.get("clean", "1") != "1":
             present.update(files())
             sizes = segments.sizes()
             rows: Iterable[Dropped] = database.execute("SELECT id, place FROM entries")

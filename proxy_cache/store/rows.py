@@ -59,6 +59,8 @@ LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
 PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
 AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
+FREE_PAGES = 4096
+"""Pages of the database that may be free, for what comes next."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
@@ -67,12 +69,21 @@ SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for one thread at a time."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # Of a new database. Heads may be long: what they have taken is given back when they are gone.
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # A checkpoint syncs to the disk, and keeps the writer from its queue meanwhile: not every few hundred responses.
     database.execute("PRAGMA wal_autocheckpoint = 4096")
     database.execute("PRAGMA journal_size_limit = 16777216")
     return database
+
+
+def give_back(database: sqlite3.Connection) -> None:
+    """Give free pages back to the file system, if there are many, a part of them at a time."""
+    (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    if free > FREE_PAGES:
+        database.execute(f"PRAGMA incremental_vacuum({FREE_PAGES // 4})").fetchall()
 
 
 def upgrade(database: sqlite3.Connection) -> None:

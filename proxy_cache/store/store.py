@@ -108,6 +108,7 @@ class Store:
     def _open(self) -> None:
         try:
             self._lock.take()
+            self._lock.tighten()
             self.files.prepare()
             self._segments.prepare()
         except OSError as error:
