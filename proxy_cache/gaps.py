@@ -175,7 +175,13 @@ class GapReader:
                 if turn == PATIENCE - 1:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
                 self._waiter = waiter = None
-            except (OriginError, SentOn, ClientGone) as error:
+            except SentOn as error:
+                # What others have asked for was for them alone.
+                if not error.alone or turn:
+                    raise BodyError(f"the next piece could not be fetched: {error}") from error
+                self._waiter = waiter = None
+                continue
+            except (OriginError, ClientGone) as error:
                 raise BodyError(f"the next piece could not be fetched: {error}") from error
             await asyncio.sleep(PAUSE)
             if self._closed:

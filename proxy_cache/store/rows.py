@@ -60,7 +60,9 @@ PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
 AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
 FREE_PAGES = 4096
-"""Pages of the database that may be free, for what comes next."""
+"""Pages of the database that may be free, for what comes next, and"""
+GIVE_BACK = 4096
+"""how many of them are given back at a time."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
@@ -83,7 +85,8 @@ def give_back(database: sqlite3.Connection) -> None:
     """Give free pages back to the file system, if there are many, a part of them at a time."""
     (free,) = database.execute("PRAGMA freelist_count").fetchone()
     if free > FREE_PAGES:
-        database.execute(f"PRAGMA incremental_vacuum({FREE_PAGES // 4})").fetchall()
+        # A step a page: `execute` takes only the first.
+        database.executescript(f"PRAGMA incremental_vacuum({min(free - FREE_PAGES, GIVE_BACK)})")
 
 
 def upgrade(database: sqlite3.Connection) -> None:
