@@ -329,7 +329,7 @@ class Cache:
             raise SentOn(alone=False)
         self.store.touch(entry)
         source = "coalesced" if collapsed else "miss"
-        if fwd == "partial" and first_gap(entry, spans, self.fills.arrived(entry)) is None:
+        if fwd == "partial" and collapsed and first_gap(entry, spans, self.fills.arrived(entry)) is None:
             source = "hit"
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
