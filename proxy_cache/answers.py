@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import responses
@@ -12,8 +13,8 @@ from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
 from .semantics.signatures import without_parameters
-from .store.body import BodyError
-from .store.files import READ_SIZE, OpenBody
+from .store.body import BodyError, BodyLost, Elsewhere, Rest
+from .store.files import READ_SIZE, OpenBody, TornFile
 from .store.index import Entry
 from .store.store import Store
 from .waiter import Waiter
@@ -150,11 +151,22 @@ class MemoryReader:
 
 
 class StoredReader:
-    """Reads a stored body from its file."""
+    """Reads a stored body from its file. What can't be read there, since the disk fails or the file was cut short, is
+    read ``elsewhere``, if that can be."""
 
-    __slots__ = ("_entry", "_file", "_offset", "_stop", "_store")
+    __slots__ = ("_elsewhere", "_entry", "_file", "_offset", "_rest", "_stop", "_store")
 
-    def __init__(self, store: Store, entry: Entry, file: OpenBody, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        entry: Entry,
+        file: OpenBody,
+        start: int,
+        stop: int,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._elsewhere = elsewhere
+        self._rest: Rest | None = None
         self._store = store
         self._entry = entry
         self._file: OpenBody | None = file
@@ -163,8 +175,12 @@ class StoredReader:
 
     def seek(self, start: int, stop: int) -> None:
         self._offset, self._stop = start, stop
+        if self._rest is not None:
+            self._rest.seek(start, stop)
 
     def read_now(self) -> bytes | None:
+        if self._rest is not None:
+            return self._rest.read_now()
         if self._offset >= self._stop:
             return b""
         if self._file is None:
@@ -173,8 +189,12 @@ class StoredReader:
         try:
             data = self._store.files.read_now(self._file.fd, size, self._offset)
         except OSError as error:
-            raise self._torn(error) from error
+            self._torn(error)
+            return None
         if data is not None:
+            if not data:
+                self._torn(cut_short())
+                return None
             self._offset += len(data)
         return data
 
@@ -186,12 +206,14 @@ class StoredReader:
     def read_into(self, buffer: memoryview) -> int | None:
         """The next bytes into ``buffer``, as far as the page cache has them: how many, ``None`` if the disk has to be
         asked. They are not taken before :meth:`skip`."""
+        if self._rest is not None:
+            return None
         if self._file is None:
             raise BodyError("the reader was closed")
         try:
             return self._store.files.read_into(self._file.fd, buffer[: self.left], self._offset)
-        except OSError as error:
-            raise self._torn(error) from error
+        except OSError:
+            return None  # :meth:`read_now` meets it, too, and sees to it
 
     def skip(self, count: int) -> None:
         self._offset += count
@@ -200,21 +222,37 @@ class StoredReader:
         data = self.read_now()
         if data is not None:
             return data
-        assert self._file is not None
-        try:
-            data = await self._store.files.read(self._file, min(READ_SIZE, self._stop - self._offset), self._offset)
-        except OSError as error:
-            raise self._torn(error) from error
-        if not data:
-            raise self._torn(OSError("the body file is shorter than its entry"))
-        self._offset += len(data)
-        return data
+        if self._rest is None:
+            assert self._file is not None
+            try:
+                data = await self._store.files.read(self._file, min(READ_SIZE, self._stop - self._offset), self._offset)
+            except OSError as error:
+                self._torn(error)
+            else:
+                if data:
+                    self._offset += len(data)
+                    return data
+                self._torn(cut_short())
+        assert self._rest is not None
+        return await self._rest.read()
 
-    def _torn(self, error: OSError) -> BodyError:
-        self._store.drop_unreadable(self._entry, error)
-        return BodyError(str(error))
+    def _torn(self, error: OSError) -> None:
+        """The entry goes, and the rest of it is read elsewhere. Raises :class:`BodyLost` if that can't be."""
+        if self._store.holds(self._entry):
+            self._store.drop_unreadable(self._entry, error)
+        if self._file is None:
+            raise BodyError("the reader was closed")  # while it was read
+        self._rest = self._elsewhere and self._elsewhere(self._offset, self._stop, self._entry.length)
+        if self._rest is None:
+            raise BodyLost(str(error)) from error
 
     def close(self) -> None:
+        if self._rest is not None:
+            self._rest.close()
         if self._file is not None:
             file, self._file = self._file, None
             self._store.files.release(file)
+
+
+def cut_short() -> TornFile:
+    return TornFile(errno.EIO, "the body file is shorter than its entry")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from .answer_heads import NAME, Heads, conditionally, put
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
 from .fills import FillRequest
-from .gaps import GapReader, first_part, is_bound
+from .gaps import GapReader, first_part, from_origin, is_bound
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
@@ -230,11 +231,15 @@ class Cache:
     ) -> Answer | None:
         """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
         spans = selected(exchange, response, entry.length)
-        if entry.spans is not None and (gap := first_gap(entry, spans)) is not None:
+        if entry.spans is not None and not entry.spans and (gap := first_gap(entry, spans)) is not None:
             return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
         body = await self.store.open_body(entry)
         if body is None:
             return None
+        if entry.spans is not None and (gap := first_gap(entry, spans)) is not None:
+            # The file is open from here on: what is in there stays to be had if the entry is evicted meanwhile.
+            assert not isinstance(body, bytes)
+            return await self._fill_gap(exchange, entry, response, spans, gap, "partial", file=body)
         return self._serve_open(exchange, entry, body, response, now, status, source, spans)
 
     def _serve_open(
@@ -258,7 +263,8 @@ class Cache:
         if isinstance(body, bytes):
             reader = exchange.source = MemoryReader(body)
         else:
-            reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length)
+            elsewhere = partial(from_origin, self.fills, exchange, entry, response)
+            reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length, elsewhere)
         return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
     # -- ranges -------------------------------------------------------------------------------------------------
@@ -289,25 +295,34 @@ class Cache:
         gap: int,
         fwd: str,
         waiter: Waiter | None = None,
+        file: OpenBody | None = None,
     ) -> Answer | None:
         """Answer with a body that has gaps, from the first of which the head is awaited: what goes wrong until then
-        has an answer of its own. ``waiter``: has the head of a piece already."""
+        has an answer of its own. ``waiter``: has the head of a piece already. ``file``: the entry's."""
         assert spans != "unsatisfiable"
         if exchange.wanted.only_if_cached:
+            if file is not None:
+                self.store.files.release(file)
             return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
-        reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None)
+        reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None, file=file)
         exchange.source = reader
         collapsed = exchange.collapsed
-        if waiter is None or not waiter.fill.brings(gap):
-            if waiter is not None:
-                waiter.leave()
-            stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
-            waiter, collapsed = reader.wait_for(gap, stop)
-        exchange.waiter = waiter
-        head = await self._head_of(exchange, waiter)
+        try:
+            if waiter is None or not waiter.fill.brings(gap):
+                if waiter is not None:
+                    waiter.leave()
+                stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
+                waiter, collapsed = reader.wait_for(gap, stop)
+            exchange.waiter = waiter
+            head = await self._head_of(exchange, waiter)
+        except BaseException:
+            reader.close()
+            exchange.source = None
+            raise
         exchange.collapsed = collapsed
         now = time.time()
         if not reader.suits(head):
+            reader.close()
             if head.response.status not in (200, 206, 416):
                 exchange.source = None
                 status = cache_status(
@@ -315,18 +330,18 @@ class Cache:
                 )
                 return self._serve_fill(exchange, waiter, head, status, None)
             waiter.leave()
-            reader.close()
             if head.response.status == 416:
                 self.store.remove(entry)  # it is not as long as it was
             raise SentOn(alone=False)
         self.store.touch(entry)
         source = "coalesced" if collapsed else "miss"
-        if fwd == "partial" and first_gap(entry, spans, self.fills.arrived(entry)) is None:
+        if fwd == "partial" and collapsed and first_gap(entry, spans, self.fills.arrived(entry)) is None:
             source = "hit"
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
         else:
             status = cache_status(
-                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206, stored=True,
+                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206,
+                stored=head.body is not None and head.body.kept,
                 collapsed=collapsed, ttl=response.ttl(now),
             )  # fmt: skip
         headers = response.headers
@@ -431,7 +446,7 @@ class Cache:
     def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
         """From what the origin has just answered."""
         response = head.response
-        stored = head.why_not_stored is None
+        stored = head.why_not_stored is None and (head.body is None or head.body.kept)
         status = cache_status(
             NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=exchange.collapsed,
             ttl=response.ttl(time.time()) if stored else None, detail=head.why_not_stored,
@@ -557,8 +572,14 @@ class Cache:
         if response.status == 304:
             waiter.leave()
             return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
-        reader = waiter.reader if content is None else MemoryReader(content)
-        assert reader is not None
+        reader: Seekable
+        if content is None:
+            assert waiter.reader is not None
+            reader = waiter.reader
+            if body is not None and body.kept:
+                waiter.reader.elsewhere = partial(from_origin, self.fills, exchange, None, response)
+        else:
+            reader = MemoryReader(content)
         exchange.source = reader
         reason = "" if source == "hit" else head.reason  # which is not stored
         return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)

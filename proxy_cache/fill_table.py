@@ -18,6 +18,7 @@ from .semantics.stored import StoredResponse
 from .semantics.vary import matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
+from .store.slots import key_hash
 from .store.store import Store
 from .waiter import Waiter
 
@@ -26,6 +27,8 @@ REMEMBERED_FOR = 120.0
 not wait for each other, or that a conditional request for it was passed on."""
 REMEMBERED_MOST = 10_000
 """Keys of which something is remembered; the oldest make room."""
+KEY_MOST = 256
+"""Characters of the longest of them that is kept as it is."""
 
 
 class FillEvents(Protocol):
@@ -34,18 +37,26 @@ class FillEvents(Protocol):
     def fill_ended(self, outcome: str) -> None: ...
 
 
+def _short(key: str) -> str | int:
+    """What something is remembered by: tens of thousands of long keys would be much memory."""
+    return key if len(key) <= KEY_MOST else key_hash(key)
+
+
 class Memory:
     """Keys of which something was true a short while ago."""
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+        self._until: dict[str | int, float] = {}
 
     def __contains__(self, key: str) -> bool:
-        until = self._until.get(key)
+        if not self._until:
+            return False
+        at = _short(key)
+        until = self._until.get(at)
         if until is None:
             return False
         if until < time.monotonic():
-            del self._until[key]
+            del self._until[at]
             return False
         return True
 
@@ -53,10 +64,10 @@ class Memory:
         self.discard(key)
         if len(self._until) >= REMEMBERED_MOST:
             del self._until[next(iter(self._until))]
-        self._until[key] = time.monotonic() + REMEMBERED_FOR
+        self._until[_short(key)] = time.monotonic() + REMEMBERED_FOR
 
     def discard(self, key: str) -> None:
-        self._until.pop(key, None)
+        self._until.pop(_short(key), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class FillTable:
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
         """Fills that bring pieces of entries, by the entry's id."""
-        self._lengths: dict[str, int] = {}
+        self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable: dict[str, Uncacheable] = {}
         self._passed_on = Memory()
@@ -204,10 +215,10 @@ class FillTable:
         """A HEAD has told how long something is that isn't stored."""
         if len(self._lengths) >= REMEMBERED_MOST:
             del self._lengths[next(iter(self._lengths))]
-        self._lengths[key] = length
+        self._lengths[_short(key)] = length
 
     def length_of(self, key: str) -> int | None:
-        return self._lengths.get(key)
+        return self._lengths.get(_short(key))
 
     # -- what is known of keys ----------------------------------------------------------------------------------
 

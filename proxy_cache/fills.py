@@ -521,7 +521,7 @@ class Fill:
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
         if content is None:
-            keep = why_not is None and not self.doomed
+            keep = why_not is None and not self.doomed and self.table.store.takes(request.key, stored)
             total = 0 if status in (204, 304) else response.content_length
             self.body = self.table.store.body(total, keep=keep, volatile=why_not in VOLATILE)
         own = None
@@ -562,16 +562,21 @@ class Fill:
             times = response.request_time, response.response_time
             # RFC 9111 §3.4: combined under the header fields of the newer one.
             updated = stored_as.response.updated_by(headers, *times, None, request.policy)
-            if not self._may_be_kept(updated):
+            may_be_kept, held = self._may_be_kept(updated), table.store.holds(stored_as)
+            if held and not may_be_kept:
                 self._send_on(alone=True)
                 if updated.must_not_be_kept:
                     table.store.remove(stored_as)
                 raise OriginError("http_response_incomplete", "the origin gives the rest of this to nobody else")
-            if table.store.holds(stored_as):
+            if held:
                 table.store.update(stored_as, updated)
             self.body = table.store.piece(stored_as, *span)
-            table.fills_a_gap(self, stored_as)
-            return self._given(FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length=length))
+            if may_be_kept:
+                table.fills_a_gap(self, stored_as)
+            else:
+                table._forget(self)  # it goes on with a response that has begun, and is for that one alone
+            head = FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length=length)
+            return self._given(head, shared=may_be_kept, alone=True)
         verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request))
         why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
         stored = StoredResponse.of(
@@ -579,7 +584,7 @@ class Fill:
         )
         table.remember(request, headers, why_not)
         entry: Entry | None = None
-        if why_not is None and not self.doomed:
+        if why_not is None and not self.doomed and table.store.takes(request.key, stored):
             entry = table.store.add_object(request.key, stored, length)
             self.body = table.store.piece(entry, *span)
             table.fills_a_gap(self, entry)
@@ -588,13 +593,15 @@ class Fill:
             table._forget(self)
         own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
         return self._given(
-            FillHead(stored, "", self.body, None, why_not, own, entry, length=length), alone=why_not is not None
+            FillHead(stored, "", self.body, None, why_not, own, entry, length=length),
+            shared=entry is not None,
+            alone=why_not is not None,
         )
 
-    def _given(self, head: FillHead, *, alone: bool = False) -> FillHead:
+    def _given(self, head: FillHead, *, shared: bool, alone: bool) -> FillHead:
         """Hand out the head of a piece."""
         self.head = head
-        self._give(head, shared=head.piece_of is not None, alone=alone)
+        self._give(head, shared=shared, alone=alone)
         self._see_who_waits()
         return head
 

@@ -1,44 +1,77 @@
-"""Reading a stored response that has gaps, which are filled on the way.
+"""Reading a stored response that has gaps, which are filled on the way, or one that goes while it is read.
 
 A reader goes from what is in the file to what a running fill is bringing, and where there is neither it starts a fill
 for the span that is missing. So no byte is fetched twice at a time, however the ranges of many readers overlap. One
 span is asked for ahead of the reader, no more: a client that stops reading does not make the origin send it all.
+
+An entry may be evicted, superseded, or turn out to be unreadable while a client is sent its body. What is open stays
+readable; what isn't, is asked for again, under the entry's strong validator, and is then for this client alone:
+nothing of it is kept, but the response goes on (see :func:`from_origin`).
 """
 
 from __future__ import annotations
 
-from .answers import Exchange, Seekable
+import asyncio
+import errno
+import time
+from typing import Final
+
+from .answers import Exchange, Seekable, cut_short
 from .fill_table import FillTable
 from .fills import FillRequest
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
 from .semantics import ranges
-from .semantics.ranges import RangeSpec, is_same_representation, requested
+from .semantics.ranges import RangeSpec, is_same_representation, requested, strong_validator
 from .semantics.signatures import signed_fields
-from .semantics.spans import Span
+from .semantics.spans import Span, Spans
+from .semantics.stored import StoredResponse
 from .semantics.validation import CONDITIONAL
-from .store.body import BodyError, Reader
-from .store.files import READ_SIZE, OpenBody
+from .store.body import BodyError, BodyLost, Reader
+from .store.files import READ_SIZE, OpenBody, TornFile
 from .store.index import Entry
 from .waiter import ClientGone, FillHead, SentOn, Waiter
+
+PATIENCE: Final = 8
+"""Places in a full queue that are asked for, one after the other, before a response that has begun is given up: its
+client can't be told to come again later."""
+PAUSE: Final = 1.0
+"""Seconds between them."""
+LOSSES: Final = 8
+"""Times that what has just been fetched can't be read from the disk before the next byte could."""
 
 
 class GapReader:
     """Reads spans of an entry's body for one exchange; a :class:`~.answers.Source`."""
 
     __slots__ = (
-        "_ahead", "_closed", "_exchange", "_file", "_piece", "_table", "_waiter", "_whole", "entry", "offset", "stop",
+        "_ahead", "_closed", "_exchange", "_file", "_is_lost", "_losses", "_piece", "_table", "_waiter", "_whole",
+        "entry", "offset", "stop",
     )  # fmt: skip
 
-    def __init__(self, table: FillTable, exchange: Exchange, entry: Entry, span: Span, *, whole: bool) -> None:
+    def __init__(
+        self,
+        table: FillTable,
+        exchange: Exchange,
+        entry: Entry,
+        span: Span,
+        *,
+        whole: bool,
+        file: OpenBody | None = None,
+        is_lost: bool = False,
+    ) -> None:
+        """``file``: of the entry, which is kept open from here on. ``is_lost``: nothing of it can be read."""
         self.entry = entry
         self.offset, self.stop = span
         self._table = table
         self._exchange = exchange
         self._whole = whole
         """Whether all of the body is wanted: gaps are then asked for in one piece each."""
-        self._file: OpenBody | None = None
+        self._file = file
+        self._is_lost = is_lost
+        """Whether nothing can be read from the file, whatever the entry says."""
+        self._losses = 0
         self._waiter: Waiter | None = None
         self._piece: Reader | None = None
         self._ahead: Waiter | None = None
@@ -59,13 +92,18 @@ class GapReader:
         signed = exact_range(exchange)
         if signed is not None:
             part = Part(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"))
+        elif self._is_lost:
+            # Not all at once: what isn't kept comes no faster than this client reads, and holds a slot as long.
+            span = Span(offset, min(stop, offset + self._table.spans.most))
+            part = Part(RangeSpec(span.start, span.stop - 1), RangeSpec(offset, span.stop - 1), entry)
         else:
             span = self._table.span_for(entry, offset, stop, whole=self._whole)
             need = RangeSpec(offset, min(stop, span.stop) - 1)
             part = Part(RangeSpec(span.start, span.stop - 1), need, entry)
         request = FillRequest(
-            exchange.key, exchange.target, headers, exchange.client, policy=exchange.policy, part=part
-        )
+            exchange.key, exchange.target, headers, exchange.client,
+            policy=exchange.policy, keep=not exchange.wanted.no_store, part=part,
+        )  # fmt: skip
         return self._table.start(request), False
 
     def suits(self, head: FillHead) -> bool:
@@ -102,6 +140,8 @@ class GapReader:
     def _look_ahead(self, offset: int) -> None:
         """Ask for the next gap while the piece before it is read."""
         entry = self.entry
+        if not self._table.store.holds(entry):
+            return  # what isn't kept is to come when it is read: it holds a slot until then
         gap = entry.spans.first_missing(offset, self.stop) if entry.spans is not None else None
         if gap is None or exact_range(self._exchange) is not None:
             return
@@ -122,16 +162,34 @@ class GapReader:
         if waiter is not None and not waiter.fill.brings(self.offset):
             waiter.leave()
             waiter = None
-        try:
-            if waiter is None:
-                waiter, _ = self.wait_for(self.offset, self.stop)
-            self._waiter = waiter
-            head = await waiter.head()
-        except (Overloaded, OriginError, SentOn, ClientGone) as error:
-            raise BodyError(f"the next piece could not be fetched: {error}") from error
+        for turn in range(PATIENCE):
+            try:
+                if waiter is None:
+                    waiter, _ = self.wait_for(self.offset, self.stop)
+                self._waiter = waiter
+                head = await waiter.head()
+                self._check(head)
+                self.take(waiter)
+                return
+            except Overloaded as error:
+                if turn == PATIENCE - 1:
+                    raise BodyError(f"the next piece could not be fetched: {error}") from error
+                self._waiter = waiter = None
+            except SentOn as error:
+                # What others have asked for was for them alone.
+                if not error.alone or turn:
+                    raise BodyError(f"the next piece could not be fetched: {error}") from error
+                self._waiter = waiter = None
+                continue
+            except (OriginError, ClientGone) as error:
+                raise BodyError(f"the next piece could not be fetched: {error}") from error
+            await asyncio.sleep(PAUSE)
+            if self._closed:
+                raise BodyError("the reader was closed")
+
+    def _check(self, head: FillHead) -> None:
         if not self.suits(head):
             raise BodyError(f"the origin has no more of this version (status {head.response.status})")
-        self.take(waiter)
 
     def _end_piece(self) -> None:
         self._piece = None
@@ -152,7 +210,11 @@ class GapReader:
         if self.offset >= self.stop:
             return b""
         if self._piece is not None:
-            data = self._piece.read_now()
+            try:
+                data = self._piece.read_now()
+            except BodyLost as error:
+                self._piece_lost(error)
+                return None
             if data != b"":
                 return self._took(data) if data is not None else None
             self._end_piece()
@@ -160,9 +222,14 @@ class GapReader:
         if not size or self._file is None:
             return None
         try:
-            return self._took(self._table.store.files.read_now(self._file.fd, size, self.offset))
+            data = self._table.store.files.read_now(self._file.fd, size, self.offset)
         except OSError as error:
-            raise self._torn(error) from error
+            self._lost(error)
+            return None
+        if data == b"":
+            self._lost(cut_short())
+            return None
+        return self._took(data)
 
     async def read(self) -> bytes:
         while True:
@@ -170,19 +237,26 @@ class GapReader:
             if data is not None:
                 return data
             if self._piece is not None:
-                data = await self._piece.read()
+                try:
+                    data = await self._piece.read()
+                except BodyLost as error:
+                    self._piece_lost(error)
+                    continue
                 if data:
                     return self._took(data) or b""
                 self._end_piece()
-            elif self._size_here():
-                if self._file is not None:
-                    return await self._read_file(self._file)
-                await self._open()
+            elif size := self._size_here():
+                if self._file is None:
+                    await self._open()
+                elif data := await self._read_file(self._file, size):
+                    return self._took(data) or b""
             else:
                 await self._next_piece()
 
     def _size_here(self) -> int:
         """Bytes that can be read from the file, at once, from where we are."""
+        if self._is_lost:
+            return 0
         spans = self.entry.spans
         span = Span(0, self.entry.length) if spans is None else spans.at(self.offset)
         return min(READ_SIZE, span.stop - self.offset, self.stop - self.offset) if span is not None else 0
@@ -192,30 +266,48 @@ class GapReader:
         try:
             file = await store.files.open(self.entry.id, self.entry.length)
         except OSError as error:
-            raise self._torn(error) from error
+            self._lost(error)
+            return
         if self._closed or self._file is not None:
             store.files.release(file)
         else:
             self._file = file
 
-    async def _read_file(self, file: OpenBody) -> bytes:
+    async def _read_file(self, file: OpenBody, size: int) -> bytes:
+        """``b""``: it can't be read."""
         try:
-            data = await self._table.store.files.read(file, self._size_here(), self.offset)
+            data = await self._table.store.files.read(file, size, self.offset)
         except OSError as error:
-            raise self._torn(error) from error
+            self._lost(error)
+            return b""
         if not data:
-            raise self._torn(OSError("the body file is shorter than its entry"))
-        return self._took(data) or b""
+            self._lost(cut_short())
+        return data
 
     def _took(self, data: bytes | None) -> bytes | None:
         if data is not None:
             self.offset += len(data)
+            self._losses = 0
         return data
 
-    def _torn(self, error: OSError) -> BodyError:
+    def _lost(self, error: OSError) -> None:
+        """The file is gone, or can't be read: all that is still wanted is asked for again.
+
+        Raises :class:`BodyLost` if nothing says that it is the same then (RFC 9111 §3.4).
+        """
         if self._table.store.holds(self.entry):
             self._table.store.drop_unreadable(self.entry, error)
-        return BodyError(str(error))
+        if strong_validator(self.entry.response.headers) is None:
+            raise BodyLost(str(error)) from error
+        self._is_lost = True
+
+    def _piece_lost(self, error: BodyLost) -> None:
+        """What a fill has brought can't be read: another one is to bring it."""
+        self._losses += 1
+        if self._losses > LOSSES:
+            raise error
+        self._end_piece()
+        self._lost(TornFile(errno.EIO, str(error)))
 
     def close(self) -> None:
         """No more is wanted. Idempotent."""
@@ -228,6 +320,27 @@ class GapReader:
         if self._file is not None:
             file, self._file = self._file, None
             self._table.store.files.release(file)
+
+
+def from_origin(
+    table: FillTable,
+    exchange: Exchange,
+    entry: Entry | None,
+    response: StoredResponse,
+    start: int,
+    stop: int,
+    length: int,
+) -> GapReader | None:
+    """The bytes from ``start`` up to ``stop`` of a response that has begun, and whose body of ``length`` bytes can't be
+    read any more. ``None`` if the origin can't be asked for just these (RFC 9110 §13.1.5, RFC 9111 §3.4).
+
+    ``entry``: what they were read from, if it was stored. Those who lose the same entry share what is fetched.
+    """
+    if response.status != 200 or strong_validator(response.headers) is None or is_bound(exchange):
+        return None
+    if entry is None:
+        entry = Entry(table.store.index.new_id(), exchange.key, response, length, time.time(), Spans())
+    return GapReader(table, exchange, entry, Span(start, stop), whole=True, is_lost=True)
 
 
 def first_part(exchange: Exchange, table: FillTable) -> Part | None:

@@ -37,6 +37,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "such as 80%.",
     ),
     (
+        "cache_max_object_size", str, "10%",
+        "The most that one response may take of the cache: bytes, a size such as 500m, or a share of cache_max_size. "
+        "What is longer is served and not kept; of what is of unknown length no more than this is made room for.",
+    ),
+    (
         "cache_min_free", str, "5%",
         "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of the disk.",
     ),
@@ -255,9 +260,17 @@ def parse(options: Any) -> Settings:
         cache_dir = Path(options.cache_dir).expanduser()
     except RuntimeError as error:  # ~somebody
         raise exceptions.OptionsError(f"cache_dir: {options.cache_dir!r}: {error}") from error
-    room = Room(_size("cache_max_size", options.cache_max_size), _size("cache_min_free", options.cache_min_free))
-    if not room.max_size:
-        raise exceptions.OptionsError("cache_max_size: must be more than 0")
+    room = Room(
+        _size("cache_max_size", options.cache_max_size),
+        _size("cache_min_free", options.cache_min_free),
+        _size(
+            "cache_max_object_size", options.cache_max_object_size, "bytes, 500m, 20g or a share such as 10%",
+            whole="whole cache",
+        ),
+    )  # fmt: skip
+    for name, value in (("cache_max_size", room.max_size), ("cache_max_object_size", room.max_object)):
+        if not value:
+            raise exceptions.OptionsError(f"{name}: must be more than 0")
     return Settings(
         cache_dir=cache_dir,
         room=room,
@@ -285,7 +298,9 @@ def parse(options: Any) -> Settings:
     )
 
 
-def _size(name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%") -> int | float:
+def _size(
+    name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%", whole: str = "whole disk"
+) -> int | float:
     """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmgt](?:i?b)?|b)?\s*", text, re.IGNORECASE)
     if match is None:
@@ -293,7 +308,7 @@ def _size(name: str, text: str, examples: str = "bytes, 500m, 20g or a share suc
     number, unit = float(match[1]), (match[2] or "").lower()
     if unit == "%":
         if number > 100:
-            raise exceptions.OptionsError(f"{name}: {text!r} is more than the whole disk")
+            raise exceptions.OptionsError(f"{name}: {text!r} is more than the {whole}")
         return number / 100
     power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
     return int(number * 1024**power)

@@ -760,3 +760,105 @@ def test_rows_come_and_go_many_to_a_statement(tmp_path: Path, count: int) -> Non
     rows.execute_many(database, rows.DELETE_ENTRY, [(number,) for number in range(count)])
     assert database.execute("SELECT id FROM entries").fetchall() == [(count,)]
     database.close()
+
+
+def long_response(size: int, etag: str = "1") -> StoredResponse:
+    now = time.time()
+    fields = [(b"Cache-Control", b"max-age=1000"), (b"ETag", f'"{etag}"'.encode()), (b"X-Long", b"h" * size)]
+    return StoredResponse(200, Headers(fields), now, now, initial_age=0)
+
+
+def test_heads_are_counted_in_an_index_of_an_earlier_version_too(tmp_path: Path) -> None:
+    async def before(store: Store) -> None:
+        await put(store, "http://x/short")
+        await put(store, "http://x/long", LARGE, long_response(30_000))
+        assert store.size == (2 + 64 + 8) * 4096
+
+    async def after(store: Store) -> None:
+        assert store.size == (2 + 64 + 8) * 4096
+        (entry,) = await find(store, "http://x/long")
+        assert await read(store, entry) == LARGE
+
+    with_store(tmp_path, before)
+    with sqlite3.connect(tmp_path / "index.sqlite") as database:
+        database.execute("UPDATE entries SET blocks = CASE id WHEN 1 THEN 2 ELSE 65 END")
+        database.execute("PRAGMA user_version = 5")
+    with_store(tmp_path, after)
+    with_store(tmp_path, after)
+
+
+def test_updates_are_counted_and_bounded(tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        entry = await put(store, "http://x/")
+        assert store.size == 2 * 4096
+        store.update(entry, long_response(30_000))
+        assert store.size == (1 + 8) * 4096
+        store.update(entry, response_of())
+        assert store.size == 2 * 4096
+        store.update(entry, long_response(70_000))
+        assert not store.holds(entry)
+        assert store.size == 0
+
+    with_store(tmp_path, story)
+
+
+def test_heads_in_memory_have_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their number: long ones leave sooner, and come back from the disk."""
+    budget = 2 << 20
+    monkeypatch.setattr(index_module, "HEADS_MEMORY", budget)
+
+    async def story(store: Store) -> None:
+        for number in range(60):
+            await put(store, f"http://x/{number}", b"body", long_response(40_000))
+            assert store.index.weight <= budget
+        assert 10 <= store.index.loaded <= 20
+        for number in range(60):
+            (entry,) = await find(store, f"http://x/{number}")
+            assert store.index.weight <= budget
+            store.update(entry, long_response(50_000))
+            store.update(entry, response_of())
+        for number in range(60):
+            store.remove_key(f"http://x/{number}")
+        assert (store.index.weight, store.index.loaded, len(store.index)) == (0, 0, 0)
+
+    with_store(tmp_path, story)
+
+
+def test_free_pages_of_the_index_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "FREE_PAGES", 64)
+
+    async def story(store: Store) -> None:
+        for number in range(100):
+            store.put(f"http://x/{number}", long_response(50_000), b"body")
+        await store.written()
+        for number in range(100):
+            store.remove_key(f"http://x/{number}")
+        await put(store, "http://x/other")
+
+    with_store(tmp_path, story)
+    assert (tmp_path / "index.sqlite").stat().st_size < 1 << 20
+
+
+def test_nothing_goes_that_was_used_since(tmp_path: Path) -> None:
+    """What began before the others were used can't push them out; a clock that was set back keeps nothing."""
+
+    async def story(store: Store) -> None:
+        began = time.time()
+        entries = [await put(store, f"http://x/{number}", LARGE) for number in range(6)]
+        store.touch(entries[0], began - 20)
+        store.touch(entries[1], began - 10)
+        for entry in entries[2:]:
+            store.touch(entry)
+        room = store.capacity - store.size
+        assert store.reserve(room, began)
+        assert store.reserve(2 * len(LARGE), began)
+        assert [store.holds(entry) for entry in entries] == [False, False, True, True, True, True]
+        assert not store.reserve(len(LARGE), began)
+        assert all(store.holds(entry) for entry in entries[2:])
+        store.touch(entries[2], began + 1000)  # the clock was ahead then
+        for entry in entries[3:]:
+            store.touch(entry)
+        assert store.reserve(len(LARGE), began)
+        assert not store.holds(entries[2])
+
+    with_store(tmp_path, story, Room(2 << 20, 0))

@@ -32,6 +32,7 @@ def shared_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         cache_max_span=str(3 * BLOCK),
         cache_fill_whole=0,
         cache_max_size="1200k",
+        cache_max_object_size="100%",
         cache_min_free="0",
         quick_abort_max="20000",
         origin_retries=1,

@@ -74,7 +74,7 @@ def test_kill_9_right_after_answers(start_proxy: Callable[..., Proxy], origin: O
 def test_a_small_disk(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
     """A tmpfs of 20 MB, 200 objects of 1 MB, 8 agents: all served right, and the disk never overflows."""
     with Tmpfs(tmp_path / "small", "20m") as disk:
-        proxy = start_proxy(cache_dir=disk / "cache")
+        proxy = start_proxy(cache_dir=disk / "cache", cache_max_object_size="100%")
         try:
             limit = proxy.value("cache_capacity_bytes")
             assert 10 * MIB < limit <= 20 * MIB
@@ -122,7 +122,9 @@ def test_a_small_disk_stays_full_of_small_bodies(
 def test_a_disk_full_from_outside(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
     """Somebody else takes all the room: agents notice nothing, a metric says why nothing is cached."""
     with Tmpfs(tmp_path / "small", "20m") as disk:
-        proxy = start_proxy(cache_dir=disk / "cache", cache_min_free=0, cache_max_size="15m")
+        proxy = start_proxy(
+            cache_dir=disk / "cache", cache_min_free=0, cache_max_size="15m", cache_max_object_size="100%"
+        )
         try:
             assert proxy.get(origin.serve("/before", Reply(size=MIB)), expect=MIB).ok
             proxy.wait_until_idle()
@@ -147,7 +149,7 @@ def test_a_disk_full_from_outside(start_proxy: Callable[..., Proxy], origin: Ori
 
 def test_the_cache_keeps_to_its_size(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     """The least recently used goes first."""
-    proxy = start_proxy(cache_max_size="5m")
+    proxy = start_proxy(cache_max_size="5m", cache_max_object_size="100%")
     targets = [f"/o/{n}" for n in range(4)]
     for target in targets:
         assert proxy.get(origin.serve(target, Reply(size=MIB)), expect=MIB).ok
@@ -163,7 +165,7 @@ def test_the_cache_keeps_to_its_size(start_proxy: Callable[..., Proxy], origin: 
 
 
 def test_recency_is_kept_over_a_restart(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = start_proxy(cache_max_size="5m")
+    proxy = start_proxy(cache_max_size="5m", cache_max_object_size="100%")
     for number in range(4):
         assert proxy.get(origin.serve(f"/o/{number}", Reply(size=MIB)), expect=MIB).ok
         proxy.wait_until_idle()
@@ -263,3 +265,193 @@ def test_files_of_others_in_the_folder_are_left_alone(start_proxy: Callable[...,
     proxy.kill9()
     proxy.start()
     assert note.read_text() == "keep me"
+
+
+# -- what counts, and what one response may take ------------------------------------------------------------
+
+
+def du(proxy: Proxy) -> int:
+    """Bytes that the whole cache folder takes of the disk, its index and folders among them."""
+    return sum(path.lstat().st_blocks * 512 for path in (proxy.cache_dir, *proxy.cache_dir.rglob("*")))
+
+
+def test_an_endless_response_does_not_empty_the_cache(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Up to a tenth of the cache is made room for, and no more: what others have stored is still there."""
+    proxy = start_proxy(cache_max_size="50m")
+    urls = [origin.serve(f"/kept/{number}", Reply(size=900_000)) for number in range(50)]
+    assert all(proxy.get(url, expect=900_000).ok for url in urls)
+    proxy.wait_until_idle()
+    before = proxy.value("cache_entries")
+    fetch = proxy.start_get(origin.serve("/endless", Reply(size=200 * MIB, chunked=True)), expect=200 * MIB)
+    fetch.received(150 * MIB)
+    assert proxy.value("cache_entries") >= before - 6
+    assert proxy.value("store_failures_total", reason="too_large") == 1
+    assert fetch.result().ok
+    proxy.wait_until_idle()
+    assert proxy.value("cache_entries") >= before - 6
+    assert proxy.get(urls[-1], expect=900_000).hit
+
+
+def test_what_is_announced_evicts_nothing(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Ten terabytes that never come, or a tenth of the cache, of which no more comes than its first bytes."""
+    proxy = start_proxy(cache_max_size="50m")
+    urls = [origin.serve(f"/kept/{number}", Reply(size=900_000)) for number in range(54)]
+    assert all(proxy.get(url, expect=900_000).ok for url in urls)
+    proxy.wait_until_idle()
+    before = proxy.value("evictions_total")
+    gate = Gate()
+    fetches = []
+    for number, size in enumerate((10**13, 5_000_000, 5_000_000, 5_000_000)):
+        reply = Reply(size=size, body_gate=gate, gate_at=1000)
+        fetches.append(proxy.start_get(origin.serve(f"/announced/{number}", reply)))
+        fetches[-1].received(1000)
+    assert proxy.value("evictions_total") == before
+    assert proxy.value("store_failures_total", reason="too_large") == 1
+    for fetch in fetches:
+        fetch.leave()
+    gate.open()
+
+
+def test_what_is_used_meanwhile_stays(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """A long response makes room with what is older than it. When there is no such thing any more it isn't kept."""
+    proxy = start_proxy(cache_max_size="10m", cache_max_object_size="100%")
+    gate = Gate()
+    slow = proxy.start_get(
+        origin.serve("/slow", Reply(size=9 * MIB, chunked=True, body_gate=gate, gate_at=1000)), expect=9 * MIB
+    )
+    slow.received(1000)
+    urls = [origin.serve(f"/newer/{number}", Reply(size=900_000)) for number in range(10)]
+    assert all(proxy.get(url, expect=900_000).ok for url in urls)
+    gate.open()
+    assert slow.result().ok
+    proxy.wait_until_idle()
+    assert proxy.value("store_failures_total", reason="no_space") >= 1
+    assert all(proxy.get(url, expect=900_000).hit for url in urls)
+
+
+def test_ranges_of_what_is_longer_than_one_entry_may_be(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Pieces are kept up to what one entry may take; the others are served all the same."""
+    proxy = start_proxy(cache_max_size="100m", cache_max_object_size="3m", cache_fill_whole=0)
+    headers = (("Cache-Control", "max-age=600"), ("ETag", '"1"'), ("Accept-Ranges", "bytes"))
+    url = origin.serve("/image", Reply(size=20 * MIB, headers=headers))
+    asked = []
+    for _ in range(2):
+        for block in range(8):
+            start = block * 2 * MIB
+            response = proxy.get(url, headers=[("Range", f"bytes={start}-{start + 99}")])
+            assert response.status == 206
+            assert response.body == origin.body_of("/image", 100, start)
+        proxy.wait_until_idle()
+        asked.append(origin.count("/image"))
+    assert asked[0] == 8
+    assert 5 <= asked[1] - asked[0] <= 7
+    assert proxy.value("cache_size_bytes") <= 3 * MIB + 4096
+    assert proxy.get(url, expect=20 * MIB).ok
+
+
+def test_long_heads_count(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Bodies of a byte under heads of 40 kB: as many are kept as there is room for, which is told as it is."""
+    proxy = start_proxy(cache_max_size="8m")
+    headers = (("Cache-Control", "max-age=600"), *((f"X-Long-{number}", "h" * 4000) for number in range(10)))
+    empty = du(proxy)
+    for number in range(600):
+        assert proxy.get(origin.serve(f"/head/{number}", Reply(size=1, headers=headers)), expect=1).ok
+    proxy.wait_until_idle()
+    size = proxy.value("cache_size_bytes")
+    assert 6 * MIB < size <= 8 * MIB
+    assert proxy.value("cache_entries") < 200
+    assert proxy.value("evictions_total") > 300
+    proxy.terminate()  # the log of the index is brought to it
+    assert size / 2 < du(proxy) - empty < size + 20 * MIB, "besides that, so much may be free in the index"
+
+
+def test_what_the_metric_says_is_what_the_disk_says(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Bodies of all kinds: to a tenth, and a megabyte for the index."""
+    proxy = start_proxy()
+    empty = du(proxy)
+    for size in (1, 100, 4000, 5000, 70_000, 300_000, 2_000_000):
+        for number in range(12):
+            assert proxy.get(origin.serve(f"/{size}/{number}", Reply(size=size)), expect=size).ok
+    proxy.wait_until_idle()
+    told = proxy.value("cache_size_bytes")
+    proxy.terminate()
+    assert told * 0.9 - MIB < du(proxy) - empty < told * 1.1 + MIB
+
+
+def test_heads_and_keys_that_are_too_long_are_served_and_not_stored(proxy: Proxy, origin: Origin) -> None:
+    fresh = ("Cache-Control", "max-age=600")
+    long_head = (fresh, *((f"X-Long-{number}", "h" * 4000) for number in range(20)))
+    urls = [
+        origin.serve("/head", Reply(headers=long_head)),
+        origin.serve("/key?" + "q" * 9000, Reply(headers=(fresh,))),
+    ]
+    for url in urls:
+        for _ in range(2):
+            response = proxy.get(url)
+            assert response.ok
+            assert not response.hit
+    assert proxy.value("cache_entries") == 0
+    assert proxy.value("store_failures_total", reason="too_large") == 4
+
+
+def test_updates_make_no_head_grow_without_end(proxy: Proxy, origin: Origin) -> None:
+    """Each 304 has one more field. At some length the entry goes, and is fetched anew."""
+    stale = (("Cache-Control", "max-age=0"), ("ETag", '"1"'))
+    url = origin.serve("/x", Reply(headers=stale))
+    assert proxy.get(url).ok
+    for number in range(30):
+        origin.serve("/x", Reply(headers=(*stale, (f"X-More-{number}", "m" * 4000))))
+        response = proxy.get(url)
+        assert response.ok
+        assert response.body == content("/x", 1000)
+        assert sum(len(name) + len(value) for name, value in response.headers) < 70_000
+        assert proxy.value("cache_size_bytes") <= 72 * 1024
+
+
+# -- the folder ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_reads_the_cache(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = start_proxy()
+    for size in (100, 100_000, 2_000_000):
+        assert proxy.get(origin.serve(f"/{size}", Reply(size=size)), expect=size).ok
+    proxy.wait_until_idle()
+    for path in (proxy.cache_dir, *proxy.cache_dir.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_folder_of_an_earlier_version_is_tightened(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = start_proxy()
+    url = origin.serve("/x")
+    assert proxy.get(url).ok
+    proxy.wait_until_idle()
+    proxy.terminate()
+    for path in (proxy.cache_dir, *proxy.cache_dir.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    proxy.start()
+    assert proxy.get(url).hit
+    for path in (proxy.cache_dir, *proxy.cache_dir.rglob("*")):
+        assert path.parent.parent.name == "bodies" or not path.stat().st_mode & 0o077, path
+
+
+def test_an_index_that_was_deleted(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """The cache starts empty, says so once, and gives back what bodies without an index take."""
+    proxy = start_proxy()
+    urls = {size: origin.serve(f"/{size}", Reply(size=size)) for size in (100, 100_000, 2_000_000)}
+    for size, url in urls.items():
+        assert proxy.get(url, expect=size).ok
+    proxy.wait_until_idle()
+    proxy.terminate()
+    (proxy.cache_dir / "index.sqlite").unlink()
+    before = len(proxy.log)
+    proxy.start()
+    told = [line for line in proxy.log[before:] if "there was no index" in line]
+    assert len(told) == 1
+    assert "3 files" in told[0]
+    assert proxy.value("cache_entries") == 0
+    assert proxy.stored() == []
+    for size, url in urls.items():
+        assert not proxy.get(url, expect=size).hit
+        proxy.wait_until_idle()
+        assert proxy.get(url, expect=size).hit
+    assert proxy.value("store_failures_total") == 0

@@ -115,9 +115,17 @@ _TO_BE_REDACTED: Final = re.compile(r"[^!-~]|[?#@]")
 """What a URL has in it that is not shown as it is."""
 
 
-@lru_cache(maxsize=4096)
+_REMEMBER_LENGTH: Final = 1024
+"""Characters of the longest host or URL of which something is remembered."""
+
+
 def redacted(url: str) -> str:
     """``url`` for a log: without userinfo and fragment, secrets in the query as ``***``, on one line in any case."""
+    return _redacted(url) if len(url) <= _REMEMBER_LENGTH else _redacted.__wrapped__(url)
+
+
+@lru_cache(maxsize=4096)
+def _redacted(url: str) -> str:
     rest = url.partition("#")[0]
     path, question, query = rest.partition("?")
     scheme, separator, tail = path.partition("://")

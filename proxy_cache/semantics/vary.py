@@ -66,10 +66,15 @@ def normalised(name: str, value: str | None) -> str | None:
     if value is None or '"' in value:
         return value
     if name in _NEGOTIATION:
-        return _negotiation(value, name in _ORDERED)
+        normalise = _negotiation if len(value) <= _REMEMBER_LENGTH else _negotiation.__wrapped__
+        return normalise(value, name in _ORDERED)
     if name in _LISTS:
         return _COMMA.sub(",", value)
     return value
+
+
+_REMEMBER_LENGTH: Final = 512
+"""Characters of the longest value that is remembered in its one spelling."""
 
 
 @lru_cache(maxsize=1024)

@@ -15,9 +15,11 @@ waits for the writer's slot, what the slowest reader still lacks is set aside in
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .files import READ_SIZE, OpenBody, as_os_error, write_at
 
@@ -35,6 +37,26 @@ not to be longer is written once, when complete."""
 
 class BodyError(Exception):
     """The body ended before its time: what a reader has is not all of it."""
+
+
+class BodyLost(BodyError):
+    """Bytes that had come can't be read any more, through no fault of the origin's: it may be asked for them again."""
+
+
+class Rest(Protocol):
+    """What a body goes on with when its own bytes can't be read (see :mod:`~..gaps`)."""
+
+    def read_now(self) -> bytes | None: ...
+
+    async def read(self) -> bytes: ...
+
+    def seek(self, start: int, stop: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Elsewhere: TypeAlias = Callable[[int, int, int], Rest | None]
+"""Where the bytes from ``start`` up to ``stop``, of a body of so many, are to be had otherwise; ``None``: nowhere."""
 
 
 class Body:
@@ -69,6 +91,7 @@ class Body:
         self.in_place = False
         """Whether the file is where it will stay (see :meth:`pour`)."""
         self.reserved = reserved or 0
+        self._began = time.time()
         # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
         fits = total is not None and total - start <= TAIL_LIMIT
         self._flush_size = TAIL_LIMIT + 1 if fits else FLUSH_SIZE
@@ -172,6 +195,8 @@ class Body:
         except BaseException:
             pipe.close()
             raise
+        if self.kept and not self.reserve(self.length - self.start + count):
+            self.stop_keeping()
         if not self.kept:
             self.put(pipe.read(count))
             return
@@ -242,6 +267,16 @@ class Body:
         if not self.flushing:
             self.store.discard(self)
 
+    def reserve(self, size: int) -> bool:
+        """Whether there is room for the first ``size`` bytes of it. It is made by what is older, as they come."""
+        lacking = size - self.reserved
+        if lacking > 0:
+            beside = self.reserved + (self.piece_of.size if self.piece_of is not None else 0)
+            if not self.store.reserve(lacking, self._began, beside):
+                return False
+            self.reserved += lacking
+        return True
+
     async def drain(self) -> tuple[list[bytes], int]:
         """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
         while self._pouring:
@@ -265,12 +300,9 @@ class Body:
         """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
         chunks = list(self._tail)
         size = sum(map(len, chunks))
-        lacking = self._tail_start + size - self.start - self.reserved
-        if lacking > 0:
-            if not self.store.reserve(lacking):
-                self.stop_keeping()
-                return
-            self.reserved += lacking
+        if not self.reserve(self._tail_start + size - self.start):
+            self.stop_keeping()
+            return
         try:
             await self.store.write(self, chunks, self._tail_start)
         except OSError as error:
@@ -319,9 +351,8 @@ class Body:
         spilled = self._spilled
         if spilled is not None and offset >= spilled.start:
             return (spilled.file, spilled.stop) if offset < spilled.stop else None
-        if self.file is None:
-            return None
-        return self.file, self._tail_start if spilled is None else min(self._tail_start, spilled.start)
+        # What lies between the file's end and the tail was dropped. (Of a piece it would be read as zeros.)
+        return (self.file, self._in_file) if self.file is not None and offset < self._in_file else None
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -372,7 +403,7 @@ class Spilled:
 class Reader:
     """One client's way through a body. Reads from memory or disk, and waits for what has not arrived."""
 
-    __slots__ = ("_body", "_gone", "_wait", "offset", "stop")
+    __slots__ = ("_body", "_gone", "_rest", "_wait", "elsewhere", "offset", "stop")
 
     def __init__(self, body: Body, start: int, stop: int | None) -> None:
         self._body = body
@@ -380,10 +411,15 @@ class Reader:
         self.stop = stop
         self._wait: asyncio.Future[None] | None = None
         self._gone = False
+        self.elsewhere: Elsewhere | None = None
+        """Where to go on when the file can't be read, or when what is behind was not kept."""
+        self._rest: Rest | None = None
 
     def seek(self, start: int, stop: int | None) -> None:
-        """Go on with other bytes. What was not kept, and is behind, is not to be had any more."""
+        """Go on with other bytes. What was not kept, and is behind, is to be had elsewhere, if at all."""
         self.offset, self.stop = start, stop
+        if self._rest is not None and stop is not None:
+            self._rest.seek(start, stop)
 
     def read_now(self) -> bytes | None:
         """The next bytes if they can be had without waiting, ``b""`` at the end, ``None`` if not now.
@@ -393,6 +429,8 @@ class Reader:
         body = self._body
         if self._gone:
             raise BodyError("the reader was closed")
+        if self._rest is not None:
+            return self._rest.read_now()
         if self.offset == self.stop or (body.complete and self.offset == body.length):
             return b""
         if self.offset >= body.length:
@@ -403,25 +441,55 @@ class Reader:
             return self._took(self._from_tail())
         place = body._place_of(self.offset)
         if place is None:
-            raise BodyError("the beginning of this body was not kept")
-        data = body.store.files.read_now(place[0].fd, self._want(place[1]), self.offset)
-        return None if data is None else self._took(data)
+            self._lost("the beginning of this body was not kept")
+            return None
+        try:
+            data = body.store.files.read_now(place[0].fd, self._want(place[1]), self.offset)
+        except OSError as error:
+            self._lost(error)
+            return None
+        if data == b"":
+            self._lost("the body file ended early")
+            return None
+        return data if data is None else self._took(data)
+
+    def _lost(self, why: OSError | str) -> None:
+        """Go on elsewhere. Raises :class:`BodyLost` if that can't be."""
+        body = self._body
+        if isinstance(why, OSError):
+            body.store.disk_error("read", why)
+        stop = body.total if self.stop is None else self.stop
+        if self.elsewhere is None or stop is None or body.total is None:
+            raise BodyLost(str(why))
+        self._rest = self.elsewhere(self.offset, stop, body.total)
+        if self._rest is None:
+            raise BodyLost(str(why))
+        self._let_go()
 
     def read_into(self, buffer: memoryview) -> int | None:
         """The next bytes into ``buffer``, if they are in the file, and as far as the page cache has them: how many,
         ``None`` if it is none. They are not taken before :meth:`skip`."""
         place = self._in_file(len(buffer))
-        return self._body.store.files.read_into(place[0], buffer[: place[2]], place[1]) if place else None
+        try:
+            return self._body.store.files.read_into(place[0], buffer[: place[2]], place[1]) if place else None
+        except OSError:
+            return None  # :meth:`read_now` meets it, too, and sees to it
 
     def in_file(self, most: int) -> tuple[int, int, int] | None:
         """Descriptor, offset and count of the next bytes, if they can be sent from the page cache as they are. They
         are not taken before :meth:`skip`."""
         place = self._in_file(most)
-        return place if place and self._body.store.files.is_warm(*place) else None
+        try:
+            return place if place and self._body.store.files.is_warm(*place) else None
+        except OSError:
+            return None
 
     def _in_file(self, most: int) -> tuple[int, int, int] | None:
         body = self._body
-        if self._gone or self.offset >= body._tail_start or (place := body._place_of(self.offset)) is None:
+        if self._gone or self._rest is not None or self.offset >= body._tail_start:
+            return None
+        place = body._place_of(self.offset)
+        if place is None:
             return None
         count = self._want(place[1], most)
         return (place[0].fd, self.offset, count) if count > 0 else None
@@ -434,7 +502,13 @@ class Reader:
     def is_ahead(self) -> bool:
         """Whether it has had all that has arrived, and more is to come."""
         body = self._body
-        return not self._gone and self.offset >= body.length and not body.complete and body.error is None
+        return (
+            not self._gone
+            and self._rest is None
+            and self.offset >= body.length
+            and not body.complete
+            and body.error is None
+        )
 
     async def arrival(self) -> None:
         """Wait for more."""
@@ -449,14 +523,23 @@ class Reader:
             data = self.read_now()
             if data is not None:
                 return data
+            if self._rest is not None:
+                return await self._rest.read()
             if self.offset < body.length:
                 place = body._place_of(self.offset)
                 assert place is not None
-                data = await body.store.files.read(place[0], self._want(place[1]), self.offset)
+                try:
+                    data = await body.store.files.read(place[0], self._want(place[1]), self.offset)
+                except OSError as error:
+                    self._lost(error)
+                    continue
                 if self._gone:
                     raise BodyError("the reader was closed")
-                return self._took(data)
-            await self.arrival()
+                if data:
+                    return self._took(data)
+                self._lost("the body file ended early")
+            else:
+                await self.arrival()
 
     def close(self) -> None:
         """The client has all it wanted, or has left: a read under way ends with :class:`BodyError`. Idempotent."""
@@ -465,6 +548,11 @@ class Reader:
         self._gone = True
         if self._wait is not None and not self._wait.done():
             self._wait.set_result(None)
+        if self._rest is not None:
+            self._rest.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._body._readers.discard(self)
         self._body._make_room()
         self._body.close_if_unused()
@@ -492,8 +580,6 @@ class Reader:
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def _took(self, data: bytes) -> bytes:
-        if not data:
-            raise BodyError("the body file ended early")
         self.offset += len(data)
         self._body._make_room()
         return data

@@ -8,6 +8,12 @@ from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 
 BLOCK = 4096
+KEY_MOST = 8192
+"""Characters of the longest key that anything is stored under."""
+HEAD_MOST = 64 * 1024
+"""Bytes of the longest head that is stored: its fields, and what they were selected by."""
+ROW = 256
+"""Bytes that an entry takes of the index besides its key and its head."""
 
 
 class Entry:
@@ -18,7 +24,7 @@ class Entry:
 
     __slots__ = (
         "__weakref__", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans", "unwritten",
-        "used", "written",
+        "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -48,13 +54,16 @@ class Entry:
         """All of its body, if it is in the memory tier."""
         self.unwritten: bytes | None = None
         """All of its body, while it waits to be written."""
+        self.weight = 0
+        """Bytes that it is counted with in the index's working set."""
         self.prepared: Any = None
         """What somebody has worked out from ``response`` and wants to find again; dropped when that changes."""
 
     @property
     def size(self) -> int:
-        """Bytes it is counted with: whole blocks for the body, and its head."""
-        return footprint(self.length if self.spans is None else self.spans.length)
+        """Bytes it is counted with: whole blocks for the body, and for its head."""
+        head = len(self.key) + head_size(self.response)
+        return footprint(self.length if self.spans is None else self.spans.length, head)
 
     def has(self, start: int, stop: int) -> bool:
         """Whether these bytes of its body are in the file."""
@@ -64,6 +73,15 @@ class Entry:
         return f"<Entry {self.id:x} {self.key} {self.response.status}, {self.length} bytes>"
 
 
-def footprint(length: int) -> int:
-    """Bytes on disk of a body of ``length`` bytes, with its share of the index."""
-    return -(-length // BLOCK) * BLOCK + BLOCK
+def head_size(response: StoredResponse) -> int:
+    """Bytes that a head takes in the index."""
+    size = len(response.headers.packed())
+    if response.vary:
+        size += sum(len(name) + len(value or "") + 8 for name, value in response.vary)
+    return size
+
+
+def footprint(length: int, head: int = 0) -> int:
+    """Bytes on disk of a body of ``length`` bytes, with its share of the index: a row with ``head`` bytes of key and
+    head."""
+    return (-(-length // BLOCK) - (-(head + ROW) // BLOCK)) * BLOCK

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .folder import PRIVATE, PRIVATE_FOLDER
 from .worker import Worker
 
 T = TypeVar("T")
@@ -133,10 +134,10 @@ class BodyFiles:
         """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
         shutil.rmtree(self.tmp, ignore_errors=True)
         for folder, folders in ((self.tmp, TMP_FOLDERS), (self.bodies, 256)):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
             _spread_below(folder)
             for byte in range(folders):
-                (folder / f"{byte:02x}").mkdir(exist_ok=True)
+                (folder / f"{byte:02x}").mkdir(PRIVATE_FOLDER, exist_ok=True)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in the disk pool."""
@@ -203,7 +204,7 @@ class BodyFiles:
     # -- writing (called in the pool) ---------------------------------------------------------------------------
 
     def create(self, entry_id: int) -> int:
-        return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
 
     def commit(self, entry_id: int, fd: int, length: int, total: int | None = None, *, in_place: bool = False) -> None:
         """The temporary file becomes the entry's body: complete first, then visible. ``in_place``: it is there already.
@@ -220,7 +221,7 @@ class BodyFiles:
     def write_whole(self, entry_id: int, chunks: list[bytes]) -> None:
         """Make a body file in one go. Nothing is left of it if that fails."""
         path = self.path(entry_id)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
         try:
             if len(chunks) == 1 and os.write(fd, chunks[0]) == len(chunks[0]):
                 return
@@ -233,11 +234,11 @@ class BodyFiles:
 
     def create_in_place(self, entry_id: int) -> int:
         """A body that is to be filled where it will stay. (Without a row in the index it is nobody's.)"""
-        return os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        return os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
 
     def create_sparse(self, entry_id: int, length: int) -> int:
         """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
-        fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             os.ftruncate(fd, length)
         except BaseException:

@@ -1,10 +1,22 @@
-"""The lock of a cache folder: one process at a time."""
+"""A cache folder: one process at a time, and nobody else's business.
+
+What is in it are other people's downloads, and URLs with whatever secrets these have: neither is for other accounts of
+the machine.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+PRIVATE_FOLDER: Final = 0o700
+PRIVATE: Final = 0o600
+"""The modes of what is made here."""
 
 
 class InUse(Exception):
@@ -20,14 +32,31 @@ class FolderLock:
 
     def take(self) -> None:
         """Make the folder, if it isn't there, and take its lock. Raises ``OSError``, or :class:`InUse`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+        self._fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InUse(os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown") from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def tighten(self) -> None:
+        """Take from others what earlier versions let them have: the folder and what is in it, but for the files of
+        bodies, which nobody gets at then. What belongs to somebody else stays as it is, and is complained of."""
+        found = [self._folder, self._folder / "lock"]
+        for name in ("tmp", "bodies", "segments"):
+            found += [self._folder / name, *(path for path in (self._folder / name).glob("*"))]
+        found += self._folder.glob("index.sqlite*")
+        for path in found:
+            try:
+                mode = path.stat().st_mode & 0o7777
+                if mode & 0o077:
+                    path.chmod(mode & ~0o077)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("cache_dir %s: others may read %s: %s", self._folder, path.name, error.strerror)
 
     def release(self) -> None:
         """Idempotent."""

@@ -11,6 +11,7 @@ by identity, and a fill that adds spans to it adds them to what everybody sees.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -18,11 +19,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
-from .entry import BLOCK, Entry, footprint
+from .entry import BLOCK, Entry, footprint, head_size
+from .folder import PRIVATE
 from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, META, PLACES, SCAN, connect, read_entries, upgrade
 from .segments import Segments, parts_of
 from .slots import Slots, key_hash
@@ -30,10 +32,17 @@ from .writer import Delete, Save, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
+logger = logging.getLogger(__name__)
+
 WORKING_SET = 20_000
-"""Entries whose heads are in memory, at about 2 kB each."""
+"""Entries whose heads are in memory, at about 2 kB each, and"""
+HEADS_MEMORY = 64 << 20
+"""bytes that these may take, with their keys and what is worked out from them."""
+WEIGHT = 1024
+"""Bytes of an entry in memory besides its key and its head."""
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
+NEVER: Final = float("inf")
 _NONE: tuple[Entry, ...] = ()
 
 Dropped: TypeAlias = tuple[int, int]
@@ -62,6 +71,8 @@ class Index:
         stored."""
         self._entries: dict[int, Entry] = {}
         """All of it by id."""
+        self._weight = 0
+        """Bytes of all of it."""
         self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
         """Entries that are not in it, and that somebody may hold."""
         self._touched: dict[int, float] = {}
@@ -73,7 +84,12 @@ class Index:
 
     def open(self, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
         """Read what is needed of the database; returns the ids of files that no row knows. ``files`` lists what is
-        there, and is asked only when the last run did not end in :meth:`close`."""
+        there, and is asked only when the last run did not end in :meth:`close`, or when there is no database."""
+        if not self.path.exists():
+            # What SQLite makes has the mode that the umask leaves; and a log without its database is nobody's.
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
         database = connect(self.path)
         try:
             return self._open(database, files, segments)
@@ -95,7 +111,15 @@ class Index:
         database.execute(META, ("clean", "0"))
         database.execute(META, ("boot", boot))
         present: set[int] = set()
-        if meta.get("clean", "1") != "1":
+        if not meta:
+            # A new folder; or somebody has deleted the index. Bodies that it knew are worth nothing without it.
+            present.update(files())
+            if count := len(present) + len(segments.sizes()):
+                logger.warning(
+                    "cache_dir %s: there was no index, so the cache starts empty; %d files of bodies are deleted",
+                    self.path.parent, count,
+                )  # fmt: skip
+        elif meta.get("clean", "1") != "1":
             present.update(files())
             sizes = segments.sizes()
             rows: Iterable[Dropped] = database.execute("SELECT id, place FROM entries")
@@ -133,6 +157,11 @@ class Index:
     def loaded(self) -> int:
         """Entries in the working set."""
         return len(self._entries)
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the working set is counted with."""
+        return self._weight
 
     def __contains__(self, entry: Entry) -> bool:
         return entry.slot != 0
@@ -187,7 +216,10 @@ class Index:
             self._by_key[key] = found[0] if len(found) == 1 else found
         for entry in found:
             self._alive.pop(entry.id, None)
+            if entry.id in self._entries:
+                self._weight -= entry.weight
             self._entries[entry.id] = entry
+            self._weight += _weigh(entry)
         self._shrink()
         return gone
 
@@ -228,7 +260,8 @@ class Index:
             else:
                 self._by_key[key] = entry
             self._entries[entry.id] = entry
-            if len(self._entries) > self.working_set:
+            self._weight += _weigh(entry)
+            if len(self._entries) > self.working_set or self._weight > HEADS_MEMORY:
                 self._shrink()
         else:
             # The other variants would have to be read first. It is found with them by the next load.
@@ -245,7 +278,11 @@ class Index:
         entry.response = response
         response.headers.pack()
         entry.prepared = None
+        if entry.id in self._entries:
+            self._weight -= entry.weight
+            self._weight += _weigh(entry)
         if entry.slot:
+            self._slots.resize(entry.slot, entry.size // BLOCK)
             self._save(entry)
 
     def add_span(self, entry: Entry, start: int, stop: int, now: float) -> None:
@@ -277,10 +314,14 @@ class Index:
         self.delete_rows(dropped)
         return dropped
 
-    def evict(self, most: int, wanted: Callable[[], bool]) -> list[Dropped]:
-        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so."""
+    def evict(self, most: int, wanted: Callable[[], bool], since: float = NEVER) -> list[Dropped]:
+        """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so and the next one
+        was not used after ``since`` (unix time)."""
         dropped: list[Dropped] = []
+        used, now = self._slots.used, time.time()
         while len(dropped) < most and (slot := self._slots.oldest()) and wanted():
+            if since < used[slot] <= now:  # a time in the future says nothing: the clock was set back since then
+                break
             dropped.append(self._drop(slot))
         self.delete_rows(dropped)
         return dropped
@@ -312,6 +353,7 @@ class Index:
         self._touched.pop(entry_id, None)
         entry = self._entries.pop(entry_id, None)
         if entry is not None:
+            self._weight -= entry.weight
             left = [one for one in self.get(entry.key) if one is not entry]
             if left:
                 self._by_key[entry.key] = left[0] if len(left) == 1 else left
@@ -326,12 +368,20 @@ class Index:
 
     def _shrink(self) -> None:
         """Let the least recently used keys go that the working set has no place for; the last one stays."""
-        while len(self._entries) > self.working_set and len(self._by_key) > 1:
+        while (len(self._entries) > self.working_set or self._weight > HEADS_MEMORY) and len(self._by_key) > 1:
             variants = self.get(next(iter(self._by_key)))
             self._by_key.popitem(last=False)
             for entry in variants:
                 self._alive[entry.id] = self._entries.pop(entry.id)
+                self._weight -= entry.weight
                 self._on_unload(entry)
+
+
+def _weigh(entry: Entry) -> int:
+    """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
+    it is sent."""
+    entry.weight = WEIGHT + 2 * len(entry.key) + 3 * head_size(entry.response)
+    return entry.weight
 
 
 def _is_there(place: int, sizes: dict[int, int]) -> bool:

@@ -15,7 +15,7 @@ class Pending:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self.size = 0
-        """Bytes of it, and"""
+        """Bytes of it, with heads, and"""
         self.count = 0
         """the number of bodies."""
         self._all_written: asyncio.Future[None] | None = None
@@ -23,8 +23,10 @@ class Pending:
     def write(self, entry: Entry, data: bytes, written: Callable[[OSError | None], None]) -> None:
         """Have a body written, with the row of its entry; ``written`` is called when it is, or could not be."""
 
+        size = entry.size
+
         def done(error: OSError | None) -> None:
-            self.size -= entry.length
+            self.size -= size
             self.count -= 1
             try:
                 written(error)
@@ -32,7 +34,7 @@ class Pending:
                 if not self.count and self._all_written is not None and not self._all_written.done():
                     self._all_written.set_result(None)
 
-        self.size += entry.length
+        self.size += size
         self.count += 1
         self._writer.put(WriteBody(entry, [data], asyncio.get_running_loop(), done))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .files import BodyFiles
-from .index import Index
+from .index import NEVER, Index
 
 FREE_CHECK = 0.5
 """Seconds for which a reading of the free disk space is believed."""
@@ -19,12 +19,14 @@ EVICT_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much the cache may take. Each is bytes, or a share of the disk it is on."""
+    """How much the cache may take. The first two are bytes, or a share of the disk it is on."""
 
     max_size: int | float
     """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
     min_free: int | float
     """Free bytes, or a fraction of the disk, that are never eaten into."""
+    max_object: int | float = 1.0
+    """What one response may take: bytes, or a fraction of what the cache may take."""
 
 
 class Space:
@@ -44,8 +46,8 @@ class Space:
         on_error: Callable[[OSError], None] = lambda error: None,
     ) -> None:
         self._room = room
-        self.capacity = self._min_free = 0
-        """Bytes that all entries may take (``cache_max_size``), and that are to stay free."""
+        self.capacity = self.object_max = self._min_free = 0
+        """Bytes that all entries may take (``cache_max_size``), that one may, and that are to stay free."""
         self.reserved = 0
         """Bytes promised, and not counted by the index yet."""
         self.evicting: asyncio.Task[None] | None = None
@@ -56,6 +58,7 @@ class Space:
         self._on_eviction = on_eviction
         self._to_be_freed = to_be_freed
         self._on_error = on_error
+        self._since = NEVER
         self._disk = 0
         self._free = 0
         self._free_at = 0.0
@@ -72,11 +75,15 @@ class Space:
     def work_out(self) -> None:
         """What the shares of the disk are in bytes, by its last reading."""
         self.capacity, self._min_free = self._bytes(self._room.max_size), self._bytes(self._room.min_free)
+        most = self._room.max_object
+        self.object_max = min(most if isinstance(most, int) else int(most * self.capacity), self.capacity)
 
-    def make(self, size: int) -> bool:
+    def make(self, size: int, since: float = NEVER) -> bool:
         """Evict, least recently used first, until ``size`` more bytes fit under both limits. Whether they will.
 
-        What takes long is seen to in the background: the room may then be used before it is all there.
+        Nothing goes that was used after ``since`` (unix time): what takes long to come must not push out what others
+        have fetched, and use, meanwhile. What takes long to evict is seen to in the background: the room may then be
+        used before it is all there.
         """
         now = time.monotonic()
         if now - self._free_at > FREE_CHECK:
@@ -88,11 +95,15 @@ class Space:
         possible = self._fits(size, 0, self._free + self._index.size)
         if not possible:
             size = 0  # nothing goes for what won't fit all the same
+        self._since = since if self.evicting is None else max(self._since, since)
         if self.evicting is None:
             count, files = self._evict(size)
-            if count and self._fits(size, self._index.size, self._free):
-                self._files.start(self._unlink, files)
-            elif count:
+            fits = self._fits(size, self._index.size, self._free)
+            if count < EVICT_AT_ONCE or fits:
+                if files:
+                    self._files.start(self._unlink, files)
+                return possible and fits
+            if count:
                 self.evicting = asyncio.get_running_loop().create_task(self._evict_more(files))
                 self.evicting.add_done_callback(self._files.failed)
                 self._files.keep(self.evicting)
@@ -116,7 +127,7 @@ class Space:
         """One slice, in memory: how many, and the ids of those whose files are to be unlinked."""
         index = self._index
         total = index.size + self._free
-        evicted = index.evict(EVICT_AT_ONCE, lambda: not self._fits(size, index.size, total - index.size))
+        evicted = index.evict(EVICT_AT_ONCE, lambda: not self._fits(size, index.size, total - index.size), self._since)
         self._free = total - index.size
         if evicted:
             self._on_eviction(len(evicted))

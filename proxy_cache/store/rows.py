@@ -22,7 +22,7 @@ from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 TABLES = (
     """CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -59,6 +59,10 @@ LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
 PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
 AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
+FREE_PAGES = 4096
+"""Pages of the database that may be free, for what comes next, and"""
+GIVE_BACK = 4096
+"""how many of them are given back at a time."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
@@ -67,12 +71,22 @@ SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for one thread at a time."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # Of a new database. Heads may be long: what they have taken is given back when they are gone.
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # A checkpoint syncs to the disk, and keeps the writer from its queue meanwhile: not every few hundred responses.
     database.execute("PRAGMA wal_autocheckpoint = 4096")
     database.execute("PRAGMA journal_size_limit = 16777216")
     return database
+
+
+def give_back(database: sqlite3.Connection) -> None:
+    """Give free pages back to the file system, if there are many, a part of them at a time."""
+    (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    if free > FREE_PAGES:
+        # A step a page: `execute` takes only the first.
+        database.executescript(f"PRAGMA incremental_vacuum({min(free - FREE_PAGES, GIVE_BACK)})")
 
 
 def upgrade(database: sqlite3.Connection) -> None:
@@ -83,7 +97,7 @@ def upgrade(database: sqlite3.Connection) -> None:
     if version == SCHEMA_VERSION:
         return
     database.create_function("key_hash", 1, key_hash, deterministic=True)
-    database.create_function("blocks", 2, _blocks, deterministic=True)
+    database.create_function("blocks", 3, _blocks, deterministic=True)
     database.execute("BEGIN IMMEDIATE")
     try:
         if version == 1:
@@ -94,17 +108,23 @@ def upgrade(database: sqlite3.Connection) -> None:
             database.execute("UPDATE entries SET written = response_time")
         if version == 4:
             database.execute("ALTER TABLE entries ADD COLUMN place INTEGER NOT NULL DEFAULT 0")
-        elif version:
+        elif version in (1, 2, 3):
             database.execute("ALTER TABLE entries RENAME TO entries_3")
         for table in TABLES:
             database.execute(table)
         if version in (1, 2, 3):
             database.execute(
                 "INSERT INTO entries (id, hash, blocks, used, written)"
-                " SELECT id, key_hash(key), blocks(length, spans), used, written FROM entries_3"
+                " SELECT id, key_hash(key), 1, used, written FROM entries_3"
             )
             database.execute(f"INSERT INTO heads ({_HEAD}) SELECT {_HEAD} FROM entries_3")
             database.execute("DROP TABLE entries_3")
+        if version:
+            # What the head takes was not counted before version 6.
+            database.execute(
+                "UPDATE entries SET blocks = coalesce((SELECT blocks(length, spans, length(CAST(key AS BLOB))"
+                " + length(headers) + length(vary)) FROM heads WHERE heads.id = entries.id), 1)"
+            )
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
     except BaseException:
@@ -112,9 +132,10 @@ def upgrade(database: sqlite3.Connection) -> None:
         raise
 
 
-def _blocks(length: int, spans: str | None) -> int:
+def _blocks(length: int, spans: str | None, head: int) -> int:
     try:
-        return footprint(length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length) // BLOCK
+        body = length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length
+        return footprint(body, head) // BLOCK
     except (ValueError, TypeError):
         return 1  # it will be found to be unreadable when it is asked for
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from .entry import BLOCK, Entry
 from .files import BodyFiles, TornFile, write_at
+from .folder import PRIVATE, PRIVATE_FOLDER
 from .memory import SMALL
 
 logger = logging.getLogger(__name__)
@@ -86,11 +87,11 @@ class Segments:
 
     def prepare(self) -> None:
         """Make the folder, and find out whether segments can be used on this file system."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         if os.statvfs(self.folder).f_bsize > BLOCK or _file_system(self.folder) in _COPY_ON_WRITE:
             return
         probe = self.path(0)
-        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE)
         try:
             _punch(fd, 0, BLOCK)
             self.usable = True
@@ -176,7 +177,7 @@ class Segments:
     def _next(self) -> None:
         self._leave()
         number = self._number + 1
-        self._fd = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._fd = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
         self._number, self._end = number, 0
 
     def _leave(self) -> None:

@@ -21,11 +21,11 @@ from typing import Any
 
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
-from .body import Body
-from .entry import Entry, footprint
+from .body import TAIL_LIMIT, Body
+from .entry import HEAD_MOST, KEY_MOST, Entry, footprint, head_size
 from .files import BodyFiles, OpenBody, TornFile, write_at
 from .folder import FolderLock, InUse
-from .index import Dropped, Index
+from .index import NEVER, Dropped, Index
 from .memory import SMALL, MemoryTier
 from .pending import Pending
 from .pipes import Pipe, Pipes, Poured
@@ -110,6 +110,7 @@ class Store:
     def _open(self) -> None:
         try:
             self._lock.take()
+            self._lock.tighten()
             self.files.prepare()
             self._segments.prepare()
         except OSError as error:
@@ -223,7 +224,8 @@ class Store:
 
         ``None`` if it could not be kept.
         """
-        if entry.spans is not None or not self.reserve(entry.size):
+        size = entry.size
+        if entry.spans is not None or not self.takes(entry.key, response) or not self.reserve(size):
             return None
         copied = entry.place != 0 or entry.unwritten is not None
         written = None if copied else entry.written
@@ -240,7 +242,7 @@ class Store:
             self.write_failed(error)
             return None
         finally:
-            self.unreserve(entry.size)
+            self.unreserve(size)
         if not copied:
             self._add(new)
         if entry.memory is not None:
@@ -259,8 +261,12 @@ class Store:
             raise
 
     def update(self, entry: Entry, response: StoredResponse) -> None:
-        """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4)."""
-        self.index.replace_response(entry, response)
+        """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4). If these make it a head that is too
+        long to be stored, the entry goes: it can't be kept as it was either."""
+        if self.takes(entry.key, response):
+            self.index.replace_response(entry, response)
+        else:
+            self.remove(entry)
 
     def open_now(self, entry: Entry) -> OpenBody | bytes | None:
         """The entry's body, or its file, if that takes no waiting."""
@@ -337,10 +343,26 @@ class Store:
         """A body to be filled. One that does not fit is delivered all the same, but not kept. ``volatile``: no byte of
         it may be brought to a disk."""
         reserved: int | None = None
-        if keep and not self._falls_behind():
-            wanted = footprint(total) if total is not None else 0
+        if keep and not self._falls_behind() and self._may_be_kept(footprint(total or 0)):
+            # Room for what is long is made as it comes: what is announced may never come.
+            wanted = footprint(total) if total is not None and total <= TAIL_LIMIT else 0
             reserved = wanted if self.reserve(wanted) else None
         return Body(self, self.index.new_id(), total, reserved=reserved, start=start, volatile=volatile)
+
+    def takes(self, key: str, response: StoredResponse) -> bool:
+        """Whether this may be stored: keys and heads have their limits."""
+        if len(key) <= KEY_MOST and head_size(response) <= HEAD_MOST:
+            return True
+        self._on_failure("too_large")
+        return False
+
+    def _may_be_kept(self, size: int) -> bool:
+        """Whether one entry may take so much."""
+        if size <= self.space.object_max:
+            return True
+        if self.is_open:
+            self._on_failure("too_large")
+        return False
 
     def _falls_behind(self) -> bool:
         """Whether the disk is slower than what comes, so that no more is to wait for it."""
@@ -356,9 +378,13 @@ class Store:
         return entry
 
     def piece(self, entry: Entry, start: int, stop: int) -> Body:
-        """A piece of the body of an entry that has gaps, to be filled."""
-        size = stop - start
-        reserved = size if entry in self.index and self.reserve(size) else None
+        """A piece of the body of an entry that has gaps, to be filled. Of an object that is longer than one entry may
+        be, pieces are kept up to that."""
+        size, reserved = stop - start, None
+        if entry in self.index and self._may_be_kept(entry.size + size):
+            self.touch(entry)  # it is not to go for its own piece
+            wanted = size if size <= TAIL_LIMIT else 0
+            reserved = wanted if self.reserve(wanted) else None
         return Body(self, entry.id, stop, reserved=reserved, start=start, piece_of=entry)
 
     async def write(self, body: Body, chunks: list[bytes], offset: int) -> None:
@@ -431,11 +457,14 @@ class Store:
 
     def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
         """Store a response whose body is here. ``None`` if it is not kept."""
-        size = footprint(len(data))
-        if self._falls_behind() or not self.reserve(size):
+        if self._falls_behind() or not self.takes(key, response):
+            return None
+        entry = Entry(self.index.new_id(), key, response, len(data), time.time())
+        size = entry.size
+        if not self.reserve(size):
             return None
         self.space.spend(size)
-        return self._known(Entry(self.index.new_id(), key, response, len(data), time.time()), data)
+        return self._known(entry, data)
 
     def _known(self, entry: Entry, data: bytes) -> Entry:
         """An entry is there at once, and its body read from memory until it is written, along with others and without a
@@ -462,13 +491,9 @@ class Store:
         self.index.delete_rows(dropped)
         self._delete_files(dropped)
 
-    def _reserve_all(self, body: Body) -> bool:
+    def _reserve_all(self, body: Body, head: int) -> bool:
         """Whether a body is still to be kept, and there is room for what has come of it."""
-        lacking = footprint(body.length) - body.reserved
-        if not body.kept or (lacking > 0 and not self.reserve(lacking)):
-            return False
-        body.reserved += max(lacking, 0)
-        return True
+        return body.kept and body.reserve(footprint(body.length, head))
 
     async def _commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
         chunks, offset = await body.drain()
@@ -476,7 +501,7 @@ class Store:
             return await self._commit_piece(body, body.piece_of, chunks, offset)
         total = None if body.complete else body.total
         length = body.length
-        if (total is not None and length > total) or not self._reserve_all(body):
+        if (total is not None and length > total) or not self._reserve_all(body, len(key) + head_size(response)):
             return None
         if body.file is None and body.complete:
             self._kept(body)
@@ -549,7 +574,7 @@ class Store:
         body.reserved = 0
 
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
-        if not body.kept or entry not in self.index:
+        if not body.kept or entry not in self.index or not body.reserve(body.length - body.start):
             return None
         if chunks:
             await self.write(body, chunks, offset)
@@ -629,14 +654,17 @@ class Store:
         """Bytes it may take (``cache_max_size``)."""
         return self.space.capacity
 
-    def reserve(self, size: int) -> bool:
-        """Room for ``size`` more bytes, by eviction if need be. ``False`` if there is none to be had."""
-        if not self.is_open:
+    @property
+    def object_max(self) -> int:
+        """Bytes that one response may take (``cache_max_object_size``)."""
+        return self.space.object_max
+
+    def reserve(self, size: int, since: float = NEVER, beside: int = 0) -> bool:
+        """Room for ``size`` more bytes of one entry, which has ``beside`` already, by evicting what was not used after
+        ``since`` (unix time) if need be. ``False`` if there is none to be had."""
+        if not self.is_open or not self._may_be_kept(beside + size):
             return False
-        if size > self.capacity:
-            self._on_failure("too_large")
-            return False
-        if not self.space.make(size):
+        if not self.space.make(size, since):
             self._on_failure("no_space")
             return False
         self.space.reserved += size

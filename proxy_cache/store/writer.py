@@ -34,6 +34,7 @@ from .rows import (
     connect,
     entry_row,
     execute_many,
+    give_back,
     head_row,
 )
 from .segments import Segments, size_of
@@ -194,6 +195,7 @@ class Writer:
             database.execute("BEGIN")
             write(database)
             database.execute("COMMIT")
+            give_back(database)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             # Rows that are lost here cost their bodies when they are asked for again, nothing else.
             self._lost_rows = True
