@@ -189,7 +189,7 @@ class StoredResponse:
         own = [
             (name, value)
             for name, value in end_to_end(headers_304).fields
-            if (key := name.decode("latin-1").lower()) not in self.headers.names
+            if (key := name.decode("latin-1").lower()) not in self.headers
             and (key == "set-cookie" or key not in _NOT_UPDATED)
         ]
         return Headers((*self.headers.fields, *own)) if own else None

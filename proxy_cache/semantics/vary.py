@@ -11,9 +11,16 @@ from typing import Final
 from .directives import TOKEN
 from .headers import Headers
 
+NAMES_MOST: Final = 32
+"""Fields that Vary may name. A response with more matches no request: each hit compares all of them."""
+NORMALISED_MOST: Final = 2048
+"""Characters of the longest value that is normalised. A longer one stands for itself alone, which costs its sender a
+variant; taking it apart, once for each stored variant, would cost all others time."""
+_REMEMBER_LENGTH: Final = 256  # characters; what is longer is normalised each time, and not kept in memory
+
 _TOKEN: Final = re.compile(TOKEN)
-_COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
-_WEIGHT: Final = re.compile(r"[ \t]*;[ \t]*q=([01](?:\.[0-9]{0,3})?)", re.IGNORECASE)
+# Begins with the semicolon, not with the space before it: a search would try each space of a long run anew.
+_WEIGHT: Final = re.compile(r";[ \t]*+q=([01](?:\.[0-9]{0,3}+)?+)", re.IGNORECASE)
 
 # RFC 9111 §4.1 allows to normalise values "in a way that is known to have identical semantics, according to the header
 # field's specification": white space around commas in fields that are lists. In others, a User-Agent say, a comma is
@@ -29,12 +36,16 @@ _SECRETS: Final = frozenset({"authorization", "cookie", "x-api-key", "private-to
 
 
 def vary_names(response: Headers) -> tuple[str, ...] | None:
-    """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches."""
+    """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches.
+
+    That is so with ``*``, with what is no field name, and with more than :data:`NAMES_MOST` names.
+    """
     if "vary" not in response:
         return ()
     names = set()
     for value in response.get_all("vary"):
-        for member in value.split(","):
+        members = value.split(",", 2 * NAMES_MOST)  # what is left over in the last one is no field name
+        for member in members:
             name = member.strip(" \t").lower()
             if not name:
                 continue
@@ -43,6 +54,8 @@ def vary_names(response: Headers) -> tuple[str, ...] | None:
             if name == "*" or _TOKEN.fullmatch(name) is None:
                 return None
             names.add(name)
+            if len(names) > NAMES_MOST:
+                return None
     return tuple(sorted(names))
 
 
@@ -63,16 +76,15 @@ def _selecting_value(name: str, request: Headers) -> str | None:
 
 def normalised(name: str, value: str | None) -> str | None:
     """The value in the one spelling that stands for all that mean the same. Idempotent."""
-    if value is None or '"' in value:
+    if value is None or len(value) > NORMALISED_MOST or '"' in value:
         return value
     if name in _NEGOTIATION:
-        return _negotiation(value, name in _ORDERED)
+        return (_remembered if len(value) <= _REMEMBER_LENGTH else _negotiation)(value, name in _ORDERED)
     if name in _LISTS:
-        return _COMMA.sub(",", value)
+        return ",".join([member.strip(" \t") for member in value.split(",")])
     return value
 
 
-@lru_cache(maxsize=1024)
 def _negotiation(value: str, ordered: bool) -> str:
     """The members of a list of preferences, the strongest first, in one spelling; parameters are left as they are."""
     members: dict[str, float] = {}
@@ -82,7 +94,8 @@ def _negotiation(value: str, ordered: bool) -> str:
             continue
         weight = _WEIGHT.search(member)
         quality = float(weight[1]) if weight else 1.0
-        name, semicolon, parameters = (member[: weight.start()] if weight else member).partition(";")
+        before = member[: weight.start()].rstrip(" \t") if weight else member
+        name, semicolon, parameters = before.partition(";")
         rest = member[weight.end() :] if weight else ""
         text = f"{name.strip().lower()}{semicolon}{parameters.strip()}"
         members.setdefault(f"{text};q={quality:g}{rest}" if weight and quality != 1 else text + rest, quality)
@@ -90,12 +103,20 @@ def _negotiation(value: str, ordered: bool) -> str:
     return ",".join(sorted(listed, key=lambda member: -members[member]))
 
 
+_remembered = lru_cache(maxsize=1024)(_negotiation)
+
+
 def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
     """Whether the request selects the response that was stored with these values.
 
     RFC 9111 §4.1: a field that is absent "can only match another request if it is also absent there".
     """
-    return not vary or all(name != "*" and _selecting_value(name, request) == value for name, value in vary)
+    if not vary:
+        return True
+    # An entry may be older than the limit.
+    return len(vary) <= NAMES_MOST and all(
+        name != "*" and _selecting_value(name, request) == value for name, value in vary
+    )
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)
