@@ -357,4 +357,5 @@ def _origin(options: Any) -> OriginSettings:
         verify_tls=not options.ssl_insecure,
         trusted_ca=options.ssl_verify_upstream_trusted_ca,
         trusted_folder=options.ssl_verify_upstream_trusted_confdir,
+        head_limits=_head_limits(options),
     )

@@ -29,6 +29,7 @@ from .origin_connection import OnAnswer, OriginConnection, Outcome, Stale
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class OriginSettings:
     """A file of certificates to trust in place of the system's, and"""
     trusted_folder: str | None = None
     """a folder of them, by their hashes (``openssl rehash``)."""
+    head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
 
 
 class OriginClient:
@@ -222,6 +224,7 @@ class OriginClient:
             connection = OriginConnection(
                 opened, at, prefix, absolute=through_proxy, generation=generation,
                 timeout=self.settings.timeout, on_idle=self._is_idle, on_lost=self._is_lost,
+                limits=self.settings.head_limits,
             )  # fmt: skip
         except ConnectionError as error:
             opened.close()
