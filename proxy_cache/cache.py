@@ -468,7 +468,11 @@ class Cache:
                 complete = fill.body is not None and fill.body.complete
                 return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
         private = (
-            alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key, headers)
+            alone
+            or wanted.no_store
+            or for_origin
+            or is_bound(exchange)
+            or self.fills.is_uncacheable(key, headers, exchange.policy.credentials)
         )
         candidates = self._candidates(exchange, stale)
         retries = part = None

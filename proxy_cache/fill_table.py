@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from .fills import Fill, FillRequest, FillState
 from .limiter import OriginLimiter
 from .origin import OriginClient
+from .semantics.credentials import has_credentials
 from .semantics.headers import Headers
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
@@ -94,6 +95,8 @@ class FillTable:
         self._uncacheable = Memory()
         self._personal = Memory()
         """Keys whose responses can't be stored when the request has Authorization."""
+        self._unsaid = Memory()
+        """Keys whose responses can't be stored when the request has any credentials: they say nothing about caching."""
         self._passed_on = Memory()
 
     def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
@@ -106,7 +109,13 @@ class FillTable:
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or key in self._uncacheable or key in self._personal or key in self._passed_on
+        return (
+            key in self._joinable
+            or key in self._uncacheable
+            or key in self._personal
+            or key in self._unsaid
+            or key in self._passed_on
+        )
 
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
@@ -190,20 +199,30 @@ class FillTable:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
         §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
         the reason of that section's note: they have long meant that something is worked out."""
-        if not self.default_ttl or "?" in request.target.path or request.headers.has_any({"authorization", "cookie"}):
+        if (
+            not self.default_ttl
+            or "?" in request.target.path
+            or has_credentials(request.headers, request.policy.credentials)
+        ):
             return None
         return self.default_ttl
 
-    def is_uncacheable(self, key: str, headers: Headers) -> bool:
+    def is_uncacheable(self, key: str, headers: Headers, credentials: frozenset[str] = frozenset()) -> bool:
         """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
-        be either."""
-        return key in self._uncacheable or ("authorization" in headers and key in self._personal)
+        be either. ``credentials``: those of the request's policy."""
+        if key in self._uncacheable:
+            return True
+        if "authorization" in headers:
+            return key in self._personal or key in self._unsaid
+        return key in self._unsaid and has_credentials(headers, credentials)
 
     def remember(self, key: str, why_not: str | None) -> None:
         """Take note of whether a response for ``key`` could be stored. What was the request's own doing is not held
         against the resource."""
         if why_not == "authorization":
             self._personal.add(key)
+        elif why_not == "credentials":
+            self._unsaid.add(key)
         elif why_not in (None, "partial", "bypass", "request-no-store"):
             self._uncacheable.discard(key)
         else:

@@ -36,6 +36,7 @@ from .origin import RETRY_STATUSES
 from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
 from .parts import Part
+from .semantics.credentials import has_credentials
 from .semantics.directives import parse_cache_control
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
@@ -440,7 +441,7 @@ class Fill:
             why_not = "partial"  # it is about the range
         if why_not is None and status >= 500 and request.candidates:
             why_not = "status"  # the origin is in trouble: what is here may still be of use
-        for_all = why_not is None or (_is_failure(status) and not _is_personal(request.headers, response.headers))
+        for_all = why_not is None or (_is_failure(status) and not _is_personal(request, response.headers))
         shown = response.headers
         if for_all and why_not is not None:
             shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
@@ -664,8 +665,8 @@ def _is_failure(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
-def _is_personal(request: Headers, response: Headers) -> bool:
+def _is_personal(request: FillRequest, response: Headers) -> bool:
     """Whether an error page may be meant for one user only."""
-    if "authorization" in request or "cookie" in request:
+    if has_credentials(request.headers, request.policy.credentials):
         return True
     return parse_cache_control(response.get_all("cache-control")).private

@@ -53,7 +53,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     (
         "cache_default_ttl", int, 120,
         "Seconds for which a 200 that has neither Cache-Control, Expires, Last-Modified nor ETag counts as fresh, if "
-        "its URL has no query and the request no Authorization or Cookie. 0: such responses are not stored.",
+        "its URL has no query and the request no credentials. 0: such responses are not stored.",
     ),
     (
         "cache_ttl", Sequence[str], [],
@@ -68,8 +68,14 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "cache_ignore_authorization", str, "",
-        "Filter expression: requests whose Authorization does not keep their responses from being stored and served to "
-        "everybody. For public packages behind clients that always log in. '~d registry.example & ~u /-/'.",
+        "Filter expression: requests whose Authorization (or other credentials) do not keep their responses from being "
+        "stored and served to everybody. For public packages behind clients that always log in. "
+        "'~d registry.example & ~u /-/'.",
+    ),
+    (
+        "cache_credential_fields", Sequence[str], [],
+        "Further request fields that say who is asking (Authorization, Cookie, X-Api-Key, PRIVATE-TOKEN and what looks "
+        "like one of them are known): a response that gives no lifetime is not kept if the request has one.",
     ),
     (
         "cache_block_size", str, "1m",
@@ -160,6 +166,9 @@ MITMPROXY_NAMES = frozenset(
 
 logger = logging.getLogger(__name__)
 
+_BETWEEN = re.compile(r"[,\s]+")
+_SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
+
 refused: set[str] = set()
 """Options whose values could not even be converted, at start."""
 
@@ -249,7 +258,7 @@ def parse(options: Any) -> Settings:
         cache_dir=cache_dir,
         room=room,
         memory=_byte_size("cache_memory", options.cache_memory),
-        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
+        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
         limits=Limits(
             options.origin_max_in_flight,
             options.origin_max_in_flight_per_host,
@@ -272,7 +281,7 @@ def parse(options: Any) -> Settings:
 
 def _size(name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%") -> int | float:
     """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmgt](?:i?b)?|b)?\s*", text, re.IGNORECASE)
+    match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use {examples}")
     number, unit = float(match[1]), (match[2] or "").lower()

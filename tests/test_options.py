@@ -46,6 +46,7 @@ def refused(folder: Path, name: str, value: object, **others: object) -> str:
         ("cache_memory", "50%"),
         ("cache_dir", ""),
         ("cache_dir", "~nobody-of-this-name/cache"),
+        ("cache_credential_fields", "no name:"),
         ("head_max_size", "100"),
         ("head_max_size", "2m"),
         ("head_max_size", "50%"),

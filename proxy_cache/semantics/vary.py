@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import lru_cache
 from typing import Final
 
+from .credentials import is_credential
 from .directives import TOKEN
 from .headers import Headers
 
@@ -31,8 +32,8 @@ _NEGOTIATION: Final = frozenset({"accept", "accept-charset", "accept-encoding", 
 # Among equal weights any order is the same by the standard, but in some fields there are servers which take the first
 # ("some recipients treat the order […] as an indication of descending priority", §12.5.4): left as it is.
 _ORDERED: Final = frozenset({"accept", "accept-language"})
-# These values end in the index on the disk. Equality is all that is needed of them.
-_SECRETS: Final = frozenset({"authorization", "cookie", "x-api-key", "private-token"})
+# Credentials would end in the index on the disk. Equality is all that is needed of them.
+_DIGEST: Final = "sha256:"
 
 
 def vary_names(response: Headers) -> tuple[str, ...] | None:
@@ -59,19 +60,26 @@ def vary_names(response: Headers) -> tuple[str, ...] | None:
     return tuple(sorted(names))
 
 
-def selecting_values(names: Iterable[str], request: Headers) -> tuple[tuple[str, str | None], ...]:
+def selecting_values(
+    names: Iterable[str], request: Headers, credentials: Set[str] = frozenset()
+) -> tuple[tuple[str, str | None], ...]:
     """The request's values of those fields, normalised; ``None`` for a field that it doesn't have.
 
-    Credentials come as a digest.
+    Credentials (those of :mod:`.credentials`, and these) come as a digest.
     """
-    return tuple([(name, _selecting_value(name, request)) for name in names])
+    return tuple([(name, _selecting_value(name, request, credentials)) for name in names])
 
 
-def _selecting_value(name: str, request: Headers) -> str | None:
+def _selecting_value(name: str, request: Headers, credentials: Set[str]) -> str | None:
     value = request.get(name)  # "combining multiple header field lines with the same field name"
-    if value is not None and name in _SECRETS:
-        return "sha256:" + hashlib.sha256(value.encode("latin-1", "replace")).hexdigest()
+    # What looks like a digest becomes one, so that a digest is never taken for somebody's value.
+    if value is not None and (is_credential(name, credentials) or value.startswith(_DIGEST)):
+        return _digest(value)
     return normalised(name, value)
+
+
+def _digest(value: str) -> str:
+    return _DIGEST + hashlib.sha256(value.encode("latin-1", "replace")).hexdigest()
 
 
 def normalised(name: str, value: str | None) -> str | None:
@@ -114,9 +122,15 @@ def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
     if not vary:
         return True
     # An entry may be older than the limit.
-    return len(vary) <= NAMES_MOST and all(
-        name != "*" and _selecting_value(name, request) == value for name, value in vary
-    )
+    return len(vary) <= NAMES_MOST and all(_selects(name, value, request) for name, value in vary)
+
+
+def _selects(name: str, value: str | None, request: Headers) -> bool:
+    given = request.get(name)
+    if given is None or value is None or name == "*":
+        return given is value and name != "*"
+    # Whether it is a digest was decided when it was stored.
+    return (_digest(given) if value.startswith(_DIGEST) else normalised(name, given)) == value
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)
