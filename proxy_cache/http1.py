@@ -80,12 +80,11 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
         if len(data) >= limits.total or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
             return UNUSUAL
         return UNUSUAL if b"\n\n" in data or b"\n\r\n" in data else None
-    line = _LINE.match(data) if end + 4 <= limits.total else None
+    line = _LINE.match(data)
     if line is None:
         return UNUSUAL
     lines = data[line.end() : end + 2]
-    # A field takes four bytes, so that most heads can't have too many, and no line that is too long.
-    if (len(lines) > 4 * limits.fields or end > limits.line) and _exceeds(limits, line.end(), lines):
+    if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
         return UNUSUAL
     fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
     if fields is None:
@@ -97,9 +96,10 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
 
 
 def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
-    """Whether there is a line that is too long (``first``: bytes of the request line), or too many of them."""
+    """Whether there are too many bytes, too many lines, or one that is too long (``first``: of the request line)."""
     return (
-        first > limits.line
+        first + len(lines) + 2 > limits.total
+        or first > limits.line
         or lines.count(b"\n") > limits.fields
         or max(map(len, lines.split(b"\n")), default=0) >= limits.line
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _AROUND = 4
 """Bytes of a field line that are neither name nor value: colon, space and CRLF."""
@@ -24,6 +24,11 @@ class HeadLimits:
     """Field lines."""
     line: int = 16 * 1024
     """Bytes of one line: the request line, the status line or a field line, line break included."""
+    short: int = field(init=False, repr=False, compare=False)
+    """Bytes of a head that cannot exceed any of these: the least that a field takes is four, its line break with it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "short", min(self.total, self.line, 4 * self.fields))
 
     def why_too_large(self, fields: Iterable[tuple[bytes, bytes]], first_line: int = 0) -> str | None:
         """In words, which limit a head of these fields exceeds; ``None`` if it exceeds none.
