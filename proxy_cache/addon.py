@@ -362,7 +362,8 @@ class CacheAddon:
         self._flows.setdefault(flow.client_conn.id, set()).add(flow)
         try:
             if hops_left(flow.request) == 0:
-                flow.response = final_answer(flow, self.via)
+                credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
+                flow.response = final_answer(flow, self.via, credentials)
                 state.source = "own"
             elif has_body(flow.request) and self._may_go(flow):
                 flow.request.stream = True

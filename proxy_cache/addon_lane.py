@@ -21,6 +21,7 @@ from .layers import CacheHttpLayer
 from .options import Settings
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .semantics.limits import DEFAULT_HEAD_LIMITS
 from .semantics.policy import Policy
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class ClientLane:
         peername = transport.get_extra_info("peername")
         self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = addon.sends, addon.ends
+        settings = addon.settings
+        self.head_limits = settings.head_limits if settings is not None else DEFAULT_HEAD_LIMITS
+        """As they were when the client connected: each request of a lane looks at them."""
         self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None

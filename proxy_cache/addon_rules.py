@@ -21,7 +21,8 @@ from .semantics.storing import RULED
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 _DURATION = re.compile(r"([0-9]{1,10})([smhdwy]?)")
-_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_BETWEEN = re.compile(r"[,\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Rules:
             self.ignore_authorization is not None and bool(flowfilter.match(self.ignore_authorization, flow)),
             self._ttl_for(flow) if self.ttl else None,
             next((spec.patterns for spec in self.key_ignores if flowfilter.match(spec.filter, flow)), ()),
+            self.base.credentials,
         )
 
     def _ttl_for(self, flow: http.HTTPFlow) -> Callable[[int, Headers], TtlRule | None]:
@@ -91,7 +93,12 @@ def parse(options: Any) -> Rules:
         _filter("cache_ignore_request_directives", options.cache_ignore_request_directives),
         _filter("cache_ignore_authorization", options.cache_ignore_authorization),
         tuple(_key(spec) for spec in options.cache_key_ignore_query if spec.strip()),
-        Policy(targeted=tuple(_field_names("cache_targeted_fields", options.cache_targeted_fields))),
+        Policy(
+            targeted=tuple(_targeted_fields(options.cache_targeted_fields)),
+            credentials=frozenset(
+                _field_names("cache_credential_fields", options.cache_credential_fields, "a field such as X-Key")
+            ),
+        ),
     )
 
 
@@ -117,7 +124,7 @@ def _key(spec: str) -> KeySpec:
     separator, parts = _split(
         "cache_key_ignore_query", spec, "use /filter/parameters, such as '/~d objects.example/X-Amz-*'"
     )
-    patterns = tuple(filter(None, re.split(r"[,\s]+", parts.pop())))
+    patterns = tuple(filter(None, _BETWEEN.split(parts.pop())))
     if not patterns or not parts or "*" in patterns:
         raise exceptions.OptionsError(
             f"cache_key_ignore_query: {spec!r} has to name query parameters that only sign, such as X-Amz-*, at its end"
@@ -149,11 +156,19 @@ def _names_status(part: Any) -> bool:
     return any(_names_status(one) for one in inner if one is not None)
 
 
-def _field_names(option: str, values: Iterable[str]) -> Iterable[str]:
+def _targeted_fields(values: Iterable[str]) -> Iterable[str]:
+    option, what = "cache_targeted_fields", "a targeted field such as CDN-Cache-Control"
+    for name in _field_names(option, values, what):
+        if name == "cache-control":
+            raise exceptions.OptionsError(
+                f"{option}: {name!r} is no name of a targeted field such as CDN-Cache-Control"
+            )
+        yield name
+
+
+def _field_names(option: str, values: Iterable[str], what: str) -> Iterable[str]:
     for value in values:
-        for name in filter(None, re.split(r"[,\s]+", value)):
-            if _FIELD_NAME.fullmatch(name) is None or name.lower() == "cache-control":
-                raise exceptions.OptionsError(
-                    f"{option}: {name!r} is no name of a targeted field such as CDN-Cache-Control"
-                )
+        for name in filter(None, _BETWEEN.split(value)):
+            if _FIELD_NAME.fullmatch(name) is None:
+                raise exceptions.OptionsError(f"{option}: {name!r} is no name of {what}")
             yield name.lower()

@@ -12,6 +12,7 @@ from .contention import LOOK_EVERY, make_way
 from .fills import Fill, FillRequest, FillState, identifying_fields
 from .limiter import OriginLimiter
 from .origin import OriginClient
+from .semantics.credentials import has_credentials
 from .semantics.headers import Headers
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
@@ -226,7 +227,11 @@ class FillTable:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
         §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
         the reason of that section's note: they have long meant that something is worked out."""
-        if not self.default_ttl or "?" in request.target.path or request.headers.has_any({"authorization", "cookie"}):
+        if (
+            not self.default_ttl
+            or "?" in request.target.path
+            or has_credentials(request.headers, request.policy.credentials)
+        ):
             return None
         return self.default_ttl
 
@@ -244,7 +249,7 @@ class FillTable:
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
         names = vary_names(response) or ()
-        identifying = identifying_fields(request.headers, request.policy).difference(names)
+        identifying = identifying_fields(request).difference(names)
         vary = selecting_values(names, request.headers)
         until = time.monotonic() + REMEMBERED_FOR
         if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):

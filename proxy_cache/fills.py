@@ -38,6 +38,7 @@ from .origin import RETRY_STATUSES
 from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
 from .parts import Part
+from .semantics.credentials import credentials_of, has_credentials
 from .semantics.directives import parse_cache_control
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
@@ -64,7 +65,6 @@ logger = logging.getLogger(__name__)
 
 VOLATILE = frozenset({"no-store", "request-no-store", "bypass"})
 """Reasons for not storing a response of which no byte may be brought to a disk either (RFC 9111 §5.2.1.5, §5.2.2.5)."""
-IDENTIFYING = frozenset({"authorization", "cookie"})
 PROGRESS = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
 
@@ -506,7 +506,7 @@ class Fill:
         about_resource = speaks_of_resource(status)
         if why_not is None and not about_resource and self._has_better(status):
             why_not = "status"
-        for_all = why_not is None or (_is_failure(status) and not _is_personal(request.headers, response.headers))
+        for_all = why_not is None or (_is_failure(status) and not _is_personal(request, response.headers))
         shown = response.headers
         if for_all and why_not is not None:
             shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
@@ -547,9 +547,7 @@ class Fill:
         Unless it was an answer to somebody who has logged in, and the stored one is for everybody."""
         for entry in self.request.candidates[:1]:
             selecting = {name for name, _ in entry.response.vary}
-            if identifying_fields(self.request.headers, self.request.policy) <= selecting and matches(
-                entry.response.vary, self.request.headers
-            ):
+            if identifying_fields(self.request) <= selecting and matches(entry.response.vary, self.request.headers):
                 self.table.store.remove(entry)
 
     def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
@@ -753,10 +751,10 @@ def speaks_of_resource(status: int) -> bool:
     return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
 
 
-def identifying_fields(request: Headers, policy: Policy) -> frozenset[str]:
+def identifying_fields(request: FillRequest) -> frozenset[str]:
     """The fields of a request that say who has made it, as far as they may decide about the answer."""
-    ignored = {"authorization"} if policy.ignore_authorization else frozenset[str]()
-    return frozenset(name for name in IDENTIFYING - ignored if name in request)
+    policy = request.policy
+    return frozenset() if policy.ignore_authorization else credentials_of(request.headers, policy.credentials)
 
 
 def _is_failure(status: int) -> bool:
@@ -764,8 +762,8 @@ def _is_failure(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
-def _is_personal(request: Headers, response: Headers) -> bool:
+def _is_personal(request: FillRequest, response: Headers) -> bool:
     """Whether an error page may be meant for one user only."""
-    if "authorization" in request or "cookie" in request:
+    if has_credentials(request.headers, request.policy.credentials):
         return True
     return parse_cache_control(response.get_all("cache-control")).private

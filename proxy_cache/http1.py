@@ -15,22 +15,20 @@ from typing import Final, Literal
 from .semantics.directives import NOTHING, CacheControl, request_cache_control
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.validation import is_conditional
 
 UNUSUAL: Final = "unusual"
 CLOSE: Final = b"Connection: close\r\n"
 KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-HEAD_MOST: Final = 64 * 1024
-"""Bytes of a request's head that are waited for here; what is longer is mitmproxy's."""
 _REMEMBER_LENGTH: Final = 2048
 """Bytes of field lines that are remembered; what is longer is parsed each time."""
 
-_LINE: Final = re.compile(rb"GET ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
-_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n"
-_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")+")
-_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
-_LABEL: Final = r"[0-9a-z](?:[0-9a-z-]*[0-9a-z])?"
-_AUTHORITY: Final = re.compile(rf"((?:{_LABEL}\.)*{_LABEL})(?::([0-9]{{1,5}}))?", re.IGNORECASE)
+_LINE: Final = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
+_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
+_LABEL: Final = r"[0-9a-z]++(?:-++[0-9a-z]++)*+"
+_AUTHORITY: Final = re.compile(rf"({_LABEL}(?:\.{_LABEL})*+)(?::([0-9]{{1,5}}+))?+", re.IGNORECASE)
 _AUTHORITY_MOST: Final = 300
 """Characters of a host and its port: a name has 253 at the most (RFC 1035 §2.3.4)."""
 # These are more than a plain GET, or decide who may have an answer.
@@ -73,18 +71,21 @@ class Request:
     persistence: bytes
 
 
-def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
-    """The request that ``data`` begins with; ``None`` if its end hasn't come yet."""
+def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:
+    """The request that ``data`` begins with; ``None`` if its end hasn't come yet. One that exceeds a limit is unusual:
+    it is mitmproxy's path that refuses it."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
-        if len(data) > HEAD_MOST or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
+        if len(data) >= limits.total or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
             return UNUSUAL
-        return UNUSUAL if _BLANK_LINE.search(data) else None
+        return UNUSUAL if b"\n\n" in data or b"\n\r\n" in data else None
     line = _LINE.match(data)
-    if line is None or end > HEAD_MOST:
+    if line is None:
         return UNUSUAL
     lines = data[line.end() : end + 2]
+    if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
+        return UNUSUAL
     fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
     if fields is None:
         return UNUSUAL
@@ -92,6 +93,16 @@ def parse_request(data: bytes) -> Request | Literal["unusual"] | None:
     close = not http11 if fields.close is None else fields.close
     persistence = CLOSE if close else b"" if http11 else KEEP_ALIVE
     return Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence)
+
+
+def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
+    """Whether there are too many bytes, too many lines, or one that is too long (``first``: of the request line)."""
+    return (
+        first + len(lines) + 2 > limits.total
+        or first > limits.line
+        or lines.count(b"\n") > limits.fields
+        or max(map(len, lines.split(b"\n")), default=0) >= limits.line
+    )
 
 
 def _fields(lines: bytes) -> RequestFields | None:

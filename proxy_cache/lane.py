@@ -26,6 +26,7 @@ from .http1 import CLOSE, Request, parse_request, response_head, with_line
 from .loop import when_hung_up
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .semantics.limits import HeadLimits
 from .semantics.policy import Policy
 from .stages import Stage
 from .store.body import BodyError
@@ -46,6 +47,7 @@ class Host(Protocol):
     via: str
     client: str
     """Who the client is, for fairness and the log."""
+    head_limits: HeadLimits
     sends: Stage
     ends: Stage
     known: dict[bytes, tuple[Request, Target]]
@@ -211,10 +213,10 @@ class Lane(asyncio.Protocol):
         try:
             while self._buffer and not self._busy and not self._aside and not self._transport.is_closing():
                 data = self._buffer
-                request = parse_request(data)
+                host = self.host
+                request = parse_request(data, host.head_limits)
                 if request is None:
                     return
-                host = self.host
                 if isinstance(request, str) or (cache := host.lane_cache()) is None:
                     self._step_aside()
                     return

@@ -27,6 +27,7 @@ from .cache import CacheSettings
 from .fill_table import SpanSettings
 from .limiter import Limits
 from .origin import OriginSettings
+from .semantics.limits import HeadLimits
 from .store.store import Room
 
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
@@ -57,7 +58,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     (
         "cache_default_ttl", int, 120,
         "Seconds for which a 200 that has neither Cache-Control, Expires, Last-Modified nor ETag counts as fresh, if "
-        "its URL has no query and the request no Authorization or Cookie. 0: such responses are not stored.",
+        "its URL has no query and the request no credentials. 0: such responses are not stored.",
     ),
     (
         "cache_ttl", Sequence[str], [],
@@ -72,8 +73,14 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "cache_ignore_authorization", str, "",
-        "Filter expression: requests whose Authorization does not keep their responses from being stored and served to "
-        "everybody. For public packages behind clients that always log in. '~d registry.example & ~u /-/'.",
+        "Filter expression: requests whose Authorization (or other credentials) do not keep their responses from being "
+        "stored and served to everybody. For public packages behind clients that always log in. "
+        "'~d registry.example & ~u /-/'.",
+    ),
+    (
+        "cache_credential_fields", Sequence[str], [],
+        "Further request fields that say who is asking (Authorization, Cookie, X-Api-Key, PRIVATE-TOKEN and what looks "
+        "like one of them are known): a response that gives no lifetime is not kept if the request has one.",
     ),
     (
         "cache_block_size", str, "1m",
@@ -151,6 +158,16 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "most.) 0: nothing.",
     ),
     (
+        "head_max_size", str, "64k",
+        "The most bytes of a request's or a response's head (first line and header fields), as bytes or a size such as "
+        "64k; at most 1m. A longer request is answered 431, for a longer response the client gets 502.",
+    ),
+    (
+        "head_max_line", str, "16k",
+        "The most bytes of one line of such a head. A longer request line is answered 414.",
+    ),
+    ("head_max_fields", int, 256, "The most header fields of a request or a response."),
+    (
         "metrics_listen", str, "127.0.0.1:8082",
         "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
         "Read at start.",
@@ -175,6 +192,9 @@ MITMPROXY_NAMES = frozenset(
 
 logger = logging.getLogger(__name__)
 
+_BETWEEN = re.compile(r"[,\s]+")
+_SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
+
 refused: set[str] = set()
 """Options whose values could not even be converted, at start."""
 
@@ -188,6 +208,7 @@ class Settings:
     memory: int
     cache_hosts: tuple[re.Pattern[str], ...]
     limits: Limits
+    head_limits: HeadLimits
     origin: OriginSettings
     cache: CacheSettings
     rules: Rules
@@ -275,7 +296,7 @@ def parse(options: Any) -> Settings:
         cache_dir=cache_dir,
         room=room,
         memory=_byte_size("cache_memory", options.cache_memory),
-        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in re.split(r"[,\s]+", value)),
+        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
         limits=Limits(
             options.origin_max_in_flight,
             options.origin_max_in_flight_per_host,
@@ -283,6 +304,7 @@ def parse(options: Any) -> Settings:
             options.origin_queue_timeout,
             options.origin_queue_max_per_client,
         ),
+        head_limits=_head_limits(options),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
         rules=addon_rules.parse(options),
@@ -302,7 +324,7 @@ def _size(
     name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%", whole: str = "whole disk"
 ) -> int | float:
     """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmgt](?:i?b)?|b)?\s*", text, re.IGNORECASE)
+    match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use {examples}")
     number, unit = float(match[1]), (match[2] or "").lower()
@@ -319,6 +341,24 @@ def _byte_size(name: str, text: str) -> int:
     if isinstance(size, float):
         raise exceptions.OptionsError(f"{name}: must be a size in bytes, 500k, 20m or 1g, not a share: {text!r}")
     return size
+
+
+HEAD_SIZES = range(1024, 1024 * 1024 + 1)
+"""Bytes that a head may be limited to. More than a megabyte would take longer than others should have to wait."""
+HEAD_FIELDS = range(16, 10_001)
+
+
+def _head_limits(options: Any) -> HeadLimits:
+    sizes = []
+    for name in ("head_max_size", "head_max_line"):
+        size = _byte_size(name, getattr(options, name))
+        if size not in HEAD_SIZES:
+            raise exceptions.OptionsError(f"{name}: must be from 1k to 1m, not {getattr(options, name)!r}")
+        sizes.append(size)
+    total, line = sizes
+    if options.head_max_fields not in HEAD_FIELDS:
+        raise exceptions.OptionsError(f"head_max_fields: must be from 16 to 10000, not {options.head_max_fields}")
+    return HeadLimits(total, options.head_max_fields, min(line, total))
 
 
 def _spans(options: Any) -> SpanSettings:
@@ -370,4 +410,5 @@ def _origin(options: Any) -> OriginSettings:
         verify_tls=not options.ssl_insecure,
         trusted_ca=options.ssl_verify_upstream_trusted_ca,
         trusted_folder=options.ssl_verify_upstream_trusted_confdir,
+        head_limits=_head_limits(options),
     )

@@ -29,6 +29,7 @@ from .origin_connection import OnAnswer, OriginConnection, Outcome, Stale
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
 from .semantics.keys import Target
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class OriginSettings:
     """A file of certificates to trust in place of the system's, and"""
     trusted_folder: str | None = None
     """a folder of them, by their hashes (``openssl rehash``)."""
+    head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
 
 
 class OriginClient:
@@ -223,7 +225,8 @@ class OriginClient:
         try:
             connection = OriginConnection(
                 opened, at, prefix, absolute=through_proxy, generation=generation, timeout=self.settings.timeout,
-                min_pace=self.settings.min_pace, on_idle=self._is_idle, on_lost=self._is_lost,
+                min_pace=self.settings.min_pace, limits=self.settings.head_limits,
+                on_idle=self._is_idle, on_lost=self._is_lost,
             )  # fmt: skip
         except ConnectionError as error:
             opened.close()

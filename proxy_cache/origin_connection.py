@@ -21,7 +21,6 @@ from typing import Any, Final, TypeAlias
 from .loop import read_at_once
 from .origin_response import (
     FIELD,
-    HEAD_MOST,
     OriginError,
     OriginResponse,
     ResponseHead,
@@ -30,6 +29,7 @@ from .origin_response import (
     persistence,
 )
 from .semantics.headers import Headers
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .store.pipes import POURED
 
 CHUNK_LINE_MOST: Final = 16 * 1024
@@ -80,6 +80,7 @@ class OriginConnection(asyncio.Protocol):
         on_idle: Callable[[OriginConnection], None],
         on_lost: Callable[[OriginConnection], None],
         min_pace: int = 0,
+        limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> None:
         self.at = at
         self.prefix = prefix
@@ -97,6 +98,7 @@ class OriginConnection(asyncio.Protocol):
         self._timeout = timeout
         self._on_idle = on_idle
         self._on_lost = on_lost
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._min_pace = min_pace
@@ -116,8 +118,8 @@ class OriginConnection(asyncio.Protocol):
         """Bytes of the body, or of the chunk, that are to come; ``None``: all until the end of the connection."""
         self._chunked = False
         self._part = Part.SIZE
-        self._trailers = 0
-        """Bytes of the trailer section so far."""
+        self._trailers = self._trailer_size = 0
+        """Fields, and bytes, of the trailer section so far."""
         self._keep = False
         self._paused = False
         plain = self._transport.get_extra_info("ssl_object") is None
@@ -336,7 +338,7 @@ class OriginConnection(asyncio.Protocol):
         while True:
             if data.startswith((b"\r", b"\n")):
                 data = data.lstrip(b"\r\n")  # left over from the response before: some servers send it
-            head = parse_head(data) if data else None
+            head = parse_head(data, self._limits) if data else None
             self._buffer = data
             if head is None:
                 return
@@ -380,7 +382,7 @@ class OriginConnection(asyncio.Protocol):
         if connection is not None:
             said = persistence(connection)
             self._keep = said == "keep-alive" or (head.http11 and said is None)
-        self._chunked, self._part, self._trailers = False, Part.SIZE, 0
+        self._chunked, self._part, self._trailers, self._trailer_size = False, Part.SIZE, 0, 0
         codings = head.hop.get("transfer-encoding")
         if head.status in (204, 304):
             self._left = 0
@@ -391,7 +393,7 @@ class OriginConnection(asyncio.Protocol):
             if length is not None or listed not in (["chunked"], ["identity"], []):
                 # §6.3: a message with both "ought to be handled as an error", and what else than chunked there may be,
                 # the client has not asked for.
-                raise OriginError("http_response_transfer_coding", f"Transfer-Encoding: {codings!r}")
+                raise OriginError("http_response_transfer_coding", f"Transfer-Encoding: {codings[:40]!r}")
             self._chunked = listed == ["chunked"]
             self._left = 0 if self._chunked else None
             self._keep = self._keep and head.http11 and self._chunked
@@ -455,8 +457,17 @@ class OriginConnection(asyncio.Protocol):
                     self._over(at < len(data))
                     return
                 # What comes after a body is not kept (RFC 9110 §6.5.1).
-                self._trailers += len(line)
-                if FIELD.match(line) is None or self._trailers > HEAD_MOST:
+                self._trailers += 1
+                self._trailer_size += len(line)
+                limits = self._limits
+                if len(line) > limits.line:
+                    raise OriginError("http_response_trailer_size", f"a field of more than {limits.line} bytes")
+                if self._trailer_size > limits.total or self._trailers > limits.fields:
+                    raise OriginError(
+                        "http_response_trailer_section_size",
+                        f"more than {limits.total} bytes or {limits.fields} fields",
+                    )
+                if FIELD.match(line) is None:
                     raise OriginError("http_protocol_error", f"not a trailer field: {line[:40]!r}")
             elif self._part is Part.AFTER_DATA:
                 if not empty:

@@ -17,14 +17,11 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from .semantics.headers import Headers, Line, connection_options, field_line
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.status_fields import PROXY_ERRORS
 
 READ_AHEAD = 256 * 1024
 """Bytes of a body that are read ahead of the fill before the connection has to wait."""
-HEAD_MOST: Final = 256 * 1024
-"""Bytes of a response's head, and"""
-FIELD_MOST: Final = 64 * 1024
-"""of one field of it."""
 _USUAL_MOST: Final = 16 * 1024
 _ALL_DIFFERENT: Final = frozenset({"age", "content-length", "etag", "last-modified"})
 """Fields whose lines are not worth remembering. (Others that are, will soon be forgotten: it is not known which.)"""
@@ -62,18 +59,20 @@ class ResponseHead:
     size: int
 
 
-def parse_head(data: bytes) -> ResponseHead | None:
+def parse_head(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> ResponseHead | None:
     """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
     end = data.find(b"\r\n\r\n")
-    return (_usual_head(data, end) if 0 <= end <= _USUAL_MOST else None) or _any_head(data)
+    # Where the whole is no longer than a line may be, no line is.
+    usual = 0 <= end <= _USUAL_MOST and end + 4 <= limits.line and end + 4 <= limits.total
+    return (_usual_head(data, end, limits.fields) if usual else None) or _any_head(data, limits)
 
 
-def _usual_head(data: bytes, end: int) -> ResponseHead | None:
+def _usual_head(data: bytes, end: int, most: int) -> ResponseHead | None:
     """A head as nearly all are, up to ``end``: lines that end in CRLF, and have in them what they should. Most are the
     same as in some response before, and were taken apart then."""
     first, *rest = data[:end].split(b"\r\n")
-    status = _status_of(first)
-    if status is None:
+    status = _status_of(first) if len(first) <= 256 else None
+    if status is None or len(rest) > most:
         return None
     lines = []
     for line in rest:
@@ -107,28 +106,36 @@ _lines: Final[dict[bytes, Line]] = {}
 """Field lines that have come before."""
 
 
-def _any_head(data: bytes) -> ResponseHead | None:
+def _any_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
     crlf = data.find(b"\n\r\n")
     # RFC 9112 §2.2: "a recipient MAY recognize a single LF as a line terminator and ignore any preceding CR".
     bare = data.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(data))
     end = bare + 2 if bare >= 0 else crlf + 3 if crlf >= 0 else 0
-    if (end or len(data)) > HEAD_MOST:
-        raise OriginError("http_response_header_section_size", f"more than {HEAD_MOST} bytes")
+    if (end or len(data)) > limits.total:
+        raise OriginError("http_response_header_section_size", f"more than {limits.total} bytes")
     line = _STATUS.match(data)
     if line is None:
-        if data[:5] != b"HTTP/"[: len(data)] or b"\n" in data:
+        if data[:5] != b"HTTP/"[: len(data)] or data.find(b"\n", 0, limits.line) >= 0:
             raise OriginError("http_protocol_error", f"not the status line of HTTP/1: {data[:40]!r}")
-        return None
-    if not end:
+        if len(data) > limits.line:
+            raise OriginError("http_response_header_size", f"a status line of more than {limits.line} bytes")
         return None
     start = line.end()
-    fields = _fields_of(data[start:end]) if end - start > 2 else []
+    if start > limits.line:
+        raise OriginError("http_response_header_size", f"a status line of more than {limits.line} bytes")
+    if not end:
+        return None
+    fields = _fields_of(data[start:end], limits) if end - start > 2 else []
     headers, hop = Headers.received(field_line(*field) for field in fields)
     return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), headers, hop, line[1] != b"0", end)
 
 
-def _fields_of(lines: bytes) -> list[tuple[bytes, bytes]]:
+def _fields_of(lines: bytes, limits: HeadLimits) -> list[tuple[bytes, bytes]]:
     """The fields of lines that end with an empty one."""
+    if lines.count(b"\n") - 1 > limits.fields:
+        raise OriginError("http_response_header_section_size", f"more than {limits.fields} fields")
+    if len(lines) > limits.line and max(map(len, lines.split(b"\n"))) >= limits.line:
+        raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
     fields: list[tuple[bytes, bytes]] = FIELD.findall(lines)
     if len(fields) != lines.count(b"\n") - 1:
         lines = _mended(lines)
@@ -137,8 +144,9 @@ def _fields_of(lines: bytes) -> list[tuple[bytes, bytes]]:
             raise OriginError("http_protocol_error", "a line in the header that is not a field")
     if b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    if len(lines) > FIELD_MOST and any(len(name) + len(value) > FIELD_MOST for name, value in fields):
-        raise OriginError("http_response_header_size", f"a field of more than {FIELD_MOST} bytes")
+    # Folded lines (obs-fold) make one field.
+    if len(lines) > limits.line and any(len(name) + len(value) > limits.line for name, value in fields):
+        raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
     return fields
 
 
@@ -167,15 +175,21 @@ def content_length(headers: Headers) -> int | None:
         values = {part.strip(" \t") for part in value.split(",")}
         value = values.pop() if len(values) == 1 else ""
     if not (value.isdigit() and value.isascii()) or len(value.lstrip("0")) > 18:
-        raise OriginError("http_protocol_error", f"Content-Length: {headers.get('content-length')!r}")
+        raise OriginError("http_protocol_error", f"Content-Length: {(headers.get('content-length') or '')[:40]!r}")
     return int(value)
 
 
-@lru_cache(maxsize=256)
 def persistence(connection: str) -> str | None:
     """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
+    return _remembered(connection) if len(connection) <= 64 else _persistence(connection)
+
+
+def _persistence(connection: str) -> str | None:
     options = connection_options((connection,))
     return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
+
+
+_remembered = lru_cache(maxsize=256)(_persistence)
 
 
 class Source(Protocol):

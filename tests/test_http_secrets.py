@@ -147,3 +147,44 @@ def test_the_head_of_another_version(proxy: Proxy, origin: Origin) -> None:
     origin.serve("/l", Reply(headers=(FRESH, ("Last-Modified", "Sun, 02 Jan 2022 00:00:00 GMT"))))
     proxy.request("HEAD", url)
     assert not proxy.get(url).hit
+
+
+CREDENTIALS = ["X-Api-Key", "PRIVATE-TOKEN", "JOB-TOKEN", "X-JFrog-Art-Api", "X-Auth-Token", "Cookie", "X-Acme-Token"]
+
+
+@pytest.mark.parametrize("field", CREDENTIALS)
+@pytest.mark.parametrize(
+    "says",
+    [(), (("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"),), (ETAG,)],
+    ids=["nothing", "Last-Modified", "ETag"],
+)
+def test_what_says_nothing_of_caching_is_for_its_asker_alone(
+    proxy: Proxy, origin: Origin, field: str, says: tuple[tuple[str, str], ...]
+) -> None:
+    """No lifetime is made up for an answer to somebody's key, whatever the field is called."""
+    url = origin.serve("/key", Reply(headers=says, seed="mine"), Reply(status=401, headers=()))
+    assert proxy.get(url, headers=[(field, "me")]).status == 200
+    proxy.wait_until_idle()
+    assert proxy.get(url).status == 401
+    assert origin.count("/key") == 2
+
+
+def test_a_field_that_the_operator_names_is_a_credential(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = start_proxy(cache_credential_fields="X-Tenant, X-Team")
+    url = origin.serve("/team", Reply(headers=(ETAG,), seed="mine"), Reply(status=401, headers=()))
+    assert proxy.get(url, headers=[("X-Team", "me")]).status == 200
+    proxy.wait_until_idle()
+    assert proxy.get(url).status == 401
+
+
+def test_who_joined_the_request_of_somebody_with_a_key_asks_again(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    mine = Reply(headers=(ETAG, ("X-For", "leader")), seed="mine", gate=gate)
+    url = origin.serve("/joined", mine, Reply(status=401, headers=()))
+    leader = proxy.start_get(url, headers=[("X-Api-Key", "me")])
+    origin.wait_for("/joined")
+    joiner = proxy.start_get(url)
+    proxy.wait_for_waiters(2)
+    gate.open()
+    assert leader.result().header("X-For") == "leader"
+    assert joiner.result().status == 401

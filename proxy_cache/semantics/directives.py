@@ -48,6 +48,10 @@ class CacheControl:
 NOTHING: Final = CacheControl()
 ONLY_IF_CACHED: Final = CacheControl(only_if_cached=True)
 _NO_CACHE: Final = CacheControl(no_cache=True)
+LENGTH_MOST: Final = 8192
+"""Characters of the lines of a Cache-Control that are read. (What is usual has less than 200.)"""
+TOO_LONG: Final = CacheControl(no_store=True, no_cache=True)
+"""What a longer one counts as: somewhere in it might be what restricts most."""
 
 _FLAGS: Final = {
     "no-store": "no_store",
@@ -73,11 +77,11 @@ _SECONDS: Final = {
     "min-fresh": "min_fresh",
 }
 
-TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 """RFC 9110 §5.6.2, as a regular expression."""
 _TOKENS: Final = re.compile(TOKEN)
-_DIRECTIVE: Final = re.compile(rf"\s*({TOKEN})(\s*)(?:=(.*))?", re.DOTALL)
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_DIRECTIVE: Final = re.compile(rf"\s*+({TOKEN})(\s*+)(?:=(.*+))?+", re.DOTALL)
+_QUOTED: Final = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _DELIMITER: Final = re.compile(r'\\[\\"]|[",]')
 _DELTA: Final = re.compile(r"[0-9]+")
@@ -99,8 +103,9 @@ def parse_cache_control(values: Iterable[str]) -> CacheControl:
     lines = tuple(values)
     if not lines:
         return NOTHING
-    if sum(map(len, lines)) > _REMEMBER_LENGTH:
-        return _parse(lines)
+    length = sum(map(len, lines))
+    if length > _REMEMBER_LENGTH:
+        return _parse(lines) if length <= LENGTH_MOST else TOO_LONG
     # Most responses of a site, and all requests of an agent, carry the same few values.
     return _remembered(lines)
 
@@ -121,6 +126,7 @@ def _parse(lines: tuple[str, ...]) -> CacheControl:
 def cache_control_of(directives: Iterable[tuple[str, str | None]]) -> CacheControl:
     """From names and arguments, as they came (``None``: no argument)."""
     found: dict[str, Any] = {}
+    fields: dict[str, set[str]] = {}
     for name, argument in directives:
         name = name.lower()  # RFC 9111 §5.2: "identified by a token, to be compared case-insensitively"
         if name in _FLAGS:
@@ -128,9 +134,11 @@ def cache_control_of(directives: Iterable[tuple[str, str | None]]) -> CacheContr
         elif name in _BARE_FLAGS and argument is None:
             found[_BARE_FLAGS[name]] = True
         elif name in _FIELD_LISTS:
-            _add_fields(found, _FIELD_LISTS[name], argument)
+            _add_fields(found, fields, _FIELD_LISTS[name], argument)
         elif name in _SECONDS:
             _add_seconds(found, _SECONDS[name], argument)
+    for name, names in fields.items():
+        found[f"{name}_fields"] = frozenset(names)
     return CacheControl(**found) if found else NOTHING
 
 
@@ -165,11 +173,11 @@ def _unquoted(argument: str) -> str:
     return argument if match is None else _ESCAPED.sub(r"\1", match[1])
 
 
-def _add_fields(found: dict[str, Any], name: str, argument: str | None) -> None:
+def _add_fields(found: dict[str, Any], fields: dict[str, set[str]], name: str, argument: str | None) -> None:
     text = "" if argument is None else _unquoted(argument)
-    fields = frozenset(field.lower() for field in _TOKENS.findall(text)) if '"' not in text else frozenset()
-    if fields:
-        found[f"{name}_fields"] = found.get(f"{name}_fields", frozenset()) | fields
+    listed = _TOKENS.findall(text) if '"' not in text else ()
+    if listed:
+        fields.setdefault(name, set()).update(map(str.lower, listed))
     else:
         found[name] = True  # no argument, or one that can't be understood: all of it
 
@@ -201,7 +209,10 @@ def request_cache_control(headers: Headers) -> CacheControl:
         return parse_cache_control(headers.get_all("cache-control"))
     # RFC 9111 §5.4: Pragma is there "so that clients could specify a no-cache request (as Cache-Control was not defined
     # until HTTP/1.1)". Next to Cache-Control it says nothing (RFC 7234 §5.4).
-    for value in headers.get_all("pragma"):
+    values = headers.get_all("pragma")
+    if sum(map(len, values)) > LENGTH_MOST:
+        return _NO_CACHE
+    for value in values:
         for element in _elements(value):
             match = _DIRECTIVE.match(element)
             if match is not None and match[1].lower() == "no-cache":

@@ -43,12 +43,21 @@ class Headers:
         fields: list[tuple[bytes, bytes]] = []
         index: dict[str, str | list[str]] = {}
         hop: dict[str, str] = {}
+        further: dict[str, list[str]] = {}
         for field, key, text in lines:
             if key in HOP_BY_HOP:
-                hop[key] = f"{hop[key]}, {text}" if key in hop else text
+                if key in hop:
+                    further.setdefault(key, []).append(text)
+                else:
+                    hop[key] = text
                 continue
             fields.append(field)
-            index[key] = _more(index[key], text) if key in index else text
+            if key in index:
+                _append(index, key, text)
+            else:
+                index[key] = text
+        for key, texts in further.items():
+            hop[key] = ", ".join((hop[key], *texts))
         headers = cls(fields)
         headers._index = index
         connection = hop.get("connection")
@@ -96,7 +105,7 @@ class Headers:
             key = _NAMES.get(name) or _named(name)
             text = value.decode("latin-1").strip(_OWS)
             if key in index:
-                index[key] = _more(index[key], text)
+                _append(index, key, text)
             else:
                 index[key] = text
         self._index = index
@@ -187,10 +196,16 @@ class Headers:
     def plus(self, *lines: Line) -> Headers:
         """With these lines at the end."""
         more = Headers((*self.fields, *[line[0] for line in lines]))
-        if self._index is not None:
+        # For many lines a new index is cheaper: each further value of a name takes a copy of its list here, since
+        # Headers that come from one another share theirs.
+        if self._index is not None and len(lines) <= 4:
             index = more._index = self._index.copy()
             for _, key, text in lines:
-                index[key] = _more(index[key], text) if key in index else text
+                values = index.get(key)
+                if values is None:
+                    index[key] = text
+                else:
+                    index[key] = [values, text] if isinstance(values, str) else [*values, text]
         return more
 
 
@@ -201,7 +216,9 @@ _NAMES: Final[dict[bytes, str]] = {}
 def _named(name: bytes) -> str:
     # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
     key = name.lower().decode("latin-1")
-    if len(_NAMES) < 1024 and len(name) < 64:
+    if len(name) < 64:
+        if len(_NAMES) >= 1024:  # somebody makes up names: the usual ones are soon back
+            _NAMES.clear()
         _NAMES[name] = key
     return key
 
@@ -219,9 +236,13 @@ def _unpacked(packed: bytes) -> Fields:
     return tuple(fields)
 
 
-def _more(values: str | list[str], text: str) -> list[str]:
-    """A new list: Headers that come from one another share theirs."""
-    return [values, text] if isinstance(values, str) else [*values, text]
+def _append(index: dict[str, str | list[str]], key: str, text: str) -> None:
+    """A further line of a name, in an index that is being built: nobody else has it, or a list in it, yet."""
+    values = index[key]
+    if isinstance(values, str):
+        index[key] = [values, text]
+    else:
+        values.append(text)
 
 
 def _encoded(value: str) -> bytes:

@@ -88,7 +88,8 @@ def related_targets(target: Target, headers: Headers) -> list[Target]:
     URI to be invalidated differs", since anybody could throw out the responses of everybody else.
     """
     related = []
-    for value in (*headers.get_all("location"), *headers.get_all("content-location")):
+    # Either field has one line (RFC 9110 §10.2.2, §8.7); each takes time in proportion to the URL and to itself.
+    for value in (*headers.get_all("location")[:2], *headers.get_all("content-location")[:2]):
         try:
             parts = urlsplit(urljoin(target.url, value))
             port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
@@ -106,25 +107,19 @@ def related_targets(target: Target, headers: Headers) -> list[Target]:
 _SECRET: Final = re.compile(
     r"token|secret|passw|passphrase|passcode|signature|credential|session|jwt|saml|bearer|accesskey|apikey|key$"
     r"|auth(?!or)|authoriz"
-    r"|(?:^|[^a-z0-9])(?:sig|key|code|pass|pwd|sid|otp|pin|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])",
+    r"|(?:^|[^a-z0-9])(?:(?:sig|key|code|pass|pwd|sid|otp|pin)(?:$|[^a-z0-9])|x-amz-|x-goog-)",
     re.DOTALL,
 )
-
-
+_SEPARATOR: Final = re.compile(r"([&;])")
 _TO_BE_REDACTED: Final = re.compile(r"[^!-~]|[?#@]")
 """What a URL has in it that is not shown as it is."""
 
 
-_REMEMBER_LENGTH: Final = 1024
-"""Characters of the longest host or URL of which something is remembered."""
-
-
 def redacted(url: str) -> str:
     """``url`` for a log: without userinfo and fragment, secrets in the query as ``***``, on one line in any case."""
-    return _redacted(url) if len(url) <= _REMEMBER_LENGTH else _redacted.__wrapped__(url)
+    return _remembered(url) if len(url) <= 512 else _redacted(url)
 
 
-@lru_cache(maxsize=4096)
 def _redacted(url: str) -> str:
     rest = url.partition("#")[0]
     path, question, query = rest.partition("?")
@@ -135,9 +130,12 @@ def _redacted(url: str) -> str:
     # RFC 9110 §4.2.4: userinfo in an http URI is deprecated, and is shown to nobody.
     clean = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
     if question:
-        clean += "?" + "".join(_redacted_parameter(part) for part in re.split(r"([&;])", query))
+        clean += "?" + "".join(_redacted_parameter(part) for part in _SEPARATOR.split(query))
     # A line break or an escape sequence in a URL must not become one in the log or on a terminal.
     return clean if clean.isprintable() and " " not in clean else "".join(map(_visible, clean))
+
+
+_remembered = lru_cache(maxsize=4096)(_redacted)
 
 
 def _redacted_parameter(parameter: str) -> str:

@@ -27,11 +27,14 @@ class Policy:
     ignore_directives: bool = False
     """The request's Cache-Control and Pragma decide nothing here. They are passed on (RFC 9111 §5.2)."""
     ignore_authorization: bool = False
-    """What is served to one user may be served to all (an exception to RFC 9111 §3.5)."""
+    """What is served to one user may be served to all (an exception to RFC 9111 §3.5), whatever the field is that
+    says who is asking."""
     ttl: Callable[[int, Headers], TtlRule | None] | None = None
     """The rule for a response with this status and these fields, if there is one."""
     key_ignores: tuple[str, ...] = ()
     """Query parameters, as shell patterns, that are no part of the key: they only sign."""
+    credentials: frozenset[str] = frozenset()
+    """Fields, lower-case, that say who is asking, besides those of :mod:`.credentials`."""
 
     def rule_for(self, status: int, headers: Headers) -> TtlRule | None:
         return self.ttl(status, headers) if self.ttl is not None else None

@@ -13,8 +13,8 @@ from .validation import entity_tag, strong_match
 RANGES_MOST: Final = 64
 """Ranges that one request may ask for; one with more gets all of it (RFC 9110 §14.2, §17.15)."""
 
-_SPEC: Final = re.compile(r"([0-9]*)-([0-9]*)")
-_CONTENT_RANGE: Final = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_SPEC: Final = re.compile(r"([0-9]*+)-([0-9]*+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ++([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _MOST_DIGITS: Final = 18
 _FAR: Final = 10**_MOST_DIGITS  # more bytes than any body has; int() refuses very long numbers
 

@@ -17,10 +17,10 @@ from .headers import Headers
 # AWS Signature Version 4 and what is modelled on it: Authorization: AWS4-HMAC-SHA256 Credential=…, SignedHeaders=a;b,
 # Signature=…; in a presigned URL the same as X-Amz-SignedHeaders. Version 4a has AWS4-ECDSA-P256-SHA256, Google's has
 # GOOG4-RSA-SHA256 and X-Goog-SignedHeaders.
-_SIGNED_HEADERS: Final = re.compile(r"\bSignedHeaders=([^,\s]*)", re.IGNORECASE)
-_SIGNED_QUERY: Final = re.compile(r"x-[a-z]+-signedheaders", re.IGNORECASE)
+_SIGNED_HEADERS: Final = re.compile(r"\bSignedHeaders=([^,\s]*+)", re.IGNORECASE)
+_SIGNED_QUERY: Final = re.compile(r"x-[a-z]++-signedheaders", re.IGNORECASE)
 # HTTP Message Signatures (RFC 9421 §4.1): Signature-Input: sig=("@method" "range");created=…
-_COMPONENT: Final = re.compile(r'"(@?[a-zA-Z0-9-]+)"')
+_COMPONENT: Final = re.compile(r'"(@?+[a-zA-Z0-9-]++)"')
 # A shared key's signature covers Range and the conditions, whether they are there or not.
 _SHARED_KEY: Final = frozenset({"range", "if-match", "if-modified-since", "if-none-match", "if-unmodified-since"})
 
@@ -41,7 +41,7 @@ def signed_fields(request: Headers, path: str) -> frozenset[str]:
     if "signedheaders" in path.lower():
         for member in path.partition("?")[2].split("&"):
             name, _, value = member.partition("=")
-            if _SIGNED_QUERY.fullmatch(unquote_plus(name)):
+            if "signedheaders" in name.lower() and _SIGNED_QUERY.fullmatch(unquote_plus(name)):
                 signed.update(unquote_plus(value).lower().split(";"))
     for value in request.get_all("signature-input"):
         signed.update(name.lower() for name in _COMPONENT.findall(value) if not name.startswith("@"))

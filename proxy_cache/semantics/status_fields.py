@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 # RFC 8941 §3.3.4 and §3.3.3
-_SF_TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*")
+_SF_TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+")
 _NOT_IN_STRING: Final = re.compile(r"[^\x20-\x7e]")
 
 PROXY_ERRORS: Final[Mapping[str, int]] = MappingProxyType(
@@ -99,10 +99,16 @@ def proxy_status(
     return value
 
 
-@lru_cache(maxsize=256)
 def _item(text: str) -> str:
     """A Token if it can be one, else a String."""
+    return _remembered(text) if len(text) <= 64 else _token_or_string(text)
+
+
+def _token_or_string(text: str) -> str:
     return text if _SF_TOKEN.fullmatch(text) else _string(text)
+
+
+_remembered = lru_cache(maxsize=256)(_token_or_string)
 
 
 def _string(text: str) -> str:

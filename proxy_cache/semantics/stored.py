@@ -135,7 +135,7 @@ class StoredResponse:
             headers=end_to_end(headers).without_any(_AGE | verdict.omitted if verdict.omitted else _AGE),
             request_time=request_time,
             response_time=response_time,
-            vary=NEVER if names is None else selecting_values(names, request_headers),
+            vary=NEVER if names is None else selecting_values(names, request_headers, verdict.credentials),
             initial_age=corrected_initial_age(headers, request_time, response_time),
             assigned_lifetime=verdict.assigned,
             targeted=verdict.targeted,
@@ -177,7 +177,7 @@ class StoredResponse:
             headers=headers.without(*verdict.omitted),
             request_time=request_time,
             response_time=response_time,
-            vary=self._vary_after(headers, request_headers),
+            vary=self._vary_after(headers, request_headers, policy),
             initial_age=corrected_initial_age(new, request_time, response_time),
             assigned_lifetime=verdict.assigned,
             targeted=verdict.targeted,
@@ -189,7 +189,7 @@ class StoredResponse:
         own = [
             (name, value)
             for name, value in end_to_end(headers_304).fields
-            if (key := name.decode("latin-1").lower()) not in self.headers.names
+            if (key := name.decode("latin-1").lower()) not in self.headers
             and (key == "set-cookie" or key not in _NOT_UPDATED)
         ]
         return Headers((*self.headers.fields, *own)) if own else None
@@ -203,12 +203,14 @@ class StoredResponse:
         modified = new.get("last-modified")
         return modified is None or self.last_modified is None or modified == self.last_modified
 
-    def _vary_after(self, headers: Headers, request: Headers | None) -> tuple[tuple[str, str | None], ...]:
+    def _vary_after(
+        self, headers: Headers, request: Headers | None, policy: Policy
+    ) -> tuple[tuple[str, str | None], ...]:
         names = vary_names(headers)
         if names is None:
             return NEVER
         if request is not None:
-            return selecting_values(names, request)
+            return selecting_values(names, request, policy.credentials)
         # A 304 that names fields whose values weren't kept leaves a response that no request can be matched with.
         known = {name for name, _ in self.vary}
         return self.vary if known.issuperset(names) else NEVER

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from .credentials import has_credentials
 from .directives import CacheControl, request_cache_control
 from .freshness import HEURISTICALLY_CACHEABLE
 from .headers import Headers
@@ -52,6 +53,8 @@ class Verdict:
     """The targeted field whose directives count (RFC 9213)."""
     omitted: frozenset[str] = frozenset()
     """Fields that only the request which brought the response may have; they are not stored."""
+    credentials: frozenset[str] = frozenset()
+    """Those of the policy: among what Vary names they are not stored as they are."""
 
 
 def judge(
@@ -67,16 +70,17 @@ def judge(
     why_not = _why_not(request, status, response, directives, targeted, policy)
     if rule is not None and (why_not is None or why_not in _RULED_OUT or (rule.force and why_not in _FORCED)):
         # RFC 9111 §3.5 and the request's own no-store have still to be asked.
-        why_not = _by_request(request, directives, policy)
+        why_not = _by_request(request, response, directives, targeted, policy)
         if rule.force:
             omitted |= {"set-cookie"} | directives.private_fields - _ESSENTIAL
-        return Verdict(why_not, rule.seconds, targeted, omitted)
+        return Verdict(why_not, rule.seconds, targeted, omitted, policy.credentials)
     if why_not == "no-freshness" and guess and status == 200 and targeted is None and _says_nothing(response):
-        return Verdict(_by_request(request, directives, policy), guess, targeted, omitted)
-    return Verdict(why_not, None, targeted, omitted)
+        why_not = _by_request(request, response, directives, targeted, policy)
+        return Verdict(why_not, guess, targeted, omitted, policy.credentials)
+    return Verdict(why_not, None, targeted, omitted, policy.credentials)
 
 
-_RULED_OUT: Final = frozenset({"no-freshness", "authorization", "request-no-store"})
+_RULED_OUT: Final = frozenset({"no-freshness", "authorization", "credentials", "request-no-store"})
 """What any rule settles, or has no say in."""
 _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
 """What a rule with ``force`` overrides."""
@@ -90,7 +94,7 @@ def _says_nothing(response: Headers) -> bool:
 def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
     """Whether what came in answer to this request may be given to others, as far as that is up to the request: fields
     of a 304 or of the answer to a HEAD, too (RFC 9111 §3.5, §5.2.1.5)."""
-    return _by_request(request, response_directives(response, policy.targeted)[0], policy)
+    return _by_request(request, response, *response_directives(response, policy.targeted), policy)
 
 
 def why_not_storable(request: Headers, status: int, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
@@ -136,28 +140,41 @@ def _why_not(
     ):
         return "set-cookie"
     # RFC 9111 §3: the response contains public, Expires, max-age, s-maxage, or has a heuristically cacheable status.
-    explicit = (
-        directives.max_age is not None
-        or directives.s_maxage is not None
-        or ("expires" in response and targeted is None)
-    )
-    if not explicit:
+    if not _has_lifetime(response, directives, targeted):
         if status not in HEURISTICALLY_CACHEABLE and not directives.public:
             return "no-freshness"
         # "[…] a response that has neither a cache validator nor an explicit expiration time […] not usually useful".
         if entity_tag(response) is None and "last-modified" not in response:
             return "no-freshness"
-    return _by_request(request, directives, policy)
+    return _by_request(request, response, directives, targeted, policy)
 
 
-def _by_request(request: Headers, directives: CacheControl, policy: Policy) -> str | None:
-    # RFC 9111 §3.5: with Authorization in the request, only what "allows it to be stored by a shared cache".
-    if (
-        "authorization" in request
-        and not policy.ignore_authorization
-        and not (directives.must_revalidate or directives.public or directives.s_maxage is not None)
+def _has_lifetime(response: Headers, directives: CacheControl, targeted: str | None) -> bool:
+    """Whether the origin gives a lifetime of its own."""
+    return (
+        directives.max_age is not None
+        or directives.s_maxage is not None
+        or ("expires" in response and targeted is None)
+    )
+
+
+def _by_request(
+    request: Headers, response: Headers, directives: CacheControl, targeted: str | None, policy: Policy
+) -> str | None:
+    if not policy.ignore_authorization and not (
+        directives.must_revalidate or directives.public or directives.s_maxage is not None
     ):
-        return "authorization"
+        # RFC 9111 §3.5: with Authorization in the request, only what "allows it to be stored by a shared cache".
+        if "authorization" in request:
+            return "authorization"
+        # Of other credentials the standard says nothing, so that an origin which gives a lifetime, or wants to be asked
+        # each time, gets its way. But none is made up: what says nothing may be for this client only.
+        if (
+            not directives.no_cache
+            and not _has_lifetime(response, directives, targeted)
+            and has_credentials(request, policy.credentials)
+        ):
+            return "credentials"
     if not policy.ignore_directives and request_cache_control(request).no_store:
         return "request-no-store"  # RFC 9111 §5.2.1.5
     return None

@@ -16,10 +16,12 @@ CONDITIONAL: Final = frozenset({"if-none-match", "if-modified-since", "if-match"
 """RFC 9110 §13.1."""
 
 # RFC 9110 §8.8.3. Space is no etagc, but is seen, and does no harm between quotes.
-_TAG: Final = r'(?:W/)?"[\x20\x21\x23-\x7e\x80-\xff]*"'
+_TAG: Final = r'(?:W/)?+"[\x20\x21\x23-\x7e\x80-\xff]*+"'
 _ENTITY_TAG: Final = re.compile(_TAG)
 _NO_WEIGHT: Final = re.compile(r"q=0(?:\.0{0,3})?")
-_TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*({_TAG})[ \t]*(?=,|$)")
+_TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*+({_TAG})[ \t]*+(?=,|$)")
+_CODINGS_MOST: Final = 2048
+"""Characters of an Accept-Encoding that are looked at; a longer one names nothing."""
 
 
 def entity_tag(headers: Headers) -> str | None:
@@ -88,8 +90,11 @@ def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
 
 def accepted_codings(request: Headers) -> frozenset[str]:
     """The content codings that Accept-Encoding names as acceptable (RFC 9110 §12.5.3), without identity and ``*``."""
+    value = request.get("accept-encoding") or ""
+    if len(value) > _CODINGS_MOST:
+        return frozenset()
     accepted = set()
-    for member in (request.get("accept-encoding") or "").lower().split(","):
+    for member in value.lower().split(","):
         coding, _, weight = member.partition(";")
         if not _NO_WEIGHT.fullmatch(weight.strip(" \t")):
             accepted.add(coding.strip(" \t"))

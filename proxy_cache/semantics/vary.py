@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import lru_cache
 from typing import Final
 
+from .credentials import is_credential
 from .directives import TOKEN
 from .headers import Headers
 
+NAMES_MOST: Final = 32
+"""Fields that Vary may name. A response with more matches no request: each hit compares all of them."""
+NORMALISED_MOST: Final = 2048
+"""Characters of the longest value that is normalised. A longer one stands for itself alone, which costs its sender a
+variant; taking it apart, once for each stored variant, would cost all others time."""
+_REMEMBER_LENGTH: Final = 256  # characters; what is longer is normalised each time, and not kept in memory
+
 _TOKEN: Final = re.compile(TOKEN)
-_COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
-_WEIGHT: Final = re.compile(r"[ \t]*;[ \t]*q=([01](?:\.[0-9]{0,3})?)", re.IGNORECASE)
+# Begins with the semicolon, not with the space before it: a search would try each space of a long run anew.
+_WEIGHT: Final = re.compile(r";[ \t]*+q=([01](?:\.[0-9]{0,3}+)?+)", re.IGNORECASE)
 
 # RFC 9111 §4.1 allows to normalise values "in a way that is known to have identical semantics, according to the header
 # field's specification": white space around commas in fields that are lists. In others, a User-Agent say, a comma is
@@ -24,17 +32,21 @@ _NEGOTIATION: Final = frozenset({"accept", "accept-charset", "accept-encoding", 
 # Among equal weights any order is the same by the standard, but in some fields there are servers which take the first
 # ("some recipients treat the order […] as an indication of descending priority", §12.5.4): left as it is.
 _ORDERED: Final = frozenset({"accept", "accept-language"})
-# These values end in the index on the disk. Equality is all that is needed of them.
-_SECRETS: Final = frozenset({"authorization", "cookie", "x-api-key", "private-token"})
+# Credentials would end in the index on the disk. Equality is all that is needed of them.
+_DIGEST: Final = "sha256:"
 
 
 def vary_names(response: Headers) -> tuple[str, ...] | None:
-    """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches."""
+    """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches.
+
+    That is so with ``*``, with what is no field name, and with more than :data:`NAMES_MOST` names.
+    """
     if "vary" not in response:
         return ()
     names = set()
     for value in response.get_all("vary"):
-        for member in value.split(","):
+        members = value.split(",", 2 * NAMES_MOST)  # what is left over in the last one is no field name
+        for member in members:
             name = member.strip(" \t").lower()
             if not name:
                 continue
@@ -43,41 +55,44 @@ def vary_names(response: Headers) -> tuple[str, ...] | None:
             if name == "*" or _TOKEN.fullmatch(name) is None:
                 return None
             names.add(name)
+            if len(names) > NAMES_MOST:
+                return None
     return tuple(sorted(names))
 
 
-def selecting_values(names: Iterable[str], request: Headers) -> tuple[tuple[str, str | None], ...]:
+def selecting_values(
+    names: Iterable[str], request: Headers, credentials: Set[str] = frozenset()
+) -> tuple[tuple[str, str | None], ...]:
     """The request's values of those fields, normalised; ``None`` for a field that it doesn't have.
 
-    Credentials come as a digest.
+    Credentials (those of :mod:`.credentials`, and these) come as a digest.
     """
-    return tuple([(name, _selecting_value(name, request)) for name in names])
+    return tuple([(name, _selecting_value(name, request, credentials)) for name in names])
 
 
-def _selecting_value(name: str, request: Headers) -> str | None:
+def _selecting_value(name: str, request: Headers, credentials: Set[str]) -> str | None:
     value = request.get(name)  # "combining multiple header field lines with the same field name"
-    if value is not None and name in _SECRETS:
-        return "sha256:" + hashlib.sha256(value.encode("latin-1", "replace")).hexdigest()
+    # What looks like a digest becomes one, so that a digest is never taken for somebody's value.
+    if value is not None and (is_credential(name, credentials) or value.startswith(_DIGEST)):
+        return _digest(value)
     return normalised(name, value)
+
+
+def _digest(value: str) -> str:
+    return _DIGEST + hashlib.sha256(value.encode("latin-1", "replace")).hexdigest()
 
 
 def normalised(name: str, value: str | None) -> str | None:
     """The value in the one spelling that stands for all that mean the same. Idempotent."""
-    if value is None or '"' in value:
+    if value is None or len(value) > NORMALISED_MOST or '"' in value:
         return value
     if name in _NEGOTIATION:
-        normalise = _negotiation if len(value) <= _REMEMBER_LENGTH else _negotiation.__wrapped__
-        return normalise(value, name in _ORDERED)
+        return (_remembered if len(value) <= _REMEMBER_LENGTH else _negotiation)(value, name in _ORDERED)
     if name in _LISTS:
-        return _COMMA.sub(",", value)
+        return ",".join([member.strip(" \t") for member in value.split(",")])
     return value
 
 
-_REMEMBER_LENGTH: Final = 512
-"""Characters of the longest value that is remembered in its one spelling."""
-
-
-@lru_cache(maxsize=1024)
 def _negotiation(value: str, ordered: bool) -> str:
     """The members of a list of preferences, the strongest first, in one spelling; parameters are left as they are."""
     members: dict[str, float] = {}
@@ -87,7 +102,8 @@ def _negotiation(value: str, ordered: bool) -> str:
             continue
         weight = _WEIGHT.search(member)
         quality = float(weight[1]) if weight else 1.0
-        name, semicolon, parameters = (member[: weight.start()] if weight else member).partition(";")
+        before = member[: weight.start()].rstrip(" \t") if weight else member
+        name, semicolon, parameters = before.partition(";")
         rest = member[weight.end() :] if weight else ""
         text = f"{name.strip().lower()}{semicolon}{parameters.strip()}"
         members.setdefault(f"{text};q={quality:g}{rest}" if weight and quality != 1 else text + rest, quality)
@@ -95,12 +111,26 @@ def _negotiation(value: str, ordered: bool) -> str:
     return ",".join(sorted(listed, key=lambda member: -members[member]))
 
 
+_remembered = lru_cache(maxsize=1024)(_negotiation)
+
+
 def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
     """Whether the request selects the response that was stored with these values.
 
     RFC 9111 §4.1: a field that is absent "can only match another request if it is also absent there".
     """
-    return not vary or all(name != "*" and _selecting_value(name, request) == value for name, value in vary)
+    if not vary:
+        return True
+    # An entry may be older than the limit.
+    return len(vary) <= NAMES_MOST and all(_selects(name, value, request) for name, value in vary)
+
+
+def _selects(name: str, value: str | None, request: Headers) -> bool:
+    given = request.get(name)
+    if given is None or value is None or name == "*":
+        return given is value and name != "*"
+    # Whether it is a digest was decided when it was stored.
+    return (_digest(given) if value.startswith(_DIGEST) else normalised(name, given)) == value
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)

@@ -54,6 +54,9 @@ def test_response(status: int, lines: list[str], by_rule: str | None, by_force: 
         pytest.param(["Authorization: x"], [], {}, "authorization", id="not by a TTL"),
         pytest.param(["Authorization: x"], ["Cache-Control: public"], {}, None, id="public"),
         pytest.param(["Authorization: x"], [], {"ignore_authorization": True}, None, id="by the rule for it"),
+        pytest.param(["X-Api-Key: x"], [], {}, "credentials", id="a rule gives a lifetime, not a permission"),
+        pytest.param(["X-Api-Key: x"], [], {"ignore_authorization": True}, None, id="the rule for any credentials"),
+        pytest.param(["X-Api-Key: x"], ["Cache-Control: max-age=5"], {}, None, id="the origin has spoken of caching"),
         # RFC 9111 §5.2.1.5
         pytest.param(["Cache-Control: no-store"], [], {}, "request-no-store", id="no-store"),
         pytest.param(["Cache-Control: no-store"], [], {"ignore_directives": True}, None, id="no-store, ignored"),
@@ -109,6 +112,6 @@ def test_what_a_rule_is_about() -> None:
 def test_a_rule_without_force_never_overrides(request: Headers, status: int, response: Headers) -> None:
     plain = judge(request, status, response)
     ruled = judge(request, status, response, policy(RULE))
-    assert (ruled.why_not in (None, "authorization", "request-no-store")) is (
-        plain.why_not in (None, "no-freshness", "authorization", "request-no-store")
+    assert (ruled.why_not in (None, "authorization", "credentials", "request-no-store")) is (
+        plain.why_not in (None, "no-freshness", "authorization", "credentials", "request-no-store")
     )

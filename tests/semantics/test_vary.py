@@ -8,6 +8,8 @@ from proxy_cache.semantics.vary import NEVER, matches, normalised, selecting_val
 
 from . import given, h, odd_headers
 
+MANY = tuple(f"x{number}" for number in range(10, 43))
+
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
@@ -21,6 +23,12 @@ from . import given, h, odd_headers
         pytest.param(["Vary: *"], None, id="star"),
         pytest.param(["Vary: a, *"], None, id="star among others"),
         pytest.param(["Vary: a b"], None, id="no field name"),
+        pytest.param(["Vary: a b", "Vary: c"], None, id="no field name in one of two lines"),
+        pytest.param([f"Vary: {', '.join(MANY[:32])}"], MANY[:32], id="many"),
+        pytest.param([f"Vary: {', '.join(MANY)}"], None, id="too many"),
+        pytest.param([f"Vary: {name}" for name in MANY], None, id="too many lines"),
+        pytest.param(["Vary: a" + ", a" * 40], ("a",), id="one many times"),
+        pytest.param(["Vary: a" + ", a" * 30_000], None, id="one too many times"),
     ],
 )
 def test_names(lines: list[str], expected: tuple[str, ...] | None) -> None:
@@ -62,6 +70,16 @@ def test_matches(first: list[str], second: list[str], same: bool) -> None:
     names = ("accept", "accept-charset", "accept-encoding", "accept-language", "authorization", "user-agent")
     assert matches(selecting_values(names, h(*first)), h(*second)) is same
     assert matches(selecting_values(names, h(*second)), h(*first)) is same
+
+
+def test_an_entry_from_before_the_limit_is_not_compared() -> None:
+    assert not matches(tuple((name, None) for name in MANY), h())
+
+
+def test_long_values_are_compared_as_they_are() -> None:
+    long = ", ".join(["gzip", "br"] * 1000)
+    assert normalised("accept-encoding", long) == long
+    assert normalised("accept-encoding", long[:60]) == "br,gzip"
 
 
 def test_nothing_and_never() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.http1 import CLOSE, HEAD_MOST, KEEP_ALIVE, Request, absolute_target, parse_request
+from proxy_cache.http1 import CLOSE, KEEP_ALIVE, Request, absolute_target, parse_request
+from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 
 PLAIN = b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\nAccept: */*\r\n\r\n"
 
@@ -47,11 +48,38 @@ def test_every_beginning_of_it_is_waited_for(size: int) -> None:
         b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
         b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n",
         b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
-        b"GET http://a.example/" + b"a" * HEAD_MOST,
+        b"GET http://a.example/" + b"a" * DEFAULT_HEAD_LIMITS.total,
     ],
 )
 def test_unusual(head: bytes) -> None:
     assert parse_request(head) == "unusual"
+
+
+@pytest.mark.parametrize(
+    ("fields", "usual"),
+    [
+        (b"A:\r\n" * 99, True),
+        (b"A:\r\n" * 100, False),
+        (b"A: " + b"a" * 995 + b"\r\n", True),
+        (b"A: " + b"a" * 996 + b"\r\n", False),
+        ((b"A: " + b"a" * 393 + b"\r\n") * 4, True),
+        ((b"A: " + b"a" * 395 + b"\r\n") * 5, False),
+    ],
+    ids=["fields", "a field too many", "a line", "a line too long", "a head", "a head too long"],
+)
+def test_heads_at_their_limits(fields: bytes, usual: bool) -> None:
+    """What exceeds one is for mitmproxy's path, where it is refused."""
+    limits = HeadLimits(total=2000, fields=100, line=1000)
+    found = parse_request(b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n", limits)
+    assert isinstance(found, Request) is usual
+
+
+def test_a_request_line_at_its_limit() -> None:
+    limits = HeadLimits(total=2000, fields=100, line=1000)
+    for length, usual in ((1000, True), (1001, False)):
+        line = b"GET http://a.example/%b HTTP/1.1\r\n" % (b"a" * (length - 32))
+        assert len(line) == length
+        assert isinstance(parse_request(line + b"Host: a\r\n\r\n", limits), Request) is usual
 
 
 @pytest.mark.parametrize(

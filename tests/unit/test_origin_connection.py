@@ -15,6 +15,7 @@ from proxy_cache.origin_connection import INTERIM_MOST, OriginConnection
 from proxy_cache.origin_response import OriginResponse, parse_head
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
+from proxy_cache.semantics.limits import HeadLimits
 
 CLOSE = b"close"
 """In a list of pieces: the origin ends the connection."""
@@ -246,13 +247,62 @@ def test_what_came_before_the_break_can_be_read() -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHTTP/1.1 200 OK\r\n\r\n",
             "http_protocol_error",
         ),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", "http_response_header_size"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", "http_response_header_size"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: 0123456789\r\n" * 30_000, "http_response_header_section_size"),
     ],
 )
 def test_what_is_no_response(answer: bytes, error: str) -> None:
     """It is told at once: the origin keeps the connection open."""
     assert answered([answer])[0] == [error]
+
+
+@pytest.mark.parametrize(
+    ("rest", "error"),
+    [
+        (b"A:\r\n" * 100, None),
+        (b"A:\r\n" * 101, "http_response_header_section_size"),
+        (b"A: " + b"a" * 995 + b"\r\n", None),
+        (b"A: " + b"a" * 996 + b"\r\n", "http_response_header_size"),
+        (b"A: " + b"a" * 600 + b"\r\n " + b"a" * 600 + b"\r\n", "http_response_header_size"),
+        ((b"A: " + b"a" * 393 + b"\r\n") * 4, None),
+        ((b"A: " + b"a" * 395 + b"\r\n") * 5, "http_response_header_section_size"),
+    ],
+    ids=["fields", "a field too many", "a line", "a line too long", "folded", "a head", "a head too long"],
+)
+@pytest.mark.parametrize("first", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 Early\r\n"])
+def test_heads_at_their_limits(first: bytes, rest: bytes, error: str | None) -> None:
+    limits = HeadLimits(total=2000, fields=100, line=1000)
+    data = first + rest + b"\r\n"
+    if error is None:
+        head = parse_head(data, limits)
+        assert head is not None
+        assert head.size == len(data)
+    else:
+        with pytest.raises(OriginError, match=error):
+            parse_head(data, limits)
+
+
+@pytest.mark.parametrize(
+    "limit", [b"a" * 1000, b"HTTP/1.1 200 " + b"a" * 1000, b"HTTP/1.1 200 " + b"a" * 1000 + b"\r\n"]
+)
+def test_a_status_line_that_does_not_end_is_not_waited_for(limit: bytes) -> None:
+    with pytest.raises(OriginError):
+        parse_head(limit + b"a", HeadLimits(total=2000, fields=100, line=1000))
+
+
+@pytest.mark.parametrize(
+    ("trailers", "error"),
+    [
+        (b"A: b\r\n" * 256, None),
+        (b"A: b\r\n" * 257, "http_response_trailer_section_size"),
+        ((b"A: " + b"b" * 1000 + b"\r\n") * 70, "http_response_trailer_section_size"),
+        (b"A: " + b"b" * 16_382 + b"\r\n", "http_response_trailer_size"),
+    ],
+    ids=["fields", "a field too many", "too long", "a line too long"],
+)
+def test_trailers_at_their_limits(trailers: bytes, error: str | None) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + trailers + b"\r\n"
+    assert answered([answer])[0] == [(200, b"ok") if error is None else error]
 
 
 # -- what a head says ----------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""Which request fields say who is asking."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy_cache.semantics.credentials import LISTED, has_credentials, is_credential
+from proxy_cache.semantics.policy import Policy
+from proxy_cache.semantics.storing import judge, why_not_shared, why_not_storable
+from proxy_cache.semantics.vary import matches, selecting_values
+
+from . import h, http_date
+
+MODIFIED = f"Last-Modified: {http_date(-9)}"
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(LISTED), "x-acme-token", "acme-apikey", "x-acme-api-key", "x-my-authorization", "session-id"]
+)
+def test_a_credential(name: str) -> None:
+    assert is_credential(name)
+    assert has_credentials(h("Accept: */*", f"{name.title()}: x"))
+    assert why_not_storable(h(f"{name}: x"), 200, h(MODIFIED)) in ("credentials", "authorization")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accept", "accept-encoding", "user-agent", "range", "if-none-match", "host", "via", "cache-control", "pragma",
+        "x-forwarded-for", "x-request-id", "traceparent", "referer", "origin", "dnt", "x-author", "content-type",
+        "npm-in-ci", "npm-command", "pip-version", "x-keyboard", "sec-fetch-mode", "priority", "te",
+    ],
+)  # fmt: skip
+def test_none(name: str) -> None:
+    """What every client sends must not keep what it gets from being stored."""
+    assert not is_credential(name)
+    assert why_not_storable(h(f"{name}: x"), 200, h(MODIFIED)) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "why_not"),
+    [
+        ([], "no-freshness"),
+        (['ETag: "a"'], "credentials"),
+        ([MODIFIED], "credentials"),
+        ([MODIFIED, "Cache-Control: proxy-revalidate"], "credentials"),
+        ([MODIFIED, "Cache-Control: stale-if-error=5"], "credentials"),
+        ([MODIFIED, "Cache-Control: max-age=5"], None),
+        ([f"Expires: {http_date(9)}"], None),
+        (["Cache-Control: s-maxage=5"], None),
+        ([MODIFIED, "Cache-Control: public"], None),
+        ([MODIFIED, "Cache-Control: must-revalidate"], None),
+        ([MODIFIED, "Cache-Control: no-cache"], None),
+        (["Cache-Control: private, max-age=5"], "private"),
+    ],
+)
+@pytest.mark.parametrize("request_line", ["PRIVATE-TOKEN: x", "X-Api-Key: x", "Cookie: a=b"])
+def test_what_says_nothing_is_for_its_asker(request_line: str, lines: list[str], why_not: str | None) -> None:
+    assert why_not_storable(h(request_line), 200, h(*lines)) == why_not
+
+
+def test_no_lifetime_is_made_up() -> None:
+    """`cache_default_ttl`"""
+    assert judge(h(), 200, h(), guess=120).assigned == 120
+    for line in ("X-Api-Key: x", "PRIVATE-TOKEN: x", "Cookie: a=b"):
+        assert judge(h(line), 200, h(), guess=120).why_not == "credentials"
+
+
+def test_further_names() -> None:
+    policy = Policy(credentials=frozenset({"x-tenant"}))
+    request, response = h("X-Tenant: a"), h(MODIFIED)
+    assert judge(request, 200, response).why_not is None
+    verdict = judge(request, 200, response, policy)
+    assert (verdict.why_not, verdict.credentials) == ("credentials", {"x-tenant"})
+    assert why_not_shared(request, response, policy) == "credentials"
+    allowed = Policy(credentials=frozenset({"x-tenant"}), ignore_authorization=True)
+    assert judge(request, 200, response, allowed).why_not is None
+
+
+def test_none_is_kept_where_vary_names_it() -> None:
+    request = h("PRIVATE-TOKEN: abc", "X-Acme-Token: abc", "X-Tenant: abc", "X-Plain: sha256:abc")
+    names = ("private-token", "x-acme-token", "x-plain", "x-tenant")
+    values = selecting_values(names, request, {"x-tenant"})
+    assert "abc" not in repr(values)
+    assert matches(values, request)
+    # Who has read the index has nothing that would do for a value.
+    for name, value in values:
+        assert value is not None
+        assert not matches(values, request.set(name, value))
