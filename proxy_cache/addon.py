@@ -24,6 +24,7 @@ from . import addon_lane, layers, options
 from .addon_clients import Clients
 from .addon_flows import (
     address,
+    error_status,
     error_type,
     has_body,
     headers_for_origin,
@@ -53,6 +54,7 @@ from .fill_table import FillTable
 from .layers_max_forwards import final_answer, hops_left
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
+from .names import Names
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
@@ -97,6 +99,7 @@ class CacheAddon:
         self.access_log = AccessLog()
         self.metrics = Metrics()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.names = Names(on_end=self.metrics.name_looked_up)
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
@@ -140,6 +143,7 @@ class CacheAddon:
             return
         self.settings = self.lane_targets.settings = settings
         self.limiter.configure(settings.limits)
+        self.names.timeout = settings.origin.timeout
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
             self.cache.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
@@ -185,6 +189,7 @@ class CacheAddon:
         await listen_again(proxyserver)
         welcome_bursts(proxyserver, self.clients)
         calm_collector()
+        self.names.install(asyncio.get_running_loop())
         metrics = self.metrics
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
@@ -216,6 +221,7 @@ class CacheAddon:
                 "cache_size": lambda: store.size,
                 "cache_entries": lambda: len(store.index),
                 "cache_capacity": lambda: store.capacity,
+                "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: sum(map(len, self._tunnels.values())),
             }
         )
@@ -248,6 +254,7 @@ class CacheAddon:
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
+        self.names.uninstall()
         if self.store is None or self.settings is None or self.fills is None:
             if self.admin is not None:
                 await self.admin.stop()
@@ -527,7 +534,8 @@ class CacheAddon:
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
-        return refusal(502, error_type(message), message, self.via, self.forward_reason(flow))
+        error = error_type(message)
+        return refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
 
     def forward_reason(self, flow: http.HTTPFlow) -> str:
         """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""

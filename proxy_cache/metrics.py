@@ -75,10 +75,16 @@ class Metrics(Collector):
             buckets=(0.1, 1, 10, 60, 300, 1800),
             registry=registry,
         )
+        self.name_lookups = counter(
+            "name_lookups_total", "Names that connections to origins were waiting for, cached ones too.", "outcome"
+        )
+        self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # There from the start, so that the first of each is an increase.
         for reason in ("no_space", "too_large", "busy", "write", "read", "index"):
             self.store_failures.labels(reason)
+        for outcome in ("found", "unknown", "timeout", "rejected"):
+            self.name_lookups.labels(outcome)
         for outcome in ("opened", "failed"):
             self.tunnels.labels(outcome)
         for direction in ("from_client", "to_client"):
@@ -115,6 +121,9 @@ class Metrics(Collector):
 
     def fetch_retried(self, reason: str) -> None:
         self.origin_retries.labels(reason).inc()
+
+    def name_looked_up(self, outcome: str) -> None:
+        self.name_lookups.labels(outcome).inc()
 
     def store_failed(self, reason: str) -> None:
         self.store_failures.labels(reason).inc()
