@@ -58,7 +58,7 @@ from .names import Names
 from .options import Settings
 from .origin import OriginClient
 from .semantics.headers import Headers
-from .semantics.keys import redacted
+from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
 from .stages import Stage
 from .store.store import Store, StoreError
@@ -502,7 +502,7 @@ class CacheAddon:
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
             answer = self.cache.heads.overloaded("canceled", 1)
-            logger.debug("client of %s left, %s", exchange.target.key, "queued" if gone.queued else "waiting")
+            logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
         state.queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)

@@ -19,7 +19,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import yarl
@@ -54,7 +54,7 @@ class OriginSettings:
     timeout: float = 30.0
     retries: int = 3
     proxy: str | None = None
-    proxy_headers: tuple[tuple[str, str], ...] = ()
+    proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     verify_tls: bool = True
     trusted_ca: str | None = None
     """A file of certificates to trust in place of the system's, and"""
