@@ -57,6 +57,7 @@ from .metrics import Metrics, method_label
 from .names import Names
 from .options import Settings
 from .origin import OriginClient
+from .semantics import redaction
 from .semantics.headers import Headers
 from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
@@ -96,8 +97,8 @@ class CacheAddon:
         self.via = f"proxy-cache-{secrets.token_hex(4)}"
         """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
         self.settings: Settings | None = None
-        self.access_log = AccessLog()
         self.metrics = Metrics()
+        self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.names = Names(on_end=self.metrics.name_looked_up)
         self.store: Store | None = None
@@ -142,6 +143,7 @@ class CacheAddon:
             logger.error("%s", error)
             return
         self.settings = self.lane_targets.settings = settings
+        redaction.use(settings.redaction)
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
@@ -260,6 +262,7 @@ class CacheAddon:
                 await self.admin.stop()
             if self.store is not None:
                 await self.store.close()
+            self.access_log.close()
             return
         if self._in_flight:
             logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
@@ -279,8 +282,8 @@ class CacheAddon:
         if self.admin is not None:
             await self.admin.stop()
         await self.store.close()
-        self.access_log.close()
         logger.info("proxy-cache: stopped")
+        self.access_log.close()
 
     # -- connections --------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Metrics(Collector):
             "name_lookups_total", "Names that connections to origins were waiting for, cached ones too.", "outcome"
         )
         self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
+        self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # There from the start, so that the first of each is an increase.
         for reason in ("no_space", "too_large", "busy", "write", "read", "index"):

@@ -51,7 +51,7 @@ _USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}
 
 _SUSPECT: Final = re.compile(r"[^!-~]|[?#@;=]|%40|/(?:[^/.]{20}|eyJ|ya29\.|hv[bs]\.)|[0-9]:[\w-]{16}")
 """What a URL has in it that may not be shown as it is, but for names that call the next segment a secret:"""
-_BEFORE: Final = re.compile(r"/[^/]{0,9}(?:token|secret|key|passw|jwt|bearer)[^/]{0,4}/", re.IGNORECASE)
+_BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]{0,4}/")
 
 _URL: Final = re.compile(r"https?://[^\s'\"<>]++", re.IGNORECASE)
 
