@@ -142,8 +142,7 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim = on_interim
         self._interims = 0
         self._on_answer = on_answer
-        self._asked = time.time()
-        self._heard = self._loop.time()
+        self._heard = self._asked = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
         self._transport.max_size = HEAD_READ

@@ -61,6 +61,11 @@ AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+CLOCK_STEPS = "clock_steps"
+"""Name in ``meta`` of the times that the clock was set back (see :mod:`.clock`)."""
+NOT_AFTER = (
+    "UPDATE entries SET used = min(used, :now), written = min(written, :now) WHERE used > :now OR written > :now"
+)
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 
 
