@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import select
 import termios
 import time
 from collections.abc import Callable
@@ -38,6 +39,12 @@ INTERIM_MOST: Final = 64
 """Responses 1xx before the one that is to come: each is a sign of life, and a slot may not be held for ever by them."""
 
 logger = logging.getLogger(__name__)
+
+LATE: Final = 1.0
+"""Seconds after its time at which a timer tells that the process has been stopped, and not that the origin is silent;
+and"""
+ANOTHER_LOOK: Final = 1.0
+"""seconds that are given then for what the kernel has kept."""
 
 HEAD_READ: Final = 16 * 1024
 """Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
@@ -105,6 +112,8 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim: Callable[[int, Headers], None] | None = None
         self._interims = 0
         self._asked = 0.0
+        self._looked_again = False
+        """Whether the time is up, and it is given a moment more."""
         self._response: OriginResponse | None = None
         self._buffer = b""
         self._left: int | None = None
@@ -301,12 +310,28 @@ class OriginConnection(asyncio.Protocol):
         if self._paused and not self._watching:
             self._heard = now
         up = self._heard + self._timeout
+        if now >= up and not self._looked_again and (now > up + LATE or self._has_come()):
+            # The process was stopped, or the loop is behind: what has come meanwhile is perhaps in the socket, and is
+            # read in its turn.
+            self._looked_again = True
+            self._timer = self._loop.call_later(ANOTHER_LOOK, self._look_at_clock)
+            return
+        self._looked_again = False
         if now < up:
             self._timer = self._loop.call_at(up, self._look_at_clock)
             return
         kind = "http_response_timeout" if self._on_answer is not None else "connection_read_timeout"
         self._transport.abort()
         self._lost(OriginError(kind, f"nothing came for {self._timeout:g} s"))
+
+    def _has_come(self) -> bool:
+        """Whether the socket has something that nobody has read yet."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return False
+        looking = select.poll()
+        looking.register(descriptor, select.POLLIN)
+        return bool(looking.poll(0))
 
     # -- heads --------------------------------------------------------------------------------------------------
 
