@@ -20,7 +20,7 @@ from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from . import addon_lane, layers, options
+from . import addon_lane, collector, layers, options
 from .addon_clients import Clients
 from .addon_flows import (
     address,
@@ -37,7 +37,6 @@ from .addon_flows import (
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
 from .addon_process import (
-    calm_collector,
     close_connections,
     human_size,
     listen_again,
@@ -100,6 +99,7 @@ class CacheAddon:
         self.metrics = Metrics()
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.collector = collector.Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
         self.store: Store | None = None
         self.cache: Cache | None = None
@@ -190,7 +190,7 @@ class CacheAddon:
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
         welcome_bursts(proxyserver, self.clients)
-        calm_collector()
+        collector.calm()
         self.names.install(asyncio.get_running_loop())
         metrics = self.metrics
         self.store = store = Store(
@@ -257,6 +257,7 @@ class CacheAddon:
         if proxyserver:
             await stop_listening(proxyserver)
         self.names.uninstall()
+        self.collector.stop()
         if self.store is None or self.settings is None or self.fills is None:
             if self.admin is not None:
                 await self.admin.stop()
@@ -321,6 +322,7 @@ class CacheAddon:
 
     def client_disconnected(self, client: Client) -> None:
         self.http_layers.pop(client.id, None)
+        self.collector.connection_closed()
         for exchange in list(self._by_client.get(client.id, ())):
             exchange.client_gone()
         if client.id in self._flows:
@@ -347,6 +349,9 @@ class CacheAddon:
         self.metrics.tunnel_bytes.labels("from_client" if from_client else "to_client").inc(size)
         if tunnels := self._tunnels.get(client.id):
             tunnels[-1].size += size
+
+    def _activity(self) -> float | None:
+        return None if self._in_flight else self.metrics.hits_so_far
 
     def failed(self, error: Exception) -> None:
         """Something of ours raised. It is logged with its traceback; the request is answered by whoever calls this."""

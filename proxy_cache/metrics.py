@@ -146,6 +146,11 @@ class Metrics(Collector):
         self._new_hits += 1
         self._new_hit_bytes += size
 
+    @property
+    def hits_so_far(self) -> int:
+        """A number that changes with every hit, and when the metrics are asked for."""
+        return self._new_hits
+
     def _add(self, counter: Counter, count: int) -> None:
         self._new[counter] = self._new.get(counter, 0) + count
 
