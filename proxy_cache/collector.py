@@ -23,6 +23,8 @@ FULL_EVERY: Final = 10.0
 """Seconds between looks at everything."""
 PAUSE: Final = 0.004
 """Seconds that a look at everything may take while requests come. If it takes longer, it waits for a quiet moment."""
+FEW: Final = 20_000
+"""Old objects that can be looked at in about that time. They may have become many since the last time."""
 QUIET_FOR: Final = 0.25
 """Seconds without a request, which is such a moment."""
 
@@ -44,47 +46,60 @@ class Collector:
     def __init__(self, activity: Callable[[], Any]) -> None:
         self._activity = activity
         self._closed = 0
-        """Connections since the last look at everything."""
+        """Connections since the last look at the young objects, and"""
+        self._closed_since_full = 0
+        """since the last one at all of them."""
+        self._is_trimmed = True
+        """Whether what is free has been given back to the system."""
         self._timer: asyncio.TimerHandle | None = None
-        self._full_took = 1.0
-        """Seconds; not known yet, so the first one waits for a quiet moment."""
+        self._full_took = 0.0
+        """Seconds that it took the last time. (There is little to look at after :func:`calm`.)"""
         self._full_at = float("-inf")
         self._trim = _malloc_trim()
 
     def connection_closed(self) -> None:
         self._closed += 1
+        self._closed_since_full += 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SOON, self._look_at_the_young)
+            self._look_after(SOON)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look_at_the_young(self) -> None:
-        self._timer = None
-        gc.collect(1)
-        if self._closed >= FULL_AFTER:
-            self._later(max(QUIET_FOR, self._full_at + FULL_EVERY - time.monotonic()))
+    def _look_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look, self._activity())
 
-    def _later(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look_at_all, self._activity())
-
-    def _look_at_all(self, before: Any) -> None:
+    def _look(self, before: Any) -> None:
+        """Do what there is to do as far as this is a moment for it; the rest is for a later one."""
         self._timer = None
-        if self._full_took > PAUSE:
-            now = self._activity()
-            if now is None or now != before:
-                gc.collect(1)
-                self._later(QUIET_FOR)
-                return
+        now = self._activity()
+        is_quiet = now is not None and now == before
+        if self._closed:
+            self._closed = 0
+            if gc.collect(1):
+                self._is_trimmed = False
+        is_due = self._closed_since_full >= FULL_AFTER
+        if is_due and time.monotonic() >= self._full_at + FULL_EVERY and (is_quiet or self._full_is_cheap()):
+            is_due = False
+            self._look_at_all()
+        if is_quiet and not self._is_trimmed:
+            self._is_trimmed = True
+            self._trim(0)
+        if is_due or not self._is_trimmed:
+            self._look_after(QUIET_FOR)
+
+    def _full_is_cheap(self) -> bool:
+        return self._full_took <= PAUSE and len(gc.get_objects(2)) <= FEW
+
+    def _look_at_all(self) -> None:
         started = time.monotonic()
         gc.collect()
-        self._full_took = time.monotonic() - started
         self._full_at = time.monotonic()
-        self._closed = 0
-        if self._activity() == before:
-            self._trim(0)
+        self._full_took = self._full_at - started
+        self._closed_since_full = 0
+        self._is_trimmed = False
 
 
 def _malloc_trim() -> Callable[[int], object]:

@@ -51,6 +51,7 @@ def test_what_a_closed_connection_leaves_is_collected_without_any_traffic() -> N
 
 def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "FULL_EVERY", 0.0)
+    monkeypatch.setattr(collector, "FEW", 0)  # so that it is worth waiting for one
     requests = 0
     busy = True
 
