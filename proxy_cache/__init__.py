@@ -11,13 +11,14 @@ Imports go down this list and never up; only the first two points know mitmproxy
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
   connections), ``layers_max_forwards``, ``layers_tunnel`` (CONNECT), ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
-- ``admin``, ``metrics``;
+- ``admin`` and ``listening`` (its port), ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
   (readers of what is stored in part), ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as
   bytes);
 - ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``parts`` (spans that are asked
   for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``limiter``;
-- ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``;
+- ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``, ``names`` (their addresses);
+- ``log_output`` (logs that hold nobody up), ``collector`` (when Python's collector runs);
 - ``loop`` (short turns of the event loop, and reads past it), ``stages`` (alike things one after the other);
 - ``store`` (index, bodies, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """

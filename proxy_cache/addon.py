@@ -20,10 +20,11 @@ from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from . import addon_lane, layers, options
+from . import addon_lane, collector, layers, options
 from .addon_clients import Clients
 from .addon_flows import (
     address,
+    error_status,
     error_type,
     has_body,
     headers_for_origin,
@@ -36,7 +37,6 @@ from .addon_flows import (
 from .addon_hooks import Others, plain
 from .addon_log import AccessLog
 from .addon_process import (
-    calm_collector,
     close_connections,
     human_size,
     listen_again,
@@ -53,10 +53,12 @@ from .fill_table import FillTable
 from .layers_max_forwards import final_answer, hops_left
 from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
+from .names import Names
 from .options import Settings
 from .origin import OriginClient
+from .semantics import redaction
 from .semantics.headers import Headers
-from .semantics.keys import redacted
+from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
 from .stages import Stage
 from .store.store import Store, StoreError
@@ -94,9 +96,11 @@ class CacheAddon:
         self.via = f"proxy-cache-{secrets.token_hex(4)}"
         """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
         self.settings: Settings | None = None
-        self.access_log = AccessLog()
         self.metrics = Metrics()
+        self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.collector = collector.Collector(self._activity)
+        self.names = Names(on_end=self.metrics.name_looked_up)
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
@@ -139,7 +143,9 @@ class CacheAddon:
             logger.error("%s", error)
             return
         self.settings = self.lane_targets.settings = settings
+        redaction.use(settings.redaction)
         self.limiter.configure(settings.limits)
+        self.names.timeout = settings.origin.timeout
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
             self.cache.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
@@ -186,7 +192,8 @@ class CacheAddon:
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
         welcome_bursts(proxyserver, self.clients)
-        calm_collector()
+        collector.calm()
+        self.names.install(asyncio.get_running_loop())
         metrics = self.metrics
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
@@ -221,6 +228,7 @@ class CacheAddon:
                 "cache_entries": lambda: len(store.index),
                 "cache_capacity": lambda: store.capacity,
                 "spilled": lambda: store.spill.size,
+                "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: sum(map(len, self._tunnels.values())),
             }
         )
@@ -253,11 +261,14 @@ class CacheAddon:
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
+        self.names.uninstall()
+        self.collector.stop()
         if self.store is None or self.settings is None or self.fills is None:
             if self.admin is not None:
                 await self.admin.stop()
             if self.store is not None:
                 await self.store.close()
+            self.access_log.close()
             return
         if self._in_flight:
             logger.info("proxy-cache: stopping, %d responses to finish", len(self._in_flight))
@@ -277,8 +288,8 @@ class CacheAddon:
         if self.admin is not None:
             await self.admin.stop()
         await self.store.close()
-        self.access_log.close()
         logger.info("proxy-cache: stopped")
+        self.access_log.close()
 
     # -- connections --------------------------------------------------------------------------------------------
 
@@ -316,6 +327,7 @@ class CacheAddon:
 
     def client_disconnected(self, client: Client) -> None:
         self.http_layers.pop(client.id, None)
+        self.collector.connection_closed()
         for exchange in list(self._by_client.get(client.id, ())):
             exchange.client_gone()
         if client.id in self._flows:
@@ -342,6 +354,9 @@ class CacheAddon:
         self.metrics.tunnel_bytes.labels("from_client" if from_client else "to_client").inc(size)
         if tunnels := self._tunnels.get(client.id):
             tunnels[-1].size += size
+
+    def _activity(self) -> float | None:
+        return None if self._in_flight else self.metrics.hits_so_far
 
     def failed(self, error: Exception) -> None:
         """Something of ours raised. It is logged with its traceback; the request is answered by whoever calls this."""
@@ -501,7 +516,7 @@ class CacheAddon:
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
             answer = self.cache.heads.overloaded("canceled", 1)
-            logger.debug("client of %s left, %s", exchange.target.key, "queued" if gone.queued else "waiting")
+            logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
         state.queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)
@@ -533,7 +548,8 @@ class CacheAddon:
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
-        return refusal(502, error_type(message), message, self.via, self.forward_reason(flow))
+        error = error_type(message)
+        return refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
 
     def forward_reason(self, flow: http.HTTPFlow) -> str:
         """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""

@@ -129,6 +129,7 @@ class Clients:
 
     def lost(self, host: ClientLane) -> None:
         self._lanes.pop(host, None)
+        self._addon.collector.connection_closed()
 
     def sweep(self) -> None:
         """Close what has been idle for as long as mitmproxy lets a connection be (its option ``tcp_timeout``)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import time
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from .layers import client_writer
 from .options import Settings
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
-from .semantics.status_fields import cache_status, proxy_status
+from .semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
 
 
 def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
@@ -80,6 +81,8 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 def error_type(message: str) -> str:
     """The proxy error type (RFC 9209 §2.3) of what mitmproxy says about a failed connection."""
     message = message.lower()
+    if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
+        return "dns_timeout"
     if "refused" in message or f"[errno {errno.ECONNREFUSED}]" in message:
         return "connection_refused"
     if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:
@@ -87,6 +90,11 @@ def error_type(message: str) -> str:
     if "closed" in message or "disconnected" in message or "reset" in message:
         return "connection_terminated"
     return "destination_unavailable"
+
+
+def error_status(error: str) -> int:
+    """502, or 504 where it is about time, as for fills (:class:`.origin_response.OriginError`)."""
+    return 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
 def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass") -> http.Response:

@@ -10,8 +10,13 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from mitmproxy import ctx
+
+from .log_output import LogOutput, make_records_safe, output_for
+from .semantics.redaction import for_log, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -19,24 +24,44 @@ FLUSH_AFTER = 0.05
 """Seconds for which lines are collected, and"""
 LINES_MOST = 256
 """how many of them: printing thousands at once would hold up who is next."""
+METHOD_LONGEST = 32
+NOTE_LONGEST = 500
+"""Characters of a method, and of what is said about a request."""
 
 
 class AccessLog:
-    """Writes access lines to where mitmproxy's log goes."""
+    """Writes access lines to where mitmproxy's log goes, and sees to it that neither they nor anything else that is
+    logged can break the log, or be held up by it. ``on_lost(lines)`` hears of lines that could not be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
+        self._on_lost = on_lost
         self._lines: list[str] = []
         self._second, self._clock = 0, ""
         self._millisecond, self._text = 0, ""
         self._print = False
         self._flush_is_due = False
         self._enabled = True
+        self._output: LogOutput | None = None
+        self._terminal: Any = None
+        """mitmproxy's handler that prints records, and"""
+        self._terminal_file: Any = None
+        """what it printed to."""
+        self._end_safety: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """Find out where the log goes, and whether it shows lines of this level (``termlog_verbosity``)."""
         level = getattr(ctx.options, "termlog_verbosity", "info")
         self._enabled = level in ("info", "debug")
         self._print = ctx.master.addons.get("dumper") is not None
+        self._end_safety = make_records_safe(("proxy_cache", "mitmproxy", "asyncio", "aiohttp"))
+        if self._print:
+            self._output = output_for(sys.stdout, self._on_lost)
+            # mitmproxy's own handler would end the process where the log can't be written. One output for both, so
+            # that lines stay in their order.
+            term_log = getattr(ctx.master.addons.get("termlog"), "logger", None)
+            if self._output is not None and getattr(term_log, "file", None) is sys.stdout:
+                self._terminal, self._terminal_file = term_log, sys.stdout
+                self._terminal.file = self._output
 
     def write(
         self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
@@ -46,10 +71,10 @@ class AccessLog:
         if not self._enabled:
             return
         wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
-        tail = f" ({note})" if note else ""
+        tail = f" ({for_log(note[:NOTE_LONGEST])})" if note else ""
         stamp = self._stamp() if self._print else ""
-        line = f"{stamp}{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
-        self._take(line)
+        line = f"{stamp}{_word(method)} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        self._take(line if line.isprintable() else one_line(line))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
         """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
@@ -87,12 +112,28 @@ class AccessLog:
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
-        if lines:
-            try:
-                sys.stdout.write("\n".join(lines) + "\n")
-                sys.stdout.flush()
-            except (OSError, ValueError):
-                self._enabled = False  # whoever read the log has gone
+        if not lines:
+            return
+        text = "\n".join(lines) + "\n"
+        if self._output is not None:
+            self._output.write(text)
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            self._on_lost(len(lines))
 
     def close(self) -> None:
         self.flush()
+        self._end_safety()
+        if self._terminal is not None and self._terminal.file is self._output:
+            self._terminal.file = self._terminal_file
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+
+def _word(method: str) -> str:
+    """A method as one word of a line: clients may send anything."""
+    return method if method.isalpha() and len(method) <= METHOD_LONGEST else method[:METHOD_LONGEST].replace(" ", "%20")

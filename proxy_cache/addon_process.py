@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import resource
 import socket
@@ -84,13 +83,3 @@ def welcome_bursts(proxyserver: Any, clients: Clients) -> None:
                         same.listen(BACKLOG)
             if isinstance(listener, asyncio.Server):
                 accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.front, server.mode))
-
-
-def calm_collector() -> None:
-    """Python's collector looks at every long-lived object again and again: a quarter of a miss, measured, and more with
-    every entry in the index. What there is at start never becomes garbage; what comes later is looked at less often,
-    and not too much of it at a time: an object takes up to 2.5 µs, being in no cache by then, and the loop stands
-    still meanwhile."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(3_000, 1, 200)

@@ -10,6 +10,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from .listening import Listener
+
+IDLE_MOST = 15.0
+"""Seconds that a connection may be without a whole request."""
+
 
 class AdminError(Exception):
     """The port cannot be had. The message names the option and the reason."""
@@ -25,6 +30,7 @@ class AdminServer:
         self._ready = ready
         self._status = status
         self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address, with the port that was picked for port 0. Raises :class:`AdminError`."""
@@ -34,19 +40,24 @@ class AdminServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/status", self._show_status)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        # Counted from the connection's begin, or its last answer: also for who sends half a request.
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MOST, lingering_time=1.0
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        assert self._runner.server is not None
+        self._listener = Listener(self._runner.server)
         try:
-            await site.start()
+            return await self._listener.open(host, port)
         except OSError as error:
             await self.stop()
             reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
             raise AdminError(f"metrics_listen: cannot listen on {host}:{port}: {reason}") from error
-        address = self._runner.addresses[0]
-        return address[0], address[1]
 
     async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

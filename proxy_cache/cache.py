@@ -370,7 +370,7 @@ class Cache:
             request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part)
             self.fills.start(request, reads=False)
         except Overloaded:
-            logger.debug("no room in the queue to validate %s in the background", key)
+            logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)
 
     # -- from a fill --------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ import enum
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .contention import HoldUp, Leftover
@@ -84,9 +84,9 @@ class FillState(enum.Enum):
 class FillRequest:
     """What to ask for, and on whose behalf. ``headers`` are end-to-end, as the client sent them."""
 
-    key: str
+    key: str = field(repr=False)
     target: Target
-    headers: Headers
+    headers: Headers = field(repr=False)
     client: str
     candidates: tuple[Entry, ...] = ()
     """Entries to validate, rather than to fetch what is there already: the one that the request selects first."""
@@ -268,7 +268,7 @@ class Fill:
                 self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
                 return outcome
             case _:
-                logger.error("fill of %s failed", self.request.key, exc_info=error)
+                logger.error("fill of %s failed", self.request.target.shown, exc_info=error)
                 self._fail(OriginError("proxy_internal_error", type(error).__name__))
                 return "proxy_internal_error"
 
@@ -741,7 +741,7 @@ class Fill:
 
     def __repr__(self) -> str:
         size = f", {self.body.length} bytes" if self.body else ""
-        return f"<Fill {self.request.key} {self.state.value}, {len(self.waiters)} waiters{size}>"
+        return f"<Fill {self.request.target.shown} {self.state.value}, {len(self.waiters)} waiters{size}>"
 
 
 def speaks_of_resource(status: int) -> bool:

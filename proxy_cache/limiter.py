@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .semantics.redaction import redacted
+
 PACE_WINDOW = 64
 """The recent pace of fills is taken over so many ended fills."""
 
@@ -106,7 +108,7 @@ class Ticket:
         self.limiter._end(self)
 
     def __repr__(self) -> str:
-        return f"<Ticket {self.seq} {self.host} {self.state.value}, {len(self.places)} waiting>"
+        return f"<Ticket {self.seq} {redacted(self.host)} {self.state.value}, {len(self.places)} waiting>"
 
 
 class _ClientQueue:

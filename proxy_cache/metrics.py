@@ -76,10 +76,17 @@ class Metrics(Collector):
             buckets=(0.1, 1, 10, 60, 300, 1800),
             registry=registry,
         )
+        self.name_lookups = counter(
+            "name_lookups_total", "Names that connections to origins were waiting for, cached ones too.", "outcome"
+        )
+        self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
+        self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # There from the start, so that the first of each is an increase.
         for reason in ("no_space", "too_large", "busy", "write", "read", "index"):
             self.store_failures.labels(reason)
+        for outcome in ("found", "unknown", "timeout", "rejected"):
+            self.name_lookups.labels(outcome)
         for outcome in ("opened", "failed"):
             self.tunnels.labels(outcome)
         for direction in ("from_client", "to_client"):
@@ -117,6 +124,9 @@ class Metrics(Collector):
     def fetch_retried(self, reason: str) -> None:
         self.origin_retries.labels(reason).inc()
 
+    def name_looked_up(self, outcome: str) -> None:
+        self.name_lookups.labels(outcome).inc()
+
     def store_failed(self, reason: str) -> None:
         self.store_failures.labels(reason).inc()
 
@@ -136,6 +146,11 @@ class Metrics(Collector):
         """A GET was answered from the store; ``size`` bytes of body."""
         self._new_hits += 1
         self._new_hit_bytes += size
+
+    @property
+    def hits_so_far(self) -> int:
+        """A number that changes with every hit, and when the metrics are asked for."""
+        return self._new_hits
 
     def _add(self, counter: Counter, count: int) -> None:
         self._new[counter] = self._new.get(counter, 0) + count

@@ -27,6 +27,7 @@ from .cache import CacheSettings
 from .fill_table import SpanSettings
 from .limiter import Limits
 from .origin import OriginSettings
+from .semantics import redaction
 from .semantics.limits import HeadLimits
 from .store.store import Room
 
@@ -178,6 +179,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
     (
+        "log_redact", Sequence[str], [],
+        "What of URLs is shown as *** in logs, beside what looks like a secret: names of parameters (ticket), or "
+        "regular expressions, of which all matches are hidden, or their groups if they have some (/build-(\\w+)/).",
+    ),
+    (
         "shutdown_grace", int, 10,
         "Seconds that running responses are given to finish when the proxy is asked to stop.",
     ),
@@ -219,6 +225,7 @@ class Settings:
     spill_max: int
     metrics_listen: tuple[str, int] | None
     access_log: bool
+    redaction: redaction.Rules
     fast_lane: bool
     shutdown_grace: int
 
@@ -315,6 +322,7 @@ def parse(options: Any) -> Settings:
         spill_max=_byte_size("spill_max", options.spill_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
+        redaction=_redaction(options.log_redact),
         fast_lane=options.fast_lane,
         shutdown_grace=options.shutdown_grace,
     )
@@ -385,6 +393,22 @@ def _host(pattern: str) -> re.Pattern[str]:
             f"cache_hosts: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
         )
     return re.compile(fnmatch.translate(pattern.lower()))
+
+
+def _redaction(values: Sequence[str]) -> redaction.Rules:
+    names, patterns = [], []
+    for value in values:
+        if re.fullmatch(r"[\w-]+", value):
+            names.append(value)
+            continue
+        try:
+            pattern = re.compile(value)
+        except re.error as error:
+            raise exceptions.OptionsError(f"log_redact: {value!r} is no regular expression: {error}") from error
+        if pattern.search(""):
+            raise exceptions.OptionsError(f"log_redact: {value!r} matches where there is nothing to hide")
+        patterns.append(pattern)
+    return redaction.Rules(names, patterns)
 
 
 def _origin(options: Any) -> OriginSettings:

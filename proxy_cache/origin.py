@@ -19,12 +19,13 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import yarl
 from multidict import CIMultiDict
 
+from .names import NameTimeout
 from .origin_connection import OnAnswer, OriginConnection, Outcome, Stale
 from .origin_response import OriginError, OriginResponse
 from .semantics.headers import Headers
@@ -41,6 +42,10 @@ RETRY_AFTER_MOST = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 KEPT_FOR = 15.0
 """Seconds for which an idle connection stays open."""
+NAMES_KEPT_FOR = 25
+"""Seconds for which the addresses of a name are used in turn. With those of :data:`.names.KEPT_FOR`: half a minute."""
+NAMES_FIRST = 0.5
+"""Seconds by which a try to connect is given longer than its name: who gives up then can say what it waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class OriginSettings:
     """Bytes a second of a body, over any ``timeout`` seconds in which it is read; 0: any pace will do."""
     retries: int = 3
     proxy: str | None = None
-    proxy_headers: tuple[tuple[str, str], ...] = ()
+    proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     verify_tls: bool = True
     trusted_ca: str | None = None
     """A file of certificates to trust in place of the system's, and"""
@@ -86,7 +91,7 @@ class OriginClient:
 
     def _open_connector(self) -> aiohttp.TCPConnector:
         if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
+            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=NAMES_KEPT_FOR)
         return self._connector
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -213,7 +218,8 @@ class OriginClient:
         try:
             way = self._way_to(target)
             try:
-                opened = await self._open_connector().connect(way, [], self._timeout)
+                async with asyncio.timeout(self.settings.timeout + NAMES_FIRST):
+                    opened = await self._open_connector().connect(way, [], self._timeout)
             except TimeoutError as error:
                 raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -296,7 +302,7 @@ _RETRY_ERRORS = frozenset(
         "http_response_timeout",
         "http_response_incomplete",
         "destination_unavailable",
-        "dns_timeout",
+        # Not dns_timeout: a second try would wait for the same look-up.
     }
 )
 
@@ -309,6 +315,8 @@ def _origin_error(error: Exception) -> OriginError:
             kind = "connection_timeout"
         case aiohttp.ClientConnectorCertificateError():
             kind = "tls_certificate_error"
+        case aiohttp.ClientConnectorDNSError() if isinstance(error.os_error, NameTimeout):
+            return OriginError("dns_timeout", error.os_error.why)
         case aiohttp.ClientConnectorDNSError():
             kind = "dns_error"
         case aiohttp.ClientSSLError():

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import select
 import termios
 import time
 from collections.abc import Callable
@@ -38,6 +39,12 @@ INTERIM_MOST: Final = 64
 """Responses 1xx before the one that is to come: each is a sign of life, and a slot may not be held for ever by them."""
 
 logger = logging.getLogger(__name__)
+
+LATE: Final = 1.0
+"""Seconds after its time at which a timer tells that the process has been stopped, and not that the origin is silent;
+and"""
+ANOTHER_LOOK: Final = 1.0
+"""seconds that are given then for what the kernel has kept."""
 
 HEAD_READ: Final = 16 * 1024
 """Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
@@ -112,6 +119,8 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim: Callable[[int, Headers], None] | None = None
         self._interims = 0
         self._asked = 0.0
+        self._looked_again = False
+        """Whether the time is up, and it is given a moment more."""
         self._response: OriginResponse | None = None
         self._buffer = b""
         self._left: int | None = None
@@ -149,8 +158,7 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim = on_interim
         self._interims = 0
         self._on_answer = on_answer
-        self._asked = time.time()
-        self._heard = self._loop.time()
+        self._heard = self._asked = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
         self._transport.max_size = HEAD_READ
@@ -313,6 +321,13 @@ class OriginConnection(asyncio.Protocol):
             self._heard = self._pace_since = now
             self._received = 0
         up = self._heard + self._timeout
+        if now >= up and not self._looked_again and (now > up + LATE or self._has_come()):
+            # The process was stopped, or the loop is behind: what has come meanwhile is perhaps in the socket, and is
+            # read in its turn.
+            self._looked_again = True
+            self._timer = self._loop.call_later(ANOTHER_LOOK, self._look_at_clock)
+            return
+        self._looked_again = False
         if now < up and not self._is_too_slow(now):
             self._timer = self._loop.call_at(up, self._look_at_clock)
             return
@@ -330,6 +345,15 @@ class OriginConnection(asyncio.Protocol):
             return False
         received, self._received, self._pace_since = self._received, 0, now
         return received < self._min_pace * seconds
+
+    def _has_come(self) -> bool:
+        """Whether the socket has something that nobody has read yet."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return False
+        looking = select.poll()
+        looking.register(descriptor, select.POLLIN)
+        return bool(looking.poll(0))
 
     # -- heads --------------------------------------------------------------------------------------------------
 

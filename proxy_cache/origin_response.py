@@ -221,8 +221,9 @@ class OriginResponse:
         self.reason = head.reason
         self.headers = head.headers
         self.content_length = length
-        self.request_time = asked
         self.response_time = time.time()
+        # RFC 9111 §4.2.3 wants what is between them, which a clock that is set meanwhile must not change.
+        self.request_time = self.response_time - (time.monotonic() - asked)
         self._connection: Source | None = connection
         """Until the last byte has come."""
         self._chunks: deque[bytes] = deque()

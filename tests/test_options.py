@@ -37,6 +37,8 @@ def refused(folder: Path, name: str, value: object, **others: object) -> str:
         ("origin_queue_timeout", "-3"),
         ("origin_timeout", "0"),
         ("origin_retries", "-1"),
+        ("log_redact", "("),
+        ("log_redact", "a*"),
         ("cache_max_size", "foo"),
         ("cache_max_size", "0"),
         ("cache_max_size", "120%"),

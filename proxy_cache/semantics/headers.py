@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Set
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -138,7 +139,7 @@ class Headers:
         return hash(self.fields)
 
     def __repr__(self) -> str:
-        lines = ", ".join(f"{(name + b': ' + value).decode('latin-1')!r}" for name, value in self.fields)
+        lines = ", ".join(_shown_line(*each) for each in self.fields)
         return f"Headers({lines})"
 
     @property
@@ -317,3 +318,11 @@ def _named_by(options: tuple[str, ...]) -> frozenset[str]:
 
 
 _remembered = lru_cache(maxsize=64)(_named_by)
+
+
+_CREDENTIALS: Final = re.compile(rb"auth(?!or(?!i))|cookie|token|secret|passw|session|credential|key$", re.IGNORECASE)
+
+
+def _shown_line(name: bytes, value: bytes) -> str:
+    """For a log, where nobody's credentials belong."""
+    return repr((name + b": " + (b"***" if _CREDENTIALS.search(name) else value)).decode("latin-1"))

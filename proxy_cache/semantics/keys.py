@@ -1,4 +1,4 @@
-"""The request target: what a response is stored under, and how it may appear in a log."""
+"""The request target: what a response is stored under."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
+from . import redaction
 from .headers import Headers
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -26,7 +27,7 @@ def _authority(scheme: str, host: str, port: int) -> str:
     return host if port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(slots=True, unsafe_hash=True, repr=False)
 class Target:
     """The target URI of a request (RFC 9110 §7.1), in parts and whole. Make it with :meth:`of`, and don't change it.
     (Not frozen: one is made for each miss, and setting the fields of a frozen one takes three times as long.)"""
@@ -36,10 +37,10 @@ class Target:
     port: int
     path: str
     """Path and query, as sent: an origin may sign the exact bytes, so percent-encoding is left alone."""
-    authority: str = field(init=False, repr=False, compare=False)
+    authority: str = field(init=False, compare=False)
     """Host, in brackets if it is an IPv6 address, and the port if it isn't the scheme's own."""
-    url: str = field(init=False, repr=False, compare=False)
-    _shown: str | None = field(init=False, repr=False, compare=False, default=None)
+    url: str = field(init=False, compare=False)
+    _shown: str | None = field(init=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         of = _authority if len(self.host) <= 256 else _authority.__wrapped__  # what a client makes up is not remembered
@@ -68,17 +69,17 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """As a log has it: always with the port, and :func:`redacted`."""
+        """As a log has it: always with the port, and :func:`~.redaction.redacted`."""
         shown = self._shown
         if shown is None:
-            shown = f"{self.scheme}://{self.host}:{self.port}{self.path}"
-            if _TO_BE_REDACTED.search(shown):
-                shown = redacted(shown)
-            self._shown = shown
+            self._shown = shown = redaction.shown(f"{self.scheme}://{self.host}:{self.port}{self.path}")
         return shown
 
     def __str__(self) -> str:
         return self.url
+
+    def __repr__(self) -> str:
+        return f"<Target {self.shown}>"
 
 
 def related_targets(target: Target, headers: Headers) -> list[Target]:
@@ -100,50 +101,3 @@ def related_targets(target: Target, headers: Headers) -> list[Target]:
         if (other.scheme, other.authority) == (target.scheme, target.authority) and other.key != target.key:
             related.append(other)
     return related
-
-
-# Names of query parameters whose values open something. Long stems count anywhere in the name, short ones as a word of
-# their own ("sig" but not "design", "code" but not "country"). Too much is better than too little here.
-_SECRET: Final = re.compile(
-    r"token|secret|passw|passphrase|passcode|signature|credential|session|jwt|saml|bearer|accesskey|apikey|key$"
-    r"|auth(?!or)|authoriz"
-    r"|(?:^|[^a-z0-9])(?:(?:sig|key|code|pass|pwd|sid|otp|pin)(?:$|[^a-z0-9])|x-amz-|x-goog-)",
-    re.DOTALL,
-)
-_SEPARATOR: Final = re.compile(r"([&;])")
-_TO_BE_REDACTED: Final = re.compile(r"[^!-~]|[?#@]")
-"""What a URL has in it that is not shown as it is."""
-
-
-def redacted(url: str) -> str:
-    """``url`` for a log: without userinfo and fragment, secrets in the query as ``***``, on one line in any case."""
-    return _remembered(url) if len(url) <= 512 else _redacted(url)
-
-
-def _redacted(url: str) -> str:
-    rest = url.partition("#")[0]
-    path, question, query = rest.partition("?")
-    scheme, separator, tail = path.partition("://")
-    if not separator:
-        scheme, tail = "", path
-    authority, slash, path = tail.partition("/")
-    # RFC 9110 §4.2.4: userinfo in an http URI is deprecated, and is shown to nobody.
-    clean = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
-    if question:
-        clean += "?" + "".join(_redacted_parameter(part) for part in _SEPARATOR.split(query))
-    # A line break or an escape sequence in a URL must not become one in the log or on a terminal.
-    return clean if clean.isprintable() and " " not in clean else "".join(map(_visible, clean))
-
-
-_remembered = lru_cache(maxsize=4096)(_redacted)
-
-
-def _redacted_parameter(parameter: str) -> str:
-    name, equals, value = parameter.partition("=")
-    return f"{name}=***" if value and _SECRET.search(unquote(name).lower()) else name + equals + value
-
-
-def _visible(char: str) -> str:
-    if char == " ":
-        return "%20"
-    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode("ascii")

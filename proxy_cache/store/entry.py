@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..semantics.redaction import redacted
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 
@@ -70,7 +71,7 @@ class Entry:
         return self.spans is None or self.spans.covers(start, stop)
 
     def __repr__(self) -> str:
-        return f"<Entry {self.id:x} {self.key} {self.response.status}, {self.length} bytes>"
+        return f"<Entry {self.id:x} {redacted(self.key)} {self.response.status}, {self.length} bytes>"
 
 
 def head_size(response: StoredResponse) -> int:

@@ -23,12 +23,25 @@ from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
+from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
 from .entry import BLOCK, Entry, footprint, head_size
 from .folder import PRIVATE
-from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, META, PLACES, SCAN, connect, read_entries, upgrade
+from .rows import (
+    CLOCK_STEPS,
+    DELETE_ENTRY,
+    DELETE_HEAD,
+    LIVE,
+    META,
+    NOT_AFTER,
+    PLACES,
+    SCAN,
+    connect,
+    read_entries,
+    upgrade,
+)
 from .segments import Segments, parts_of
 from .slots import Slots, key_hash
-from .writer import Delete, Save, Touch, Writer
+from .writer import ClockSet, Delete, Save, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
@@ -76,6 +89,7 @@ class Index:
         self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
         """Entries that are not in it, and that somebody may hold."""
         self._touched: dict[int, float] = {}
+        self._steps = ClockSteps()
         self._next_id = 1
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -141,6 +155,13 @@ class Index:
         self._slots.fill(iter(lambda: cursor.fetchmany(512), []))
         present.difference_update(self._slots.ids)
         self._next_id = max([*present, max(self._slots.ids)]) + 1
+        self._steps = ClockSteps(meta.get(CLOCK_STEPS, "[]"))
+        now, last_use = time.time(), max(self._slots.used)
+        if last_use > now + TOLERANCE:
+            # The clock has been set back while nobody looked.
+            self._steps.add(Step(self._next_id, last_use, now, last_use - now))
+            database.execute(META, (CLOCK_STEPS, self._steps.dump()))
+            database.execute(NOT_AFTER, {"now": now})
         return list(present)
 
     # -- asking and changing (on the loop) ----------------------------------------------------------------------
@@ -189,6 +210,18 @@ class Index:
         """Whether there is an entry with the hash of ``key``."""
         return key_hash(key) in self._slots
 
+    def clock_set_back(self, by: float) -> None:
+        """The wall clock has been set back by so many seconds, just now: all that is stored is older by that than it
+        looks."""
+        now = time.time()
+        for entries in (self._entries, self._alive):
+            for entry in list(entries.values()):
+                set_back(entry.response, by, now)
+                entry.prepared = None
+        self._steps.add(Step(self._next_id, now + by, now, by))
+        self._touched = dict.fromkeys(self._touched, now)
+        self._writer.put(ClockSet(self._steps.dump(), now))
+
     async def load(self, key: str, run: Callable[..., Awaitable[tuple[list[Entry], set[int]]]]) -> list[Dropped]:
         """Bring a key into the working set, reading with ``run(function, *args)``; the entries that turned out to have
         no readable head, and are gone. One load of a key at a time (:meth:`Store.load` sees to that).
@@ -206,7 +239,9 @@ class Index:
                 break
             # One was added meanwhile, and it may be in the database only by now: once more, with all there are.
         slots = {self._slots.ids[slot]: slot for slot in self._slots.find(number)}
+        now = time.time()
         for entry in entries:
+            self._steps.correct(entry.id, entry.response, now)
             if entry.id in slots:
                 entry.slot = slots[entry.id]
                 entry.used = self._slots.used[entry.slot]
@@ -248,6 +283,8 @@ class Index:
         """A new entry, whose row is written, or on its way, if ``saved``."""
         key = entry.key
         number = key_hash(key)
+        if entry.response.response_time > entry.used:
+            distrust_the_future(entry.response, entry.used)
         is_loaded = key in self._by_key or number not in self._slots
         entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used, entry.place)
         if entry.unwritten is None:  # else it is about to be sent
@@ -275,6 +312,7 @@ class Index:
 
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
+        distrust_the_future(response, time.time())
         entry.response = response
         response.headers.pack()
         entry.prepared = None

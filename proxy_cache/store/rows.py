@@ -65,6 +65,11 @@ GIVE_BACK = 4096
 """how many of them are given back at a time."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+CLOCK_STEPS = "clock_steps"
+"""Name in ``meta`` of the times that the clock was set back (see :mod:`.clock`)."""
+NOT_AFTER = (
+    "UPDATE entries SET used = min(used, :now), written = min(written, :now) WHERE used > :now OR written > :now"
+)
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 
 

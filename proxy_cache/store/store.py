@@ -22,6 +22,7 @@ from typing import Any
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import TAIL_LIMIT, Body
+from .clock import LOOK_EVERY, ClockWatch
 from .entry import HEAD_MOST, KEY_MOST, Entry, footprint, head_size
 from .files import BodyFiles, OpenBody, TornFile, write_at
 from .folder import FolderLock, InUse
@@ -85,6 +86,8 @@ class Store:
         self._last_complaint = 0.0
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
+        self._clock = ClockWatch()
+        self._clock_timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_open = False
 
@@ -106,6 +109,7 @@ class Store:
         self.space.work_out()
         self.space.make(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
+        self._look_at_clock()
 
     def _open(self) -> None:
         try:
@@ -127,6 +131,8 @@ class Store:
         self.is_open = False
         if self._housekeeper is not None:
             self._housekeeper.cancel()
+        if self._clock_timer is not None:
+            self._clock_timer.cancel()
         self.space.closing = True
         await self.written()
         await self.files.drain()
@@ -159,6 +165,13 @@ class Store:
                 self.space.make(0)
             except Exception:  # it is there for as long as the store is
                 logger.exception("cache_dir %s: housekeeping failed", self.root)
+
+    def _look_at_clock(self) -> None:
+        """Often, and at low cost, so that a hit need not ask whether the clock was set."""
+        if by := self._clock.set_back_by():
+            logger.warning("the clock was set back by %.1f s: what is stored counts as older by that", by)
+            self.index.clock_set_back(by)
+        self._clock_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_clock)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
 

@@ -25,11 +25,13 @@ from pathlib import Path
 from .entry import Entry
 from .files import as_os_error
 from .rows import (
+    CLOCK_STEPS,
     DELETE_ENTRY,
     DELETE_HEAD,
     INSERT_ENTRY,
     INSERT_HEAD,
     META,
+    NOT_AFTER,
     TOUCH,
     connect,
     entry_row,
@@ -73,6 +75,14 @@ class Touch:
     uses: dict[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The clock was set back to ``now``; ``steps`` is what is to be remembered of that."""
+
+    steps: str
+    now: float
+
+
 @dataclass(slots=True, eq=False)
 class WriteBody:
     """A whole body, which is to become an entry. ``done(error)`` is called on the loop."""
@@ -83,7 +93,7 @@ class WriteBody:
     done: Callable[[OSError | None], None]
 
 
-Operation = Save | Delete | Touch | WriteBody
+Operation = Save | Delete | Touch | ClockSet | WriteBody
 
 
 class Writer:
@@ -234,6 +244,10 @@ def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operation
     execute_many(database, INSERT_ENTRY, [entry_row(entry) for entry in kept])
     execute_many(database, INSERT_HEAD, [head_row(entry) for entry in kept])
     database.executemany(TOUCH, [(used, entry_id) for entry_id, used in uses.items()])
+    for operation in operations:
+        if isinstance(operation, ClockSet):
+            database.execute(META, (CLOCK_STEPS, operation.steps))
+            database.execute(NOT_AFTER, {"now": operation.now})
     gone = [(entry_id,) for entry_id in deleted]
     execute_many(database, DELETE_ENTRY, gone)
     execute_many(database, DELETE_HEAD, gone)

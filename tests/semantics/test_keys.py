@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 
 from proxy_cache.semantics.headers import Headers
-from proxy_cache.semantics.keys import Target, redacted, related_targets
+from proxy_cache.semantics.keys import Target, related_targets
 
 from . import given, h, odd_headers
 
@@ -82,50 +82,3 @@ def test_only_of_the_same_origin(headers: Headers, location: str) -> None:
         target, headers.add("location", location.encode("utf-8", "replace").decode("latin-1"))
     ):
         assert (other.scheme, other.authority) == ("http", "example.com")
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://example.com/a?b=c", "http://example.com/a?b=c"),
-        ("http://user:pw@example.com/a", "http://example.com/a"),
-        ("http://a@b:pw@example.com:8080/", "http://example.com:8080/"),
-        ("user:pw@example.com:443", "example.com:443"),
-        ("/path/only?token=x", "/path/only?token=***"),
-        ("http://example.com/?token=x&a=b", "http://example.com/?token=***&a=b"),
-        ("http://example.com/?a=b;sig=x", "http://example.com/?a=b;sig=***"),
-        (
-            "http://example.com/?X-Amz-Signature=x&X-Amz-Date=y",
-            "http://example.com/?X-Amz-Signature=***&X-Amz-Date=***",
-        ),
-        ("http://example.com/?X-Goog-Credential=x", "http://example.com/?X-Goog-Credential=***"),
-        ("http://example.com/?%74oken=x", "http://example.com/?%74oken=***"),
-        ("http://example.com/?accessToken=x&apiKey=y", "http://example.com/?accessToken=***&apiKey=***"),
-        ("http://example.com/?password=x&pass=y&code=z", "http://example.com/?password=***&pass=***&code=***"),
-        ("http://example.com/?jwt=a=b=c", "http://example.com/?jwt=***"),
-        ("http://example.com/?session_id=x&oauth_nonce=y", "http://example.com/?session_id=***&oauth_nonce=***"),
-        ("http://example.com/?design=1&author=a&country=x", "http://example.com/?design=1&author=a&country=x"),
-        ("http://example.com/?token&key=", "http://example.com/?token&key="),
-        ("http://example.com/?a#access_token=x", "http://example.com/?a"),
-        ("http://example.com/a@b?c", "http://example.com/a@b?c"),
-        ("http://example.com/a\r\nGET /b 200", "http://example.com/a\\r\\nGET%20/b%20200"),
-        ("http://example.com/\x1b[31m\u2028\x85", "http://example.com/\\x1b[31m\\u2028\\x85"),
-        ("http://example.com/\udc80é", "http://example.com/\\udc80é"),
-        ("", ""),
-    ],
-)
-def test_redacted(url: str, expected: str) -> None:
-    assert redacted(url) == expected
-
-
-@given(st.text())
-def test_redacted_is_one_word(url: str) -> None:
-    shown = redacted(url)
-    assert shown.isprintable()
-    assert " " not in shown
-
-
-@given(st.text(alphabet="abcXYZ0%", min_size=1), st.text())
-def test_no_secret_is_shown(secret: str, rest: str) -> None:
-    secret = f"<{secret}>"
-    assert secret not in redacted(f"http://u:{secret}@example.com/?a=b&x-token={secret}&{rest.replace(secret, '')}")

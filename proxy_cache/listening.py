@@ -1,0 +1,153 @@
+"""A small listener of our own, for a port that has to answer when nothing else does.
+
+asyncio's own stops for a second when the process has no descriptor left for a connection, and is no better off then.
+This one keeps a few in reserve. It bounds the connections that it has, too: when there are too many the oldest one
+goes, so that clients which say nothing can't keep an operator out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+CONNECTIONS_MOST: Final = 64
+RESERVE: Final = 8
+"""Descriptors that are kept for when there is no other."""
+FOR_EACH: Final = 2
+"""Of those, for one connection: its socket, and a file that an answer may have to read."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class Listener:
+    """Listens at all addresses of a host; ``factory`` makes the protocol of each connection."""
+
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], connections_most: int = CONNECTIONS_MOST) -> None:
+        self._factory = factory
+        self._most = connections_most
+        self._sockets: list[socket.socket] = []
+        self._reserve: list[int] = []
+        self._open: dict[_Counted, asyncio.Transport] = {}
+        """The connections, oldest first."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the (first) address. Raises ``OSError``."""
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, kind, proto, _, address in dict.fromkeys(infos):
+                listening = socket.socket(family, kind, proto)
+                self._sockets.append(listening)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listening.setblocking(False)
+                listening.bind(address)
+                listening.listen(CONNECTIONS_MOST)
+        except OSError:
+            self.close()
+            raise
+        self._keep_reserve()
+        for listening in self._sockets:
+            loop.add_reader(listening.fileno(), self._accept, listening)
+        name = self._sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    def close(self) -> None:
+        """Accept no more. (What is connected is for whoever made its protocol to end.)"""
+        sockets, self._sockets = self._sockets, []
+        for listening in sockets:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            listening.close()
+        self._spend(RESERVE)
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            accepted, _ = listening.accept()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED or not self._reserve:
+                # Somebody has left before we came to it, or there is nothing left: it is tried again with the next turn
+                # of the loop, and the connections that there are make room in time.
+                if error.errno in _EXHAUSTED:
+                    self._drop_oldest()
+                return
+            self._spend(FOR_EACH)
+            try:
+                accepted, _ = listening.accept()
+            except OSError:
+                return
+        accepted.setblocking(False)
+        while len(self._open) >= self._most:
+            self._drop_oldest()
+        work = asyncio.get_running_loop().connect_accepted_socket(lambda: _Counted(self, self._factory()), accepted)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._accepted)
+
+    def _accepted(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a connection that has gone already
+
+    def _drop_oldest(self) -> None:
+        for counted, transport in self._open.items():
+            del self._open[counted]
+            transport.abort()
+            return
+
+    def _spend(self, count: int) -> None:
+        for _ in range(min(count, len(self._reserve))):
+            os.close(self._reserve.pop())
+
+    def _keep_reserve(self) -> None:
+        try:
+            while self._sockets and len(self._reserve) < RESERVE:
+                self._reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            pass  # later
+
+    def began(self, counted: _Counted, transport: asyncio.Transport) -> None:
+        self._open[counted] = transport
+
+    def ended(self, counted: _Counted) -> None:
+        self._open.pop(counted, None)
+        if len(self._reserve) < RESERVE:
+            # Once its socket is closed, and before anybody else is accepted.
+            asyncio.get_running_loop().call_soon(self._keep_reserve)
+
+
+class _Counted(asyncio.Protocol):
+    """Tells the listener of a connection's begin and end; all else is for the protocol that was made for it."""
+
+    def __init__(self, listener: Listener, inner: Any) -> None:
+        self._listener = listener
+        self._inner = inner
+
+    def connection_made(self, transport: Any) -> None:
+        self._listener.began(self, transport)
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        result: bool | None = self._inner.eof_received()
+        return result
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        try:
+            self._inner.connection_lost(error)
+        finally:
+            self._listener.ended(self)

@@ -1,0 +1,243 @@
+"""Names to addresses, with a bound on time and on threads.
+
+``getaddrinfo`` blocks a thread for as long as a name server is silent, 20 s and more. asyncio runs it in its default
+executor, whose six or so threads are then gone for everybody: six slow names, and no other name can be looked up. Here
+each look-up has a thread of its own, which may be left behind: a daemon, so that it doesn't keep the process from
+ending. One name is looked up once at a time, however many wait for it, so a name that hangs holds one thread.
+
+It is the system's ``getaddrinfo`` all the same, and not a DNS library: what is in ``/etc/hosts``, ``nsswitch.conf``,
+search domains, mDNS or a container's own resolver has to be found as it is by everything else on the machine.
+
+:meth:`Names.install` puts it in the place of the loop's own method. aiohttp (fills) and asyncio's ``open_connection``
+(mitmproxy's connections: what is forwarded, tunnels, parent proxies) both ask that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+logger = logging.getLogger(__name__)
+
+RUNNING_MOST: Final = 64
+"""Look-ups at once that may well be answered, and"""
+SLOW_MOST: Final = 192
+"""those beside them that have taken longer than :data:`SLOW` already."""
+SLOW: Final = 2.0
+"""Seconds. A resolver that works answers in less, or tries its next server after five."""
+WAITING_MOST: Final = 1024
+"""Look-ups that may wait for a thread."""
+KEPT_FOR: Final = 5.0
+"""Seconds for which addresses are kept; aiohttp's connector keeps them for longer, and takes turns with them."""
+REFUSED_FOR: Final = 1.0
+"""Seconds for which it is remembered that a name has none."""
+KEPT_MOST: Final = 1024
+"""Names that are remembered."""
+
+Address: TypeAlias = tuple[Any, ...]
+Found: TypeAlias = list[tuple[Any, Any, int, str, Address]]
+Query: TypeAlias = tuple[str, int, int, int, int]
+"""Host, family, type, protocol and flags. Not the port: it is put into the addresses that are found."""
+
+
+class NameTimeout(socket.gaierror):
+    """No answer in time, or too many look-ups already wait for one."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(socket.EAI_AGAIN, why)
+        self.why = why
+
+
+class _Lookup:
+    """One look-up, and everybody who waits for it."""
+
+    __slots__ = ("done", "is_running", "is_slow", "query", "waiters")
+
+    def __init__(self, query: Query, done: asyncio.Future[Found | OSError]) -> None:
+        self.query = query
+        self.done = done
+        """Its result is what was found, or why nothing was: a value in any case, since perhaps nobody waits for it."""
+        self.waiters = 0
+        self.is_running = self.is_slow = False
+
+
+class Names:
+    """Looks names up. ``timeout``: seconds that anybody waits for one. ``on_end(outcome)`` hears how it went for each
+    that did: ``found``, ``unknown``, ``timeout`` or ``rejected`` (too many waited). All on the event loop."""
+
+    def __init__(self, timeout: float = 30.0, on_end: Callable[[str], None] = lambda outcome: None) -> None:
+        self.timeout = timeout
+        self._on_end = on_end
+        self._lookups: dict[Query, _Lookup] = {}
+        self._waiting: deque[_Lookup] = deque()
+        self._running = self._slow = 0
+        self._kept: OrderedDict[Query, tuple[float, Found | OSError]] = OrderedDict()
+        """By when it is to be forgotten (monotonic clock)."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._original: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Names: {self._running} running, {self._slow} slow, {len(self._waiting)} waiting>"
+
+    @property
+    def in_flight(self) -> int:
+        """Threads that are looking a name up."""
+        return self._running + self._slow
+
+    # -- in the place of the loop's own -------------------------------------------------------------------------
+
+    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have ``loop`` look names up here, until :meth:`uninstall`. A loop that isn't written in Python can't be told
+        to; it goes on as before."""
+        original = loop.getaddrinfo
+        try:
+            loop.getaddrinfo = self.getaddrinfo  # type: ignore[method-assign]
+        except AttributeError:
+            logger.warning("proxy-cache: names are looked up by %s", type(loop).__name__)
+            return
+        self._loop, self._original = loop, original
+
+    def uninstall(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None and loop.__dict__.get("getaddrinfo") == self.getaddrinfo:
+            del loop.getaddrinfo
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Found:
+        """As :meth:`asyncio.loop.getaddrinfo`. Raises :class:`NameTimeout`, or the ``OSError`` that was met."""
+        if not isinstance(host, str) or not isinstance(port, int) or _is_address(host):
+            return await self._unbounded(host, port, family=family, type=type, proto=proto, flags=flags)
+        # "Example.com" is "example.com" (RFC 4343).
+        found = await self.find((host.lower(), int(family), int(type), int(proto), int(flags)))
+        return [(*each, (address[0], port, *address[2:])) for *each, address in found]  # type: ignore[misc]
+
+    async def _unbounded(self, host: Any, port: Any, **how: int) -> Found:
+        """What is no name takes no time."""
+        if self._original is not None:
+            found: Found = await self._original(host, port, **how)
+            return found
+        return await asyncio.get_running_loop().run_in_executor(
+            None, lambda: socket.getaddrinfo(host, port, **how)  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    # -- look-ups -----------------------------------------------------------------------------------------------
+
+    async def find(self, query: Query) -> Found:
+        """The addresses of a name, with port 0."""
+        kept = self._kept.get(query)
+        if kept is not None and time.monotonic() < kept[0]:
+            return self._told(kept[1])
+        lookup = self._lookups.get(query)
+        if lookup is None:
+            lookup = self._begin(query)
+        lookup.waiters += 1
+        try:
+            await asyncio.wait([lookup.done], timeout=self.timeout)
+            if not lookup.done.done():
+                await asyncio.sleep(0)  # the process may have stood still: the answer is perhaps there all the same
+        finally:
+            lookup.waiters -= 1
+            if not lookup.waiters and not lookup.is_running and not lookup.done.done():
+                # It has had no thread yet, and nobody wants to know any more.
+                self._waiting.remove(lookup)
+                del self._lookups[query]
+        if not lookup.done.done():
+            self._on_end("timeout")
+            raise NameTimeout(f"no answer for {query[0][:255]} within {self.timeout:g} s")
+        return self._told(lookup.done.result())
+
+    def _told(self, found: Found | OSError) -> Found:
+        if isinstance(found, OSError):
+            self._on_end("unknown")
+            # A new one for everybody: each is raised with a traceback of its own.
+            raise NameTimeout(found.why) if isinstance(found, NameTimeout) else type(found)(*found.args)
+        self._on_end("found")
+        return found
+
+    def _begin(self, query: Query) -> _Lookup:
+        if len(self._waiting) >= WAITING_MOST:
+            self._on_end("rejected")
+            raise NameTimeout("too many names are being looked up")
+        lookup = self._lookups[query] = _Lookup(query, asyncio.get_running_loop().create_future())
+        self._waiting.append(lookup)
+        self._start_next()
+        return lookup
+
+    def _start_next(self) -> None:
+        while self._waiting and self._running < RUNNING_MOST and self._running + self._slow < RUNNING_MOST + SLOW_MOST:
+            lookup = self._waiting.popleft()
+            loop = asyncio.get_running_loop()
+            thread = threading.Thread(target=_look_up, args=(loop, lookup.query, self._ended, lookup), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads
+                self._over(lookup, NameTimeout(str(error)))
+                continue
+            lookup.is_running = True
+            self._running += 1
+            loop.call_later(SLOW, self._is_slow, lookup)
+
+    def _is_slow(self, lookup: _Lookup) -> None:
+        """It doesn't keep others from a thread any more, as long as there are not too many of its kind."""
+        if lookup.is_running:
+            if self._slow >= SLOW_MOST:
+                asyncio.get_running_loop().call_later(SLOW, self._is_slow, lookup)
+                return
+            lookup.is_slow = True
+            self._running -= 1
+            self._slow += 1
+            self._start_next()
+
+    def _ended(self, lookup: _Lookup, found: Found | OSError) -> None:
+        lookup.is_running = False
+        if lookup.is_slow:
+            self._slow -= 1
+        else:
+            self._running -= 1
+        if len(self._kept) >= KEPT_MOST:
+            self._kept.popitem(last=False)
+        kept_for = REFUSED_FOR if isinstance(found, OSError) else KEPT_FOR
+        self._kept.pop(lookup.query, None)
+        self._kept[lookup.query] = time.monotonic() + kept_for, found
+        self._over(lookup, found)
+        self._start_next()
+
+    def _over(self, lookup: _Lookup, found: Found | OSError) -> None:
+        del self._lookups[lookup.query]
+        lookup.done.set_result(found)
+
+
+def _look_up(
+    loop: asyncio.AbstractEventLoop, query: Query, tell: Callable[[_Lookup, Found | OSError], None], lookup: _Lookup
+) -> None:
+    """In a thread."""
+    host, family, kind, proto, flags = query
+    found: Found | OSError
+    try:
+        found = socket.getaddrinfo(host, 0, family, kind, proto, flags)
+        if not found:
+            found = socket.gaierror(socket.EAI_NONAME, "no address")
+    except OSError as error:
+        found = error
+    except Exception as error:  # UnicodeError: what no name can be
+        found = socket.gaierror(socket.EAI_NONAME, f"not a name: {error}")
+    try:
+        loop.call_soon_threadsafe(tell, lookup, found)
+    except RuntimeError:
+        pass  # the loop has ended, and everybody who waited
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return not host
+    return True

@@ -1,0 +1,203 @@
+"""URLs and texts as a log may have them: no secrets, one line, nothing that a terminal would obey.
+
+What is a secret is guessed by names (of query and path parameters) and by shapes (of what follows a name such as
+``/token/``, of tokens whose issuers mark them, of long random words). Digests stay readable: hexadecimal, as in
+by-hash paths, package files and git's object ids, or after ``sha256:``. Too much is hidden rather than too little.
+
+Every pattern here meets what clients send: none has more than one way to match, and what repeats is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote
+
+HIDDEN: Final = "***"
+LONGEST: Final = 4096
+"""Characters of a URL that are shown."""
+
+# Names of parameters whose values open something. Long stems count anywhere in the name, short ones as a word of
+# their own ("sig" but not "design", "code" but not "country").
+_SECRET: Final = re.compile(
+    r"token|secret|passw|passphrase|passcode|signature|credential|session|sess_?id|jwt|saml|bearer|accesskey|apikey"
+    r"|key$|auth(?!or)|authoriz"
+    r"|(?:^|[^a-z0-9])(?:sig|key|code|pass|pwd|sid|otp|pin|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])",
+    re.DOTALL,
+)
+# What stands before a secret in a path. Not "key", "auth" and "session", after which words of an API come as well.
+_NAMES_NEXT: Final = re.compile(
+    r"(?:access|auth|api|private|deploy|job|personal)?[_-]?tokens?|secrets?|api[_-]?keys?|passwords?|passwd|jwt|bearer"
+)
+_NEXT_LENGTH: Final = 6
+"""Characters of the shortest segment that is taken for a secret after such a name, if it has no dot, as files have."""
+_MARKED: Final = re.compile(
+    r"eyJ[\w-]{8,}+(?:\.[\w-]*+){0,4}+"  # JWT
+    r"|[A-Za-z]*+[0-9]{3,}+:(?![0-9A-Fa-f]*+$)[\w-]{16,}+"  # bot123456:AA…
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|(?:gh[pousr]_|github_pat_|glpat-|npm_|pypi-AgE|xox[abeoprs]-|AIza|ya29\.|[sr]k_live_|[sr]k_test_|hv[bs]\.)"
+    r"[\w.-]{16,}+"
+)
+"""Tokens that tell what they are, as the whole of a segment."""
+_RANDOM_LENGTH: Final = 20
+_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F-]+")
+_BASE64: Final = re.compile(r"[\w+=~%-]+", re.ASCII)
+_CHANGE: Final = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za-z]|(?<=[A-Z][A-Z])[a-z]")
+
+# "//user:password@", also of a URL within a URL, as it is or percent-encoded.
+_USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}(?:@|%40)")
+
+_SUSPECT: Final = re.compile(r"[^!-~]|[?#@;=]|%40|/(?:[^/.]{20}|eyJ|ya29\.|hv[bs]\.)|[0-9]:[\w-]{16}")
+"""What a URL has in it that may not be shown as it is, but for names that call the next segment a secret:"""
+_BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]{0,4}/")
+
+_URL: Final = re.compile(r"https?://[^\s'\"<>]++", re.IGNORECASE)
+
+
+class Rules:
+    """What an operator has named beside: parameters by their names, and regular expressions, all of whose matches are
+    hidden (or their groups, if they have some)."""
+
+    def __init__(self, names: Iterable[str] = (), patterns: Iterable[re.Pattern[str]] = ()) -> None:
+        self.names = frozenset(name.lower() for name in names)
+        self.patterns = tuple(patterns)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.patterns)
+
+
+_rules = Rules()
+
+
+def use(rules: Rules) -> None:
+    """Redact by these as well, from now on; for the process."""
+    global _rules
+    _rules = rules
+    _redacted.cache_clear()
+
+
+def shown(url: str) -> str:
+    """As :func:`redacted`, faster for what needs none of it."""
+    if _rules or len(url) > LONGEST or _SUSPECT.search(url) or _BEFORE.search(url):
+        return redacted(url)
+    return url
+
+
+def redacted(url: str) -> str:
+    """``url`` for a log: without userinfo and fragment, secrets as ``***``, on one line in any case."""
+    if len(url) <= LONGEST:
+        return _redacted(url)
+    # To the last whole parameter or segment: of half a secret, or half of a URL with userinfo, nothing can be told.
+    cut = max(url.rfind(end, 0, LONGEST) for end in "/?&;") + 1
+    return _redacted(url[:cut]) + "[...]"
+
+
+def _redact(url: str) -> str:
+    rest = url.partition("#")[0]
+    path, question, query = rest.partition("?")
+    scheme, separator, tail = path.partition("://")
+    if not separator:
+        scheme, tail = "", path
+    authority, slash, path = tail.partition("/")
+    # RFC 9110 §4.2.4: userinfo in an http URI is deprecated, and is shown to nobody.
+    authority = authority.rpartition("@")[2].rpartition("%40")[2]
+    clean = f"{scheme}{separator}{authority}{slash}{_redacted_path(path)}"
+    if question:
+        clean += "?" + "".join(_redacted_parameter(part) for part in re.split(r"([&;])", query))
+    if "@" in clean or "%40" in clean:
+        clean = _USERINFO.sub(r"\1\2", clean)
+    for pattern in _rules.patterns:
+        clean = pattern.sub(_hide, clean)
+    return one_line(clean).replace(" ", "%20")
+
+
+_redacted = lru_cache(maxsize=4096)(_redact)
+
+
+def _hide(match: re.Match[str]) -> str:
+    if not match.re.groups:
+        return HIDDEN
+    text, end = match[0], len(match[0])
+    for group in range(match.re.groups, 0, -1):
+        start, stop = match.span(group)
+        start, stop = start - match.start(), stop - match.start()
+        if 0 <= start < stop <= end:  # a group within one that is hidden already is hidden, too
+            text, end = f"{text[:start]}{HIDDEN}{text[stop:]}", start
+    return text
+
+
+def _redacted_path(path: str) -> str:
+    segments = path.split("/")
+    shortest = 0
+    for index, segment in enumerate(segments):
+        if segment:
+            segments[index] = _redacted_segment(segment, shortest)
+        shortest = _after(segment.lower()) if len(segment) <= 256 else 0
+    return "/".join(segments)
+
+
+def _after(segment: str) -> int:
+    """Characters of the shortest segment after this one that is a secret; 0: none is."""
+    if segment in _rules.names:
+        return 1
+    return _NEXT_LENGTH if _NAMES_NEXT.fullmatch(segment) else 0
+
+
+def _redacted_segment(segment: str, shortest: int) -> str:
+    if ";" in segment or "=" in segment:
+        # RFC 3986 §3.3: "the semicolon and equals reserved characters are often used to delimit parameters", as in
+        # ";jsessionid=…".
+        first, *others = segment.split(";")
+        parts = (_redacted_parameter(first), *map(_redacted_parameter, others))
+        kept = ";".join(parts)
+        if kept != segment:
+            return kept
+    if 0 < shortest <= len(segment) and (shortest == 1 or "." not in segment):
+        return HIDDEN
+    if _MARKED.fullmatch(segment):
+        return HIDDEN
+    if len(segment) >= _RANDOM_LENGTH and _is_random(segment):
+        return HIDDEN
+    return segment
+
+
+def _is_random(word: str) -> bool:
+    """Whether it looks like a token in base 64 or 62: small letters, capitals and digits that change all the time, and
+    not only where a word ends, as in ``CamelCaseNames2``."""
+    if not _BASE64.fullmatch(word) or _HEXADECIMAL.fullmatch(word):
+        return False
+    some = word[:256]
+    if not (any(map(str.islower, some)) and any(map(str.isupper, some)) and any(map(str.isdigit, some))):
+        return False
+    return 4 * len(_CHANGE.findall(some)) >= len(some)
+
+
+def _redacted_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if not value:
+        return name + equals
+    plain = unquote(name).lower() if len(name) <= 256 else name.lower()
+    if plain in _rules.names or _SECRET.search(plain) or _MARKED.fullmatch(value):
+        return f"{name}={HIDDEN}"
+    return name + equals + value
+
+
+def one_line(text: str) -> str:
+    """``text`` without what would break or forge a line of a log, or be obeyed by a terminal: control characters,
+    lone surrogates and the like, as escape sequences."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def for_log(text: str, *, keep_lines: bool = False) -> str:
+    """A text of any kind for a log: URLs in it redacted, and on one line, or as many as it has (a traceback)."""
+    if "://" in text:
+        text = _URL.sub(lambda match: redacted(match[0]), text)
+    if keep_lines and "\n" in text:
+        return "\n".join(map(one_line, text.split("\n")))
+    return one_line(text)

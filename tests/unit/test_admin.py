@@ -1,0 +1,95 @@
+"""The port that shows the numbers, when clients misbehave and descriptors are short."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy_cache import admin, listening
+from proxy_cache.admin import AdminServer
+
+REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def serving(work: Callable[[str, int], Awaitable[None]]) -> None:
+    async def serve() -> None:
+        server = AdminServer(CollectorRegistry(), lambda: True, dict)
+        host, port = await server.start("127.0.0.1", 0)
+        try:
+            await asyncio.wait_for(work(host, port), 60)
+        finally:
+            await server.stop()
+
+    asyncio.run(serve())
+
+
+async def status(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(REQUEST)
+    answer = await reader.read()
+    writer.close()
+    return answer.split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: "])
+def test_half_a_request_does_not_stay_for_good(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "IDLE_MOST", 0.2)
+
+    async def work(host: str, port: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(start)
+        await reader.read()  # until it is closed
+        writer.close()
+
+    serving(work)
+
+
+def test_many_who_say_nothing_keep_nobody_out() -> None:
+    async def work(host: str, port: int) -> None:
+        silent = [await asyncio.open_connection(host, port) for _ in range(2 * listening.CONNECTIONS_MOST)]
+        assert await status(host, port) == b"HTTP/1.1 200 OK"
+        for reader, _ in silent[: listening.CONNECTIONS_MOST]:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+        for _, writer in silent:
+            writer.close()
+
+    serving(work)
+
+
+def test_it_answers_when_no_descriptor_is_left() -> None:
+    async def work(host: str, port: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            # A connection of this process's own takes a descriptor as well: connect first, and be accepted when there
+            # is none.
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                connection = socket.socket()
+                connection.setblocking(False)
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                await loop.sock_connect(connection, (host, port))
+                await loop.sock_sendall(connection, REQUEST)
+                answer = b""
+                while data := await loop.sock_recv(connection, 65536):
+                    answer += data
+                assert answer.startswith(b"HTTP/1.1 200")
+                os.close(taken.pop())
+                connection.close()
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    serving(work)

@@ -1,0 +1,92 @@
+"""What closed connections leave is collected, and nobody has to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proxy_cache import collector
+from proxy_cache.collector import Collector
+
+
+class Buffers:
+    """A circle, as connections and their protocols are."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_collects(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(collector, "SOON", 0.01)
+    monkeypatch.setattr(collector, "QUIET_FOR", 0.01)
+    gc.collect()
+    gc.freeze()  # the tests' own objects
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+async def until_gone(left: weakref.ref[Any]) -> None:
+    async with asyncio.timeout(20):
+        while left() is not None:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+def test_what_a_closed_connection_leaves_is_collected_without_any_traffic() -> None:
+    async def close() -> None:
+        left = weakref.ref(Buffers())
+        assert left() is not None
+        Collector(lambda: 0).connection_closed()
+        await until_gone(left)
+
+    asyncio.run(close())
+
+
+def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "FULL_EVERY", 0.0)
+    monkeypatch.setattr(collector, "FEW", 0)  # so that it is worth waiting for one
+    requests = 0
+    busy = True
+
+    def activity() -> int:
+        nonlocal requests
+        requests += busy
+        return requests
+
+    async def close() -> None:
+        nonlocal busy
+        old = Buffers()
+        left = weakref.ref(old)
+        for _ in range(3):
+            gc.collect()  # it is among the oldest now
+        del old
+        collected = Collector(activity)
+        for _ in range(collector.FULL_AFTER):
+            collected.connection_closed()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert left() is not None  # there are requests all the time
+        busy = False
+        await until_gone(left)
+
+    asyncio.run(close())
+
+
+def test_a_collector_that_is_stopped_has_no_timer() -> None:
+    async def close() -> None:
+        left = weakref.ref(Buffers())
+        collected = Collector(lambda: 0)
+        collected.connection_closed()
+        collected.stop()
+        collected.stop()
+        await asyncio.sleep(0.1)
+        assert left() is not None
+
+    asyncio.run(close())
