@@ -27,6 +27,7 @@ from .cache import CacheSettings
 from .fill_table import SpanSettings
 from .limiter import Limits
 from .origin import OriginSettings
+from .semantics.limits import HeadLimits
 from .store.store import Room
 
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
@@ -125,6 +126,16 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "when the length is unknown); else it is dropped.",
     ),
     (
+        "head_max_size", str, "64k",
+        "The most bytes of a request's or a response's head (first line and header fields), as bytes or a size such as "
+        "64k; at most 1m. A longer request is answered 431, for a longer response the client gets 502.",
+    ),
+    (
+        "head_max_line", str, "16k",
+        "The most bytes of one line of such a head. A longer request line is answered 414.",
+    ),
+    ("head_max_fields", int, 256, "The most header fields of a request or a response."),
+    (
         "metrics_listen", str, "127.0.0.1:8082",
         "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
         "Read at start.",
@@ -162,6 +173,7 @@ class Settings:
     memory: int
     cache_hosts: tuple[re.Pattern[str], ...]
     limits: Limits
+    head_limits: HeadLimits
     origin: OriginSettings
     cache: CacheSettings
     rules: Rules
@@ -244,6 +256,7 @@ def parse(options: Any) -> Settings:
             options.origin_queue_max,
             options.origin_queue_timeout,
         ),
+        head_limits=_head_limits(options),
         origin=_origin(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
         rules=addon_rules.parse(options),
@@ -276,6 +289,24 @@ def _byte_size(name: str, text: str) -> int:
     if isinstance(size, float):
         raise exceptions.OptionsError(f"{name}: must be a size in bytes, 500k, 20m or 1g, not a share: {text!r}")
     return size
+
+
+HEAD_SIZES = range(1024, 1024 * 1024 + 1)
+"""Bytes that a head may be limited to. More than a megabyte would take longer than others should have to wait."""
+HEAD_FIELDS = range(16, 10_001)
+
+
+def _head_limits(options: Any) -> HeadLimits:
+    sizes = []
+    for name in ("head_max_size", "head_max_line"):
+        size = _byte_size(name, getattr(options, name))
+        if size not in HEAD_SIZES:
+            raise exceptions.OptionsError(f"{name}: must be from 1k to 1m, not {getattr(options, name)!r}")
+        sizes.append(size)
+    total, line = sizes
+    if options.head_max_fields not in HEAD_FIELDS:
+        raise exceptions.OptionsError(f"head_max_fields: must be from 16 to 10000, not {options.head_max_fields}")
+    return HeadLimits(total, options.head_max_fields, min(line, total))
 
 
 def _spans(options: Any) -> SpanSettings:
