@@ -13,6 +13,8 @@ import time
 
 from mitmproxy import ctx
 
+from .semantics.texts import brief
+
 logger = logging.getLogger(__name__)
 
 FLUSH_AFTER = 0.05
@@ -46,7 +48,7 @@ class AccessLog:
         if not self._enabled:
             return
         wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
-        tail = f" ({note})" if note else ""
+        tail = f" ({brief(note)})" if note else ""
         stamp = self._stamp() if self._print else ""
         line = f"{stamp}{method} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
         self._take(line)
