@@ -91,16 +91,15 @@ class ChunkReader:
         """The next line, which ends in CRLF (RFC 9112 §7.1: a bare LF is no end of it)."""
         most = 0 if self._after_chunk else most
         data = buf._data
-        end = data.find(b"\r\n", self._searched, most + 2)
-        if end < 0:
-            if len(data) >= most + 2:
-                raise self._failed("no line break after a chunk" if self._after_chunk else "a line that is too long")
-            if self._after_chunk and data and data != b"\r":
-                raise self._failed("no line break after a chunk")
-            self._searched = max(len(data) - 1, 0)
+        end = data.find(b"\n", self._searched, most + 2)
+        if end < 0 and len(data) < most + 2 and (not self._after_chunk or not data or data[0] == 13):
+            self._searched = len(data)
             return None
+        if end < 1 or data[end - 1] != 13:
+            told = "no line break after a chunk" if self._after_chunk else "a line too long, or one that ends in LF"
+            raise self._failed(told)
         self._searched = 0
-        line = buf.maybe_extract_at_most(end + 2)
+        line = buf.maybe_extract_at_most(end + 1)
         return bytes(line[:-2]) if line else b""
 
     def _failed(self, why: str) -> h11.RemoteProtocolError:
