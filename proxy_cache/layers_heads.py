@@ -53,7 +53,7 @@ def for_origin(
         to_parent = mode is HTTPMode.upstream and target.scheme == "http"
         form = b"http://" + authority + (path if path != b"*" else b"") if to_parent else path
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (data.method, form, bytes(headers))
-        verify(data.method, form, authority, head)
+        verify(data.method, form, authority, len(headers.fields), head)
     if binary and (why := why_malformed_request(data.method, target.scheme.encode(), authority, path, headers.fields)):
         raise Mismatch(why)
     return http.Request(

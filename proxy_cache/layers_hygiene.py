@@ -159,12 +159,15 @@ def why_malformed_request(
 # -- as they leave ---------------------------------------------------------------------------------------------------
 
 
-def verify(method: bytes, form: bytes, authority: bytes, head: bytes) -> None:
+def verify(method: bytes, form: bytes, authority: bytes, fields: int, head: bytes) -> None:
     """The last look at a request before it goes to an origin or a parent, as bytes: whether it is the one that is
-    meant, for the host that is meant, and one alone. ``form``: the request target. Raises :class:`Mismatch`."""
+    meant, for the host that is meant, and one alone. ``form``: the request target; ``fields``: how many there are.
+    Raises :class:`Mismatch`."""
     first, *lines, empty, end = head.split(b"\r\n")
     if first != b"%b %b HTTP/1.1" % (method, form) or _REQUEST_LINE.fullmatch(first) is None or empty or end:
         raise Mismatch("another request line than was meant")
+    if len(lines) != fields:
+        raise Mismatch("a field that is more than one")
     names = []
     for line in lines:
         field = _FIELD.fullmatch(line)

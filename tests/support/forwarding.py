@@ -220,7 +220,8 @@ def as_meant(data: bytes) -> list[Received]:
 NASTY = (
     b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\0", b"\x0b", b"\x0c", b"\x1b", b"\x7f", b"\x80", b"\xff", b" ", b"\t",
     b"\r\n ", b":", b";", b"#", b"?", b"@", b"/", b"//", b"*", b"%00", b"HTTP/2.0", b"HTTP/1.0", b"HTTP/1.2",
-    b"HTTP/0.9", b"http/1.1", b"Transfer-Encoding: chunked\r\n", b"\rTransfer-Encoding: chunked", b"Content-Length: 0\r\n",
+    b"HTTP/0.9", b"http/1.1",
+    b"Transfer-Encoding: chunked\r\n", b"\rTransfer-Encoding: chunked", b"Content-Length: 0\r\n",
     b"Content-Length: 5\r\n", b"Host: evil.example\r\n", b"Connection: close\r\n", b"Connection: content-length\r\n",
     b"Upgrade: h2c\r\n", b"0\r\n\r\n", b"GET http://evil.example/ HTTP/1.1\r\n\r\n", b"+", b"-", b"0x", b"_",
     b"CONNECT", b"head", b"get", b"Expect: 100-continue\r\n",
