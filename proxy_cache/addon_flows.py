@@ -46,11 +46,11 @@ def means_its_target(flow: http.HTTPFlow) -> bool:
 
 def host_is_the_clients(flow: http.HTTPFlow) -> bool:
     """Whether the Host that the client has written goes on: in reverse mode if ``keep_host_header`` says so, and where
-    mitmproxy has nothing but an address (its mode ``transparent`` and its like)."""
+    mitmproxy has nothing but an address (its modes ``transparent``, ``socks5`` and their like)."""
     mode = flow.client_conn.proxy_mode
     if isinstance(mode, mode_specs.ReverseMode):
         return bool(ctx.options.keep_host_header)
-    return not isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode, mode_specs.Socks5Mode))
+    return not isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
 
 
 def has_body(flow: http.HTTPFlow) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -569,6 +570,42 @@ def test_bytes_for_a_tunnel_that_is_being_dialled_wait(proxy: Proxy) -> None:
         for filler in fillers:
             filler.close()
     proxy.wait_until_idle()
+
+
+@pytest.mark.parametrize("reads", ["client", "nobody"])
+def test_neither_side_is_read_faster_than_the_other_reads(proxy: Proxy, reads: str) -> None:
+    """An upload to an origin that reads nothing, and a response to a client that reads nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ended = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                if reads == "nobody":
+                    connection.settimeout(3)
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b"x" * MUCH)
+                        reached.append(MUCH)
+                ended.wait(60)
+
+        reached: list[int] = []
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        before = proxy.anonymous_memory()
+        if reads == "client":
+            sent, _ = pushed(proxy, f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+            assert sent < MUCH
+        else:
+            with Wire(proxy.address) as wire:
+                wire.send(f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                ended.wait(5)
+                assert reached == []
+                proxy_memory.append(proxy.anonymous_memory())
+        assert proxy_memory[-1] - before < KEPT
+        ended.set()
+        thread.join(PATIENCE)
 
 
 def test_what_follows_an_upgrade_is_not_kept(proxy: Proxy, scripted: Scripted) -> None:
