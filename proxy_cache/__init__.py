@@ -9,7 +9,9 @@ Imports go down this list and never up; only the first two points know mitmproxy
 - ``addon`` (hooks in, cache out), ``addon_clients`` (who connects, and who hears of it), ``addon_lane``,
   ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``, ``addon_rules`` (mitmproxy filters → ``Policy``);
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
-  connections), ``layers_max_forwards``, ``layers_tunnel`` (CONNECT), ``options``;
+  connections), ``layers_hygiene`` and ``layers_chunks`` (what of them may come in and leave, as bytes),
+  ``layers_early`` (answers before a body has come), ``layers_backpressure``, ``layers_max_forwards``,
+  ``layers_tunnel`` (CONNECT), ``options``;
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin`` and ``listening`` (its port), ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``

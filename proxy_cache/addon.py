@@ -28,8 +28,10 @@ from .addon_flows import (
     error_type,
     has_body,
     headers_for_origin,
+    host_is_the_clients,
     interim_sender,
     is_cacheable,
+    means_its_target,
     refusal,
     response_for,
     target_of,
@@ -58,6 +60,7 @@ from .options import Settings
 from .origin import OriginClient
 from .semantics import redaction
 from .semantics.headers import Headers
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
 from .stages import Stage
@@ -122,6 +125,10 @@ class CacheAddon:
         self._idle: asyncio.Event | None = None
         self.others = Others(self.name)
         self.clients = Clients(self)
+
+    @property
+    def head_limits(self) -> HeadLimits:
+        return self.settings.head_limits if self.settings is not None else DEFAULT_HEAD_LIMITS
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -380,7 +387,7 @@ class CacheAddon:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
                 flow.response = final_answer(flow, self.via, credentials)
                 state.source = "own"
-            elif has_body(flow.request) and self._may_go(flow):
+            elif has_body(flow) and self._may_go(flow):
                 flow.request.stream = True
         except Exception as error:
             self._refuse(flow, error)
@@ -417,6 +424,8 @@ class CacheAddon:
             if self.cache is None:
                 return
             from_origin = state is not None and state.source == "forwarded"
+            if not means_its_target(flow):
+                return
             if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
                 self._head_answered(flow, self.cache)
             elif flow.request.method not in SAFE_METHODS and 200 <= flow.response.status_code < 400:
@@ -524,7 +533,7 @@ class CacheAddon:
     async def _answer_head(self, flow: http.HTTPFlow) -> None:
         assert self.cache is not None
         assert self.settings is not None
-        if not self.settings.caches(flow.request.host, flow.request.port):
+        if not self.settings.caches(flow.request.host, flow.request.port) or not means_its_target(flow):
             return
         exchange = self._exchange(flow)
         answer = await self.cache.head(exchange)
@@ -543,6 +552,8 @@ class CacheAddon:
         state = self._in_flight.get(flow.id)
         if state is None or state.exchange is None or flow.response is None:
             return
+        if state.exchange.target.key != target_of(flow).key:
+            return  # another addon has sent it elsewhere
         asked = flow.request.timestamp_end or flow.request.timestamp_start
         cache.head_answered(state.exchange, Headers(flow.response.headers.fields), asked, time.time())
 
@@ -550,6 +561,20 @@ class CacheAddon:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
         return refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
+
+    def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response:
+        """The answer to a request that no flow is made of."""
+        response = refusal(status, error, detail, self.via)
+        if self.settings is not None and self.settings.access_log:
+            size = len(response.raw_content or b"")
+            self.access_log.write("-", "-", status, size, 0.0, "error", 0.0, address(client), detail)
+        return response
+
+    def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
+        return host_is_the_clients(flow)
+
+    def upgrades_are_watched(self) -> bool:
+        return self.others.watch_upgrades()
 
     def forward_reason(self, flow: http.HTTPFlow) -> str:
         """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""

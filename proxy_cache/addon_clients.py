@@ -18,6 +18,7 @@ from mitmproxy.proxy import mode_specs, server
 
 from .addon_lane import ClientLane
 from .lane import Lane
+from .layers_backpressure import GatedReader, with_gate
 from .loop import ProtocolFactory, read_at_once
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class Clients:
         protocol if it can."""
         handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
         io = handler.transports.get(client) if handler is not None else None
+        if io is not None:
+            with_gate(io)
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
+        if isinstance(reader, GatedReader):
+            reader = reader.reader
         if (
             client.error is not None
             or not isinstance(reader, asyncio.StreamReader)

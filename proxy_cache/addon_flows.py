@@ -11,15 +11,17 @@ from collections.abc import Callable
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 from mitmproxy.net.http import status_codes
+from mitmproxy.proxy import mode_specs
 
-from .answer_heads import NAME
+from .answer_heads import NAME, REASONS
 from .answers import Answer
 from .delivery import Delivery
-from .layers import client_writer
+from .layers import HAS_BODY, client_writer
 from .options import Settings
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
+from .semantics.texts import brief
 
 
 def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
@@ -28,18 +30,36 @@ def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
     return (
         request.method == "GET"
         and "upgrade" not in request.headers
-        and not has_body(request)
+        and not has_body(flow)
         and settings.caches(request.host, request.port)
-        # In reverse mode with keep_host_header the client's Host chooses the resource. It is no part of the key,
-        # so what is asked for under another name than the target's is not cached.
-        and not (ctx.options.keep_host_header and request.host_header != target_of(flow).authority)
+        and means_its_target(flow)
     )
 
 
-def has_body(request: http.Request) -> bool:
+def means_its_target(flow: http.HTTPFlow) -> bool:
+    """Whether the origin is asked for what the key says.
+
+    Where the client's Host goes on, it chooses the resource and is no part of the key: what is asked for under another
+    name than the target's is not cached, nor does the answer to it say anything about what is.
+    """
+    return not host_is_the_clients(flow) or flow.request.host_header == target_of(flow).authority
+
+
+def host_is_the_clients(flow: http.HTTPFlow) -> bool:
+    """Whether the Host that the client has written goes on: in reverse mode if ``keep_host_header`` says so, and where
+    mitmproxy has nothing but an address (its modes ``transparent``, ``socks5`` and their like)."""
+    mode = flow.client_conn.proxy_mode
+    if isinstance(mode, mode_specs.ReverseMode):
+        return bool(ctx.options.keep_host_header)
+    return not isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
+
+
+def has_body(flow: http.HTTPFlow) -> bool:
     """Whether a body follows the request's header (RFC 9112 §6.3)."""
-    headers = request.headers
-    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"
+    headers = flow.request.headers
+    return (
+        "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0" or HAS_BODY in flow.metadata
+    )
 
 
 def target_of(flow: http.HTTPFlow) -> Target:
@@ -79,7 +99,10 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 
 
 def error_type(message: str) -> str:
-    """The proxy error type (RFC 9209 §2.3) of what mitmproxy says about a failed connection."""
+    """The proxy error type (RFC 9209 §2.3) of what mitmproxy, or our ends of its connections, say of a failure."""
+    said = message.partition(": ")[0]
+    if said in PROXY_ERRORS:
+        return said
     message = message.lower()
     if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
         return "dns_timeout"
@@ -87,6 +110,8 @@ def error_type(message: str) -> str:
         return "connection_refused"
     if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:
         return "dns_error"
+    if "cannot parse" in message or "protocol error" in message:
+        return "http_protocol_error"
     if "closed" in message or "disconnected" in message or "reset" in message:
         return "connection_terminated"
     return "destination_unavailable"
@@ -99,6 +124,7 @@ def error_status(error: str) -> int:
 
 def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass") -> http.Response:
     """An answer of our own where the cache has none to give. ``error`` is a proxy error type (RFC 9209 §2.3)."""
+    detail = brief(detail)
     headers = {
         "Content-Type": "text/plain; charset=utf-8",
         "Cache-Control": "no-store",
@@ -108,8 +134,11 @@ def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass")
     }
     if status == 503:
         headers |= {"Retry-After": "1", "Connection": "close"}
-    title = status_codes.RESPONSES.get(status, "Error")
-    return http.Response.make(status, f"{status} {title}: {error.replace('_', ' ')} ({detail})\n", headers)
+    title = REASONS.get(status) or status_codes.RESPONSES.get(status, "Error")
+    text = f"{status} {title}: {error.replace('_', ' ')} ({detail})\n"
+    response = http.Response.make(status, text.encode("utf-8", "replace"), headers)
+    response.reason = title
+    return response
 
 
 def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers], None] | None:

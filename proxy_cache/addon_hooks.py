@@ -13,6 +13,16 @@ from typing import Any
 from mitmproxy import addonmanager, ctx, http
 from mitmproxy.addons import block
 
+UPGRADE_HOOKS = (
+    "websocket_start",
+    "websocket_message",
+    "websocket_end",
+    "tcp_start",
+    "tcp_message",
+    "tcp_end",
+    "tcp_error",
+)
+"""What is called of a connection that is HTTP's no longer."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
 HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
 GOOD_FOR = 1.0
@@ -89,8 +99,12 @@ class Others:
     def _is_known(self, addon: Any) -> bool:
         return isinstance(addon, block.Block) or getattr(addon, "name", None) == self._own_name
 
-    def _what_it_does(self, addon: Any) -> str | None:
-        hooks = [hook for hook in HOOKS if callable(getattr(addon, hook, None))]
+    def watch_upgrades(self) -> bool:
+        """Whether an addon looks at what follows a 101. Not remembered: it is asked once an upgrade."""
+        return any(self._what_it_does(addon, UPGRADE_HOOKS) for addon in addonmanager.traverse(ctx.master.addons.chain))
+
+    def _what_it_does(self, addon: Any, which: tuple[str, ...] = HOOKS) -> str | None:
+        hooks = [hook for hook in which if callable(getattr(addon, hook, None))]
         name = getattr(addon, "name", type(addon).__name__.lower())
         if not hooks or name == self._own_name:
             return None

@@ -17,6 +17,7 @@ from mitmproxy import ctx
 
 from .log_output import LogOutput, make_records_safe, output_for
 from .semantics.redaction import for_log, one_line
+from .semantics.texts import brief
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ FLUSH_AFTER = 0.05
 LINES_MOST = 256
 """how many of them: printing thousands at once would hold up who is next."""
 METHOD_LONGEST = 32
-NOTE_LONGEST = 500
-"""Characters of a method, and of what is said about a request."""
 
 
 class AccessLog:
@@ -71,7 +70,7 @@ class AccessLog:
         if not self._enabled:
             return
         wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
-        tail = f" ({for_log(note[:NOTE_LONGEST])})" if note else ""
+        tail = f" ({for_log(brief(note))})" if note else ""
         stamp = self._stamp() if self._print else ""
         line = f"{stamp}{_word(method)} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
         self._take(line if line.isprintable() else one_line(line))

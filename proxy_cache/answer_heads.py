@@ -7,16 +7,22 @@ from .semantics.dates import format_http_date
 from .semantics.headers import Headers, field_line
 from .semantics.status_fields import cache_status, proxy_status
 from .semantics.stored import StoredResponse
+from .semantics.texts import brief
 from .semantics.validation import is_conditional, not_modified, not_modified_headers
 
 NAME = "proxy-cache"
 """How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
 REASONS = {
+    400: "Bad Request",
+    414: "URI Too Long",
     416: "Range Not Satisfiable",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    501: "Not Implemented",
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
 }
 
 
@@ -41,6 +47,7 @@ class Heads:
         self, code: int, error: str, fwd: str, *, detail: str | None = None, retry_after: int | None = None
     ) -> Answer:
         """An answer of our own making, with ``Proxy-Status`` (RFC 9209) to say so."""
+        detail = brief(detail) if detail is not None else None
         fields = Headers().add("Content-Type", "text/plain; charset=utf-8")
         if retry_after is not None:
             fields = fields.add("Retry-After", str(retry_after))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from mitmproxy import ctx, flow, http
@@ -28,30 +29,40 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
     SendHttp,
     _upstream_proxy,
-    is_h3_alpn,
 )
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.tunnel import LayerStack
 
 from . import layers_heads
 from .answer_heads import NAME
 from .delivery import Delivery, reset_at_close
-from .layers_http1 import ClientConnection, InterimResponse, take_over
-from .layers_tunnel import Tunnel, TunnelReady, TunnelRecorder, connection_event
+from .layers_backpressure import HELD_MOST, gate_of
+from .layers_early import EarlyAnswers, is_http1
+from .layers_http1 import BROKEN_OFF, ClientConnection, InterimResponse, limit_http2, take_over
+from .layers_hygiene import why_malformed, why_malformed_request
+from .layers_tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end
+from .semantics.limits import HeadLimits
 from .semantics.status_fields import cache_status
-
-# mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
+from .semantics.texts import brief
 
 
 class Recorder(TunnelRecorder, Protocol):
     """What the layers report."""
 
     via: str
+
+    @property
+    def head_limits(self) -> HeadLimits: ...
+
+    def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response: ...
+
+    def host_is_the_clients(self, flow: http.HTTPFlow) -> bool: ...
+
+    def upgrades_are_watched(self) -> bool: ...
 
     def tunnel_opened(self, client: Client, target: str, error: str | None) -> None: ...
 
@@ -86,7 +97,7 @@ class Await(commands.Command):
         self.work = work
 
 
-class CacheStream(HttpStream):
+class CacheStream(EarlyAnswers):
     """One request and its response, with streamed answers, clean forwarding and raw tunnels."""
 
     recorder: Recorder
@@ -94,6 +105,10 @@ class CacheStream(HttpStream):
     """Whether the response is the origin's, by way of mitmproxy's own connection."""
     direct = False
     """Whether hooks of this flow are called without mitmproxy's other addons, who do nothing with it."""
+    has_body = False
+    """Whether the request has a body, which HTTP/2 says without a field."""
+    held = 0
+    """Bytes of the request's body that have come while this waits for something else."""
 
     # -- answers from the cache ---------------------------------------------------------------------------------
 
@@ -115,7 +130,7 @@ class CacheStream(HttpStream):
     def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
         assert self.flow.response is not None
         client = self.context.client
-        direct = not client.tls and self.flow.request.http_version.startswith("HTTP/1")
+        direct = not client.tls and self.is_http1
         delivery.attach(client_writer(client), direct=direct)
         yield SendHttp(http_events.ResponseHeaders(self.stream_id, self.flow.response, False), client)
         while True:
@@ -156,7 +171,59 @@ class CacheStream(HttpStream):
     # -- what mitmproxy forwards --------------------------------------------------------------------------------
 
     def outgoing_request(self, request: http.Request) -> http.Request:
-        return layers_heads.for_origin(request, self.recorder.via, self.mode)
+        """What leaves in place of ``request``. Raises if that would be another than the one that is meant."""
+        kept = request.host_header if self.recorder.host_is_the_clients(self.flow) else None
+        return layers_heads.for_origin(
+            request,
+            self.recorder.via,
+            self.mode,
+            binary=not is_http1(self.context.server.alpn),
+            host=kept.encode("utf-8", "surrogateescape") if kept is not None else None,
+            has_body=self.has_body,
+        )
+
+    def state_wait_for_request_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
+        assert isinstance(event, http_events.RequestHeaders)
+        self.has_body = not event.end_stream
+        yield from super().state_wait_for_request_headers(event)
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """What came over HTTP/1 has been looked at, line by line, where it was read."""
+        if request and not self.is_http1:
+            data = self.flow.request.data
+            fields = self.flow.request.headers.fields
+            why = why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)
+            too_large = self.recorder.head_limits.why_too_large(fields, len(data.path) + len(data.authority))
+            if why is not None or too_large is not None:
+                yield from self._refuse(400 if why else 431, why or too_large or "")
+                return True
+            if self.has_body and "content-length" not in self.flow.request.headers:
+                self.flow.metadata[HAS_BODY] = True
+        elif not request and not is_http1(self.context.server.alpn):
+            assert self.flow.response is not None
+            fields = self.flow.response.headers.fields
+            why = why_malformed(fields)
+            error = "http_protocol_error" if why else "http_response_header_section_size"
+            why = why or self.recorder.head_limits.why_too_large(fields)
+            if why is not None:
+                self.flow.response = None
+                yield SendHttp(http_events.RequestProtocolError(self.stream_id, why, CANCELLED), self.context.server)
+                yield from self.handle_protocol_error(
+                    http_events.ResponseProtocolError(self.stream_id, f"{error}: {why}", BROKEN_OFF)
+                )
+                return True
+        return (yield from super().check_invalid(request))
+
+    def _refuse(self, status: int, why: str) -> layer.CommandGenerator[None]:
+        """Answer a request that no hook has seen, over HTTP/2."""
+        client = self.context.client
+        response = self.recorder.refused(client, status, "http_request_error", why)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, False), client)
+        yield SendHttp(http_events.ResponseData(self.stream_id, response.raw_content or b""), client)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
+        yield DropStream(self.stream_id)
 
     def outgoing_response(self, response: http.Response) -> http.Response:
         status = response.status_code
@@ -183,6 +250,7 @@ class CacheStream(HttpStream):
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """No answer from the origin to what mitmproxy forwards: say so as the cache does (RFC 9209)."""
+        event.message = brief(event.message)
         response = self.flow.response
         if (
             isinstance(event, http_events.ResponseProtocolError)
@@ -195,11 +263,14 @@ class CacheStream(HttpStream):
             isinstance(event, http_events.RequestProtocolError)
             or self.flow.response is not None
             or self.flow.request.method == "CONNECT"
-            or not self.flow.request.http_version.startswith("HTTP/1")
+            or not self.is_http1
             or self.client_state == self.state_errored
             or self.server_state in (self.state_done, self.state_errored)
         ):
+            unread = self.client_state == self.state_stream_request_body and self.server_state == self.state_done
             yield from super().handle_protocol_error(event)
+            if unread and isinstance(event, http_events.ResponseProtocolError):
+                yield from self.stop_reading()  # the origin has answered and left, and the rest is read by nobody
             return
         self.flow.error = flow.Error(event.message)
         self.flow.response = response = self.recorder.unreachable(self.flow, event.message)
@@ -220,7 +291,12 @@ class CacheStream(HttpStream):
         self.flow.live = False
         yield DropStream(self.stream_id)
         if not complete:
-            yield commands.CloseConnection(client)
+            yield from self.stop_reading()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether what the client sends is queued: for a hook, or for a connection that is being opened."""
+        return self._paused is not None or self._handle_event == self._dialling
 
     # -- CONNECT ------------------------------------------------------------------------------------------------
 
@@ -242,11 +318,24 @@ class CacheStream(HttpStream):
 
     def _dialling(self, event: events.Event) -> layer.CommandGenerator[None]:
         assert self.child_layer is not None
+        if isinstance(event, http_events.RequestProtocolError):
+            yield from self._left_while_dialling(brief(event.message))
+            return
         for command in self.child_layer.handle_event(connection_event(event, self.context)):
             if isinstance(command, TunnelReady):
                 yield from self._answer_connect(command.error)
             else:
                 yield command
+
+    def _left_while_dialling(self, why: str) -> layer.CommandGenerator[None]:
+        """The client has gone. mitmproxy ends what was being opened for it, and nobody is here to hear of that."""
+        self.recorder.tunnel_opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
+        self.flow.error = flow.Error(why)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        self._handle_event = self.state_errored  # type: ignore[method-assign]
+        yield http_hooks.HttpErrorHook(self.flow)
+        yield DropStream(self.stream_id)
 
     def _answer_connect(self, error: str | None) -> layer.CommandGenerator[None]:
         client = self.context.client
@@ -273,7 +362,7 @@ class CacheStream(HttpStream):
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but a half-close of one side of a tunnel stays half a close (RFC 9110 §9.3.6)."""
-        if self.flow.request.method != "CONNECT" or not self.flow.request.http_version.startswith("HTTP/1"):
+        if self.flow.request.method != "CONNECT" or not self.is_http1:
             yield from super().passthrough(event)
             return
         assert self.child_layer is not None
@@ -282,6 +371,19 @@ class CacheStream(HttpStream):
                 yield SendHttp(http_events.ResponseData(self.stream_id, command.data), self.context.client)
             else:
                 yield command
+
+    def flow_done(self) -> layer.CommandGenerator[None]:
+        """After a 101 bytes are relayed. mitmproxy keeps all of them, and takes WebSocket messages apart, for addons:
+        only where there are some (a message of any size is held, then)."""
+        response = self.flow.response
+        if response is None or response.status_code != 101 or self.recorder.upgrades_are_watched():
+            yield from super().flow_done()
+            return
+        self.flow.live = False
+        self.child_layer = Relay(self.context, ignore=True)
+        self._handle_event = self.passthrough  # type: ignore[method-assign]
+        yield from self.child_layer.handle_event(events.Start())
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
 
 
 class CacheHttpLayer(HttpLayer):
@@ -294,16 +396,51 @@ class CacheHttpLayer(HttpLayer):
         """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = False
+        self._is_gated = False
+        self._unsent: set[int] = set()
+        """Streams whose requests were not sent: nothing that belongs to them is."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.DataReceived):
             if event.connection is self.context.client:
                 self.consumed += len(event.data)
+                return self._within_bounds(event) if not self._has_failed else nothing()
         elif isinstance(event, events.Start):
-            client = self.context.client
-            if client.alpn != b"h2" and not is_h3_alpn(client.alpn):
-                self.connections.setdefault(client, ClientConnection(self.context.fork()))
+            self._open_client_connection()
+        elif self._is_gated:
+            return self._within_bounds(event) if not self._has_failed else nothing()
         return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()
+
+    def _open_client_connection(self) -> None:
+        client, recorder = self.context.client, self.recorder
+        if is_http1(client.alpn):
+            refuse = partial(recorder.refused, client)
+            self.connections.setdefault(client, ClientConnection(self.context.fork(), recorder.head_limits, refuse))
+        elif client.alpn == b"h2":
+            server = Http2Server(self.context.fork())
+            limit_http2(server, recorder.head_limits)
+            self.connections.setdefault(client, server)
+
+    def _within_bounds(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Read no more of a client while too much of what it has sent waits."""
+        yield from self._surviving(super()._handle_event(event))
+        full = self._is_full()
+        if full is not self._is_gated:
+            gate = gate_of(self.context.client)
+            if gate is not None:
+                self._is_gated = full
+                gate.close_gate() if full else gate.open_gate()
+
+    def _is_full(self) -> bool:
+        if self._has_failed:
+            return False
+        server = self.connections.get(self.context.client)
+        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > HELD_MOST:
+            return True
+        return any(
+            isinstance(stream, CacheStream) and stream.held > HELD_MOST and stream.is_waiting
+            for stream in self.streams.values()
+        )
 
     def _surviving(self, work: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
         """mitmproxy logs what a layer raises, and leaves its connections open and its flows without an end: the client
@@ -326,7 +463,7 @@ class CacheHttpLayer(HttpLayer):
 
     def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
         if not command.err:
-            take_over(self.connections[command.connection])
+            take_over(self.connections[command.connection], self.recorder.head_limits)
         return super().register_connection(command)
 
     def is_idle_after(self, handed: int) -> bool:
@@ -359,15 +496,34 @@ class CacheHttpLayer(HttpLayer):
         elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
             stream = self.streams.get(event.stream_id)
             if isinstance(stream, CacheStream):
-                event.request = stream.outgoing_request(event.request)
+                try:
+                    event.request = stream.outgoing_request(event.request)
+                except Exception as error:
+                    return self._not_sent(stream, error)
+        elif (
+            self._unsent
+            and isinstance(event, REST_OF_REQUEST)
+            and not isinstance(child, HttpStream)
+            and event.stream_id in self._unsent
+        ):
+            return nothing()
         if isinstance(child, CacheStream):
             if isinstance(event, InterimResponse):
                 return child.pass_interim(event.response)
             return self._stream_event(child, event)
         return super().event_to_child(child, event)
 
+    def _not_sent(self, stream: CacheStream, error: Exception) -> layer.CommandGenerator[None]:
+        """What was about to leave is not what was meant: the client gets a 502, and the origin nothing."""
+        self.recorder.failed(error)
+        self._unsent.add(stream.stream_id)
+        why = f"proxy_internal_error: {type(error).__name__}"
+        return self.event_to_child(stream, http_events.ResponseProtocolError(stream.stream_id, why, BROKEN_OFF))
+
     def _stream_event(self, stream: CacheStream, event: events.Event) -> layer.CommandGenerator[None]:
         """Where we are alone with a flow, its hooks are ours: called here and now, not through forty addons."""
+        if isinstance(event, http_events.RequestData):
+            stream.held = stream.held + len(event.data) if stream.is_waiting else 0
         for command in super().event_to_child(stream, event):
             if isinstance(command, Await):
                 self._resume_after(command.work, command)
@@ -406,6 +562,11 @@ def nothing() -> layer.CommandGenerator[None]:
     yield from ()
 
 
+REST_OF_REQUEST = (http_events.RequestData, http_events.RequestTrailers, http_events.RequestEndOfMessage)
+HAS_BODY = "proxy_cache_has_body"
+"""In a flow's metadata: that the request has a body, where no field says so (HTTP/2)."""
+_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
+CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
 FLOW_HOOKS = (
     http_hooks.HttpRequestHeadersHook,
     http_hooks.HttpRequestHook,

@@ -12,14 +12,28 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layers.http import HTTPMode
 
+from .layers_hygiene import Mismatch, verify, why_malformed_request
 from .layers_max_forwards import hops_left
 from .semantics.dates import format_http_date
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
 
 
-def for_origin(request: http.Request, via: str, mode: HTTPMode) -> http.Request:
-    """A request as it goes on, to an origin or a parent proxy."""
+def for_origin(
+    request: http.Request, via: str, mode: HTTPMode, *, binary: bool, host: bytes | None = None, has_body: bool = False
+) -> http.Request:
+    """A request as it goes on, to an origin or a parent proxy: method and fields as they came, all else from the target
+    that is the key of what is stored. Raises :class:`Mismatch` if that is not what would leave.
+
+    ``binary``: over HTTP/2 or 3. ``host``: a Host that is the client's choice, where that is wanted. ``has_body``: of a
+    request that came over HTTP/2, where no field need say so.
+    """
+    target = Target.of(request.scheme, request.host, request.port, request.path)
+    try:
+        authority = _ascii(target.authority) if host is None else host
+    except UnicodeError as error:
+        raise Mismatch(f"no name of a host: {error}") from error
+    path = target.path.encode("utf-8", "surrogateescape")
     headers = _forwarded(request.headers, via, "upgrade" in request.headers)
     if mode is HTTPMode.upstream and "proxy-authorization" in request.headers:
         headers["Proxy-Authorization"] = request.headers["proxy-authorization"]
@@ -27,15 +41,42 @@ def for_origin(request: http.Request, via: str, mode: HTTPMode) -> http.Request:
     if hops:
         headers["Max-Forwards"] = str(hops - 1)
     data = request.data
-    version = data.http_version
-    if not _is_binary(request):
-        version = b"HTTP/1.1"
-        if mode is not HTTPMode.transparent:
-            _set_host(headers, Target.of(request.scheme, request.host, request.port, request.path).authority)
+    came_binary = _is_binary(request)
+    if binary:
+        headers.pop("host", None)
+        form = path
+    else:
+        _set_host(headers, authority)
+        if came_binary:
+            _as_http1(headers, has_body)
+        # To a parent in absolute form (RFC 9112 §3.2.2), through whatever tunnel in origin form.
+        to_parent = mode is HTTPMode.upstream and target.scheme == "http"
+        form = b"http://" + authority + (path if path != b"*" else b"") if to_parent else path
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (data.method, form, bytes(headers))
+        verify(data.method, form, authority, len(headers.fields), head)
+    if binary and (why := why_malformed_request(data.method, target.scheme.encode(), authority, path, headers.fields)):
+        raise Mismatch(why)
     return http.Request(
-        data.host, data.port, data.method, data.scheme, data.authority, data.path, version, headers,
+        data.host, data.port, data.method, target.scheme.encode(),
+        authority if binary or form is not path else b"",
+        b"" if form is not path and path == b"*" else path,
+        data.http_version if binary and came_binary else b"HTTP/1.1", headers,
         data.content, data.trailers, data.timestamp_start, data.timestamp_end,
     )  # fmt: skip
+
+
+def _as_http1(headers: http.Headers, has_body: bool) -> None:
+    """What HTTP/2 says otherwise than in fields, or in more of them."""
+    cookies = headers.get_all("cookie")
+    if len(cookies) > 1:  # RFC 9113 §8.2.3
+        headers["Cookie"] = "; ".join(cookies)
+    if has_body and "content-length" not in headers:
+        # Without it the origin would read the body as its next request.
+        headers["Transfer-Encoding"] = "chunked"
+
+
+def _ascii(authority: str) -> bytes:
+    return authority.encode("ascii" if authority.isascii() else "idna")
 
 
 def for_client(response: http.Response, request: http.Request, via: str, fwd: str) -> http.Response:
@@ -59,22 +100,34 @@ def for_client(response: http.Response, request: http.Request, via: str, fwd: st
 def _forwarded(headers: http.Headers, via: str, upgrade: bool) -> http.Headers:
     """End-to-end fields, the framing of the body as it came, and ``Via``."""
     fields = http.Headers(end_to_end(Headers(headers.fields)).fields)
-    if upgrade and "upgrade" in headers:
+    fields.pop("http2-settings", None)
+    if upgrade and "upgrade" in headers and (protocols := _without_h2c(headers["upgrade"])):
         fields["Connection"] = "Upgrade"
-        fields["Upgrade"] = headers["upgrade"]
+        fields["Upgrade"] = protocols
     if "transfer-encoding" in headers:
-        fields["Transfer-Encoding"] = headers["transfer-encoding"]
+        coding = headers["transfer-encoding"]
+        # RFC 9112 §7: names of codings are case-insensitive. Not everybody knows.
+        fields["Transfer-Encoding"] = "chunked" if coding.strip().lower() == "chunked" else coding
     fields.add("Via", f"1.1 {via}")
     return fields
 
 
-def _set_host(headers: http.Headers, authority: str) -> None:
+def _without_h2c(protocols: str) -> str:
+    """What an Upgrade names, but for HTTP/2 over plain TCP, in whatever spelling: behind it requests would pass that
+    nobody here sees. (mitmproxy takes it out if it is spelt in one way and alone.) RFC 9113 §3.1 has obsoleted it."""
+    names = [name.strip() for name in protocols.split(",")]
+    return ", ".join(name for name in names if name and name.lower().partition("/")[0] != "h2c")
+
+
+def _set_host(headers: http.Headers, authority: bytes) -> None:
     """RFC 9112 §3.2.2: "When a proxy receives a request with an absolute-form of request-target, the proxy MUST ignore
     the received Host header field (if any) and instead replace it with the host information of the request-target"."""
     if "host" in headers:
-        headers["Host"] = authority  # in the place of the first one; there are no others then
+        headers["Host"] = authority.decode(
+            "utf-8", "surrogateescape"
+        )  # in the place of the first one; there are no others then
     else:
-        headers.insert(0, "Host", authority)
+        headers.insert(0, b"Host", authority)
 
 
 def is_chunked(response: http.Response) -> bool:

@@ -1,24 +1,49 @@
 """mitmproxy's ends of HTTP/1 connections, where they do not do what RFC 9110 and 9112 ask for.
 
-mitmproxy takes an interim response for the final one, and raises where a message has trailers: its client would wait
-for good. Both are put right where bytes become messages, so that nothing above this ever sees them.
+mitmproxy takes an interim response for the final one, raises where a message has trailers, waits for the end of a head
+however long it gets, and reads what no other recipient would read alike. Put right where bytes become messages, so that
+nothing above this ever sees them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import h11
-from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpClient
+from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import HttpEvent, RequestTrailers, ResponseHeaders, ResponseTrailers
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._events import (
+    HttpEvent,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
+from mitmproxy.proxy.layers.http._http2 import Http2Client
 
+from .layers_chunks import ChunkReader
+from .layers_hygiene import RefusedHead, checked_request, cleaned_response
 from .semantics.headers import connection_options
+from .semantics.limits import HeadLimits
+
+# mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
+_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
+BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
+INTERIM_MOST = 64
+"""Interim responses to one request. Each is a message to the client."""
+LINGER = 5.0
+"""Seconds for which more is read, and dropped, from a client that has had its last answer. With unread data in front of
+it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6)."""
 
 
 @dataclass
@@ -28,54 +53,195 @@ class InterimResponse(HttpEvent):
     response: http.Response
 
 
-class ChunksOnly(ChunkedReader):  # type: ignore[misc]
-    """A body in chunks. RFC 9112 §7.1.2: "A recipient that removes the chunked coding from a message MAY selectively
-    retain or discard the received trailer fields"."""
-
-    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
-        event: h11.Data | h11.EndOfMessage | None = super().__call__(buf)
-        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) and event.headers else event
+@dataclass
+class StopReading(HttpEvent):
+    """Nothing more is wanted of a client: it has had its answer before its request was complete."""
 
 
 class ClientConnection(Http1Server):
     """The end towards a client."""
 
+    def __init__(self, context: Context, limits: HeadLimits, refuse: Callable[[int, str, str], http.Response]) -> None:
+        """``refuse`` makes the response to a request that no flow is made of, of status, proxy error type, detail."""
+        super().__init__(context)
+        self._limits = limits
+        self._refusal = refuse
+        self._empty = 0
+
+    def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, events.DataReceived):
+            yield commands.CloseConnection(self.conn)
+            return
+        try:
+            lines = self._head()
+            if lines is None:
+                return
+            checked_request(lines, self._limits)
+            self.request = request = http1.read_request_head(lines)
+            size = http1.expected_http_body_size(request)
+        except RefusedHead as refused:
+            yield from self._refuse(refused)
+            return
+        except ValueError as error:
+            yield from self._refuse(RefusedHead(400, "http_request_error", str(error)))
+            return
+        yield ReceiveHttp(RequestHeaders(self.stream_id, request, size == 0))
+        self.body_reader = ChunkReader(self._limits) if size is None else make_body_reader(size)  # type: ignore[assignment]
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _head(self) -> list[bytes] | None:
+        """The lines of the head, when it has come. Raises :class:`RefusedHead`."""
+        # RFC 9112 §2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least one
+        # empty line (CRLF) received prior to the request-line". mitmproxy would take it for a head of no lines.
+        data = self.buf._data
+        if bytes(data[:1]) in (b"\r", b"\n"):
+            empty = 0
+            while empty <= self._limits.line and (size := _line_break(data, empty)):
+                empty += size
+            if empty:
+                self._empty += empty
+                self.buf.maybe_extract_at_most(empty)
+            if self._empty > self._limits.line:
+                raise RefusedHead(400, "http_request_error", "nothing but empty lines")
+            if self.buf._data == b"\r" or not self.buf:
+                return None
+        return _lines_of(self.buf, self._limits, 431, "http_request_error")
+
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if type(self.body_reader) is ChunkedReader:  # it has just been made, and has read nothing yet
-            self.body_reader = ChunksOnly()
-        return super().read_body(event)
+        reader = self.body_reader
+        if isinstance(event, events.Wakeup):
+            return
+        for command in super().read_body(event):
+            if (
+                isinstance(command, commands.CloseConnection)
+                and isinstance(reader, ChunkReader)
+                and reader.error is not None
+            ):
+                why, reader.error = reader.error, None
+                if self.response is None:
+                    yield from self._refuse(RefusedHead(400, "http_request_error", why))
+                    continue
+            yield command
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
-        if not isinstance(event, ResponseTrailers):  # of an HTTP/2 origin
-            yield from super().send(event)
+        if self.state == self.linger or isinstance(event, ResponseTrailers):  # the latter are of an HTTP/2 origin
+            return
+        if isinstance(event, StopReading):
+            if not self.request_done and self.state == self.read_body:
+                yield from self.stop_reading()
+            return
+        yield from super().send(event)
+
+    def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
+        self._empty = 0
+        yield from super().mark_done(request=request, response=response)
+
+    def _refuse(self, refused: RefusedHead) -> layer.CommandGenerator[None]:
+        response = self._refusal(refused.status, refused.error, refused.detail)
+        response.headers["Connection"] = "close"
+        yield commands.SendData(self.conn, http1.assemble_response(response))
+        yield from self.stop_reading()
+
+    def stop_reading(self) -> layer.CommandGenerator[None]:
+        """The client has had its last answer: let it read that, and close."""
+        self.buf = ReceiveBuffer()
+        self.state = self.linger
+        yield commands.CloseTcpConnection(self.conn, half_close=True)
+        yield commands.RequestWakeup(LINGER)
+
+    def linger(self, event: events.Event) -> layer.CommandGenerator[None]:
+        self.buf = ReceiveBuffer()
+        if not isinstance(event, events.DataReceived):
+            self.state = self.done
+            yield commands.CloseConnection(self.conn)
 
 
 class OriginConnection(Http1Client):
     """The end towards an origin, or a parent proxy."""
 
+    def __init__(self, context: Context, limits: HeadLimits) -> None:
+        super().__init__(context)
+        self._limits = limits
+        self._interim = 0
+
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if type(self.body_reader) is ChunkedReader:
-            self.body_reader = ChunksOnly()
-        return super().read_body(event)
+        if self.response_done:  # and the request is still on its way
+            self.buf = ReceiveBuffer()
+            if isinstance(event, events.DataReceived):
+                return
+        yield from super().read_body(event)
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if not isinstance(event, RequestTrailers):  # of an HTTP/2 client
             yield from super().send(event)
 
-    def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+    def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A client MUST be able to parse one or more 1xx responses received prior to a final
         response, even if the client does not expect one"."""
-        again = True
-        while again:
-            again = False
-            for command in super().read_headers(event):
-                if isinstance(command, ReceiveHttp) and (response := _interim(command.event)) is not None:
-                    # What mitmproxy would do next, read a body, is not done: this stays where heads are read.
-                    self.response = None
-                    yield ReceiveHttp(InterimResponse(command.event.stream_id, response))
-                    again = bool(self.buf)
+        if not isinstance(event, events.DataReceived):
+            yield from self._closed()
+            return
+        if self.request is None or self.stream_id is None:  # nobody has asked for it
+            self.buf = ReceiveBuffer()
+            yield commands.CloseConnection(self.conn)
+            return
+        try:
+            while True:
+                response = self._response()
+                if response is None:
+                    return
+                size = http1.expected_http_body_size(self.request, response)
+                # 101 is the last one that HTTP has a say in (RFC 9110 §15.2.2).
+                if not 100 <= response.status_code < 200 or response.status_code == 101:
                     break
-                yield command
+                yield ReceiveHttp(InterimResponse(self.stream_id, response))
+                if not self.buf:
+                    return
+        except ValueError as error:
+            told = error if isinstance(error, RefusedHead) else f"http_protocol_error: {error}"
+            yield from self._failed(str(told))
+            return
+        self.response = response
+        yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
+        self.body_reader = ChunkReader(self._limits) if size is None else make_body_reader(size)  # type: ignore[assignment]
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _response(self) -> http.Response | None:
+        """The next response's head, when it has come. Raises ``ValueError``."""
+        start = bytes(self.buf._data[:5])
+        if start != b"HTTP/"[: len(start)]:
+            raise RefusedHead(
+                502, "http_protocol_error", f"not the status line of HTTP/1: {bytes(self.buf._data[:40])!r}"
+            )
+        lines = _lines_of(self.buf, self._limits, 502, "http_response_header_section_size")
+        if lines is None:
+            return None
+        response = http1.read_response_head(cleaned_response(lines, self._limits))
+        assert self.request is not None
+        if response.status_code == 101 and "upgrade" not in self.request.headers:
+            # RFC 9110 §15.2.2: the client is to have sent an Upgrade. What follows would be taken for HTTP by nobody.
+            raise RefusedHead(502, "http_upgrade_failed", "101 to a request without Upgrade")
+        self._interim = self._interim + 1 if response.status_code < 200 else 0
+        if self._interim > INTERIM_MOST:
+            raise RefusedHead(502, "http_protocol_error", f"more than {INTERIM_MOST} interim responses")
+        return response
+
+    def _closed(self) -> layer.CommandGenerator[None]:
+        if self.conn.state & ConnectionState.CAN_WRITE:
+            yield commands.CloseConnection(self.conn)
+        if self.stream_id:
+            had = "within the header of a response" if self.buf else "before a response"
+            self.buf = ReceiveBuffer()
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, f"server closed connection {had}", BROKEN_OFF))
+
+    def _failed(self, why: str) -> layer.CommandGenerator[None]:
+        assert self.stream_id is not None
+        self.buf = ReceiveBuffer()
+        self.state = self.done
+        yield commands.CloseConnection(self.conn)
+        yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
         last = self.response is not None and "close" in connection_options(self.response.headers.get_all("connection"))
@@ -86,15 +252,25 @@ class OriginConnection(Http1Client):
             self.state = self.done
 
 
-def _interim(event: HttpEvent) -> http.Response | None:
-    """The response, if it is a 1xx. 101 is the last one that HTTP has a say in (RFC 9110 §15.2.2)."""
-    if not isinstance(event, ResponseHeaders):
-        return None
-    status = event.response.status_code
-    return event.response if 100 <= status < 200 and status != 101 else None
+def _line_break(data: bytearray, at: int) -> int:
+    """Bytes of the line break at this place, if there is one."""
+    return 1 if data[at : at + 1] == b"\n" else 2 if data[at : at + 2] == b"\r\n" else 0
 
 
-def take_over(stack: layer.Layer) -> None:
+def _lines_of(buf: ReceiveBuffer, limits: HeadLimits, status: int, error: str) -> list[bytes] | None:
+    """The lines of the head that ``buf`` begins with. Raises :class:`RefusedHead` if it gets too long before its end.
+    A search goes on where the last one ended: the head may come byte by byte."""
+    lines = buf.maybe_extract_lines()
+    if lines is not None:
+        return [bytes(line) for line in lines] or [b""]
+    if len(buf) > limits.line and status == 431 and b"\n" not in buf._data[: limits.line]:
+        raise RefusedHead(414, error, f"a request line of more than {limits.line} bytes")
+    if len(buf) > limits.total:
+        raise RefusedHead(status, error, f"more than {limits.total} bytes")
+    return None
+
+
+def take_over(stack: layer.Layer, limits: HeadLimits) -> None:
     """Put our end in place of mitmproxy's, on a connection to an origin that has just been made."""
     client = stack
     while not isinstance(client, HttpClient):  # below a tunnel through a parent proxy, or TLS
@@ -103,10 +279,17 @@ def take_over(stack: layer.Layer) -> None:
             return
         client = below
     old = getattr(client, "child_layer", None)
+    if isinstance(old, Http2Client):
+        limit_http2(old, limits)
     if type(old) is not Http1Client:
         return
-    new = OriginConnection(client.context)
+    new = OriginConnection(client.context, limits)
     client.context.layers.remove(old)
     new.state = new.read_headers
     client.child_layer = new
     client._handle_event = new.handle_event  # type: ignore[method-assign]
+
+
+def limit_http2(connection: Any, limits: HeadLimits) -> None:
+    """Fields of more than this in all end the connection (RFC 9113 §10.5.1); h2 bounds the frames that they come in."""
+    connection.h2_conn.decoder.max_header_list_size = limits.total

@@ -45,6 +45,10 @@ class Tunnel(TCPLayer):
         yield from self.relay_messages(event)
 
 
+class Relay(TCPLayer):
+    """What follows a 101: bytes both ways, kept by nobody."""
+
+
 def connection_event(event: events.Event, context: Context) -> events.Event:
     """What a client sends through a stream, as what happens on its connection."""
     if isinstance(event, http_events.RequestData):

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from .semantics.headers import Headers, Line, connection_options, field_line
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.status_fields import PROXY_ERRORS
+from .semantics.texts import brief
 
 READ_AHEAD = 256 * 1024
 """Bytes of a body that are read ahead of the fill before the connection has to wait."""
@@ -39,6 +40,7 @@ class OriginError(Exception):
     """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
 
     def __init__(self, error: str, detail: str) -> None:
+        detail = brief(detail)
         super().__init__(f"{error}: {detail}")
         self.error = error
         self.detail = detail

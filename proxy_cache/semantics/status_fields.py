@@ -8,6 +8,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from .texts import brief
+
 # RFC 8941 §3.3.4 and §3.3.3
 _SF_TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+")
 _NOT_IN_STRING: Final = re.compile(r"[^\x20-\x7e]")
@@ -76,7 +78,7 @@ def cache_status(
     if ttl is not None:
         value += f"; ttl={ttl}"
     if detail is not None:
-        value += f"; detail={_item(detail)}"
+        value += f"; detail={_item(brief(detail))}"
     return value
 
 
@@ -95,7 +97,7 @@ def proxy_status(
     if received_status is not None:
         value += f"; received-status={received_status}"
     if detail is not None:
-        value += f"; details={_string(detail)}"  # RFC 9209 §2.1.5: a String, also where a Token would do
+        value += f"; details={_string(brief(detail))}"  # RFC 9209 §2.1.5: a String, also where a Token would do
     return value
 
 

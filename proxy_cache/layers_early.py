@@ -1,0 +1,53 @@
+"""Requests that have their answer before their body has come: refused ones, and those that go no further.
+
+mitmproxy would keep the body until it is complete, and only then answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mitmproxy.proxy import events, layer
+from mitmproxy.proxy.layers.http import HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import _events as http_events
+
+from .layers_http1 import StopReading
+
+DROPPED_MOST: Final = 256 * 1024
+"""Bytes of a body that are read and dropped before the answer, so that the connection can go on. With more to come the
+answer is sent at once, and the connection ends."""
+
+
+class EarlyAnswers(HttpStream):
+    """A stream that drops what nobody is going to read."""
+
+    dropped = 0
+    """Bytes of the request's body that were."""
+
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, http_events.RequestData) or self.flow.response is None:
+            yield from super().state_consume_request_body(event)
+            return
+        self.dropped += len(event.data)
+        if self.dropped > DROPPED_MOST:
+            self.flow.response.headers["Connection"] = "close"
+            yield from super().state_consume_request_body(http_events.RequestEndOfMessage(self.stream_id))
+            yield from self.stop_reading()
+
+    def state_done(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """The rest of a body whose request has been answered may still be on its way."""
+        yield from ()
+
+    def stop_reading(self) -> layer.CommandGenerator[None]:
+        if self.is_http1:
+            yield SendHttp(StopReading(self.stream_id), self.context.client)
+
+    @property
+    def is_http1(self) -> bool:
+        """Whether the client's connection is HTTP/1. The transport says so, and not what the client has written."""
+        return is_http1(self.context.client.alpn)
+
+
+def is_http1(alpn: bytes | None) -> bool:
+    """Whether a connection with this ALPN protocol is HTTP/1."""
+    return alpn != b"h2" and not (alpn is not None and (alpn == b"h3" or alpn.startswith(b"h3-")))

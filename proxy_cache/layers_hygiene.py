@@ -1,0 +1,182 @@
+"""Heads of HTTP/1 and 2 as they may come in, and as they may go out.
+
+mitmproxy passes on what it doesn't understand: control characters, folded lines, versions that aren't those of the
+connection. Whoever is next may read another message in it than we have. Everything that is forwarded goes through here,
+both ways: requests are refused, since a client can be told; responses are mended as RFC 9110 §5.5 and RFC 9112 §5 say.
+Pure functions of bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from .semantics.limits import HeadLimits
+from .semantics.texts import brief
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/([0-9])\.([0-9])")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?")
+_METHOD: Final = re.compile(_TOKEN)
+_PATH: Final = re.compile(rb"[/*][\x21-\x7e\x80-\xff]*+")
+_AUTHORITY: Final = re.compile(rb"[0-9A-Za-z._~!$&'()*+,;=:%\[\]-]++")
+_NAME: Final = re.compile(_TOKEN)
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
+_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t\x20-\x7e\x80-\xff]*+")
+_RECEIVED_FIELD: Final = re.compile(rb"(" + _TOKEN + rb")[ \t]*+:[ \t]*+([^\r\n\0]*+)")
+_AS_SPACE: Final = bytes.maketrans(b"\r\n\0", b"   ")
+LENGTH_DIGITS: Final = 18
+"""Digits of a Content-Length at the most: more don't fit into the 64 bits that others have for it."""
+_CODINGS: Final = frozenset({b"gzip,chunked", b"deflate,chunked", b"compress,chunked"})
+
+
+class RefusedHead(ValueError):
+    """A head that goes no further. ``status``: what a client is told; ``error``: the proxy error type (RFC 9209)."""
+
+    def __init__(self, status: int, error: str, detail: str) -> None:
+        self.status = status
+        self.error = error
+        self.detail = brief(detail)
+        super().__init__(f"{error}: {self.detail}")
+
+
+class Mismatch(Exception):
+    """What was about to leave isn't the request that was meant. A fault of ours, or of another addon."""
+
+
+# -- HTTP/1, as it comes -------------------------------------------------------------------------------------------
+
+
+def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
+    """Raises :class:`RefusedHead` unless the lines are the head of an HTTP/1 request without any question left open."""
+    first = lines[0]
+    if len(first) + 2 > limits.line:
+        raise RefusedHead(414, "http_request_error", f"a request line of more than {limits.line} bytes")
+    too_large = _why_too_large(lines, limits)
+    if too_large is not None:
+        raise RefusedHead(431, "http_request_error", too_large[1])
+    line = _REQUEST_LINE.fullmatch(first)
+    if line is None:
+        raise RefusedHead(400, "http_request_error", f"not a request line: {first[:100]!r}")
+    method, version = line[1], (line[3], line[4])
+    if version not in ((b"1", b"1"), (b"1", b"0")):
+        # RFC 9110 §15.6.6. A request of HTTP/1.2 SHOULD be taken for one of HTTP/1.1 (§6.2), but there is no HTTP/1.2;
+        # and whoever writes HTTP/2.0 here wants it to be believed.
+        raise RefusedHead(505, "http_request_error", "only HTTP/1.0 and HTTP/1.1 on this connection")
+    if method != method.upper():
+        # RFC 9110 §9.1: "The method token is case-sensitive". mitmproxy takes "head" for HEAD, and an origin does not:
+        # one of them sees the end of the message elsewhere. No registered method has small letters.
+        raise RefusedHead(501, "http_request_error", "methods are case-sensitive")
+    for text in lines[1:]:
+        field = _FIELD.fullmatch(text)
+        if field is None:
+            if text[:1] in (b" ", b"\t"):
+                # RFC 9112 §5.2: a server MUST "either reject the message by sending a 400 (Bad Request) […] or replace
+                # each received obs-fold". Nobody who is honest has sent one for decades.
+                raise RefusedHead(400, "http_request_error", "a folded header line")
+            raise RefusedHead(400, "http_request_error", f"not a header field: {text[:100]!r}")
+        name = field[1].lower()
+        if name == b"content-length" and len(text.partition(b":")[2].strip(b" \t")) > LENGTH_DIGITS:
+            raise RefusedHead(400, "http_request_error", "a Content-Length that is no length")
+        if name == b"transfer-encoding":
+            coding = b",".join([part.strip(b" \t") for part in text.partition(b":")[2].lower().split(b",")])
+            if coding in _CODINGS:  # what is wrong in other ways is mitmproxy's to say
+                raise RefusedHead(501, "http_request_error", "no transfer coding but chunked is known")
+
+
+def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> list[bytes]:
+    """The lines of a response's head, mended where RFC 9110 and 9112 ask a proxy to. Raises :class:`RefusedHead`."""
+    too_large = _why_too_large(lines, limits)
+    if too_large is not None:
+        raise RefusedHead(502, *too_large)
+    line = _STATUS_LINE.fullmatch(lines[0])
+    if line is None:
+        raise RefusedHead(502, "http_protocol_error", f"not the status line of HTTP/1: {lines[0][:40]!r}")
+    # RFC 9110 §6.2: a higher minor version is the highest that we know.
+    version = b"HTTP/1.0" if line[1] == b"0" else b"HTTP/1.1"
+    unfolded: list[list[bytes]] = []
+    for text in lines[1:]:
+        if text[:1] not in (b" ", b"\t"):
+            unfolded.append([text])
+        elif unfolded:
+            # RFC 9112 §5.2: a proxy MUST "replace each received obs-fold with one or more SP octets".
+            unfolded[-1] += [b" ", text.strip(b" \t")]
+        else:
+            raise RefusedHead(502, "http_protocol_error", "white space where a field should begin")
+    cleaned = [b"%b %b %b" % (version, line[2], line[3] or b"")]
+    for parts in unfolded:
+        # RFC 9110 §5.5: "a recipient of CR, LF, or NUL within a field value MUST either reject the message or replace
+        # each of those characters with SP".
+        field = _RECEIVED_FIELD.fullmatch(b"".join(parts).translate(_AS_SPACE))
+        if field is None:
+            raise RefusedHead(502, "http_protocol_error", "a line in the header that is not a field")
+        # RFC 9112 §5.1: "A proxy MUST remove any such whitespace from a response message before forwarding".
+        cleaned.append(b"%b: %b" % (field[1], field[2].rstrip(b" \t")))
+    return cleaned
+
+
+def _why_too_large(lines: Sequence[bytes], limits: HeadLimits) -> tuple[str, str] | None:
+    """The proxy error type and the words for what exceeds a limit."""
+    if len(lines) - 1 > limits.fields:
+        return "http_response_header_section_size", f"more than {limits.fields} fields"
+    if sum(map(len, lines)) + 2 * len(lines) + 2 > limits.total:
+        return "http_response_header_section_size", f"more than {limits.total} bytes"
+    if max(map(len, lines)) + 2 > limits.line:
+        return "http_response_header_size", f"a field of more than {limits.line} bytes"
+    return None
+
+
+# -- HTTP/2 and 3, as they come --------------------------------------------------------------------------------------
+
+
+def why_malformed(fields: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """RFC 9113 §8.2.1: "A field name MUST NOT contain characters in the ranges 0x00-0x20 […]", "A field value MUST NOT
+    contain the zero value […], line feed […], or carriage return". h2 before 4.3 lets them pass (CVE-2025-57804)."""
+    for name, value in fields:
+        if _NAME.fullmatch(name) is None:
+            return f"an invalid field name: {name[:100]!r}"
+        if _VALUE.fullmatch(value) is None:
+            return f"control characters in the field {name[:100].decode('ascii')}"
+    return None
+
+
+def why_malformed_request(
+    method: bytes, scheme: bytes, authority: bytes, path: bytes, fields: Iterable[tuple[bytes, bytes]]
+) -> str | None:
+    """The same for a request and its pseudo-header fields, which become a request line further on."""
+    if _METHOD.fullmatch(method) is None or method != method.upper():
+        return "an invalid :method"
+    if scheme not in (b"http", b"https"):
+        return "an invalid :scheme"
+    if _PATH.fullmatch(path) is None:
+        return "an invalid :path"
+    if authority and _AUTHORITY.fullmatch(authority) is None:
+        return "an invalid :authority"
+    return why_malformed(fields)
+
+
+# -- as they leave ---------------------------------------------------------------------------------------------------
+
+
+def verify(method: bytes, form: bytes, authority: bytes, fields: int, head: bytes) -> None:
+    """The last look at a request before it goes to an origin or a parent, as bytes: whether it is the one that is
+    meant, for the host that is meant, and one alone. ``form``: the request target; ``fields``: how many there are.
+    Raises :class:`Mismatch`."""
+    first, *lines, empty, end = head.split(b"\r\n")
+    if first != b"%b %b HTTP/1.1" % (method, form) or _REQUEST_LINE.fullmatch(first) is None or empty or end:
+        raise Mismatch("another request line than was meant")
+    if len(lines) != fields:
+        raise Mismatch("a field that is more than one")
+    names = []
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise Mismatch("a line that is not a field")
+        names.append(name := field[1].lower())
+        if name == b"host" and line[5:].strip(b" \t") != authority:
+            raise Mismatch("a Host that is not the target's")
+    if names.count(b"host") != 1:
+        raise Mismatch("not just one Host")
+    if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+        raise Mismatch("more than one length")
