@@ -276,6 +276,7 @@ class Index:
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
         entry.response = response
+        entry.head = len(entry.key) + head_size(response)
         response.headers.pack()
         entry.prepared = None
         if entry.id in self._entries:
@@ -380,7 +381,7 @@ class Index:
 def _weigh(entry: Entry) -> int:
     """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
     it is sent."""
-    entry.weight = WEIGHT + 2 * len(entry.key) + 3 * head_size(entry.response)
+    entry.weight = WEIGHT + 3 * entry.head
     return entry.weight
 
 
