@@ -24,8 +24,8 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans", "unwritten",
-        "used", "weight", "written",
+        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans",
+        "unwritten", "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,8 @@ class Entry:
         self.id = entry_id
         self.key = key
         self.response = response
+        self.head = len(key) + head_size(response)
+        """Bytes of its key and its head."""
         self.length = length
         self.used = used
         self.spans = spans
@@ -63,8 +65,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes it is counted with: whole blocks for the body, and for its head."""
-        head = len(self.key) + head_size(self.response)
-        return footprint(self.length if self.spans is None else self.spans.length, head)
+        return footprint(self.length if self.spans is None else self.spans.length, self.head)
 
     def has(self, start: int, stop: int) -> bool:
         """Whether these bytes of its body are in the file."""

@@ -314,6 +314,7 @@ class Index:
         """A validation brought new header fields for the same body."""
         distrust_the_future(response, time.time())
         entry.response = response
+        entry.head = len(entry.key) + head_size(response)
         response.headers.pack()
         entry.prepared = None
         if entry.id in self._entries:
@@ -418,7 +419,7 @@ class Index:
 def _weigh(entry: Entry) -> int:
     """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
     it is sent."""
-    entry.weight = WEIGHT + 2 * len(entry.key) + 3 * head_size(entry.response)
+    entry.weight = WEIGHT + 3 * entry.head
     return entry.weight
 
 

@@ -470,9 +470,11 @@ class Store:
 
     def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
         """Store a response whose body is here. ``None`` if it is not kept."""
-        if self._falls_behind() or not self.takes(key, response):
+        if self._falls_behind():
             return None
         entry = Entry(self.index.new_id(), key, response, len(data), time.time())
+        if entry.head > KEY_MOST and not self.takes(key, response):
+            return None
         size = entry.size
         if not self.reserve(size):
             return None
