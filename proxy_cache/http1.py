@@ -116,8 +116,10 @@ def _fields(lines: bytes) -> RequestFields | None:
     headers = Headers(pairs)
     if len(headers.get_all("host")) != 1 or any(name in headers for name in _MORE_THAN_PLAIN):
         return None
-    options = connection_options(headers.get_all("connection"))
-    if "upgrade" in options:
+    connection = headers.get_all("connection")
+    options = connection_options(connection)
+    # What is no ASCII, mitmproxy may take for white space.
+    if "upgrade" in options or not all(map(str.isascii, connection)):
         return None
     close = True if "close" in options else False if "keep-alive" in options else None
     headers = end_to_end(headers).without("host")
@@ -149,7 +151,9 @@ def _host_and_port(authority: str) -> tuple[str, int] | None:
     if match is None:
         return None
     host, port = match[1].lower(), int(match[2] or 80)
-    return (host, port) if "xn--" not in host and 0 < port < 65536 else None
+    # A label has 63 characters at the most (RFC 1035 §2.3.4): mitmproxy refuses a longer one.
+    usual = "xn--" not in host and 0 < port < 65536 and max(map(len, host.split("."))) <= 63
+    return (host, port) if usual else None
 
 
 def with_line(head: bytes, line: bytes) -> bytes:

@@ -48,8 +48,10 @@ ANOTHER_LOOK: Final = 1.0
 
 HEAD_READ: Final = 16 * 1024
 """Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
+CHUNKED_READ: Final = 64 * 1024
+"""of a body in chunks, which may be of one byte each: all in one read are taken in one turn of the loop; and"""
 BODY_READ: Final = 256 * 1024
-"""of a body. (The transport's ``max_size``, which is no more than a habit of asyncio's: others read as they like.)"""
+"""of any other. (The transport's ``max_size``, no more than a habit of asyncio's: others read as they like.)"""
 
 _CHUNK_LINE: Final = re.compile(rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[^\r\n]*+)?\r?\n")
 
@@ -392,7 +394,7 @@ class OriginConnection(asyncio.Protocol):
             elif data:
                 self._take(data)
             if self._response is response:
-                self._transport.max_size = BODY_READ
+                self._transport.max_size = CHUNKED_READ if self._chunked else BODY_READ
                 if self._splices and not self._chunked and (self._left or 0) >= POURED:
                     self._pause()  # who wants it may have it poured
         finally:

@@ -51,7 +51,7 @@ def refused(folder: Path, name: str, value: object, **others: object) -> str:
         ("cache_memory", "50%"),
         ("cache_dir", ""),
         ("cache_dir", "~nobody-of-this-name/cache"),
-        ("cache_credential_fields", "no name:"),
+        ("cache_credential_fields", "name:"),
         ("head_max_size", "100"),
         ("head_max_size", "2m"),
         ("head_max_size", "50%"),
