@@ -15,16 +15,16 @@ def test_what_came_while_the_process_was_stopped_is_not_given_up(
     start_proxy: Callable[..., Proxy], origin: Origin
 ) -> None:
     """When it goes on the time of all is up, and all have their answers in their sockets."""
-    proxy = start_proxy(origin_timeout=2, origin_retries=0)
+    proxy = start_proxy(origin_timeout=8, origin_retries=0)
     gate = Gate()
-    fetches = 150
+    fetches = 100
     urls = [origin.serve(f"/{number}", Reply(size=100, gate=gate)) for number in range(fetches)]
     agents = [proxy.start_get(url) for url in urls]
     origin.wait(lambda: len(origin.requests) == fetches, told="all requests")
     proxy.signal(signal.SIGSTOP)
     try:
         gate.open()
-        time.sleep(3)  # longer than origin_timeout, which is what this is about
+        time.sleep(9)  # longer than origin_timeout, which is what this is about
     finally:
         proxy.signal(signal.SIGCONT)
     assert all(answer.ok for answer in results(agents))
