@@ -7,35 +7,57 @@ belongs to it has more unsent than asyncio's mark, 64 kB.)
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from mitmproxy import ctx
 from mitmproxy.connection import Connection
+
+from .loop import when_hung_up
 
 HELD_MOST: Final = 256 * 1024
 """Bytes of a client's that wait in mitmproxy before no more is read. asyncio and the kernel hold a little more."""
 
 
 class GatedReader:
-    """What mitmproxy reads a connection from, with a gate in front."""
+    """What mitmproxy reads a connection from, with a gate in front. Behind a closed gate the end of the connection is
+    noticed all the same."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, connection: Any) -> None:
+        """``connection``: its socket."""
         self.reader = reader
+        self._connection = connection
         self._opened: asyncio.Future[None] | None = None
+        self._has_left = False
+        self._end_watch: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reader, name)
 
     async def read(self, most: int = -1) -> bytes:
         while self._opened is not None:
-            await self._opened
-        return await self.reader.read(most)
+            try:
+                await self._opened
+            finally:
+                self._end_watch()
+        return b"" if self._has_left else await self.reader.read(most)
 
     def close_gate(self) -> None:
-        if self._opened is None:
-            self._opened = asyncio.get_running_loop().create_future()
+        if self._opened is None and not self._has_left:
+            loop = asyncio.get_running_loop()
+            self._opened = loop.create_future()
+            if self._connection is not None and self._connection.fileno() >= 0:
+                self._end_watch = when_hung_up(loop, self._connection, self._hung_up)
+
+    def _hung_up(self) -> None:
+        """The client has left, or has said that it sends no more. Nobody waits for an answer to what it has sent
+        ahead; mitmproxy is told of the end now, and not when it has read all of that."""
+        if self._opened is not None:
+            self._has_left = True
+            self.open_gate()
 
     def open_gate(self) -> None:
+        self._end_watch()
         opened, self._opened = self._opened, None
         if opened is not None and not opened.done():
             opened.set_result(None)
@@ -44,7 +66,7 @@ class GatedReader:
 def with_gate(io: Any) -> None:
     """``io``: mitmproxy's reader and writer of a connection that it has not begun to read."""
     if isinstance(io.reader, asyncio.StreamReader):
-        io.reader = GatedReader(io.reader)
+        io.reader = GatedReader(io.reader, io.writer.get_extra_info("socket"))
 
 
 def gate_of(client: Connection) -> GatedReader | None:

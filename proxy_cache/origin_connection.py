@@ -35,6 +35,8 @@ from .store.pipes import POURED
 
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""
+LINE_BREAKS_MOST: Final = 256
+"""Bytes of line breaks before a response: each is a sign of life, as those that follow are."""
 INTERIM_MOST: Final = 64
 """Responses 1xx before the one that is to come: each is a sign of life, and a slot may not be held for ever by them."""
 
@@ -120,6 +122,8 @@ class OriginConnection(asyncio.Protocol):
         self._on_answer: OnAnswer | None = None
         self._on_interim: Callable[[int, Headers], None] | None = None
         self._interims = 0
+        self._line_breaks = 0
+        """Bytes of them before the head."""
         self._asked = 0.0
         self._looked_again = False
         """Whether the time is up, and it is given a moment more."""
@@ -158,7 +162,7 @@ class OriginConnection(asyncio.Protocol):
             return
         self._used += 1
         self._on_interim = on_interim
-        self._interims = 0
+        self._interims = self._line_breaks = 0
         self._on_answer = on_answer
         self._heard = self._asked = self._loop.time()
         if self._timer is None:
@@ -363,7 +367,11 @@ class OriginConnection(asyncio.Protocol):
         data = self._buffer + data if self._buffer else data
         while True:
             if data.startswith((b"\r", b"\n")):
-                data = data.lstrip(b"\r\n")  # left over from the response before: some servers send it
+                # Left over from the response before: some servers send it. One that goes on doing so says nothing.
+                came, data = len(data), data.lstrip(b"\r\n")
+                self._line_breaks += came - len(data)
+                if self._line_breaks > LINE_BREAKS_MOST:
+                    raise OriginError("http_protocol_error", f"more than {LINE_BREAKS_MOST} line breaks before a head")
             head = parse_head(data, self._limits) if data else None
             self._buffer = data
             if head is None:

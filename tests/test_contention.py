@@ -235,6 +235,24 @@ def test_a_client_leaves_with_more_sent_than_is_read(start_proxy: Start, origin:
     assert origin.count("/left") == 0
 
 
+def test_a_client_leaves_mitmproxy_with_more_sent_than_is_read(start_proxy: Start, origin: Origin) -> None:
+    """The same where mitmproxy reads the connection: a GET that no lane takes, queued, and bytes behind it."""
+    proxy = start_proxy(**ONE_SLOT)
+    gate = Gate()
+    held = proxy.start_get(origin.serve("/held", Reply(gate=gate)))
+    holds_the_slot(proxy)
+    url = origin.serve("/left")
+    with Wire(proxy.address) as wire:
+        wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nContent-Length: 0\r\n\r\n")
+        proxy.wait_for_metric("origin_fetches_queued", 1)
+        wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nX: {'x' * 1000}\r\n\r\n" * 800)
+    proxy.wait_for_metric("origin_fetch_queue_wait_seconds_count", 1, outcome="canceled")
+    gate.open()
+    assert held.result().ok
+    assert proxy.get(origin.serve("/other")).ok
+    assert origin.count("/left") == 0
+
+
 # -- errors that are about one client ---------------------------------------------------------------------------------
 
 ODD = ("X-Odd", "yes")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.origin_connection import INTERIM_MOST, OriginConnection
+from proxy_cache.origin_connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
 from proxy_cache.origin_response import OriginResponse, parse_head
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
@@ -376,6 +376,14 @@ def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int
     pieces = [b"HTTP/1.1 %b\r\n\r\n" % status] * count
     results, _ = answered([*pieces, OK], [*pieces, OK])
     assert results == [result, result]
+
+
+@pytest.mark.parametrize(("count", "result"), [(LINE_BREAKS_MOST // 2, (200, b"ok")), (1000, "http_protocol_error")])
+def test_line_breaks_do_not_hold_a_slot_for_ever(count: int, result: Any) -> None:
+    """Nor do they count for anything, as long as it is a few (RFC 9112 §2.2)."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    results, _ = answered([*[b"\r\n"] * count, answer])
+    assert results == [result]
 
 
 def test_interim_responses_are_told() -> None:
