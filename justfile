@@ -38,6 +38,10 @@ lint:
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"
 
+# Compare this checkout with another one, in alternating runs (about 5 minutes; --help: more)
+bench-ab *arguments:
+    {{ python }} benchmarks/ab.py "$@"
+
 # Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 3; --help: more)
 bench-peers *arguments:
     {{ python }} benchmarks/peers.py "$@"

@@ -1,0 +1,105 @@
+"""This checkout against another one, in alternating runs: what a change costs a hit, a range hit and a miss.
+
+    git worktree add ../before <commit>
+    just bench-ab ../before                 about five minutes
+    just bench-ab ../before --seconds 1     rougher
+
+Both proxies run on the same core, one is asked at a time, nginx and wrk have another core. Each ratio is of two
+neighbouring runs (new/old: requests a second, more is better; CPU time, less is better), and the medians are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import load
+from processes import BIG, ROOT, SIZES, Mitmdump, Origin, wait_until_idle
+from run import check_tools, names, positive
+
+KINDS = ("hit", "range hit", "miss")
+
+
+def main() -> None:
+    options = parse_arguments()
+    check_tools()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    cores = sorted(os.sched_getaffinity(0))
+    proxy_core, other_core = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+    print(f"{options.runs} pairs of runs of {options.seconds} s: {ROOT} (new) and {options.before} (old)")
+    with tempfile.TemporaryDirectory(prefix="proxy-cache-bench-") as temporary:
+        folder = Path(temporary)
+        with Origin(folder / "origin", other_core) as origin:
+            origin.wait_until_listening()
+            for name in options.sizes:
+                compare(name, origin, folder, proxy_core, other_core, options)
+
+
+def compare(
+    name: str, origin: Origin, folder: Path, proxy_core: int | None, other_core: int | None, options: argparse.Namespace
+) -> None:
+    """The rows of one size."""
+    size = SIZES[name]
+    url, big = origin.url(size), origin.url(BIG) + "/ranges"
+    span = f"{BIG // 2}-{BIG // 2 + size - 1}"
+    with contextlib.ExitStack() as stack:
+        pair = {}
+        for which, root in (("old", options.before), ("new", ROOT)):
+            script, cache = root / "addons" / "cache.py", folder / f"cache-{which}-{size}"
+            arguments = ["-s", str(script), "--set", f"cache_dir={cache}", "--set", "metrics_listen=127.0.0.1:0"]
+            pair[which] = stack.enter_context(Mitmdump(which, arguments, folder / f"conf-{which}", proxy_core))
+        for proxy in pair.values():
+            proxy.wait_until_listening()
+            proxy.check(url, origin.body(size))
+            load.run(proxy.port, url, 1, other_core, f"warm-up-{proxy.name}")
+            load.run(proxy.port, big, 1, other_core, span=span)
+        for kind in options.kinds:
+            rates, costs = [], []
+            for run in range(options.runs):
+                rate, cost = {}, {}
+                for which in ("old", "new") if run % 2 else ("new", "old"):
+                    proxy = pair[which]
+                    wait_until_idle(list(pair.values()))
+                    ticks = proxy.cpu_ticks()
+                    if kind == "range hit":
+                        result = load.run(proxy.port, big, options.seconds, other_core, span=span)
+                    else:
+                        distinct = f"{which}-{run}" if kind == "miss" else None
+                        result = load.run(proxy.port, url, options.seconds, other_core, distinct)
+                    if result.errors:
+                        print(f"not clean: {kind}, {name}, {which}: {result.errors} errors of {result.requests}")
+                    rate[which] = result.rate
+                    cost[which] = (proxy.cpu_ticks() - ticks) * 10_000 / max(1, result.requests)
+                rates.append((rate["new"] / rate["old"], rate["new"], rate["old"]))
+                costs.append((cost["new"] / cost["old"], cost["new"], cost["old"]))
+            ratio, new, old = (statistics.median(column) for column in zip(*rates, strict=True))
+            cpu, new_cost, old_cost = (statistics.median(column) for column in zip(*costs, strict=True))
+            print(
+                f"{kind + ', ' + name:<20} {ratio:.3f} ({new:.0f} to {old:.0f} requests/s)"
+                f"   CPU {cpu:.3f} ({new_cost:.1f} to {old_cost:.1f} µs each)",
+                flush=True,
+            )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="just bench-ab", description="Compare this checkout with another one.")
+    parser.add_argument("before", type=Path, help="folder of the other checkout")
+    parser.add_argument(
+        "--runs", type=positive, default=7, help="pairs of measurements: the median counts (7)"
+    )
+    parser.add_argument("--seconds", type=positive, default=2, help="length of one measurement (2)")
+    parser.add_argument("--sizes", type=names(tuple(SIZES)), default=["1 kB", "10 kB", "100 kB"], help="of: 1 kB, …")
+    parser.add_argument("--kinds", type=names(KINDS), default=list(KINDS), help=f"of: {', '.join(KINDS)}")
+    options = parser.parse_args()
+    options.before = options.before.resolve()
+    return options
+
+
+if __name__ == "__main__":
+    main()
