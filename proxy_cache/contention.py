@@ -2,8 +2,8 @@
 
 Whoever queues waits for the fills that run. Two kinds of them hold their slot although no client is served by it:
 
-- A fill that no client waits for. It is finished if that does not take long (:class:`Leftover`), and dropped at once if
-  somebody queues for its slot.
+- A fill that no client waits for. It is finished if that does not take long (:class:`Leftover`), and if somebody queues
+  for its slot, not more than a moment: most are the rest of a block whose first bytes a client has asked for.
 - A fill that is held up by its clients, because what it brings is not stored and they read slower than the origin
   sends. What they have not read is set aside (see :mod:`.store.spill`), so that the origin's last byte gives the slot
   back. Where there is no room for that, the slowest reader is dropped if it has as good as stopped reading.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY: Final = 0.5
 """Seconds between looks at the fills that run, as long as somebody queues."""
+IN_THE_WAY_MAX: Final = 1.0
+"""Seconds that a fill may still take for which no client waits, if somebody queues for its slot."""
 LOOKS_HELD_UP: Final = 2
 """Looks in a row that find a fill held up by its readers before anything is done about it: a client that is read from
 a slow disk or a busy agent pauses now and then."""
@@ -43,28 +45,41 @@ class Leftover:
         self._fill = fill
         self._since = loop.time()
         self._arrived = fill.arrived
-        self._timer = loop.call_later(min(1.0, fill.table.quick_abort_timeout), self._look)
+        self._timer = loop.call_later(self._next_look, self._look)
 
     def cancel(self) -> None:
         self._timer.cancel()
 
+    @property
+    def _next_look(self) -> float:
+        return min(0.25 if self._fill.is_in_the_way else 1.0, self._fill.table.quick_abort_timeout)
+
     def _look(self) -> None:
-        fill, loop = self._fill, asyncio.get_running_loop()
-        now = loop.time()
+        if self.is_late:
+            self._fill.abandon()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._next_look, self._look)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is too slow to be finished for nobody."""
+        fill, now = self._fill, asyncio.get_running_loop().time()
         if fill.is_queued:
             self._since = now
-        elif self._is_late(now - self._since, fill.arrived - self._arrived):
-            fill.abandon()
-            return
-        self._timer = loop.call_later(1.0, self._look)
+            return False
+        return self._is_late(now - self._since, fill.arrived - self._arrived)
 
     def _is_late(self, elapsed: float, arrived: int) -> bool:
-        """Whether it is too slow. ``arrived``: bytes that have come in the ``elapsed`` seconds."""
+        """``arrived``: bytes that have come in the ``elapsed`` seconds."""
         fill = self._fill
         if not fill.waiters:
-            # All of it has to be here in time, at the pace that it has.
-            left = fill.table.quick_abort_timeout - elapsed
-            return left <= 0 or (fill.body is not None and fill.bytes_left * elapsed > arrived * left)
+            # All of it has to be here in time, at the pace that it has: after a quarter of the time that can be told.
+            limit = fill.table.quick_abort_timeout
+            if fill.is_in_the_way:
+                limit = min(limit, IN_THE_WAY_MAX)
+            left = limit - elapsed
+            is_slow = fill.body is not None and fill.bytes_left * elapsed > arrived * left
+            return left <= 0 or (is_slow and elapsed >= limit / 4)
         if fill.head is None:
             return elapsed >= fill.table.origin.settings.timeout
         if elapsed < REFRESH_PATIENCE:
@@ -108,8 +123,11 @@ def make_way(fill: Fill, now: float, *, queue_is_full: bool) -> None:
     """What this fill can do for those who queue, if they wait for its slot. ``now``: by the loop's clock."""
     if not fill.is_running or not fill.is_in_the_way:
         return
-    if not fill.has_client and (queue_is_full or not fill.waiters):
+    if not fill.has_client and queue_is_full:
         fill.abandon()
+    elif not fill.waiters:
+        if not fill.may_go_on_for_nobody:
+            fill.abandon()
     elif fill.body is not None:
         if fill.hold_up is None:
             fill.hold_up = HoldUp()

@@ -9,7 +9,7 @@ and go as they like; the fill minds only when the last one leaves:
 
 - still queued: it is cancelled, and the origin never hears of it;
 - running: it is finished if at most ``quick_abort_max`` bytes are left (as far as is known) and they come within
-  ``quick_abort_timeout``, else dropped; at once if others wait for its slot (see :mod:`.contention`).
+  ``quick_abort_timeout``, or within a second if others wait for its slot (see :mod:`.contention`); else dropped.
 
 A fill may also be for a *span*: bytes that a stored response lacks, or the first that were asked for of one that is not
 stored yet. The answer, a 206, is then a piece of an entry that is in the index from the response's head on.
@@ -173,11 +173,19 @@ class Fill:
     def _nobody_waits(self) -> None:
         if self.state in (FillState.COMPLETE, FillState.FAILED):
             return
-        if self.state is FillState.RUNNING and self._worth_finishing() and not self.is_in_the_way:
-            if self._leftover is None:
-                self._leftover = Leftover(self)
-            return
-        self.abandon()
+        if self.state is not FillState.RUNNING or not self.may_go_on_for_nobody:
+            self.abandon()
+
+    @property
+    def may_go_on_for_nobody(self) -> bool:
+        """Whether it may still be finished although no client waits. If so, it is watched from now on."""
+        if not self._worth_finishing():
+            return False
+        if self.is_in_the_way and (self.head is None or self.table.limiter.is_full):
+            return False
+        if self._leftover is None:
+            self._leftover = Leftover(self)
+        return not self._leftover.is_late
 
     def abandon(self) -> None:
         """End it, since no client wants what it brings. What has come is kept, if the rest can be put to it."""
@@ -486,12 +494,8 @@ class Fill:
 
     def _see_who_waits(self) -> None:
         """The head has been handed out, and all may have been sent on, or have left before."""
-        if self.waiters:
-            return
-        if not self._worth_finishing() or self.is_in_the_way:
+        if not self.waiters and not self.may_go_on_for_nobody:
             raise asyncio.CancelledError
-        if self._leftover is None:
-            self._leftover = Leftover(self)
 
     def _decide(self, response: OriginResponse, content: bytes | None = None) -> tuple[FillHead, bool, bool]:
         """Whether a response is stored, and who gets it: see :meth:`_give`. ``content``: its body, if that is here."""

@@ -149,8 +149,8 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "quick_abort_timeout", int, 10,
-        "Seconds within which that has to be done. A fill that is too slow for it is dropped, and so is any that "
-        "nobody waits for when others queue for its slot. 0: all of them are dropped.",
+        "Seconds within which that has to be done; 1 at the most if others queue for its slot, and none if nothing has "
+        "come yet, or if the queue is full. 0: what nobody waits for is dropped.",
     ),
     (
         "spill_max", str, "1g",
@@ -199,6 +199,7 @@ MITMPROXY_NAMES = frozenset(
 logger = logging.getLogger(__name__)
 
 _BETWEEN = re.compile(r"[,\s]+")
+_PARAMETER = re.compile(r"[\w-]+")
 _SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
 
 refused: set[str] = set()
@@ -398,7 +399,7 @@ def _host(pattern: str) -> re.Pattern[str]:
 def _redaction(values: Sequence[str]) -> redaction.Rules:
     names, patterns = [], []
     for value in values:
-        if re.fullmatch(r"[\w-]+", value):
+        if _PARAMETER.fullmatch(value):
             names.append(value)
             continue
         try:

@@ -36,6 +36,16 @@ def test_a_silent_origin_and_a_client_that_has_left(start_proxy: Start, origin: 
     assert proxy.get(origin.serve("/other")).ok
 
 
+def test_the_rest_of_a_block_is_kept_although_others_queue(start_proxy: Start, origin: Origin) -> None:
+    """Whoever reads ranges has its bytes before the block is here, and leaves. What comes at once is worth having."""
+    proxy = start_proxy(**ONE_SLOT, cache_block_size="64k", cache_fill_whole=0)
+    headers = (("Cache-Control", "max-age=3600"), ("ETag", '"1"'), ("Accept-Ranges", "bytes"))
+    urls = [origin.serve(f"/blocks/{n}", Reply(size=1_000_000, headers=headers)) for n in range(20)]
+    fetches = [proxy.start_get(url, headers=[("Range", "bytes=0-9")]) for url in urls]
+    assert {response.status for response in results(fetches)} == {206}
+    assert proxy.settled().value("origin_fetches_total", outcome="stored") == 20
+
+
 def test_a_client_leaves_while_others_queue(start_proxy: Start, origin: Origin) -> None:
     proxy = start_proxy(**ONE_SLOT)
     leaves = proxy.start_get(origin.serve("/body", Reply(size=500_000, body_gate=Gate(), gate_at=1000)))
@@ -49,7 +59,7 @@ def test_a_client_leaves_while_others_queue(start_proxy: Start, origin: Origin) 
 def test_one_that_waits_elsewhere_is_helped_by_nobody(start_proxy: Start, origin: Origin) -> None:
     """The queue is for another host's slots: what nobody waits for may go on."""
     with Origin() as other:
-        proxy = start_proxy(origin_max_in_flight_per_host=1, origin_queue_timeout=100)
+        proxy = start_proxy(origin_max_in_flight_per_host=1, origin_queue_timeout=100, quick_abort_timeout=400)
         gate, held = Gate(), Gate()
         first = proxy.start_get(other.serve("/held", Reply(gate=held)))
         other.wait_for("/held")
@@ -88,7 +98,7 @@ def test_a_silent_origin_and_nobody_else(start_proxy: Start, origin: Origin) -> 
 
 def test_a_client_comes_back_in_time(start_proxy: Start, origin: Origin) -> None:
     """It finds the fill that its predecessor has left behind, and that goes on for as long as it stays."""
-    proxy = start_proxy(quick_abort_timeout=100)
+    proxy = start_proxy(quick_abort_timeout=400)
     gate = Gate()
     url = origin.serve("/back", Reply(size=200_000, body_gate=gate, gate_at=1000))
     first = proxy.start_get(url)

@@ -354,9 +354,9 @@ def test_cold_readers_wait_for_one_head(proxy: Proxy, origin: Origin) -> None:
     url = origin.serve("/cold", Reply(size=1_000_000, headers=OBJECT, gate=gate), Reply(size=1_000_000, headers=OBJECT))
     wanted = [(at * 50000, at * 50000 + 40000) for at in range(20)]
     fetches = [proxy.start_get(url, headers=[("Range", f"bytes={a}-{b - 1}")]) for a, b in wanted]
+    origin.wait_for("/cold")
     whole = proxy.start_get(url)
     proxy.wait_for_waiters(21)
-    origin.wait_for("/cold")
     assert origin.count("/cold") == 1
     gate.open()
     for (start, stop), answer in zip(wanted, results(fetches), strict=True):

@@ -378,7 +378,10 @@ def test_what_the_metric_says_is_what_the_disk_says(start_proxy: Callable[..., P
     assert told * 0.9 - MIB < du(proxy) - empty < told * 1.1 + MIB
 
 
-def test_heads_and_keys_that_are_too_long_are_served_and_not_stored(proxy: Proxy, origin: Origin) -> None:
+def test_heads_and_keys_that_are_too_long_are_served_and_not_stored(
+    start_proxy: Callable[..., Proxy], origin: Origin
+) -> None:
+    proxy = start_proxy(head_max_size="1m")
     fresh = ("Cache-Control", "max-age=600")
     long_head = (fresh, *((f"X-Long-{number}", "h" * 4000) for number in range(20)))
     urls = [

@@ -49,6 +49,7 @@ _CHANGE: Final = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za
 # "//user:password@", also of a URL within a URL, as it is or percent-encoded.
 _USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}(?:@|%40)")
 
+_SEPARATOR: Final = re.compile(r"([&;])")
 _SUSPECT: Final = re.compile(r"[^!-~]|[?#@;=]|%40|/(?:[^/.]{20}|eyJ|ya29\.|hv[bs]\.)|[0-9]:[\w-]{16}")
 """What a URL has in it that may not be shown as it is, but for names that call the next segment a secret:"""
 _BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]{0,4}/")
@@ -105,7 +106,7 @@ def _redact(url: str) -> str:
     authority = authority.rpartition("@")[2].rpartition("%40")[2]
     clean = f"{scheme}{separator}{authority}{slash}{_redacted_path(path)}"
     if question:
-        clean += "?" + "".join(_redacted_parameter(part) for part in re.split(r"([&;])", query))
+        clean += "?" + "".join(_redacted_parameter(part) for part in _SEPARATOR.split(query))
     if "@" in clean or "%40" in clean:
         clean = _USERINFO.sub(r"\1\2", clean)
     for pattern in _rules.patterns:

@@ -166,11 +166,14 @@ class Store:
             except Exception:  # it is there for as long as the store is
                 logger.exception("cache_dir %s: housekeeping failed", self.root)
 
-    def _look_at_clock(self) -> None:
-        """Often, and at low cost, so that a hit need not ask whether the clock was set."""
+    def _notice_clock(self) -> None:
         if by := self._clock.set_back_by():
             logger.warning("the clock was set back by %.1f s: what is stored counts as older by that", by)
             self.index.clock_set_back(by)
+
+    def _look_at_clock(self) -> None:
+        """Often, and at low cost, so that a hit need not ask whether the clock was set."""
+        self._notice_clock()
         self._clock_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_clock)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
@@ -276,6 +279,7 @@ class Store:
     def update(self, entry: Entry, response: StoredResponse) -> None:
         """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4). If these make it a head that is too
         long to be stored, the entry goes: it can't be kept as it was either."""
+        self._notice_clock()
         if self.takes(entry.key, response):
             self.index.replace_response(entry, response)
         else:
@@ -601,6 +605,7 @@ class Store:
 
     def _add(self, entry: Entry, *, saved: bool = False) -> None:
         """Make it known, in place of what it replaces."""
+        self._notice_clock()  # so that no clock by which something was stored goes unseen
         self.index.add(entry, saved=saved)
         self._drop_superseded(entry.key)
 
