@@ -112,7 +112,7 @@ class Delivery:
                         self.ended = True
                         return
                     if self.chunked:
-                        writer.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                        writer.write(as_chunk(chunk))
                     else:
                         writer.write(chunk)
                     count = len(chunk)
@@ -170,6 +170,12 @@ class Delivery:
 
     def close(self) -> None:
         self.source.close()
+
+
+def as_chunk(data: bytes) -> bytes:
+    """A chunk of a chunked body (RFC 9112 §7.1). In one piece: ``writelines`` of Python 3.12 and 3.13 doesn't tell
+    anybody that a client has stopped reading, and takes megabytes for it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def reset_at_close(writer: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from .answers import Answer, Exchange, Source
 from .cache import Cache
-from .delivery import CONGESTED, Delivery, InFlight
+from .delivery import CONGESTED, Delivery, InFlight, as_chunk
 from .http1 import CLOSE, Request, parse_request, response_head, with_line
 from .loop import when_hung_up
 from .semantics.headers import Headers
@@ -469,7 +469,7 @@ class Lane(asyncio.Protocol):
         else:
             self._writer.write(head)
             if first:
-                self._writer.writelines((b"%x\r\n" % len(first), first, b"\r\n"))
+                self._writer.write(as_chunk(first))
                 delivery.sent = len(first)
         if delivery.sent != answer.length or answer.length is None:
             await delivery.wait()

@@ -13,6 +13,12 @@ from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
 
 ONCE = {
+    "test_clock",
+    "test_contention",
+    "test_logs",
+    "test_lost_bodies",
+    "test_names",
+    "test_stopped",
     "test_tunnel",
     "test_modes",
     "test_options",
