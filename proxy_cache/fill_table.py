@@ -16,6 +16,7 @@ from .semantics.credentials import has_credentials
 from .semantics.headers import Headers
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
+from .semantics.storing import says_nothing
 from .semantics.vary import matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
@@ -223,12 +224,13 @@ class FillTable:
 
     # -- what is known of keys ----------------------------------------------------------------------------------
 
-    def guess_for(self, request: FillRequest) -> int | None:
+    def guess_for(self, request: FillRequest, response: Headers) -> int | None:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
         §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
         the reason of that section's note: they have long meant that something is worked out."""
         if (
-            not self.default_ttl
+            not says_nothing(response)
+            or not self.default_ttl
             or "?" in request.target.path
             or has_credentials(request.headers, request.policy.credentials)
         ):

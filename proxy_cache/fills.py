@@ -501,7 +501,9 @@ class Fill:
         """Whether a response is stored, and who gets it: see :meth:`_give`. ``content``: its body, if that is here."""
         request, status = self.request, response.status
         whole = 200 if status == 206 else status
-        verdict = judge(request.headers, whole, response.headers, request.policy, self.table.guess_for(request))
+        verdict = judge(
+            request.headers, whole, response.headers, request.policy, self.table.guess_for(request, response.headers)
+        )
         why_not = verdict.why_not or ("partial" if status == 206 else None)
         if why_not is None and not request.keep:
             why_not = "bypass"
@@ -579,7 +581,7 @@ class Fill:
                 table._forget(self)  # it goes on with a response that has begun, and is for that one alone
             head = FillHead(stored_as.response, "", self.body, None, None, None, stored_as, length=length)
             return self._given(head, shared=may_be_kept, alone=True)
-        verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request))
+        verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request, headers))
         why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
         stored = StoredResponse.of(
             200, headers, request.headers, response.request_time, response.response_time, verdict

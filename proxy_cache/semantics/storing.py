@@ -74,7 +74,7 @@ def judge(
         if rule.force:
             omitted |= {"set-cookie"} | directives.private_fields - _ESSENTIAL
         return Verdict(why_not, rule.seconds, targeted, omitted, policy.credentials)
-    if why_not == "no-freshness" and guess and status == 200 and targeted is None and _says_nothing(response):
+    if why_not == "no-freshness" and guess and status == 200 and targeted is None and says_nothing(response):
         why_not = _by_request(request, response, directives, targeted, policy)
         return Verdict(why_not, guess, targeted, omitted, policy.credentials)
     return Verdict(why_not, None, targeted, omitted, policy.credentials)
@@ -86,7 +86,7 @@ _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
 """What a rule with ``force`` overrides."""
 
 
-def _says_nothing(response: Headers) -> bool:
+def says_nothing(response: Headers) -> bool:
     """Whether there is nothing in a response about caching it."""
     return not response.has_any({"cache-control", "expires", "pragma"})
 

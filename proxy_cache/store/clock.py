@@ -41,6 +41,9 @@ class ClockWatch:
         """Seconds by which it has been set back since the last look; 0 if it hasn't. Small amounts add up."""
         before = self._monotonic()
         wall = (self._wall or time.time)()
+        if -TOLERANCE < self._offset - wall + before <= 0.0:
+            self._offset = wall - before  # as it mostly is: it goes as the other does, or is a trifle faster
+            return 0.0
         if self._monotonic() - before > UNCERTAIN:
             return 0.0  # the process has been stopped in between
         offset = wall - before
