@@ -90,9 +90,7 @@ def compare(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just bench-ab", description="Compare this checkout with another one.")
     parser.add_argument("before", type=Path, help="folder of the other checkout")
-    parser.add_argument(
-        "--runs", type=positive, default=7, help="pairs of measurements: the median counts (7)"
-    )
+    parser.add_argument("--runs", type=positive, default=7, help="pairs of measurements: the median counts (7)")
     parser.add_argument("--seconds", type=positive, default=2, help="length of one measurement (2)")
     parser.add_argument("--sizes", type=names(tuple(SIZES)), default=["1 kB", "10 kB", "100 kB"], help="of: 1 kB, …")
     parser.add_argument("--kinds", type=names(KINDS), default=list(KINDS), help=f"of: {', '.join(KINDS)}")
