@@ -38,6 +38,8 @@ PATIENCE: Final = 8
 client can't be told to come again later."""
 PAUSE: Final = 1.0
 """Seconds between them."""
+RESENT: Final = 2
+"""Times that a response that has begun is sent on from what others have asked for."""
 LOSSES: Final = 8
 """Times that what has just been fetched can't be read from the disk before the next byte could."""
 
@@ -176,8 +178,9 @@ class GapReader:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
                 self._waiter = waiter = None
             except SentOn as error:
-                # What others have asked for was for them alone.
-                if not error.alone or turn:
+                # What others have asked for was for them alone, an error that was meant for them, or another version:
+                # whichever it was, asking for it oneself tells.
+                if turn >= RESENT:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
                 self._waiter = waiter = None
                 continue

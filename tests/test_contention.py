@@ -314,6 +314,26 @@ def test_those_who_waited_for_what_was_refused_ask_again_together(proxy: Proxy, 
     assert origin.count("/waf") == 2
 
 
+def test_a_response_that_has_begun_goes_on_where_another_client_is_refused(start_proxy: Start, origin: Origin) -> None:
+    """The block that it needs next was asked for on behalf of somebody whom the origin refuses."""
+    proxy = start_proxy(cache_block_size="64k", cache_max_span="64k", cache_fill_whole=0)
+    size, block, gate = 1_000_000, 65536, Gate()
+    good = Reply(size=size, headers=(FRESH, ("ETag", '"1"'), ("Accept-Ranges", "bytes")))
+    url = origin.serve("/blocks", good, Reply(status=403, headers=(), gate=gate), good)
+    assert proxy.get(url, headers=[("Range", f"bytes=0-{block - 1}")]).status == 206
+    proxy.wait_until_idle()
+    refused = proxy.start_get(url, headers=[ODD, ("Range", f"bytes={2 * block}-{3 * block - 1}")])
+    origin.wait_for("/blocks", 2)
+    reader = proxy.start_get(url, headers=[("Range", f"bytes=0-{3 * block - 1}")])
+    reader.received(2 * block)
+    proxy.wait_for_waiters(2)
+    gate.open()
+    assert refused.result().status == 403
+    response = reader.result()
+    assert response.complete
+    assert response.body == origin.body_of("/blocks", 3 * block)
+
+
 def test_where_all_are_refused_they_are_not_refused_one_by_one(proxy: Proxy, origin: Origin) -> None:
     """Some rounds together, in case it was one odd client's doing; then each for itself."""
     gates = [Gate() for _ in range(4)]
