@@ -117,8 +117,11 @@ class Exchange:
 
     def close(self) -> None:
         """The answer has been sent, or will not be. Idempotent."""
-        if self.source is not None:
-            self.source.close()
+        # A source may know its exchange, so as to go on elsewhere: a circle of theirs would keep megabytes of a body
+        # until the collector comes round.
+        source, self.source = self.source, None
+        if source is not None:
+            source.close()
         if self.waiter is not None:
             self.waiter.leave()
 
@@ -247,6 +250,7 @@ class StoredReader:
             raise BodyLost(str(error)) from error
 
     def close(self) -> None:
+        self._elsewhere = None
         if self._rest is not None:
             self._rest.close()
         if self._file is not None:

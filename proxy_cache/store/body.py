@@ -546,10 +546,12 @@ class Reader:
         if self._gone:
             return
         self._gone = True
+        self.elsewhere = None
         if self._wait is not None and not self._wait.done():
             self._wait.set_result(None)
         if self._rest is not None:
             self._rest.close()
+            self._rest = None
         self._let_go()
 
     def _let_go(self) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy_cache.answer_heads import Heads
 from proxy_cache.answers import Exchange
+from proxy_cache.cache import Cache, CacheSettings
 from proxy_cache.fill_table import FillTable
 from proxy_cache.fills import FillRequest
 from proxy_cache.gaps import from_origin
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
-from proxy_cache.store.body import BodyLost, Reader
+from proxy_cache.store.body import Body, BodyLost, Reader
 
 from .test_fills import with_table
 from .test_origin_connection import until
@@ -136,3 +139,32 @@ def test_without_a_strong_validator_it_breaks_off(tmp_path: Path, monkeypatch: p
         server.close()
 
     with_table(tmp_path, story)
+
+
+@pytest.mark.parametrize("fields", [Headers(), Headers([(b"Range", b"bytes=10-2000000")])], ids=["all", "range"])
+def test_what_has_been_sent_leaves_nothing_to_the_collector(tmp_path: Path, fields: Headers) -> None:
+    """A body's tail, and the descriptor of its file, go with the last response, and not at some later time."""
+
+    async def story(table: FillTable) -> None:
+        server = await asyncio.start_server(RangeOrigin().serve, "127.0.0.1", 0)
+        target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/x")
+        cache = Cache(table.store, table, CacheSettings(), Heads("test"))
+        for _ in range(3):  # from a fill, and from what is stored
+            exchange = Exchange(target, fields, "agent")
+            answer = await cache.get(exchange)
+            source = answer.body
+            assert not isinstance(source, bytes)
+            while await source.read():
+                pass
+            exchange.close()
+            del exchange, answer, source
+            await until(lambda: not table.running)
+        await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, (Exchange, Body))])
+        server.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        with_table(tmp_path, story)
+    finally:
+        gc.enable()
