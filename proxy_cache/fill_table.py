@@ -86,10 +86,11 @@ class Uncacheable:
     """the fields with which it said who had made it."""
 
     def is_about(self, headers: Headers) -> bool:
-        return self.until >= time.monotonic() and self._applies(headers)
-
-    def _applies(self, headers: Headers) -> bool:
-        return all(name in headers for name in self.identifying) and matches(self.vary, headers)
+        return (
+            self.until >= time.monotonic()
+            and all(name in headers for name in self.identifying)
+            and matches(self.vary, headers)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,13 @@ from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from .layers_chunks import ChunkReader
 from .layers_hygiene import RefusedHead, checked_request, cleaned_response
+from .origin_connection import INTERIM_MOST
 from .semantics.headers import connection_options
 from .semantics.limits import HeadLimits
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
-INTERIM_MOST = 64
-"""Interim responses to one request. Each is a message to the client."""
 LINGER = 5.0
 """Seconds for which more is read, and dropped, from a client that has had its last answer. With unread data in front of
 it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6)."""

@@ -154,10 +154,6 @@ class _ClientQueue:
         return min(heads, key=lambda ticket: ticket.seq, default=None)
 
 
-def _nothing() -> None:
-    """The default of a callback."""
-
-
 def _arrival(ticket: Ticket) -> int:
     return ticket.seq
 
@@ -179,7 +175,7 @@ class OriginLimiter:
         rng: random.Random | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.on_queued: Callable[[], None] = _nothing
+        self.on_queued: Callable[[], None] = lambda: None
         self._observe = observe
         self._clock = clock
         self._rng = rng or random.Random()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import Wire, results
+from tests.support.agents import Fetch, Wire, results
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -20,6 +20,15 @@ LARGE = 30_000_000
 
 def holds_the_slot(proxy: Proxy) -> None:
     proxy.wait_for_metric("origin_fetches_in_flight", 1)
+
+
+def with_the_slot_taken(start_proxy: Start, origin: Origin) -> tuple[Proxy, Gate, Fetch]:
+    """A proxy whose one slot is held until the gate opens."""
+    proxy = start_proxy(**ONE_SLOT)
+    gate = Gate()
+    held = proxy.start_get(origin.serve("/held", Reply(gate=gate)))
+    holds_the_slot(proxy)
+    return proxy, gate, held
 
 
 # -- fills that nobody waits for --------------------------------------------------------------------------------------
@@ -226,10 +235,7 @@ def test_a_limit_for_each_client(start_proxy: Start, origin: Origin) -> None:
 @pytest.mark.parametrize("how", ["closed", "finished"])
 def test_a_client_leaves_with_more_sent_than_is_read(start_proxy: Start, origin: Origin, how: str) -> None:
     """Reading has stopped at the first 64 kB, so that the end of the connection is not read either."""
-    proxy = start_proxy(**ONE_SLOT)
-    gate = Gate()
-    held = proxy.start_get(origin.serve("/held", Reply(gate=gate)))
-    holds_the_slot(proxy)
+    proxy, gate, held = with_the_slot_taken(start_proxy, origin)
     url = origin.serve("/left")
     with Wire(proxy.address) as wire:
         wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
@@ -247,10 +253,7 @@ def test_a_client_leaves_with_more_sent_than_is_read(start_proxy: Start, origin:
 
 def test_a_client_leaves_mitmproxy_with_more_sent_than_is_read(start_proxy: Start, origin: Origin) -> None:
     """The same where mitmproxy reads the connection: a GET that no lane takes, queued, and bytes behind it."""
-    proxy = start_proxy(**ONE_SLOT)
-    gate = Gate()
-    held = proxy.start_get(origin.serve("/held", Reply(gate=gate)))
-    holds_the_slot(proxy)
+    proxy, gate, held = with_the_slot_taken(start_proxy, origin)
     url = origin.serve("/left")
     with Wire(proxy.address) as wire:
         wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nContent-Length: 0\r\n\r\n")
