@@ -6,12 +6,14 @@ is to do, the less of it costs each response: no hop between threads, no transac
 
 A body written here goes to its final place at once. It has no row until it is whole: after a crash a file without a
 row is deleted, and after one of the machine so are the rows of the last minute. What is dropped loses its row first,
-and then its blocks.
+and then its blocks. The room for a body may be that of what was dropped for it, later in the same queue: where the disk
+is full, what is dropped goes first, and the bodies are tried once more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import queue
 import sqlite3
@@ -21,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from .entry import Entry
 from .files import as_os_error
@@ -49,6 +52,7 @@ BATCH = 512
 LINGER = 0.01
 """Seconds for which what there is to write waits for more: nobody waits for it, and the more comes together, the less
 each costs (of a miss of 10 kB 16 µs in place of 39)."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 TOLD_AT_ONCE = 32
 """Bodies that are made known in one turn of the loop, at some 20 µs each."""
 
@@ -94,6 +98,8 @@ class WriteBody:
 
 
 Operation = Save | Delete | Touch | ClockSet | WriteBody
+Result: TypeAlias = tuple[WriteBody, OSError | None]
+"""A body, and why it could not be written."""
 
 
 class Writer:
@@ -151,16 +157,20 @@ class Writer:
             if batch[0] is not None:
                 time.sleep(LINGER)
             take_more(self._queue, batch, BATCH)
+            results = self._write_bodies([one for one in batch if isinstance(one, WriteBody)])
+            freed: set[int] = set()
+            if any(error is not None and error.errno in NO_ROOM for _, error in results):
+                results, freed = self._write_again(batch, results)
+            if results:
+                self._tell_loop(results)
             operations = [operation for operation in batch if operation is not None]
-            saves = self._write_bodies([one for one in operations if isinstance(one, WriteBody)])
+            saves = {body.entry.id: body.entry for body, error in results if error is None}
             self._transact(partial(_write_rows, saves=saves, operations=operations))
-            places = [place for one in operations if isinstance(one, Delete) for place in one.places]
-            self._segments.free(places)
-            self._paid += size_of(places)
+            self._free([one for one in operations if isinstance(one, Delete) and id(one) not in freed])
             if len(operations) < len(batch):
                 break
             # Else the thread would keep the last batch's bodies in memory while it waits for the next.
-            del batch, operations, saves
+            del batch, operations, saves, results
         if not self._lost_rows:
             # A file whose row was lost is an orphan, which is looked for only after an end that wasn't clean.
             self._transact(lambda database: database.execute(META, ("clean", "1")))
@@ -169,9 +179,8 @@ class Writer:
             self._database = None
         self._segments.close_writer()
 
-    def _write_bodies(self, bodies: list[WriteBody]) -> dict[int, Entry]:
-        """The entries whose bodies are written. The loop is told before the rows are: nobody waits for those."""
-        results: list[tuple[WriteBody, OSError | None]] = []
+    def _write_bodies(self, bodies: list[WriteBody]) -> list[Result]:
+        results: list[Result] = []
         small: list[WriteBody] = []
         others: list[WriteBody] = []
         for body in bodies:
@@ -190,12 +199,33 @@ class Writer:
                 results.append((body, as_os_error(error)))
             else:
                 results.append((body, None))
-        if results:
-            try:
-                results[0][0].loop.call_soon_threadsafe(_tell, results)
-            except RuntimeError:
-                logger.debug("the loop has ended before its bodies were written")
-        return {body.entry.id: body.entry for body, error in results if error is None}
+        return results
+
+    def _write_again(self, batch: list[Operation | None], results: list[Result]) -> tuple[list[Result], set[int]]:
+        """The disk is full. Give back what is dropped in this batch, and in all that waits behind it, and then write
+        what could not be written. The results, and which operations (by ``id``) have got their blocks back."""
+        known = len(batch)
+        while not self._queue.empty():
+            batch.append(self._queue.get())
+        deletes = [one for one in batch if isinstance(one, Delete)]
+        self._transact(partial(_write_rows, saves={}, operations=deletes))
+        self._free(deletes)
+        written = [(body, error) for body, error in results if error is None]
+        failed = [body for body, error in results if error is not None]
+        more = [one for one in batch[known:] if isinstance(one, WriteBody)]
+        return written + self._write_bodies(failed + more), {id(one) for one in deletes}
+
+    def _free(self, deletes: list[Delete]) -> None:
+        places = [place for one in deletes for place in one.places]
+        self._segments.free(places)
+        self._paid += size_of(places)
+
+    def _tell_loop(self, results: list[Result]) -> None:
+        """The loop is told before the rows are written: nobody waits for those."""
+        try:
+            results[0][0].loop.call_soon_threadsafe(_tell, results)
+        except RuntimeError:
+            logger.debug("the loop has ended before its bodies were written")
 
     def _transact(self, write: Callable[[sqlite3.Connection], object]) -> None:
         database = self._database
@@ -217,7 +247,7 @@ class Writer:
             self._on_error("index", error)
 
 
-def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:
+def _tell(results: list[Result]) -> None:
     """On the loop, some at a time."""
     if len(results) > TOLD_AT_ONCE:
         results[0][0].loop.call_soon(_tell, results[TOLD_AT_ONCE:])
@@ -228,7 +258,7 @@ def _tell(results: list[tuple[WriteBody, OSError | None]]) -> None:
             logger.exception("a stored body could not be made known")
 
 
-def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operations: list[Operation]) -> None:
+def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operations: Sequence[Operation]) -> None:
     """All rows of a batch, kind by kind. Of what happens to one entry the last counts: an id is never used again, so
     what is deleted stays so."""
     deleted: set[int] = set()

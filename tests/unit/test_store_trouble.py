@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store import room as room_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
-from proxy_cache.store.store import Store
+from proxy_cache.store.store import Room, Store
 from tests.support.stores import ROOM, with_store
+from tests.support.tools import Tmpfs
 
 
 def response_of() -> StoredResponse:
@@ -102,3 +104,32 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
     asyncio.run(asyncio.wait_for(before(), 30))
     assert failures == ["index"]
     with_store(tmp_path, after)
+
+
+def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that writes comes late: what makes the room waits behind the bodies that are to have it. On a small
+    disk these must not be written beside each other."""
+    failures: list[str] = []
+    gate = threading.Event()
+    gate.set()
+    take_more = writer_module.take_more
+
+    def late(*arguments: Any) -> None:
+        assert gate.wait(60)
+        take_more(*arguments)
+
+    monkeypatch.setattr(writer_module, "take_more", late)
+
+    async def story(store: Store) -> None:
+        for at_once in range(3):
+            gate.clear()
+            for number in range(200):
+                assert store.put(f"http://x/{at_once}/{number}", response_of(), bytes(20_000)) is not None
+                await asyncio.sleep(0)
+            gate.set()
+            await store.written()
+        assert len([n for n in range(200) if store.lookup(f"http://x/2/{n}")]) > 150
+        assert not failures
+
+    with Tmpfs(tmp_path / "small", "8m") as disk:
+        with_store(disk, story, Room(5 << 20, 0), on_failure=failures.append)
