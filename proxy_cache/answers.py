@@ -77,8 +77,8 @@ class Exchange:
     """One client's request on its way through the cache, and what there is to end when the client leaves."""
 
     __slots__ = (
-        "client", "collapsed", "gone", "headers", "key", "on_interim", "policy", "queued_for", "source", "target",
-        "waiter", "wanted",
+        "client", "collapsed", "gone", "headers", "is_closed", "key", "on_interim", "policy", "queued_for", "source",
+        "target", "waiter", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +106,12 @@ class Exchange:
         self.queued_for = 0.0
         self.collapsed = False
         self.gone = False
+        self.is_closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been answered, or its client has left: nobody reads for it any more."""
+        return self.gone or self.is_closed
 
     def client_gone(self) -> None:
         """The client disconnected: whatever is awaited on its behalf ends now."""
@@ -117,6 +123,7 @@ class Exchange:
 
     def close(self) -> None:
         """The answer has been sent, or will not be. Idempotent."""
+        self.is_closed = True
         # A source may know its exchange, so as to go on elsewhere: a circle of theirs would keep megabytes of a body
         # until the collector comes round.
         source, self.source = self.source, None

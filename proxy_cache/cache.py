@@ -17,7 +17,7 @@ from .answer_heads import NAME, Heads, conditionally, put
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
 from .fills import FillRequest
-from .gaps import GapReader, first_part, from_origin, is_bound
+from .gaps import GapReader, first_part, from_origin, is_bound, is_for_its_client, is_taken_for_short
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
@@ -28,7 +28,7 @@ from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
 from .semantics.ranges import strong_validator
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
-from .semantics.spans import Span
+from .semantics.spans import Span, Spans
 from .semantics.status_fields import cache_status
 from .semantics.stored import StoredResponse
 from .semantics.storing import why_not_shared
@@ -90,8 +90,9 @@ class Cache:
             now = time.time()
             entry = self._select(key, exchange.headers)
             if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
-                # Who is given what is for nobody else (RFC 9111 §3.5) asks for just that.
-                alone = alone or not _may_share(exchange, entry)
+                # Who is given what is for nobody else (RFC 9111 §3.5), or what can't be put to the rest, asks for just
+                # that.
+                alone = alone or not _may_share(exchange, entry) or self._is_beside(exchange, entry)
                 entry = None
             decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
@@ -160,6 +161,8 @@ class Cache:
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
             self.fills.length_is(exchange.key, int(length[:18]))
+            if headers.get("accept-ranges") == "bytes":
+                self.fills.can_be_put_together(exchange.key, headers)
         if entry is None or entry.response.status != 200:
             return
         response = entry.response
@@ -275,16 +278,29 @@ class Cache:
             return True
         if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
             return False
-        if not _may_share(exchange, entry):
+        if not _may_share(exchange, entry) or exchange.key in self.fills.unusable:
             return False
         if strong_validator(entry.response.headers) is not None:
             return True
-        # RFC 9111 §3.4: what has no strong validator can't be combined with anything.
+        here_or_coming = self.fills.here_or_coming(entry)
+        if not here_or_coming:
+            self.store.remove(entry)
+        return self._is_within(exchange, entry, here_or_coming)
+
+    def _is_within(self, exchange: Exchange, entry: Entry, here_or_coming: Spans) -> bool:
+        """Whether what is wanted of an entry without a strong validator is here, or on its way in one piece: nothing
+        can be put to that (RFC 9111 §3.4)."""
         spans = selected(exchange, entry.response, entry.length)
-        if first_gap(entry, spans, self.fills.here_or_coming(entry)) is None:
-            return True
-        self.store.remove(entry)
-        return False
+        if isinstance(spans, list) and len(spans) > 1:
+            return first_gap(entry, spans) is None  # what is on its way passes once
+        return first_gap(entry, spans, here_or_coming) is None
+
+    def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
+        """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
+        own, and what there is stays for those who want that."""
+        return (
+            "range" in exchange.headers and strong_validator(entry.response.headers) is None and self.store.holds(entry)
+        )
 
     async def _fill_gap(
         self,
@@ -310,29 +326,22 @@ class Cache:
         try:
             if waiter is None or not waiter.fill.brings(gap):
                 if waiter is not None:
-                    waiter.leave()
+                    waiter.leave()  # before another slot is waited for
                 stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
                 waiter, collapsed = reader.wait_for(gap, stop)
-            exchange.waiter = waiter
-            head = await self._head_of(exchange, waiter)
+            with waiter:
+                head = await self._head_of(exchange, waiter)
+                exchange.collapsed = collapsed
+                if not reader.suits(head):
+                    return self._in_place_of_piece(exchange, entry, waiter, head, fwd)
+                if not reader.is_within(waiter, head, gap):
+                    raise SentOn(alone=False)
+                reader.hold(waiter, gap)
         except BaseException:
             reader.close()
             exchange.source = None
             raise
-        exchange.collapsed = collapsed
         now = time.time()
-        if not reader.suits(head):
-            reader.close()
-            if head.response.status not in (200, 206, 416):
-                exchange.source = None
-                status = cache_status(
-                    NAME, fwd=fwd, fwd_status=head.response.status, collapsed=collapsed, detail=head.why_not_stored
-                )
-                return self._serve_fill(exchange, waiter, head, status, None)
-            waiter.leave()
-            if head.response.status == 416:
-                self.store.remove(entry)  # it is not as long as it was
-            raise SentOn(alone=False)
         self.store.touch(entry)
         source = "coalesced" if collapsed else "miss"
         if fwd == "partial" and collapsed and first_gap(entry, spans, self.fills.arrived(entry)) is None:
@@ -347,15 +356,31 @@ class Cache:
         headers = response.headers
         if fwd == "partial" or response.initial_age:
             headers = put(headers, "Age", str(response.age(now)))
-        reader.hold(waiter, gap)
         return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
+    def _in_place_of_piece(
+        self, exchange: Exchange, entry: Entry, waiter: Waiter, head: FillHead, fwd: str
+    ) -> Answer | None:
+        """The answer to what was asked for on behalf of a gap is none that goes into it."""
+        if exchange.source is not None:
+            exchange.source.close()
+            exchange.source = None
+        if head.response.status not in (200, 206, 416):
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=head.response.status, collapsed=exchange.collapsed,
+                detail=head.why_not_stored,
+            )  # fmt: skip
+            return self._serve_fill(exchange, waiter, head, status, None)
+        if head.response.status == 416:
+            self.store.remove(entry)  # it is not as long as it was
+        raise SentOn(alone=False)
+
     async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
+        exchange.waiter, waiter.asker = waiter, exchange
+        if exchange.gone:
+            waiter.client_gone()  # nobody would tell it any more
         try:
             return await waiter.head()
-        except BaseException:
-            waiter.leave()
-            raise
         finally:
             exchange.queued_for += waiter.queued_for
 
@@ -396,14 +421,13 @@ class Cache:
 
         Raises :class:`SentOn`, or :class:`ClientGone`.
         """
-        try:
-            head = waiter.result()
-        except (Overloaded, OriginError) as error:
-            waiter.leave()
-            return self._error(error, "uri-miss")
-        finally:
+        with waiter:
             exchange.queued_for += waiter.queued_for
-        return self._serve_head(exchange, waiter, head, "uri-miss")
+            try:
+                head = waiter.result()
+            except (Overloaded, OriginError) as error:
+                return self._error(error, "uri-miss")
+            return self._serve_head(exchange, waiter, head, "uri-miss")
 
     async def _from_fill(
         self, exchange: Exchange, stale: Entry | None, decision: Decision | None, *, alone: bool
@@ -411,10 +435,15 @@ class Cache:
         key = exchange.key
         fwd = self._forward_reason(key, decision)
         waiter, collapsed, complete = self._wait_for_fill(exchange, stale, alone=alone)
-        exchange.waiter = waiter
-        head = await self._head_of(exchange, waiter)
-        exchange.collapsed = collapsed
-        now = time.time()
+        with waiter:
+            head = await self._head_of(exchange, waiter)
+            exchange.collapsed = collapsed
+            return await self._from_head(exchange, waiter, head, stale, fwd, complete=complete)
+
+    async def _from_head(
+        self, exchange: Exchange, waiter: Waiter, head: FillHead, stale: Entry | None, fwd: str, *, complete: bool
+    ) -> Answer | None:
+        now, collapsed = time.time(), exchange.collapsed
         response = head.response
         if (
             stale is not None
@@ -461,7 +490,12 @@ class Cache:
         spans = selected(exchange, response, entry.length)
         gap = first_gap(entry, spans)
         if gap is not None:
-            if not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
+            if strong_validator(response.headers) is None:
+                if not self._is_within(exchange, entry, self.fills.here_or_coming(entry)):
+                    # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
+                    # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
+                    raise SentOn(alone=spans is None and "range" in exchange.headers)
+            elif not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
                 raise SentOn(alone=True)
             return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
         waiter.leave()
@@ -490,9 +524,11 @@ class Cache:
                 return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
         private = (
             alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key, headers)
-        )
+            or ("range" in headers and is_for_its_client(exchange, self.fills))
+        )  # fmt: skip
         candidates = self._candidates(exchange, stale)
         retries = part = None
+        is_short = False
         if private and (stale is None or for_origin):
             # Nobody shares this, so the client's own conditions and ranges may go through as they are.
             candidates = ()
@@ -501,6 +537,7 @@ class Cache:
             keep = not wanted.no_store
             if "range" in headers and not private:
                 part = self._part_of(exchange, stale)
+                is_short = part is None and stale is None and is_taken_for_short(exchange, self.fills)
             if candidates or part is not None or not is_conditional(headers) or self.fills.was_passed_on(key):
                 headers = _without_conditions(headers)
             # Else the condition is passed on, once: RFC 9111 §4.3.2 has it meant for somebody further on where nothing
@@ -508,8 +545,9 @@ class Cache:
             if stale is not None:
                 retries = self._retries_of_validation(wanted, stale)
         request = FillRequest(
-            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part
-        )
+            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
+            is_short,
+        )  # fmt: skip
         return self._listening(exchange, self.fills.start(request)), False, False
 
     def _part_of(self, exchange: Exchange, stale: Entry | None) -> Part | None:
@@ -525,6 +563,7 @@ class Cache:
 
     def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
         waiter.on_interim = exchange.on_interim
+        waiter.asker = exchange
         return waiter
 
     def _candidates(self, exchange: Exchange, selected: Entry | None) -> tuple[Entry, ...]:
@@ -559,18 +598,17 @@ class Cache:
         else:
             assert body is not None
             length = body.total if head.length is None else head.length
-        if length is not None and not (waiter.fill.request.private and waiter.fill.request.part is None):
+        as_it_came = waiter.fill.request.private and waiter.fill.request.part is None
+        if length is not None and not as_it_came and head.why_not_stored != "partial":
             spans = selected(exchange, response, length)
             if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
-                waiter.leave()
                 raise SentOn(alone=True)
             if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = put(headers, "Age", str(response.age(time.time())))
         if response.status == 304:
-            waiter.leave()
             return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
         reader: Seekable
         if content is None:
@@ -580,6 +618,7 @@ class Cache:
                 waiter.reader.elsewhere = partial(from_origin, self.fills, exchange, None, response)
         else:
             reader = MemoryReader(content)
+        waiter.hand_on()  # to the exchange, which leaves it when the answer has been sent
         exchange.source = reader
         reason = "" if source == "hit" else head.reason  # which is not stored
         return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)

@@ -12,12 +12,15 @@ Whoever queues waits for the fills that run. Two kinds of them hold their slot a
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 from .store.body import Body, Reader
 
 if TYPE_CHECKING:
     from .fills import Fill
+
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 0.5
 """Seconds between looks at the fills that run, as long as somebody queues."""
@@ -133,4 +136,6 @@ def make_way(fill: Fill, now: float, *, queue_is_full: bool) -> None:
             fill.hold_up = HoldUp()
         reader = fill.hold_up.look(fill.body, now)
         if reader is not None:
+            shown = fill.request.target.shown
+            logger.info("%s: a client that has stopped reading was dropped, since others wait", shown)
             fill.drop_reader(reader)

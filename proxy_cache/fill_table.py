@@ -14,6 +14,7 @@ from .limiter import OriginLimiter
 from .origin import OriginClient
 from .semantics.credentials import has_credentials
 from .semantics.headers import Headers
+from .semantics.ranges import strong_validator
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
 from .semantics.storing import says_nothing
@@ -23,6 +24,7 @@ from .store.index import Entry
 from .store.slots import key_hash
 from .store.store import Store
 from .waiter import Waiter
+from .watch import Watch
 
 REMEMBERED_FOR = 120.0
 """Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
@@ -132,6 +134,13 @@ class FillTable:
         self._running: set[Fill] = set()
         self._uncacheable: dict[str, Uncacheable] = {}
         self._passed_on = Memory()
+        self.exact = Memory()
+        """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
+        self.weak = Memory()
+        """Those whose parts can't be put together, for want of a strong validator: only what is wanted is asked for."""
+        self.unusable = Memory()
+        """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
+        self.watch = Watch(self)
         self._next_look: asyncio.TimerHandle | None = None
         limiter.on_queued = self._somebody_queues
 
@@ -161,6 +170,8 @@ class FillTable:
         fill = Fill(self, request)
         waiter = fill.start(reads=reads)
         self._running.add(fill)
+        if not self.watch.is_on:
+            self.watch.begin()
         if request.part is not None and request.part.of is not None and not request.candidates:
             self._gaps.setdefault(request.part.of.id, []).append(fill)
         elif not request.private:
@@ -191,6 +202,8 @@ class FillTable:
     def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
         taken = self.here_or_coming(entry)
+        if entry.key in self.exact:
+            return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
         whole = whole or self.spans.fetches_whole(entry.length)
         return span_to_ask_for(
             offset, stop, taken, entry.length, block=self.spans.block, most=self.spans.most, whole=whole
@@ -215,10 +228,18 @@ class FillTable:
             fills.append(fill)
 
     def length_is(self, key: str, length: int) -> None:
-        """A HEAD has told how long something is that isn't stored."""
+        """A HEAD has told how long something is that isn't stored. That is a hint: many a server says 0 there, or
+        another wrong number (RFC 9110 §9.3.2 lets it leave out the field, not make it up)."""
+        if not length:
+            self.length_is_not_told(key)
+            return
         if len(self._lengths) >= REMEMBERED_MOST:
             del self._lengths[next(iter(self._lengths))]
         self._lengths[_short(key)] = length
+
+    def length_is_not_told(self, key: str) -> None:
+        """What a HEAD has told was wrong."""
+        self._lengths.pop(_short(key), None)
 
     def length_of(self, key: str) -> int | None:
         return self._lengths.get(_short(key))
@@ -275,6 +296,13 @@ class FillTable:
             if fill.request.key == key:
                 fill.doomed = True
 
+    def can_be_put_together(self, key: str, response: Headers) -> None:
+        """Take note of whether parts of this can be, which its origin sends (RFC 9111 §3.4)."""
+        if strong_validator(response) is None:
+            self.weak.add(key)
+        else:
+            self.weak.discard(key)
+
     def _forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):
             self._running.discard(fill)
@@ -306,6 +334,11 @@ class FillTable:
         if limiter.queued:
             self._next_look = loop.call_later(LOOK_EVERY, self._look_for_slots)
 
+    @property
+    def fills(self) -> list[Fill]:
+        """Those that run, or wait to."""
+        return list(self._running)
+
     def snapshot(self) -> list[dict[str, Any]]:
         return [fill.snapshot() for fill in self._running]
 
@@ -317,6 +350,7 @@ class FillTable:
         """End all fills. What has arrived in full is stored; what has not is dropped."""
         if self._next_look is not None:
             self._next_look.cancel()
+        self.watch.end()
         running = list(self._running)
         for fill in running:
             if fill.state is not FillState.COMPLETE:

@@ -37,7 +37,7 @@ from .limiter import Ticket, TicketState
 from .origin import RETRY_STATUSES
 from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
-from .parts import Part
+from .parts import Part, is_passed_off_as_whole
 from .semantics.credentials import credentials_of, has_credentials
 from .semantics.directives import parse_cache_control
 from .semantics.headers import Headers, end_to_end
@@ -99,6 +99,8 @@ class FillRequest:
     keep: bool = True
     """Whether the response may be stored at all."""
     part: Part | None = None
+    is_short: bool = False
+    """Whether all of it is asked for on behalf of a range, since a HEAD has said that it isn't long."""
 
 
 class Fill:
@@ -129,6 +131,8 @@ class Fill:
         self._leftover: Leftover | None = None
         """While no client waits: how long it may still take."""
         self.hold_up: HoldUp | None = None
+        self.stalled = False
+        """Whether it was ended because it got nowhere (see :mod:`.watch`)."""
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -199,9 +203,8 @@ class Fill:
         """The client that reads with it takes next to nothing, and others wait: its response breaks off."""
         for waiter in list(self.waiters):
             if waiter.reader is reader:
-                shown = self.request.target.shown
-                logger.info("%s: a client that has stopped reading was dropped, since others wait", shown)
                 waiter.leave()
+        reader.close()  # if it was nobody's
 
     def cancel(self) -> None:
         """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
@@ -272,7 +275,7 @@ class Fill:
                 return error.error
             case asyncio.CancelledError():
                 # Nobody waits any more, the place in the queue timed out, or the proxy is shutting down.
-                outcome = "abandoned" if self.state is FillState.RUNNING else ""
+                outcome = "stalled" if self.stalled else "abandoned" if self.state is FillState.RUNNING else ""
                 self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
                 return outcome
             case _:
@@ -457,7 +460,8 @@ class Fill:
             found = parse_content_range(response.headers) if response.status == 206 else None
             if (
                 found is None
-                or found[0] != (since, body.total)
+                or found[0].start != since
+                or (found[0].stop != body.total and not self._is_less(found[0], body, response))
                 or found[1] not in (None, head.length or body.total)
                 or response.content_length not in (None, found[0].length)
                 or not is_same_representation(head.response.headers, response.headers)
@@ -475,6 +479,12 @@ class Fill:
             self._breaks = 0
         return again
 
+    @staticmethod
+    def _is_less(span: Span, body: Body, response: OriginResponse) -> bool:
+        """Whether a part of what was asked for has come, which may be (RFC 9110 §15.3.7): it is gone on from its end,
+        which has to be certain."""
+        return body.total is not None and span.stop < body.total and response.content_length is not None
+
     def _interim(self, status: int, headers: Headers) -> None:
         """A 1xx is for all who wait now (RFC 9110 §15.2)."""
         for waiter in list(self.waiters):
@@ -483,10 +493,21 @@ class Fill:
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head has arrived: who gets it, and is it stored?"""
-        if self.request.part is not None:
-            if response.status == 206:
-                return self._take_part(response, self.request.part)
-            self._not_a_part(response, self.request.part)
+        part = self.request.part
+        if part is not None:
+            found = part.span_of(response) if response.status == 206 else None
+            if found is not None:
+                return self._take_part(response, part, *found)
+            if (
+                response.status == 206
+                or is_passed_off_as_whole(response, to_a_range=True)
+                or part.is_refused_by(response)
+            ):
+                self._ask_for_less(part)
+            else:
+                self._not_a_part(response, part)
+        elif self.request.is_short and response.status == 200:
+            self._check_length(response.content_length)
         head, shared, alone = self._decide(response)
         self._give(head, shared=shared, alone=alone)
         self._see_who_waits()
@@ -507,8 +528,11 @@ class Fill:
         why_not = verdict.why_not or ("partial" if status == 206 else None)
         if why_not is None and not request.keep:
             why_not = "bypass"
-        if status == 416 and request.part is not None:
-            why_not = "partial"  # it is about the range
+        asked_for_range = request.part is not None or "range" in request.headers
+        if why_not is None and (
+            (status >= 400 and asked_for_range) or is_passed_off_as_whole(response, to_a_range=asked_for_range)
+        ):
+            why_not = "partial"  # it may be about the range only
         about_resource = speaks_of_resource(status)
         if why_not is None and not about_resource and self._has_better(status):
             why_not = "status"
@@ -537,8 +561,8 @@ class Fill:
         if why_not is not None or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
         # What was only the answer to the leader, or to its condition, says nothing about the others: they ask again,
-        # together.
-        return head, for_all, about_resource and not passed_on and why_not != "partial"
+        # together. So do those who wait for a whole where this is about a range.
+        return head, for_all, about_resource and not passed_on and not (why_not == "partial" and asked_for_range)
 
     def _has_better(self, status: int) -> bool:
         """Whether something is stored that an error must not take the place of: the origin is in trouble, or it has
@@ -556,11 +580,11 @@ class Fill:
             if identifying_fields(self.request) <= selecting and matches(entry.response.vary, self.request.headers):
                 self.table.store.remove(entry)
 
-    def _take_part(self, response: OriginResponse, part: Part) -> FillHead:
+    def _take_part(self, response: OriginResponse, part: Part, span: Span, length: int) -> FillHead:
         """A 206: a piece of what is stored, or the first piece of what will be (RFC 9111 §3.3)."""
         request, table = self.request, self.table
-        span, length = part.span_of(response)
         headers = as_whole(response.headers, length)
+        table.can_be_put_together(request.key, headers)
         if part.of is not None and self._is_piece_of(part.of, length, response):
             stored_as = part.of
             times = response.request_time, response.response_time
@@ -643,9 +667,35 @@ class Fill:
         request = self.request
         return not updated.must_not_be_kept and why_not_shared(request.headers, updated.headers, request.policy) is None
 
-    def _send_on(self, *, alone: bool) -> None:
-        for waiter in list(self.waiters):
-            waiter._fail(SentOn(alone=alone))
+    def _send_on(self, *, alone: bool, ranges_only: bool = False) -> None:
+        """Whoever waits has to ask anew. ``alone``: each for itself, or just those that want ranges."""
+        waiters, self.waiters = self.waiters, {}
+        for waiter in waiters:
+            wants_range = waiter.leads or "range" in waiter.headers
+            waiter._fail(SentOn(alone=alone and (wants_range or not ranges_only)))
+
+    def _ask_for_less(self, part: Part) -> None:
+        """The answer is to a range of ours, and nothing that a client could be given, or nothing that can be stored:
+        each client asks for its own range then. If it was that, the leader gets what has come."""
+        table, key = self.table, self.request.key
+        if part.is_exact:
+            table.unusable.add(key)
+            if part.is_own and part.of is None:
+                return
+        else:
+            table.exact.add(key)
+        self._send_on(alone=part.is_exact, ranges_only=True)
+        raise OriginError("http_response_incomplete", "the origin has answered another range than was asked for")
+
+    def _check_length(self, length: int | None) -> None:
+        """What was to be short enough to be fetched whole for a range isn't, and nobody wants all of it."""
+        table = self.table
+        if length is None or table.spans.fetches_whole(length):
+            return
+        if all(waiter.leads or "range" in waiter.headers for waiter in self.waiters):
+            table.length_is_not_told(self.request.key)
+            self._send_on(alone=False)
+            raise OriginError("http_response_incomplete", "it is longer than a HEAD has said")
 
     def _not_a_part(self, response: OriginResponse, part: Part) -> None:
         """Asked for a span, and got something else."""
@@ -696,7 +746,8 @@ class Fill:
     def _give(self, head: FillHead, *, shared: bool, alone: bool = True) -> None:
         """Hand out the head: to everybody whom it suits, else to who has asked, if that one is still here; the others
         are sent on, all at once."""
-        refused = not shared and not speaks_of_resource(head.response.status)
+        # What was "partial" was about a range, and speaks of no other.
+        refused = not shared and (not speaks_of_resource(head.response.status) or head.why_not_stored == "partial")
         for waiter in list(self.waiters):
             if waiter.leads or (shared and matches(head.response.vary, waiter.headers)):
                 waiter.give(head)

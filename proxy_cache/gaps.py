@@ -23,6 +23,7 @@ from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
 from .semantics import ranges
+from .semantics.headers import Headers
 from .semantics.ranges import RangeSpec, is_same_representation, requested, strong_validator
 from .semantics.signatures import signed_fields
 from .semantics.spans import Span, Spans
@@ -84,29 +85,56 @@ class GapReader:
     def wait_for(self, offset: int, stop: int) -> tuple[Waiter, bool]:
         """A place with the fill that brings the byte at ``offset``, and whether it was there already.
 
-        Raises :class:`Overloaded` if one has to be started and can't be.
+        Raises :class:`Overloaded` if one has to be started and can't be, and :class:`SentOn` where nothing can be put
+        to what is here, for want of a strong validator (RFC 9111 §3.4).
         """
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset)
         if fill is not None:
-            return fill.join(exchange.client, exchange.headers), True
+            waiter = fill.join(exchange.client, exchange.headers)
+            waiter.asker = exchange
+            return waiter, True
+        if strong_validator(entry.response.headers) is None:
+            raise SentOn(alone="range" in exchange.headers)
         headers = exchange.headers.without(*CONDITIONAL, "range")
         signed = exact_range(exchange)
+        if signed is None and exchange.key in self._table.unusable:
+            return self._wait_for_whole(headers)
         if signed is not None:
-            part = Part(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"))
+            part = Part(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
         elif self._is_lost:
             # Not all at once: what isn't kept comes no faster than this client reads, and holds a slot as long.
             span = Span(offset, min(stop, offset + self._table.spans.most))
-            part = Part(RangeSpec(span.start, span.stop - 1), RangeSpec(offset, span.stop - 1), entry)
+            need = ask = RangeSpec(span.start, span.stop - 1)
+            part = Part(ask, need, entry, is_exact=True)
         else:
             span = self._table.span_for(entry, offset, stop, whole=self._whole)
             need = RangeSpec(offset, min(stop, span.stop) - 1)
-            part = Part(RangeSpec(span.start, span.stop - 1), need, entry)
+            ask = RangeSpec(span.start, span.stop - 1)
+            part = Part(ask, need, entry, is_exact=ask == need)
         request = FillRequest(
             exchange.key, exchange.target, headers, exchange.client,
             policy=exchange.policy, keep=not exchange.wanted.no_store, part=part,
         )  # fmt: skip
-        return self._table.start(request), False
+        waiter = self._table.start(request)
+        waiter.asker = exchange
+        return waiter, False
+
+    def _wait_for_whole(self, headers: Headers) -> tuple[Waiter, bool]:
+        """The origin makes nothing useful of ranges: what is lacking is read from a whole, if it is the same one."""
+        exchange, table = self._exchange, self._table
+        fill = table.find(exchange.key, headers, lambda response: True)
+        joins = fill is not None and fill.request.part is None
+        if fill is not None and joins:
+            waiter = fill.join(exchange.client, headers)
+        else:
+            request = FillRequest(
+                exchange.key, exchange.target, headers, exchange.client,
+                policy=exchange.policy, keep=not exchange.wanted.no_store,
+            )  # fmt: skip
+            waiter = table.start(request)
+        waiter.asker = exchange
+        return waiter, joins
 
     def suits(self, head: FillHead) -> bool:
         """Whether the body under this head is, or has, a piece of ours."""
@@ -121,6 +149,7 @@ class GapReader:
 
     def hold(self, waiter: Waiter, gap: int) -> None:
         """Have this waiter, whose head has arrived, for the piece that begins at, or before, ``gap``."""
+        waiter.hand_on()
         if self._ahead is not None:
             self._ahead.leave()
         self._ahead = waiter
@@ -154,41 +183,55 @@ class GapReader:
             self._ahead = None
         try:
             self._ahead, _ = self.wait_for(gap, self.stop)
-        except Overloaded:
+        except (Overloaded, SentOn):
             return  # it will be asked for when it is needed
 
     async def _next_piece(self) -> None:
         """Get hold of the fill that brings the next byte. Raises :class:`BodyError` if there is none to be had: what
         the client has got so far is right, and the rest is not to be had now."""
-        waiter, self._ahead = self._ahead, None
-        if waiter is not None and not waiter.fill.brings(self.offset):
-            waiter.leave()
-            waiter = None
+        if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.brings(self.offset)):
+            self._ahead.leave()  # it may have been dropped since it held others up
+            self._ahead = None
         for turn in range(PATIENCE):
+            if self._closed:
+                # Meanwhile, or while a head was waited for that had just come: nobody would leave what is joined now.
+                raise BodyError("the reader was closed")
+            waiter, self._ahead = self._ahead, None
             try:
                 if waiter is None:
                     waiter, _ = self.wait_for(self.offset, self.stop)
-                self._waiter = waiter
-                head = await waiter.head()
-                self._check(head)
-                self.take(waiter)
-                return
+                with waiter:
+                    self._waiter = waiter
+                    head = await waiter.head()
+                    self._check(head)
+                    if self.is_within(waiter, head, self.offset):
+                        waiter.hand_on()
+                        self.take(waiter)
+                        return
+                self._waiter = None  # it brings less than it was to bring, and not this: that is asked for
             except Overloaded as error:
+                self._waiter = None
                 if turn == PATIENCE - 1:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
-                self._waiter = waiter = None
+                await asyncio.sleep(PAUSE)
             except SentOn as error:
                 # What others have asked for was for them alone, an error that was meant for them, or another version:
                 # whichever it was, asking for it oneself tells.
+                self._waiter = None
                 if turn >= RESENT:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
-                self._waiter = waiter = None
-                continue
             except (OriginError, ClientGone) as error:
                 raise BodyError(f"the next piece could not be fetched: {error}") from error
-            await asyncio.sleep(PAUSE)
-            if self._closed:
-                raise BodyError("the reader was closed")
+        raise BodyError("the next piece could not be fetched: the origin sends others")
+
+    @staticmethod
+    def is_within(waiter: Waiter, head: FillHead, offset: int) -> bool:
+        """Whether the byte at ``offset`` is in what has begun to come. An origin may send less than it was asked for,
+        and who has joined for the rest would wait for it for ever."""
+        if head.piece_of is None:
+            return True
+        span = waiter.fill.span
+        return span.start <= offset < span.stop
 
     def _check(self, head: FillHead) -> None:
         if not self.suits(head):
@@ -353,20 +396,39 @@ def first_part(exchange: Exchange, table: FillTable) -> Part | None:
     many bytes can.
     """
     specs = requested(exchange.headers)
-    if specs is None or table.spans.fetches_whole(table.length_of(exchange.key)):
+    if specs is None or is_taken_for_short(exchange, table):
         return None
     exact = exact_range(exchange)
+    is_single, is_own = len(specs) == 1, "if-range" not in exchange.headers
     if exact is not None:
-        return Part(exact, exact, None, exchange.headers.get("range"))
-    first, last = specs[0]
+        return Part(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
+    need = ask = specs[0]
     block, most = table.spans.block, table.spans.most
-    if not block:
-        return Part(specs[0], specs[0])
-    if first is None:
-        return Part(RangeSpec(None, -(-(last or 0) // block) * block or 1), specs[0])
-    span = table.first_span(first, first + most if last is None else last + 1)
-    ask = RangeSpec(span.start, span.stop - 1)
-    return Part(ask, RangeSpec(first, first if last is None else min(last, span.stop - 1)))
+    if block and not (is_single and (exchange.key in table.exact or exchange.key in table.weak)):
+        first, last = ask
+        if first is None:
+            ask = RangeSpec(None, -(-(last or 0) // block) * block or 1)
+        else:
+            span = table.first_span(first, first + most if last is None else last + 1)
+            ask = RangeSpec(span.start, span.stop - 1)
+            need = RangeSpec(first, first if last is None else min(last, span.stop - 1))
+    is_exact = is_single and ask == specs[0]
+    return Part(ask, need, is_exact=is_exact, is_own=is_exact and is_own)
+
+
+def is_taken_for_short(exchange: Exchange, table: FillTable) -> bool:
+    """Whether a range is wanted of what a HEAD has said is short enough to be fetched whole."""
+    length = table.length_of(exchange.key)
+    return length is not None and table.spans.fetches_whole(length) and requested(exchange.headers) is not None
+
+
+def is_for_its_client(exchange: Exchange, table: FillTable) -> bool:
+    """Whether a range is to be asked for as it came, and the answer passed on as it comes: its origin has just shown
+    that nothing can be made of what it answers, or not of several ranges."""
+    key, specs = exchange.key, requested(exchange.headers)
+    if specs is None or is_taken_for_short(exchange, table):
+        return False
+    return key in table.unusable or (len(specs) > 1 and (key in table.exact or key in table.weak))
 
 
 def exact_range(exchange: Exchange) -> RangeSpec | None:

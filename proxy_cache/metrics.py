@@ -95,7 +95,7 @@ class Metrics(Collector):
             self.queue_wait.labels(outcome)
         for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded"):
             self.bytes_served.labels(source)
-        for outcome in ("stored", "not_stored", "not_modified", "abandoned"):
+        for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
 
         # Looking a child up by its label takes longer than to count.

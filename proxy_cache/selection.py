@@ -16,7 +16,7 @@ from .store.index import Entry
 
 Selected: TypeAlias = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""
-_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
+_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified", *ranges.DIGESTS)
 
 
 def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selected:
@@ -67,6 +67,7 @@ def answer_with(
         return conditionally(exchange, answer)
     if spans is not None and length is not None:
         code, reason = 206, ""
+        headers = headers.without(*ranges.DIGESTS)  # they are about all of it, or about another part
         if len(spans) == 1:
             headers = put(headers, "Content-Range", ranges.content_range(spans[0], length))
             source.seek(*spans[0])

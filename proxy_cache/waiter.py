@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
 
 from .limiter import Overloaded, Place
 from .semantics.headers import Headers
@@ -56,12 +57,25 @@ class FillHead:
     """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
 
 
+class Asker(Protocol):
+    """Whoever a waiter is there for: a client's request."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been answered, or its client has left."""
+
+
 class Waiter:
-    """One flow's interest in a fill, from the wait for its head to the last byte read."""
+    """One flow's interest in a fill, from the wait for its head to the last byte read.
+
+    A context: whatever way its block is left, the waiter leaves the fill with it, unless it was handed on
+    (:meth:`hand_on`) to who reads the body. One that stays without being read holds up a body that isn't kept, and with
+    it the fill and its slot.
+    """
 
     __slots__ = (
-        "_awaited", "_outcome", "_place", "fill", "headers", "leads", "on_head", "on_interim", "queued_for",
-        "reader", "reads",
+        "_awaited", "_is_handed_on", "_outcome", "_place", "asker", "fill", "headers", "leads", "on_head", "on_interim",
+        "queued_for", "reader", "reads",
     )  # fmt: skip
 
     def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
@@ -72,16 +86,32 @@ class Waiter:
         """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
         would be garbage for the collector to find, with the body's tail.)"""
         self.headers = headers
+        self.asker: Asker | None = None
+        """Until it leaves."""
         self.on_interim: Callable[[int, Headers], None] | None = None
         self.on_head: Callable[[], None] | None = None
         """Called when :meth:`result` has something to tell, by whoever doesn't wait for :meth:`head`."""
         self._outcome: FillHead | Exception | None = None
         self._awaited: asyncio.Future[None] | None = None
         self._place: Place | None = None
+        self._is_handed_on = False
         self.reader: Reader | None = None
         """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_handed_on:
+            self.leave()
+
+    def hand_on(self) -> None:
+        """Somebody else lets go of it from here on: the exchange whose answer is read from it, or a reader of gaps."""
+        self._is_handed_on = True
 
     async def head(self) -> FillHead:
         """Wait for the head. Raises what :meth:`result` does."""
@@ -116,6 +146,7 @@ class Waiter:
             place.leave()
         if self.reader is not None:
             self.reader.close()
+        self.asker = None
         self.fill.leave(self)
 
     def _fail(self, error: Exception) -> None:

@@ -230,11 +230,13 @@ def test_origin_that_answers_something_else(proxy: Proxy, origin: Origin, conten
     reply = Reply(status=206, size=65536, headers=(*OBJECT, ("Content-Range", content_range)))
     url = origin.serve("/else", reply)
     answer = part(proxy, url, "0-99")
-    assert answer.status == 502
-    assert "http_protocol_error" in (answer.header("Proxy-Status") or "")
+    # Asked for what the client has asked for, it gives the same: that is for the client, who has to inspect it.
+    assert asked(origin, "/else") == ["bytes=0-65535", "bytes=0-99"]
+    assert (answer.status, answer.header("Content-Range")) == (206, content_range)
+    assert answer.body == origin.body_of("/else", 65536)
     origin.serve("/else", Reply(size=1_000_000, headers=OBJECT))
     body_is(part(proxy, url, "0-99"), origin, "/else", 0, 100)
-    assert asked(origin, "/else")[-1] == "bytes=0-65535"  # nothing was stored
+    assert origin.count("/else") == 3  # nothing was stored
 
 
 def test_another_version_drops_the_old_one(proxy: Proxy, origin: Origin) -> None:

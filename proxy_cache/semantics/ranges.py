@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 from .dates import parse_http_date
 from .headers import Headers
 from .spans import Span
-from .validation import entity_tag, strong_match
+from .validation import entity_tag, opaque_tag, strong_match
 
 RANGES_MOST: Final = 64
 """Ranges that one request may ask for; one with more gets all of it (RFC 9110 §14.2, §17.15)."""
@@ -109,12 +109,15 @@ def if_range_holds(request: Headers, response: Headers) -> bool:
 
 def strong_validator(response: Headers) -> str | None:
     """What If-Range can name the very bytes of this response by: a strong entity tag, or else a Last-Modified that is
-    one (RFC 9110 §13.1.5). Parts of a response that has none cannot be put together (RFC 9111 §3.4)."""
+    one (RFC 9110 §13.1.5). Parts of a response that has none cannot be put together (RFC 9111 §3.4).
+
+    An ETag that is no entity tag (unquoted, most often) leaves it to Last-Modified. A weak one doesn't: "A client MUST
+    NOT generate an If-Range header field containing an HTTP-date unless […] the client has no entity tag"."""
     tag = entity_tag(response)
     if tag is not None:
         return None if tag.startswith("W/") else tag
-    if "etag" in response:
-        return None
+    if len(response.get_all("etag")) > 1:
+        return None  # nobody knows which
     return response.get("last-modified") if _is_strong(response) else None
 
 
@@ -126,7 +129,12 @@ def is_same_representation(one: Headers, other: Headers) -> bool:
     if validator.startswith('"'):
         tag = entity_tag(other)
         return tag is not None and strong_match(validator, tag)
-    return "etag" not in other and other.get("last-modified") == validator
+    return (
+        entity_tag(other) is None
+        and opaque_tag(other) == opaque_tag(one)
+        and other.get("last-modified") == validator
+        and len(other.get_all("etag")) <= 1
+    )
 
 
 def _is_strong(response: Headers) -> bool:
@@ -161,7 +169,18 @@ def parse_content_range(headers: Headers) -> tuple[Span, int | None] | None:
 
 def as_whole(headers: Headers, length: int) -> Headers:
     """The header that a 200 with all of it would have, from that of a 206 (RFC 9111 §3.4)."""
-    return headers.without("content-range", "content-length").add("Content-Length", str(length))
+    return headers.without("content-range", "content-length", *DIGESTS).add("Content-Length", str(length))
+
+
+DIGESTS: Final = ("content-digest", "content-md5", "digest")
+"""Fields about the content of the very message that they come in (RFC 9530 §2; RFC 1864): other bytes of the same body
+must not go out under them. ``Digest`` (RFC 3230) was meant to be about the whole, and was sent in both ways.
+Repr-Digest (RFC 9530 §3) is about the whole, whatever the message has of it."""
+
+
+def is_multipart(headers: Headers) -> bool:
+    """Whether a 206 has several parts, each with a Content-Range of its own (RFC 9110 §14.6)."""
+    return (headers.get("content-type") or "").partition(";")[0].strip(" \t").lower() == "multipart/byteranges"
 
 
 class Part(NamedTuple):

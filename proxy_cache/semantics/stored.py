@@ -11,7 +11,7 @@ from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
 from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge
 from .targeted import parse_targeted
-from .validation import entity_tag, weak_match
+from .validation import entity_tag, opaque_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1
@@ -23,7 +23,10 @@ _NEVER_FRESH = float("-inf")
 # (Content-Encoding: our bytes are coded as they were); fields "automatically processed and removed" (Content-Range).
 # ETag is what the 304 was matched by, and some origins send the tag of the uncoded representation with it. Set-Cookie
 # is for whoever asked, and a 304 must not bring in what `storing` would have refused. Age is accounted for.
-_NOT_UPDATED = ("content-length", "content-encoding", "content-range", "content-md5", "etag", "set-cookie", "age")
+# Content-Digest and Content-MD5 are of the content of the message that they came in (RFC 9530 §2), which was none.
+_NOT_UPDATED = (
+    "content-length", "content-encoding", "content-range", "content-md5", "content-digest", "etag", "set-cookie", "age",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -199,7 +202,10 @@ class StoredResponse:
         if "etag" in new:
             # Compared weakly: an origin that compresses on the way out sends W/"a" with a 200 and "a" with the 304.
             tag = entity_tag(new)
-            return tag is not None and self.etag is not None and weak_match(tag, self.etag)
+            if tag is None:
+                opaque = opaque_tag(new)
+                return opaque is not None and opaque == opaque_tag(self.headers)
+            return self.etag is not None and weak_match(tag, self.etag)
         modified = new.get("last-modified")
         return modified is None or self.last_modified is None or modified == self.last_modified
 

@@ -11,7 +11,7 @@ from .freshness import HEURISTICALLY_CACHEABLE
 from .headers import Headers
 from .policy import BY_THE_BOOK, Policy
 from .targeted import response_directives
-from .validation import entity_tag
+from .validation import entity_tag, opaque_tag
 from .vary import vary_names
 
 # RFC 9111 §3: a cache has "understood" a status "if it recognizes it and implements all specified caching-related
@@ -144,7 +144,7 @@ def _why_not(
         if status not in HEURISTICALLY_CACHEABLE and not directives.public:
             return "no-freshness"
         # "[…] a response that has neither a cache validator nor an explicit expiration time […] not usually useful".
-        if entity_tag(response) is None and "last-modified" not in response:
+        if entity_tag(response) is None and opaque_tag(response) is None and "last-modified" not in response:
             return "no-freshness"
     return _by_request(request, response, directives, targeted, policy)
 

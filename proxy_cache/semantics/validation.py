@@ -30,6 +30,13 @@ def entity_tag(headers: Headers) -> str | None:
     return value if value is not None and _ENTITY_TAG.fullmatch(value) else None
 
 
+def opaque_tag(headers: Headers) -> str | None:
+    """The one ETag of a response that is no entity tag, most often for want of quotes: bytes that its origin may know
+    again, and that are the same or not. It is never strong."""
+    values = headers.get_all("etag")
+    return values[0] if len(values) == 1 and values[0] and not _ENTITY_TAG.fullmatch(values[0]) else None
+
+
 def strong_match(a: str, b: str) -> bool:
     """RFC 9110 §8.8.3.2: "equivalent if both are not weak and their opaque-tags match character-by-character"."""
     return a == b and not a.startswith("W/")
@@ -52,6 +59,8 @@ def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str
     if tags:
         conditions.append(("If-None-Match", ", ".join(tags)))
     if len(stored) == 1:
+        if not tags and (opaque := opaque_tag(stored[0].headers)) is not None:
+            conditions.append(("If-None-Match", opaque))  # who sends it so expects it back so
         modified = stored[0].last_modified
         if modified is not None and parse_http_date(modified) is not None:
             conditions.append(("If-Modified-Since", modified))
@@ -148,12 +157,13 @@ def not_modified(request: Headers, status: int, response: Headers) -> bool:
 
 
 def _any_tag_matches(wanted: str, response: Headers) -> bool:
-    """RFC 9110 §13.1.2: "*" matches anything there is; tags are compared weakly."""
+    """RFC 9110 §13.1.2: "*" matches anything there is; tags are compared weakly, and what is no tag byte by byte."""
     if wanted == "*":
         return True
     tag = entity_tag(response)
     if tag is None:
-        return False
+        opaque = opaque_tag(response)
+        return opaque is not None and (opaque == wanted or opaque in [one.strip(" \t") for one in wanted.split(",")])
     return any(weak_match(match[1], tag) for match in _TAG_IN_LIST.finditer(wanted))
 
 

@@ -140,6 +140,12 @@ class Body:
         return not self.kept and self._room_made is not None and not self._room_made.done()
 
     @property
+    def movement(self) -> tuple[int, ...]:
+        """Numbers that change whenever a byte comes in, goes out, or is set aside."""
+        offsets = sum(reader.offset for reader in self._readers)
+        return self.length, self._tail_start, self._in_file, len(self._readers), offsets
+
+    @property
     def slowest_reader(self) -> Reader | None:
         """The reader that the writer waits for."""
         return min(self._readers, key=lambda reader: reader.offset, default=None)
@@ -433,6 +439,8 @@ class Reader:
             return self._rest.read_now()
         if self.offset == self.stop or (body.complete and self.offset == body.length):
             return b""
+        if body.complete and self.offset > body.length:
+            raise BodyError("this body ends before")  # nothing will ever come
         if self.offset >= body.length:
             if body.error is not None:
                 raise BodyError(str(body.error)) from body.error

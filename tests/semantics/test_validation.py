@@ -48,7 +48,12 @@ MODIFIED = f"Last-Modified: {http_date(-100)}"
         pytest.param([WEAK], [("If-None-Match", 'W/"a"')], id="weak tag"),
         pytest.param([MODIFIED], [("If-Modified-Since", http_date(-100))], id="date"),
         pytest.param([TAG, MODIFIED], [("If-None-Match", '"a"'), ("If-Modified-Since", http_date(-100))], id="both"),
-        pytest.param(["ETag: a", "Last-Modified: x"], [], id="malformed"),
+        pytest.param(["ETag: a", "Last-Modified: x"], [("If-None-Match", "a")], id="no quotes: as it came"),
+        pytest.param(
+            ["ETag: a", MODIFIED], [("If-None-Match", "a"), ("If-Modified-Since", http_date(-100))], id="no quotes, 2"
+        ),
+        pytest.param(["ETag:", "Last-Modified: x"], [], id="empty"),
+        pytest.param(["ETag: a", "ETag: b"], [], id="two"),
     ],
 )
 def test_conditions_to_send(lines: list[str], expected: list[tuple[str, str]]) -> None:
@@ -64,6 +69,7 @@ def test_conditions_to_send(lines: list[str], expected: list[tuple[str, str]]) -
         pytest.param([[TAG, MODIFIED], ['ETag: "b"']], [("If-None-Match", '"a", "b"')], id="no date of several"),
         pytest.param([[MODIFIED], ['ETag: "b"']], [("If-None-Match", '"b"')], id="one without a tag"),
         pytest.param([[MODIFIED], [MODIFIED]], [], id="none with a tag"),
+        pytest.param([[TAG], ["ETag: b"]], [("If-None-Match", '"a"')], id="one without quotes can't be in a list"),
         pytest.param([], [], id="none at all"),
     ],
 )
@@ -90,6 +96,10 @@ def test_conditions_for_variants(variants: list[list[str]], expected: list[tuple
         pytest.param([[TAG]], [], 0, id="one, no tag"),
         pytest.param([[MODIFIED]], [MODIFIED], 0, id="one, by date"),
         pytest.param([[TAG]], ['ETag: "b"'], None, id="one, another tag"),
+        pytest.param([["ETag: b"]], ["ETag: b"], 0, id="one, no quotes"),
+        pytest.param([["ETag: b", MODIFIED]], ["ETag: c", MODIFIED], None, id="one, others without quotes"),
+        pytest.param([["ETag: b"]], ['ETag: "b"'], None, id="one, quotes in one of them only"),
+        pytest.param([["ETag: b", MODIFIED]], [MODIFIED], 0, id="one without quotes, by date"),
     ],
 )
 def test_which_one_a_304_selects(variants: list[list[str]], answer: list[str], at: int | None) -> None:
@@ -152,6 +162,11 @@ def test_is_conditional(name: str) -> None:
         pytest.param(["If-None-Match: *"], [], True, id="star, no tag"),
         pytest.param(['If-None-Match: "a"'], [], False, id="no tag"),
         pytest.param(["If-None-Match: a"], [TAG], False, id="unquoted"),
+        pytest.param(["If-None-Match: a"], ["ETag: a"], True, id="both unquoted"),
+        pytest.param(["If-None-Match: b, a"], ["ETag: a"], True, id="unquoted in a list"),
+        pytest.param(["If-None-Match: a,b"], ["ETag: a,b"], True, id="unquoted, with a comma in it"),
+        pytest.param(['If-None-Match: "a"'], ["ETag: a"], False, id="quotes in one of them only"),
+        pytest.param(["If-None-Match: W/a"], ["ETag: a"], False, id="opaque, to the byte"),
         pytest.param(['If-None-Match: x"a"'], [TAG], False, id="not a tag"),
         # RFC 9110 §13.1.3
         pytest.param([f"If-Modified-Since: {http_date(-100)}"], [MODIFIED], True, id="same date"),

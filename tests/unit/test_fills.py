@@ -373,3 +373,52 @@ def test_a_variant_of_what_is_not_written_yet(tmp_path: Path) -> None:
         assert len(table.store.lookup(request("/x").key)) == 2
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
+
+
+# -- nobody reads -----------------------------------------------------------------------------------------------------
+
+
+class Answered:
+    """A request that is over."""
+
+    is_over = True
+
+
+NOT_KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\nCache-Control: no-store\r\n\r\n"
+
+
+def test_a_waiter_without_a_client_is_found_and_its_fill_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody may forget one; but if somebody does, a slot is not gone for good."""
+
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        table.origin.configure(OriginSettings(timeout=1.0))
+        waiter = table.start(request("/x"))
+        await waiter.head()
+        waiter.asker = Answered()
+        await waiter.fill.ending()
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert waiter.fill.stalled
+        raw.go.set()
+
+    with_origin(tmp_path, [[SMALL], [NOT_KEPT, bytes(5_000_000), HOLD]], story)
+    assert "1 of its readers have no client any more; running, bytes 0 to" in caplog.text
+
+
+def test_whatever_way_a_waiter_is_left_it_leaves(tmp_path: Path) -> None:
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        waiter = table.start(request("/x"))
+
+        async def fail() -> None:
+            with waiter:
+                await waiter.head()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        await waiter.fill.ending()
+        assert (table.limiter.in_flight, table.running) == (0, 0)
+        raw.go.set()
+
+    with_origin(tmp_path, [[SMALL], [NOT_KEPT, bytes(5_000_000), HOLD]], story)
