@@ -17,8 +17,10 @@ Imports go down this list and never up; only the first two points know mitmproxy
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
   (readers of what is stored in part), ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as
   bytes);
-- ``fill_table`` (which fills run, what is remembered of keys), ``fills`` (one of them), ``parts`` (spans that are asked
-  for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``limiter``;
+- ``insisting`` (requests that take no earlier answer);
+- ``fill_table`` (which fills run, what is remembered of keys), ``known_heads`` (heads without bodies), ``fills`` (one
+  of them), ``audience`` (who is given what is not stored), ``ahead`` (what lies far ahead of one), ``parts`` (spans
+  that are asked for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``limiter``;
 - ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``, ``names`` (their addresses);
 - ``log_output`` (logs that hold nobody up), ``collector`` (when Python's collector runs);
 - ``loop`` (short turns of the event loop, and reads past it), ``stages`` (alike things one after the other);

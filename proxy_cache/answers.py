@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import responses
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from .semantics.directives import NOTHING, ONLY_IF_CACHED, CacheControl, request
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
-from .semantics.signatures import without_parameters
+from .semantics.signatures import is_signed_url, without_parameters
 from .store.body import BodyError, BodyLost, Elsewhere, Rest
 from .store.files import READ_SIZE, OpenBody, TornFile
 from .store.index import Entry
@@ -93,6 +93,12 @@ class Exchange:
         self.key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.key
         self.headers = headers
         self.client = client
+        if (
+            "?" in target.path
+            and not (policy.key_ignores or policy.ignore_authorization)
+            and is_signed_url(target.path)
+        ):
+            policy = replace(policy, signed_url=True)
         self.policy = policy
         self.wanted = request_cache_control(headers) if wanted is None else wanted
         """The request's directives, as far as they count."""

@@ -13,11 +13,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from .ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
 from .answer_heads import NAME, Heads, conditionally, put
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
 from .fill_table import FillTable
-from .fills import FillRequest
-from .gaps import GapReader, first_part, from_origin, is_bound, is_for_its_client, is_taken_for_short
+from .fills import Fill, FillRequest
+from .gaps import (
+    GapReader,
+    exact_part,
+    exact_range,
+    first_part,
+    from_origin,
+    is_bound,
+    is_for_its_client,
+    is_taken_for_short,
+)
+from .insisting import not_before, until_next
+from .known_heads import asks_for_changes, condition_holds
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
@@ -81,6 +93,8 @@ class Cache:
         client left while its answer was awaited.
         """
         key = exchange.key
+        came = time.monotonic()
+        waited = False
         refusals = 0
         for turn in range(ROUNDS):
             if not self.store.is_loaded(key):
@@ -89,6 +103,10 @@ class Cache:
                 raise ClientGone(queued=False)
             now = time.time()
             entry = self._select(key, exchange.headers)
+            if (entry is None or entry.spans is not None) and asks_for_changes(exchange.headers):
+                answer = self._unchanged(exchange, entry, now)
+                if answer is not None:
+                    return answer
             if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
                 # Who is given what is for nobody else (RFC 9111 §3.5), or what can't be put to the rest, asks for just
                 # that.
@@ -115,7 +133,11 @@ class Cache:
             if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
                 continue
             try:
-                answer = await self._from_fill(exchange, entry, decision, alone=alone or turn == ROUNDS - 1)
+                if not waited and (earlier := self._asked_before(exchange, came, alone=alone)) is not None:
+                    waited = True
+                    await until_next(exchange, earlier)
+                    continue
+                answer = await self._from_fill(exchange, entry, decision, came, alone=alone or turn == ROUNDS - 1)
             except SentOn as sent_on:
                 refusals += sent_on.refused
                 alone = sent_on.alone or refusals >= REFUSALS
@@ -158,6 +180,7 @@ class Cache:
             # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
             self.store.remove_key(exchange.key)
         entry = self._select(exchange.key, exchange.headers)
+        self.fills.known.discard(exchange.key)
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
             self.fills.length_is(exchange.key, int(length[:18]))
@@ -192,6 +215,22 @@ class Cache:
             self.store.remove_key(changed)
 
     # -- from the store -----------------------------------------------------------------------------------------
+
+    def _unchanged(self, exchange: Exchange, entry: Entry | None, now: float) -> Answer | None:
+        """304 by a head alone, if that is fresh: of an entry with gaps, or of what isn't stored."""
+        response = entry.response if entry is not None else self.fills.known.find(exchange.key, exchange.headers)
+        if response is None or decide(exchange.wanted, response, now).reuse is not Reuse.FRESH:
+            return None
+        status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+        return self._unchanged_by(exchange, response, now, status, "hit")
+
+    def _unchanged_by(
+        self, exchange: Exchange, response: StoredResponse, now: float, status: str, source: str
+    ) -> Answer | None:
+        if not condition_holds(exchange.headers, response):
+            return None
+        headers = put(response.headers, "Age", str(response.age(now)))
+        return conditionally(exchange, Answer(200, "", self.heads.own(headers, response, status), b"", 0, source))
 
     def _select(self, key: str, headers: Headers) -> Entry | None:
         """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
@@ -233,6 +272,10 @@ class Cache:
         self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
     ) -> Answer | None:
         """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
+        if entry.spans is not None:
+            unchanged = self._unchanged_by(exchange, response, now, status, source)
+            if unchanged is not None:
+                return unchanged  # no gap is filled for a client that has it all
         spans = selected(exchange, response, entry.length)
         if entry.spans is not None and not entry.spans and (gap := first_gap(entry, spans)) is not None:
             return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
@@ -430,18 +473,27 @@ class Cache:
             return self._serve_head(exchange, waiter, head, "uri-miss")
 
     async def _from_fill(
-        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, *, alone: bool
+        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, came: float, *, alone: bool
     ) -> Answer | None:
+        """``came``: when the request was here, by the monotonic clock."""
         key = exchange.key
         fwd = self._forward_reason(key, decision)
-        waiter, collapsed, complete = self._wait_for_fill(exchange, stale, alone=alone)
+        waiter, collapsed, complete = self._wait_for_fill(exchange, stale, came, alone=alone)
         with waiter:
             head = await self._head_of(exchange, waiter)
             exchange.collapsed = collapsed
-            return await self._from_head(exchange, waiter, head, stale, fwd, complete=complete)
+            return await self._from_head(exchange, waiter, head, stale, fwd, complete=complete, alone=alone)
 
     async def _from_head(
-        self, exchange: Exchange, waiter: Waiter, head: FillHead, stale: Entry | None, fwd: str, *, complete: bool
+        self,
+        exchange: Exchange,
+        waiter: Waiter,
+        head: FillHead,
+        stale: Entry | None,
+        fwd: str,
+        *,
+        complete: bool,
+        alone: bool,
     ) -> Answer | None:
         now, collapsed = time.time(), exchange.collapsed
         response = head.response
@@ -467,10 +519,42 @@ class Cache:
             return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
         if head.piece_of is not None:
             return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
+        if "range" in exchange.headers and head.content is None and not alone:
+            beside = await self._beside(exchange, waiter, head)
+            if beside is not None:
+                return await self._from_piece(exchange, waiter, beside, response, fwd)
         if complete:
             status = cache_status(NAME, hit=True, ttl=response.ttl(now))
             return self._serve_fill(exchange, waiter, head, status, "hit")
         return self._serve_head(exchange, waiter, head, fwd)
+
+    async def _beside(self, exchange: Exchange, waiter: Waiter, head: FillHead) -> Entry | None:
+        """The entry to read a range from that lies ahead of a running fill of the whole (see :mod:`.ahead`).
+
+        Raises :class:`SentOn` if it is far ahead, and what is asked for beside the fill can't be put to it.
+        """
+        fill, body = waiter.fill, head.body
+        if body is None or body.total is None or head.length is not None:
+            return None
+        spans = selected(exchange, head.response, body.total)
+        if not isinstance(spans, list) or not any(is_ahead(fill, span.start) for span in spans):
+            return None
+        ahead = ahead_of(self.fills, fill)
+        if ahead is None:
+            return None
+        if body.kept and may_be_combined(fill) and exact_range(exchange) is None and not is_bound(exchange):
+            return ahead.entry
+        wanted = sum(span.length for span in spans)
+        reader = waiter.reader
+        if reader is None or wanted > self.fills.spans.most - ahead.twice or not sends_ranges(head.response):
+            return None
+        last = max(spans)
+        reader.seek(*last)
+        if not await ahead.is_far(reader, last.stop):
+            return None
+        ahead.twice += wanted
+        waiter.leave()
+        raise SentOn(alone=True)
 
     def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
         """From what the origin has just answered."""
@@ -509,23 +593,42 @@ class Cache:
             return decision.reason or "partial"
         return "vary-miss" if self.store.lookup(key) else "uri-miss"
 
-    def _nothing_to_join(self, exchange: Exchange) -> bool:
+    def _nothing_to_join(self, exchange: Exchange, since: float | None = None) -> bool:
         wanted = exchange.wanted
-        return self.fills.find(exchange.key, exchange.headers, lambda response: _fresh(wanted, response)) is None
+        return self.fills.find(exchange.key, exchange.headers, lambda response: _fresh(wanted, response), since) is None
 
-    def _wait_for_fill(self, exchange: Exchange, stale: Entry | None, *, alone: bool) -> tuple[Waiter, bool, bool]:
+    def _asked_before(self, exchange: Exchange, came: float, *, alone: bool) -> Fill | None:
+        """A fill at the origin that this request may not share, since it insists on a later answer, but waits for."""
+        since = not_before(exchange.wanted, came)
+        if since is None or self._is_private(exchange, alone=alone) or not self._nothing_to_join(exchange, since):
+            return None
+        return self.fills.asked_before(exchange.key, since)
+
+    def _is_private(self, exchange: Exchange, *, alone: bool) -> bool:
+        """Whether a fill for this request is to be shared with nobody."""
+        headers = exchange.headers
+        return (
+            alone
+            or exchange.wanted.no_store
+            or _is_for_the_origin(headers)
+            or is_bound(exchange)
+            or self.fills.is_uncacheable(exchange.key, headers)
+            or ("range" in headers and is_for_its_client(exchange, self.fills))
+        )
+
+    def _wait_for_fill(
+        self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool
+    ) -> tuple[Waiter, bool, bool]:
         """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
         key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
+        since = not_before(wanted, came)
         for_origin = _is_for_the_origin(headers)
         if not (alone or wanted.no_store or for_origin):
-            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response))
+            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since)
             if fill is not None:
                 complete = fill.body is not None and fill.body.complete
                 return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
-        private = (
-            alone or wanted.no_store or for_origin or is_bound(exchange) or self.fills.is_uncacheable(key, headers)
-            or ("range" in headers and is_for_its_client(exchange, self.fills))
-        )  # fmt: skip
+        private = self._is_private(exchange, alone=alone)
         candidates = self._candidates(exchange, stale)
         retries = part = None
         is_short = False
@@ -538,10 +641,15 @@ class Cache:
             if "range" in headers and not private:
                 part = self._part_of(exchange, stale)
                 is_short = part is None and stale is None and is_taken_for_short(exchange, self.fills)
-            if candidates or part is not None or not is_conditional(headers) or self.fills.was_passed_on(key):
+            if (
+                candidates
+                or part is not None
+                or not is_conditional(headers)
+                or self.fills.known.expects_body(key, headers)
+            ):
                 headers = _without_conditions(headers)
-            # Else the condition is passed on, once: RFC 9111 §4.3.2 has it meant for somebody further on where nothing
-            # is stored, and a 304 costs the origin less than the whole. Who asks next fetches it for all.
+            # Else the condition is passed on: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
+            # stored, and a 304 costs the origin less than the whole. It answers all who wait with the same.
             if stale is not None:
                 retries = self._retries_of_validation(wanted, stale)
         request = FillRequest(
@@ -554,6 +662,8 @@ class Cache:
         """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
         another version."""
         if stale is None:
+            if exchange.policy.signed_url and exchange.policy.rule_for(200, NO_FIELDS) is None:
+                return exact_part(exchange)  # most of a block would be for nobody
             return first_part(exchange, self.fills)
         spans = selected(exchange, stale.response, stale.length)
         if spans is None or spans == "unsatisfiable" or self.fills.spans.fetches_whole(stale.length):

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from .contention import LOOK_EVERY, make_way
 from .fills import Fill, FillRequest, FillState, identifying_fields
+from .known_heads import KnownHeads, condition_holds
 from .limiter import OriginLimiter
 from .origin import OriginClient
 from .semantics.credentials import has_credentials
@@ -17,7 +18,7 @@ from .semantics.headers import Headers
 from .semantics.ranges import strong_validator
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
-from .semantics.storing import says_nothing
+from .semantics.storing import SIGNED_URL, says_nothing
 from .semantics.vary import matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
@@ -28,7 +29,7 @@ from .watch import Watch
 
 REMEMBERED_FOR = 120.0
 """Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
-not wait for each other, or that a conditional request for it was passed on."""
+not wait for each other."""
 REMEMBERED_MOST = 10_000
 """Keys of which something is remembered; the oldest make room."""
 KEY_MOST = 256
@@ -86,12 +87,15 @@ class Uncacheable:
     """The selecting values of the request that brought it (RFC 9111 §4.1), and"""
     identifying: frozenset[str]
     """the fields with which it said who had made it."""
+    redirects: bool = False
+    """It has sent the client elsewhere: one that had not logged in perhaps to where one does."""
 
     def is_about(self, headers: Headers) -> bool:
         return (
             self.until >= time.monotonic()
             and all(name in headers for name in self.identifying)
             and matches(self.vary, headers)
+            and not (self.redirects and not self.identifying and has_credentials(headers))
         )
 
 
@@ -133,7 +137,6 @@ class FillTable:
         self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable: dict[str, Uncacheable] = {}
-        self._passed_on = Memory()
         self.exact = Memory()
         """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
         self.weak = Memory()
@@ -141,20 +144,41 @@ class FillTable:
         self.unusable = Memory()
         """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
         self.watch = Watch(self)
+        self.known = KnownHeads()
+        """Heads that are known of keys of which nothing is stored."""
         self._next_look: asyncio.TimerHandle | None = None
         limiter.on_queued = self._somebody_queues
 
-    def find(self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> Fill | None:
-        """A running fill that this request may share."""
+    def find(
+        self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool], since: float | None = None
+    ) -> Fill | None:
+        """A running fill that this request may share. ``since``: not one that the origin was asked for before (by the
+        monotonic clock), unless its head is here and fresh."""
         for fill in self._joinable.get(key, ()):
-            if fill.open_to(headers, fresh):
+            if fill.open_to(headers, fresh, since) and not self._is_for_other_conditions(fill, headers):
+                return fill
+        return None
+
+    def _is_for_other_conditions(self, fill: Fill, headers: Headers) -> bool:
+        """Whether a fill has asked the origin only whether something has changed, and this request is known to need the
+        body."""
+        request = fill.request
+        if fill.head is not None or request.key not in self.known or not request.passes_condition_on:
+            return False
+        response = self.known.find(request.key, headers)
+        return response is not None and not condition_holds(headers, response)
+
+    def asked_before(self, key: str, since: float) -> Fill | None:
+        """The last fill of ``key`` that was at the origin before ``since``, and whose head has still to come."""
+        for fill in reversed(self._joinable.get(key, ())):
+            if fill.head is None and fill.is_running and fill.asked is not None and fill.asked < since:
                 return fill
         return None
 
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or key in self._uncacheable or key in self._passed_on
+        return key in self._joinable or key in self._uncacheable
 
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
@@ -181,17 +205,31 @@ class FillTable:
     # -- pieces of entries --------------------------------------------------------------------------------------
 
     def bringing(self, entry: Entry, offset: int) -> Fill | None:
-        """A running fill that brings this byte of an entry's body."""
-        for fill in self._gaps.get(entry.id, ()):
-            if fill.brings(offset):
-                return fill
-        return None
+        """A running fill that brings this byte of an entry's body; of several, the one that gets there first."""
+        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.brings(offset)]
+        return max(fills, key=lambda fill: fill.span.start, default=None)
 
     def here_or_coming(self, entry: Entry) -> Spans:
         """What there is of an entry's body, and what running fills bring of it."""
         fills = self._gaps.get(entry.id, ())
         coming = [fill.span for fill in fills if fill.brings(fill.span.start)]
         return Spans((*(entry.spans or ()), *coming)) if coming else entry.spans or Spans()
+
+    def beside(self, entry: Entry, fill: Fill) -> Spans:
+        """What there is of an entry's body, and what running fills other than this one bring of it."""
+        others = [other for other in self._gaps.get(entry.id, ()) if other is not fill]
+        coming = [other.span for other in others if other.brings(other.span.start)]
+        return Spans((*(entry.spans or ()), *coming))
+
+    def brings_too(self, fill: Fill, entry: Entry) -> None:
+        """What this fill brings is all of ``entry``, which nobody finds by its key."""
+        self._gaps.setdefault(entry.id, []).append(fill)
+
+    def forget_beside(self, fill: Fill, entry: Entry) -> None:
+        """The fill has ended: ``entry`` is needed no more."""
+        self._forget_gap(fill, entry.id)
+        if self.store.holds(entry):
+            self.store.remove(entry)
 
     def arrived(self, entry: Entry) -> Spans:
         """What there is of an entry's body, be it on its way to the file."""
@@ -265,13 +303,19 @@ class FillTable:
         mark = self._uncacheable.get(key)
         return mark is not None and mark.is_about(headers)
 
-    def remember(self, request: FillRequest, response: Headers, why_not: str | None) -> None:
+    def remember(self, request: FillRequest, response: Headers, why_not: str | None, status: int = 200) -> None:
         """Take note of whether a response could be stored. What was the request's own doing is not held against the
-        resource."""
+        resource, nor is an error: it says nothing of what is there once it is over. A redirect counts if it speaks of
+        caching."""
         key = request.key
+        self.known.discard(key)
+        if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
+            return
         before = self._uncacheable.pop(key, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
+        if why_not == SIGNED_URL and request.part is None:
+            return  # those who have the same URL may wait for each other
         names = vary_names(response) or ()
         identifying = identifying_fields(request).difference(names)
         vary = selecting_values(names, request.headers)
@@ -280,18 +324,12 @@ class FillTable:
             vary, identifying = (), frozenset()  # it was about everybody, and still is
         if len(self._uncacheable) >= REMEMBERED_MOST:
             del self._uncacheable[next(iter(self._uncacheable))]
-        self._uncacheable[key] = Uncacheable(until, vary, identifying)
-
-    def passed_on(self, key: str) -> None:
-        """A client's condition went to the origin, which said 304: nothing could be stored. Next time it is fetched."""
-        self._passed_on.add(key)
-
-    def was_passed_on(self, key: str) -> bool:
-        return key in self._passed_on
+        self._uncacheable[key] = Uncacheable(until, vary, identifying, status >= 300)
 
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
         self._joinable.pop(key, None)
+        self.known.discard(key)
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True

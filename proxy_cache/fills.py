@@ -29,10 +29,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .audience import has_no_credentials, is_plain_absence
 from .contention import HoldUp, Leftover
 from .copying import copy
+from .known_heads import REVALIDATING, condition_holds, head_of_304
 from .limiter import Ticket, TicketState
 from .origin import RETRY_STATUSES
 from .origin_connection import OriginConnection, Outcome
@@ -51,14 +54,15 @@ from .semantics.ranges import (
 )
 from .semantics.spans import Span
 from .semantics.stored import StoredResponse
-from .semantics.storing import judge, why_not_shared
-from .semantics.validation import CONDITIONAL, conditional_headers, is_conditional, selected_by_304
+from .semantics.storing import SIGNED_URL, judge, why_not_shared
+from .semantics.validation import CONDITIONAL, conditional_headers, selected_by_304
 from .semantics.vary import matches
 from .store.body import Body, Reader
 from .store.index import Entry
 from .waiter import FillHead, SentOn, Waiter
 
 if TYPE_CHECKING:
+    from .ahead import Ahead
     from .fill_table import FillTable
 
 logger = logging.getLogger(__name__)
@@ -101,6 +105,15 @@ class FillRequest:
     part: Part | None = None
     is_short: bool = False
     """Whether all of it is asked for on behalf of a range, since a HEAD has said that it isn't long."""
+    whole: bool = False
+    """The part is a gap of any length, for a client that wants all of the body."""
+    beside: bool = False
+    """Asked for beside a fill that brings it, too: only as a span, or not at all."""
+
+    @property
+    def passes_condition_on(self) -> bool:
+        """Whether the origin is asked what the client has asked: has it changed?"""
+        return not self.candidates and self.headers.has_any(REVALIDATING)
 
 
 class Fill:
@@ -111,11 +124,15 @@ class Fill:
         self.request = request
         self.state = FillState.QUEUED
         self.started = time.monotonic()
+        self.asked: float | None = None
+        """When the origin was asked first, by the monotonic clock; ``None``: not yet."""
         self.head: FillHead | None = None
         self.body: Body | None = None
         self.doomed = False
         """What it fetches may not be stored: the URL was changed by an unsafe method meanwhile (RFC 9111 §4.4)."""
         self.waiters: dict[Waiter, None] = {}
+        self._suits: Callable[[Headers], bool] | None = None
+        """Whom of those who wait, by their headers, the response is for, where it is not for all."""
         self._abandoned = False
         self._began = False
         """Whether its task has taken the first step; and"""
@@ -133,6 +150,8 @@ class Fill:
         self.hold_up: HoldUp | None = None
         self.stalled = False
         """Whether it was ended because it got nowhere (see :mod:`.watch`)."""
+        self.ahead: Ahead | None = None
+        """If somebody waits for what is ahead of it."""
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -168,6 +187,8 @@ class Fill:
         self.waiters[waiter] = None
         if self.head is not None:
             waiter.give(self.head)
+            if self.head.why_not_stored == SIGNED_URL:
+                self._let_readers_differ()
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -197,6 +218,7 @@ class Fill:
             return
         # Until the task has ended nobody may join: what it would tell a waiter is that it was abandoned.
         self._abandoned = True
+        self._keep_head()
         self.cancel()
 
     def drop_reader(self, reader: Reader) -> None:
@@ -291,6 +313,8 @@ class Fill:
             self._leftover.cancel()
             self._leftover = None
         self.table._forget(self)
+        if self.ahead is not None:
+            self.ahead.end()
         if outcome:
             self.table.events.fill_ended(outcome)
         if self._ending is not None and not self._ending.done():
@@ -308,7 +332,7 @@ class Fill:
         self._asked = self.table.origin.ask_now(request.target, request.headers, self._interim, self._answered)
         if self._asked is None:
             return False
-        self.state = FillState.RUNNING
+        self.state, self.asked = FillState.RUNNING, self.started
         return True
 
     def _answered(self, answer: Outcome) -> None:
@@ -348,7 +372,7 @@ class Fill:
                 await ticket.admission()
                 for waiter in self.waiters:
                     waiter.admitted()
-            self.state = FillState.RUNNING
+            self.state, self.asked = FillState.RUNNING, self.asked or time.monotonic()
             outcome = await self._fetch(ticket, answer)
             self.state = FillState.COMPLETE
         except (Exception, asyncio.CancelledError) as error:
@@ -498,6 +522,8 @@ class Fill:
             found = part.span_of(response) if response.status == 206 else None
             if found is not None:
                 return self._take_part(response, part, *found)
+            if self.request.beside:
+                raise OriginError("http_response_incomplete", "the origin does not send this as a span")
             if (
                 response.status == 206
                 or is_passed_off_as_whole(response, to_a_range=True)
@@ -516,7 +542,16 @@ class Fill:
     def _see_who_waits(self) -> None:
         """The head has been handed out, and all may have been sent on, or have left before."""
         if not self.waiters and not self.may_go_on_for_nobody:
+            self._keep_head()
             raise asyncio.CancelledError
+
+    def _keep_head(self) -> None:
+        """The body is dropped. Who asks next whether it has changed need not begin to fetch it again."""
+        head = self.head
+        if head is None or head.why_not_stored is not None or head.response.status != 200 or self.doomed:
+            return
+        if self.state is FillState.RUNNING and not self.request.private:
+            self.table.known.tell(self.request.key, head.response)
 
     def _decide(self, response: OriginResponse, content: bytes | None = None) -> tuple[FillHead, bool, bool]:
         """Whether a response is stored, and who gets it: see :meth:`_give`. ``content``: its body, if that is here."""
@@ -536,18 +571,21 @@ class Fill:
         about_resource = speaks_of_resource(status)
         if why_not is None and not about_resource and self._has_better(status):
             why_not = "status"
-        for_all = why_not is None or (_is_failure(status) and not _is_personal(request, response.headers))
+        passed_on = status == 304 and request.passes_condition_on and not request.private
+        alone = about_resource and not (why_not == "partial" and asked_for_range)
+        for_all = why_not in (None, SIGNED_URL) or (_is_failure(status) and not _is_personal(request, response.headers))
+        if passed_on:
+            for_all, alone = self._decide_304(response)
+        elif why_not == "no-freshness" and is_plain_absence(request, status, response.headers):
+            for_all, self._suits = True, has_no_credentials(request.policy)
         shown = response.headers
         if for_all and why_not is not None:
             shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
         stored = StoredResponse.of(
             status, shown, request.headers, response.request_time, response.response_time, verdict
         )
-        passed_on = status == 304 and is_conditional(request.headers) and not request.private
-        if passed_on:
-            self.table.passed_on(request.key)
-        elif about_resource:
-            self.table.remember(request, response.headers, why_not)
+        if about_resource:
+            self.table.remember(request, response.headers, why_not, status)
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
         if content is None:
@@ -558,11 +596,26 @@ class Fill:
         if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
             own = end_to_end(response.headers).without("age")
         head = self.head = FillHead(stored, response.reason, self.body, None, why_not, own, content=content)
-        if why_not is not None or request.private:
+        if why_not not in (None, SIGNED_URL) or request.private:
             self.table._forget(self)  # nobody joins what may not be shared
         # What was only the answer to the leader, or to its condition, says nothing about the others: they ask again,
         # together. So do those who wait for a whole where this is about a range.
-        return head, for_all, about_resource and not passed_on and not (why_not == "partial" and asked_for_range)
+        return head, for_all, alone
+
+    def _decide_304(self, response: OriginResponse) -> tuple[bool, bool]:
+        """A client's condition went to the origin, and holds: it does for all who have the same, if a 200 would be for
+        all (RFC 9111 §4.3.2). Whether that is so, and whether everybody else has to ask alone."""
+        request = self.request
+        headers = head_of_304(request.headers, response.headers)
+        verdict = judge(request.headers, 200, headers, request.policy)
+        if verdict.why_not not in (None, SIGNED_URL, "no-freshness"):
+            return False, True
+        times = response.request_time, response.response_time
+        told = StoredResponse.of(200, headers, request.headers, *times, verdict)
+        if verdict.why_not is None and request.keep and not self.doomed:
+            self.table.known.tell(request.key, told)
+        self._suits = partial(condition_holds, response=told)
+        return True, False
 
     def _has_better(self, status: int) -> bool:
         """Whether something is stored that an error must not take the place of: the origin is in trouble, or it has
@@ -749,11 +802,22 @@ class Fill:
         # What was "partial" was about a range, and speaks of no other.
         refused = not shared and (not speaks_of_resource(head.response.status) or head.why_not_stored == "partial")
         for waiter in list(self.waiters):
-            if waiter.leads or (shared and matches(head.response.vary, waiter.headers)):
+            if waiter.leads or (
+                shared
+                and matches(head.response.vary, waiter.headers)
+                and (self._suits is None or self._suits(waiter.headers))
+            ):
                 waiter.give(head)
             else:
                 waiter._fail(SentOn(alone=alone and not shared, refused=refused))
                 del self.waiters[waiter]
+        if head.why_not_stored == SIGNED_URL:
+            self._let_readers_differ()
+
+    def _let_readers_differ(self) -> None:
+        """Several clients share what is not stored: none has to wait until the slowest of them has read."""
+        if self.body is not None and len(self.waiters) > 1:
+            self.body.spill()
 
     def _fail(self, error: OriginError) -> None:
         self.state = FillState.FAILED
@@ -764,16 +828,16 @@ class Fill:
 
     # -- joining, seen from the table ---------------------------------------------------------------------------
 
-    def open_to(self, headers: Headers, fresh: Callable[[StoredResponse], bool]) -> bool:
+    def open_to(self, headers: Headers, fresh: Callable[[StoredResponse], bool], since: float | None = None) -> bool:
         """Whether a request that arrives now may share this response.
 
-        Until the head is there everybody may wait: the origin answers after they asked. Once it is, it must suit the
-        request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh.
+        Until the head is there everybody may wait who doesn't insist on what the origin says from ``since`` on. Once it
+        is, it must suit the request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh.
         """
         if self._abandoned or self.state is FillState.FAILED or self.request.private:
             return False
         if self.head is None:
-            return True
+            return since is None or self.asked is None or self.asked >= since
         if self.head.piece_of is not None:
             return False  # the entry is there to be found, and this fill as one of its gaps'
         if self.body is None or not self.body.joinable:

@@ -16,6 +16,7 @@ import errno
 import time
 from typing import Final
 
+from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
 from .answers import Exchange, Seekable, cut_short
 from .fill_table import FillTable
 from .fills import FillRequest
@@ -23,7 +24,6 @@ from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
 from .semantics import ranges
-from .semantics.headers import Headers
 from .semantics.ranges import RangeSpec, is_same_representation, requested, strong_validator
 from .semantics.signatures import signed_fields
 from .semantics.spans import Span, Spans
@@ -49,8 +49,8 @@ class GapReader:
     """Reads spans of an entry's body for one exchange; a :class:`~.answers.Source`."""
 
     __slots__ = (
-        "_ahead", "_closed", "_exchange", "_file", "_is_lost", "_losses", "_piece", "_table", "_waiter", "_whole",
-        "entry", "offset", "stop",
+        "_ahead", "_closed", "_exchange", "_file", "_is_lost", "_losses", "_piece", "_slow", "_table", "_waiter",
+        "_whole", "entry", "offset", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,8 @@ class GapReader:
         self._waiter: Waiter | None = None
         self._piece: Reader | None = None
         self._ahead: Waiter | None = None
+        self._slow: Waiter | None = None
+        """Of a fill that is far behind what is being read (see :mod:`.ahead`)."""
         self._closed = False
 
     # -- fills --------------------------------------------------------------------------------------------------
@@ -91,15 +93,12 @@ class GapReader:
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset)
         if fill is not None:
-            waiter = fill.join(exchange.client, exchange.headers)
-            waiter.asker = exchange
-            return waiter, True
+            return self._on_behalf(fill.join(exchange.client, exchange.headers)), True
         if strong_validator(entry.response.headers) is None:
             raise SentOn(alone="range" in exchange.headers)
-        headers = exchange.headers.without(*CONDITIONAL, "range")
         signed = exact_range(exchange)
         if signed is None and exchange.key in self._table.unusable:
-            return self._wait_for_whole(headers)
+            return self._wait_for_whole()
         if signed is not None:
             part = Part(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
         elif self._is_lost:
@@ -112,29 +111,30 @@ class GapReader:
             need = RangeSpec(offset, min(stop, span.stop) - 1)
             ask = RangeSpec(span.start, span.stop - 1)
             part = Part(ask, need, entry, is_exact=ask == need)
+        return self._start(part), False
+
+    def _start(self, part: Part | None, *, beside: bool = False) -> Waiter:
+        exchange = self._exchange
+        headers = exchange.headers.without(*CONDITIONAL, "range")
         request = FillRequest(
             exchange.key, exchange.target, headers, exchange.client,
             policy=exchange.policy, keep=not exchange.wanted.no_store, part=part,
+            whole=self._whole and not beside, beside=beside,
         )  # fmt: skip
-        waiter = self._table.start(request)
-        waiter.asker = exchange
-        return waiter, False
+        return self._on_behalf(self._table.start(request))
 
-    def _wait_for_whole(self, headers: Headers) -> tuple[Waiter, bool]:
+    def _on_behalf(self, waiter: Waiter) -> Waiter:
+        waiter.asker = self._exchange
+        return waiter
+
+    def _wait_for_whole(self) -> tuple[Waiter, bool]:
         """The origin makes nothing useful of ranges: what is lacking is read from a whole, if it is the same one."""
-        exchange, table = self._exchange, self._table
-        fill = table.find(exchange.key, headers, lambda response: True)
-        joins = fill is not None and fill.request.part is None
-        if fill is not None and joins:
-            waiter = fill.join(exchange.client, headers)
-        else:
-            request = FillRequest(
-                exchange.key, exchange.target, headers, exchange.client,
-                policy=exchange.policy, keep=not exchange.wanted.no_store,
-            )  # fmt: skip
-            waiter = table.start(request)
-        waiter.asker = exchange
-        return waiter, joins
+        exchange = self._exchange
+        headers = exchange.headers.without(*CONDITIONAL, "range")
+        fill = self._table.find(exchange.key, headers, lambda response: True)
+        if fill is not None and fill.request.part is None:
+            return self._on_behalf(fill.join(exchange.client, headers)), True
+        return self._start(None), False
 
     def suits(self, head: FillHead) -> bool:
         """Whether the body under this head is, or has, a piece of ours."""
@@ -171,7 +171,7 @@ class GapReader:
     def _look_ahead(self, offset: int) -> None:
         """Ask for the next gap while the piece before it is read."""
         entry = self.entry
-        if not self._table.store.holds(entry):
+        if self._slow is not None or not self._table.store.holds(entry):
             return  # what isn't kept is to come when it is read: it holds a slot until then
         gap = entry.spans.first_missing(offset, self.stop) if entry.spans is not None else None
         if gap is None or exact_range(self._exchange) is not None:
@@ -189,6 +189,10 @@ class GapReader:
     async def _next_piece(self) -> None:
         """Get hold of the fill that brings the next byte. Raises :class:`BodyError` if there is none to be had: what
         the client has got so far is right, and the rest is not to be had now."""
+        if self._slow is not None and (self._ahead is None or not await self._is_beside(self._ahead)):
+            if self._ahead is not None:
+                self._ahead.leave()
+            self._ahead, self._slow = self._slow, None
         if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.brings(self.offset)):
             self._ahead.leave()  # it may have been dropped since it held others up
             self._ahead = None
@@ -237,6 +241,72 @@ class GapReader:
         if not self.suits(head):
             raise BodyError(f"the origin has no more of this version (status {head.response.status})")
 
+    # -- beside a fill that is far behind -------------------------------------------------------------------------
+
+    async def _is_far(self, piece: Reader) -> bool:
+        """Whether what this piece is to bring next was found to be far away, and comes from elsewhere now."""
+        waiter, exchange = self._waiter, self._exchange
+        if waiter is None or self._is_lost or not may_be_combined(waiter.fill) or exact_range(exchange) is not None:
+            return False
+        fill, entry = waiter.fill, self.entry
+        if not is_ahead(fill, self.offset):
+            return False
+        ahead = ahead_of(self._table, fill, entry)
+        if ahead is None or ahead.entry is not entry or fill.body is None or not fill.body.kept:
+            return False  # the writer of what isn't kept would wait for this reader, once it got there
+        if not self._size_here():
+            if not await ahead.is_far(piece, self.stop):
+                return False
+            if self._piece is not piece:
+                return True  # it was told to read something else meanwhile
+            other = self._table.bringing(entry, self.offset)
+            try:
+                if other is not None and other is not fill:
+                    beside = self._on_behalf(other.join(exchange.client, exchange.headers))
+                elif (span := ahead.span_for(self.offset, self.stop)) is not None:
+                    need = RangeSpec(self.offset, min(self.stop, span.stop) - 1)
+                    beside = self._start(Part(RangeSpec(span.start, span.stop - 1), need, entry), beside=True)
+                    ahead.count(span)
+                else:
+                    return False
+            except Overloaded:
+                return False
+            if self._ahead is not None:
+                self._ahead.leave()
+            self._ahead = beside
+        self._set_slow()
+        return True
+
+    def _set_slow(self) -> None:
+        """Keep the place with the fill that is read now, to come back to it."""
+        if self._slow is not None:
+            self._slow.leave()
+        self._slow, self._waiter, self._piece = self._waiter, None, None
+
+    async def _is_beside(self, waiter: Waiter) -> bool:
+        """Wait for the head of what was asked for beside the slow fill; False if it is no good, or if that one has got
+        there before."""
+        assert self._slow is not None
+        slow = self._slow.reader
+        answer = asyncio.ensure_future(waiter.head())
+        try:
+            while not answer.done():
+                if slow is not None and not slow.is_ahead:
+                    return False
+                await asyncio.wait({answer}, timeout=LOOK)
+            if answer.result().piece_of is self.entry:
+                return True
+        except (OriginError, SentOn):
+            pass
+        except (Overloaded, ClientGone):
+            return False
+        finally:
+            answer.cancel()
+        ahead = self._slow.fill.ahead
+        if ahead is not None:
+            ahead.refused = True
+        return False
+
     def _end_piece(self) -> None:
         self._piece = None
         if self._waiter is not None:
@@ -247,6 +317,8 @@ class GapReader:
 
     def seek(self, start: int, stop: int) -> None:
         """Go on with another span."""
+        if self._waiter is not None and self._waiter.fill.ahead is not None:
+            self._set_slow()
         self._end_piece()
         self.offset, self.stop = start, stop
 
@@ -283,8 +355,11 @@ class GapReader:
             if data is not None:
                 return data
             if self._piece is not None:
+                piece = self._piece
+                if piece.is_ahead and await self._is_far(piece):
+                    continue
                 try:
-                    data = await self._piece.read()
+                    data = await piece.read()
                 except BodyLost as error:
                     self._piece_lost(error)
                     continue
@@ -360,7 +435,7 @@ class GapReader:
         if self._closed:
             return
         self._closed = True
-        for waiter in (self._waiter, self._ahead):
+        for waiter in (self._waiter, self._ahead, self._slow):
             if waiter is not None:
                 waiter.client_gone()  # ends a wait for its head as well
         if self._file is not None:
@@ -429,6 +504,15 @@ def is_for_its_client(exchange: Exchange, table: FillTable) -> bool:
     if specs is None or is_taken_for_short(exchange, table):
         return False
     return key in table.unusable or (len(specs) > 1 and (key in table.exact or key in table.weak))
+
+
+def exact_part(exchange: Exchange) -> Part | None:
+    """Just the first range that is wanted, of what is probably not going to be stored; ``None``: all of it."""
+    specs = requested(exchange.headers)
+    if specs is None:
+        return None
+    first, last = specs[0]
+    return Part(specs[0], specs[0] if first is None or last is not None else RangeSpec(first, first))
 
 
 def exact_range(exchange: Exchange) -> RangeSpec | None:

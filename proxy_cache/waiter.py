@@ -101,6 +101,7 @@ class Waiter:
         """Seconds this waiter spent in the limiter's queue."""
 
     def __enter__(self) -> Self:
+        self._is_handed_on = False
         return self
 
     def __exit__(

@@ -305,11 +305,27 @@ VALIDATION = [
         (Ask(FETCH), Ask(HIT, (("If-None-Match", '"v0"'), ("If-Modified-Since", date())))),
     ),
     Case(
-        "§4.3.2", "passed on where nothing is stored; the next one fetches", (reply(FRESH, ETAG),),
+        "§4.3.2", "passed on where nothing is stored; the 304 answers the next one", (reply(FRESH, ETAG),),
         (
             Ask("passed", (("If-None-Match", '"v1"'),), status=304, sent=(("If-None-Match", '"v1"'),), fwd="uri-miss"),
-            Ask("fetch", (("If-None-Match", '"v1"'),), status=304, sent=(("If-None-Match", ""),)),
-            Ask(HIT, body=0),
+            Ask(HIT, (("If-None-Match", 'W/"v1"'),), status=304, has=(ETAG, FRESH)),
+            Ask(FETCH, (("If-None-Match", '"v0"'),), sent=(("If-None-Match", ""),)),
+            Ask(HIT),
+        ),
+    ),
+    Case(
+        "§4.3.2", "a stale 304 is asked for again", (reply(*STALE, ETAG),),
+        (
+            Ask("passed", (("If-None-Match", '"v1"'),), status=304, sent=(("If-None-Match", '"v1"'),)),
+            Ask("passed", (("If-None-Match", '"v1"'),), status=304, sent=(("If-None-Match", '"v1"'),)),
+            Ask(FETCH, sent=(("If-None-Match", ""),)),
+        ),
+    ),
+    Case(
+        "§4.3.2", "a 304 that names no validator is about the client's date", (Reply(status=304, headers=(FRESH,)),),
+        (
+            Ask("passed", (("If-Modified-Since", OLD[1]),), status=304),
+            Ask(HIT, (("If-Modified-Since", date()),), status=304),
         ),
     ),
     Case(

@@ -233,3 +233,74 @@ def test_the_version_that_a_client_insists_on(
     assert origin.count(path) == (1 if hit else 2)
     if not hit:
         assert origin.seen(path)[1].header(field[0]) == field[1]
+
+
+PUBLIC = (("Cache-Control", "public, max-age=600"), ETAG)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        *[(status, ()) for status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 429, 451, 500, 503)],
+        (401, (("Cache-Control", "no-store"),)),
+        (404, (("Cache-Control", "no-store"),)),
+        (404, (("Cache-Control", "private"), ("Set-Cookie", "a=b"))),
+        (410, (("Vary", "*"),)),
+    ],
+)
+def test_an_error_does_not_end_coalescing(
+    proxy: Proxy, origin: Origin, status: int, headers: tuple[Field, ...]
+) -> None:
+    """One agent was too early, or had not logged in. When the thing is there, 20 agents are one request."""
+    gate = Gate()
+    tries = 4 if status in (429, 500, 503) else 1
+    errors = [Reply(status=status, headers=headers)] * (2 * tries)
+    url = origin.serve("/later", *errors, Reply(headers=PUBLIC, gate=gate))
+    for _ in range(2):
+        assert proxy.get(url).status == status
+    assert origin.count("/later") == len(errors)
+    fetches = [proxy.start_get(url, headers=[ALICE]) for _ in range(20)]
+    proxy.wait_for_waiters(20)
+    gate.open()
+    assert all(response.ok for response in results(fetches))
+    assert origin.count("/later") == len(errors) + 1
+
+
+def test_a_redirect_to_the_login_is_for_who_has_not_logged_in(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    login = Reply(status=302, headers=(("Location", "/login"), ("Cache-Control", "no-store")))
+    url = origin.serve("/dance", login, Reply(headers=PUBLIC, gate=gate))
+    assert proxy.get(url).status == 302
+    fetches = [proxy.start_get(url, headers=[ALICE]) for _ in range(20)]
+    proxy.wait_for_waiters(20)
+    gate.open()
+    assert all(response.ok for response in results(fetches))
+    assert origin.count("/dance") == 2
+
+
+def test_what_is_not_there_is_asked_for_once_by_all_who_wait(proxy: Proxy, origin: Origin) -> None:
+    """A 404 that says nothing of caching is for everybody who asked meanwhile, and not stored. But not for who has
+    logged in: many services say 404 to those who haven't."""
+    gate = Gate()
+    url = origin.serve("/nothing", Reply(status=404, headers=(), gate=gate), Reply(headers=PUBLIC))
+    fetches = [proxy.start_get(url)]
+    origin.wait_for("/nothing")
+    fetches += [proxy.start_get(url) for _ in range(19)]
+    known = [proxy.start_get(url, headers=[ALICE]) for _ in range(5)]
+    proxy.wait_for_waiters(25)
+    gate.open()
+    assert {response.status for response in results(fetches)} == {404}
+    assert {response.status for response in results(known)} == {200}
+    assert origin.count("/nothing") == 2
+
+
+def test_redirects_that_may_not_be_stored_are_not_waited_for(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    reply = Reply(status=307, headers=(("Location", "/x"), ("Cache-Control", "no-store")))
+    url = origin.serve("/moves", reply, reply, Reply(status=307, headers=reply.headers, gate=gate))
+    for _ in range(2):
+        assert proxy.get(url).status == 307
+    fetches = [proxy.start_get(url) for _ in range(10)]
+    origin.wait(lambda: origin.in_flight == 10, told="10 requests at once")
+    gate.open()
+    assert {response.status for response in results(fetches)} == {307}

@@ -35,6 +35,9 @@ class Policy:
     """Query parameters, as shell patterns, that are no part of the key: they only sign."""
     credentials: frozenset[str] = frozenset()
     """Fields, lower-case, that say who is asking, besides those of :mod:`.credentials`."""
+    signed_url: bool = False
+    """The URL carries a signature of its own (:func:`~.signatures.is_signed_url`), and no rule says that what is behind
+    it is the same for all."""
 
     def rule_for(self, status: int, headers: Headers) -> TtlRule | None:
         return self.ttl(status, headers) if self.ttl is not None else None

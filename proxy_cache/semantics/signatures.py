@@ -48,6 +48,51 @@ def signed_fields(request: Headers, path: str) -> frozenset[str]:
     return frozenset(signed - {""})
 
 
+# Query parameters that sign a URL for one download or for a short time, so that the same object has another URL each
+# time. Names are compared without regard to case, and each needs a value.
+_SIGNATURE: Final = re.compile(r"x-[a-z0-9]{1,16}-signature|q-signature")
+"""Amazon, Google, Alibaba, Volcengine and what is modelled on them (version 4); Tencent."""
+_SIGNED_WITH: Final = {
+    # Amazon (version 2), CloudFront, Google (version 2, and its CDN), Alibaba, Huawei, Docker's registry
+    "signature": frozenset(
+        {"expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "accesskeyid"}
+    ),
+    "sig": frozenset({"se", "sv", "si"}),  # Azure's shared access signature: its expiry, its version, a stored policy
+    "md5": frozenset({"expires"}),  # nginx's secure_link
+    "token": frozenset({"expires"}),  # Bunny
+}
+"""A parameter that signs if one of the others is there."""
+_TIMED_MAC: Final = re.compile(r"[0-9]{9,11}-.{16,}", re.DOTALL)
+"""Cloudflare: ``verify=`` a time and a code."""
+_AKAMAI: Final = frozenset({"hdnts", "hdnea", "__gda__", "__token__"})
+
+
+def is_signed_url(path: str) -> bool:
+    """Whether the query of a target (``path``: with the query) carries a known signature of an object store or of a
+    CDN."""
+    query = path.partition("?")[2]
+    if not query:
+        return False
+    found = {}
+    for member in query.split("&"):
+        name, _, value = member.partition("=")
+        if value:
+            found[unquote_plus(name).lower()] = value
+    for name, value in found.items():
+        if name in _SIGNED_WITH:
+            if not _SIGNED_WITH[name].isdisjoint(found):
+                return True
+        elif name == "verify":
+            if _TIMED_MAC.fullmatch(unquote_plus(value)):
+                return True
+        elif name in _AKAMAI:
+            if "hmac=" in unquote_plus(value).lower():
+                return True
+        elif _SIGNATURE.fullmatch(name):
+            return True
+    return False
+
+
 def without_parameters(url: str, patterns: Iterable[str]) -> str:
     """``url`` without the query parameters whose names match one of the patterns (``X-Amz-*``, in any case)."""
     patterns = [pattern.lower() for pattern in patterns]

@@ -77,7 +77,19 @@ def judge(
     if why_not == "no-freshness" and guess and status == 200 and targeted is None and says_nothing(response):
         why_not = _by_request(request, response, directives, targeted, policy)
         return Verdict(why_not, guess, targeted, omitted, policy.credentials)
+    if why_not is None and policy.signed_url and not _is_for_shared_caches(directives):
+        why_not = SIGNED_URL
     return Verdict(why_not, None, targeted, omitted, policy.credentials)
+
+
+SIGNED_URL: Final = "signed-url"
+"""Why a response is not stored whose URL is signed anew for each download: it would be stored anew each time, too."""
+
+
+def _is_for_shared_caches(directives: CacheControl) -> bool:
+    """Whether the origin wants even this kept. RFC 9111 §3.5 is the model, where ``public`` and ``s-maxage`` let a
+    shared cache store what came with Authorization; who says ``immutable`` (RFC 8246) speaks of the URL as a name."""
+    return directives.public or directives.immutable or directives.s_maxage is not None
 
 
 _RULED_OUT: Final = frozenset({"no-freshness", "authorization", "credentials", "request-no-store"})

@@ -394,6 +394,11 @@ class Store:
         self._add(entry)
         return entry
 
+    def keep_object(self, entry: Entry) -> None:
+        """Keep what comes of an entry's body from here on; it has none of it yet."""
+        if entry not in self.index and not entry.spans:
+            self._add(entry)
+
     def piece(self, entry: Entry, start: int, stop: int) -> Body:
         """A piece of the body of an entry that has gaps, to be filled. Of an object that is longer than one entry may
         be, pieces are kept up to that."""

@@ -35,7 +35,7 @@ from proxy_cache.semantics.headers import HOP_BY_HOP, Headers, connection_option
 from proxy_cache.semantics.keys import Target, related_targets
 from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.semantics.redaction import redacted
-from proxy_cache.semantics.signatures import signed_fields, without_parameters
+from proxy_cache.semantics.signatures import is_signed_url, signed_fields, without_parameters
 from proxy_cache.semantics.status_fields import cache_status, proxy_status
 from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.semantics.storing import judge, why_not_shared
@@ -445,6 +445,7 @@ PARSERS: dict[str, Parser] = {
     "credentials": of_headers(has_credentials),
     "signatures": of_headers(
         lambda headers: signed_fields(headers, f"/a?{headers.get('authorization') or ''}"),
+        lambda headers: is_signed_url(f"/a?{headers.get('authorization') or ''}"),
         b"Authorization", b"Signature-Input",
     ),
     "without_parameters": of_text(

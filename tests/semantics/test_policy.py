@@ -115,3 +115,22 @@ def test_a_rule_without_force_never_overrides(request: Headers, status: int, res
     assert (ruled.why_not in (None, "authorization", "credentials", "request-no-store")) is (
         plain.why_not in (None, "no-freshness", "authorization", "credentials", "request-no-store")
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "why_not"),
+    [
+        pytest.param(["Cache-Control: max-age=60"], "signed-url", id="max-age"),
+        pytest.param(['ETag: "a"'], "signed-url", id="a validator"),
+        pytest.param(["Cache-Control: max-age=60, must-revalidate"], "signed-url", id="must-revalidate"),
+        pytest.param(["Cache-Control: public, max-age=60"], None, id="public"),
+        pytest.param(["Cache-Control: max-age=60, immutable"], None, id="immutable"),
+        pytest.param(["Cache-Control: s-maxage=60"], None, id="s-maxage"),
+        pytest.param(["Cache-Control: no-store"], "no-store", id="no-store comes first"),
+        pytest.param([], "no-freshness", id="nothing"),
+    ],
+)
+def test_a_url_that_is_signed(lines: list[str], why_not: str | None) -> None:
+    assert judge(h(), 200, h(*lines), Policy(signed_url=True)).why_not == why_not
+    by_rule = judge(h(), 200, h(*lines), policy(RULE, signed_url=True)).why_not
+    assert by_rule == (why_not if why_not == "no-store" else None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 
 from proxy_cache.semantics.headers import Headers
-from proxy_cache.semantics.signatures import signed_fields, without_parameters
+from proxy_cache.semantics.signatures import is_signed_url, signed_fields, without_parameters
 
 from . import given, h, odd_headers
 
@@ -62,3 +62,37 @@ def test_without_parameters(url: str, patterns: list[str], expected: str) -> Non
 def test_any_request(request: Headers, path: str) -> None:
     signed_fields(request, path)
     without_parameters(f"http://example.com/{path}", ["X-Amz-*"])
+
+
+@pytest.mark.parametrize(
+    ("query", "signed"),
+    [
+        ("X-Amz-Signature=0", True),
+        ("x-goog-signature=0", True),
+        ("a=1&x-oss-signature=0&b", True),
+        ("X%2DAmz-Signature=0", True),
+        ("q-sign-algorithm=sha1&q-signature=0", True),
+        ("se=1&sig=0", True),
+        ("si=policy&sig=0", True),
+        ("Signature=0&Expires=1", True),
+        ("Signature=0&Policy=x&Key-Pair-Id=K", True),
+        ("GoogleAccessId=a&Expires=1&Signature=0", True),
+        ("md5=0&expires=1", True),
+        ("token=0&expires=1", True),
+        ("__token__=exp=1~acl=/*~hmac=0", True),
+        ("verify=1700000000-AAAAAAAAAAAAAAAA", True),
+        ("", False),
+        ("X-Amz-Signature", False),
+        ("X-Amz-Signature=", False),
+        ("X-Amz-SignedHeaders=host", False),
+        ("my-signature=0", False),
+        ("sig=0", False),
+        ("Signature=0", False),
+        ("Expires=1", False),
+        ("token=0", False),
+        ("verify=1", False),
+    ],
+)
+def test_signed_urls(query: str, signed: bool) -> None:
+    assert is_signed_url(f"/data?{query}") is signed
+    assert not is_signed_url(f"/data/{query}")
