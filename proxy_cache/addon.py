@@ -20,7 +20,7 @@ from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from . import addon_lane, collector, layers, options
+from . import addon_lane, collector, layers, layers_requests, options
 from .addon_clients import Clients
 from .addon_flows import (
     address,
@@ -376,6 +376,9 @@ class CacheAddon:
         self.metrics.forwarded.labels("CONNECT").inc()
         if self._draining or self.settings is None:
             flow.response = refusal(503, "proxy_internal_error", "shutting down", self.via)
+
+    def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
+        layers_requests.with_brackets(flow.request)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None or flow.error is not None:

@@ -40,9 +40,20 @@ def means_its_target(flow: http.HTTPFlow) -> bool:
     """Whether the origin is asked for what the key says.
 
     Where the client's Host goes on, it chooses the resource and is no part of the key: what is asked for under another
-    name than the target's is not cached, nor does the answer to it say anything about what is.
+    name than the target's is not cached, nor does the answer to it say anything about what is. A path that is no UTF-8
+    has no key.
     """
-    return not host_is_the_clients(flow) or flow.request.host_header == target_of(flow).authority
+    if host_is_the_clients(flow) and flow.request.host_header != target_of(flow).authority:
+        return False
+    return flow.request.data.path.isascii() or _is_text(flow.request.data.path)
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def host_is_the_clients(flow: http.HTTPFlow) -> bool:

@@ -16,6 +16,7 @@ from .semantics.directives import NOTHING, CacheControl, request_cache_control
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from .semantics.targets import TargetError, absolute, is_host_field
 from .semantics.validation import is_conditional
 
 UNUSUAL: Final = "unusual"
@@ -27,10 +28,6 @@ _REMEMBER_LENGTH: Final = 2048
 _LINE: Final = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
 _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
-_LABEL: Final = r"[0-9a-z]++(?:-++[0-9a-z]++)*+"
-_AUTHORITY: Final = re.compile(rf"({_LABEL}(?:\.{_LABEL})*+)(?::([0-9]{{1,5}}+))?+", re.IGNORECASE)
-_AUTHORITY_MOST: Final = 300
-"""Characters of a host and its port: a name has 253 at the most (RFC 1035 §2.3.4)."""
 # These are more than a plain GET, or decide who may have an answer.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
@@ -114,7 +111,8 @@ def _fields(lines: bytes) -> RequestFields | None:
         name, _, value = line.partition(b":")
         pairs.append((name, value.strip(b" \t")))
     headers = Headers(pairs)
-    if len(headers.get_all("host")) != 1 or any(name in headers for name in _MORE_THAN_PLAIN):
+    hosts = headers.get_all("host")
+    if len(hosts) != 1 or not is_host_field(hosts[0]) or any(name in headers for name in _MORE_THAN_PLAIN):
         return None
     connection = headers.get_all("connection")
     options = connection_options(connection)
@@ -132,28 +130,13 @@ _remembered = lru_cache(maxsize=4096)(_fields)
 
 
 def absolute_target(text: str) -> Target | None:
-    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a usual http URL."""
-    if text[:7].lower() != "http://":
+    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a valid http URL. The
+    rest is left to mitmproxy's path: what is wrong with it is told there."""
+    try:
+        target = absolute(text)
+    except TargetError:
         return None
-    slash = text.find("/", 7)
-    authority = text[7:] if slash < 0 else text[7:slash]
-    at = _host_and_port(authority) if len(authority) <= _AUTHORITY_MOST else None
-    path = "/" if slash < 0 else text[slash:]
-    # mitmproxy takes a URL apart and puts it together again, which changes these: they are left to it.
-    if at is None or "#" in path or ";?" in path or path.endswith(("?", ";")) or path.startswith("//"):
-        return None
-    return Target("http", *at, path)
-
-
-@lru_cache(maxsize=4096)
-def _host_and_port(authority: str) -> tuple[str, int] | None:
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        return None
-    host, port = match[1].lower(), int(match[2] or 80)
-    # A label has 63 characters at the most (RFC 1035 §2.3.4): mitmproxy refuses a longer one.
-    usual = "xn--" not in host and 0 < port < 65536 and max(map(len, host.split("."))) <= 63
-    return (host, port) if usual else None
+    return target if target.scheme == "http" else None
 
 
 def with_line(head: bytes, line: bytes) -> bytes:

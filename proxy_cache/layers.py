@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from mitmproxy import ctx, flow, http
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.commands import StartHook
@@ -36,13 +36,16 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.tunnel import LayerStack
 
-from . import layers_heads
+from . import layers_heads, layers_requests
 from .answer_heads import NAME
 from .delivery import Delivery, reset_at_close
 from .layers_backpressure import HELD_MOST, gate_of
-from .layers_early import EarlyAnswers, is_http1
+from .layers_early import is_http1
 from .layers_http1 import BROKEN_OFF, ClientConnection, InterimResponse, limit_http2, take_over
 from .layers_hygiene import why_malformed, why_malformed_request
+from .layers_last_words import hear_out
+from .layers_repeat import ConnectionChoice, RepeatingStream
+from .layers_sent import ConnectionExpired
 from .layers_tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end
 from .semantics.limits import HeadLimits
@@ -97,7 +100,7 @@ class Await(commands.Command):
         self.work = work
 
 
-class CacheStream(EarlyAnswers):
+class CacheStream(RepeatingStream):
     """One request and its response, with streamed answers, clean forwarding and raw tunnels."""
 
     recorder: Recorder
@@ -117,6 +120,8 @@ class CacheStream(EarlyAnswers):
         delivery = response.stream if response is not None else None
         if already_streamed or not isinstance(delivery, Delivery):
             yield from super().send_response(already_streamed)
+            if self.is_unread and not self.context.server.state & ConnectionState.CAN_READ:
+                yield from self.end_early()
             return
         try:
             yield from self._deliver(delivery)
@@ -193,6 +198,8 @@ class CacheStream(EarlyAnswers):
             data = self.flow.request.data
             fields = self.flow.request.headers.fields
             why = why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)
+            if why is None and self.mode is not HTTPMode.transparent:
+                why = layers_requests.why_no_target(self.flow.request)
             too_large = self.recorder.head_limits.why_too_large(fields, len(data.path) + len(data.authority))
             if why is not None or too_large is not None:
                 yield from self._refuse(400 if why else 431, why or too_large or "")
@@ -250,6 +257,12 @@ class CacheStream(EarlyAnswers):
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """No answer from the origin to what mitmproxy forwards: say so as the cache does (RFC 9209)."""
+        if isinstance(event, ConnectionExpired) and self.may_repeat(event):
+            yield from self.repeat(event)
+            return
+        if isinstance(event, http_events.ResponseProtocolError) and self.is_unread:
+            yield from self.end_early()
+            return
         event.message = brief(event.message)
         response = self.flow.response
         if (
@@ -267,10 +280,7 @@ class CacheStream(EarlyAnswers):
             or self.client_state == self.state_errored
             or self.server_state in (self.state_done, self.state_errored)
         ):
-            unread = self.client_state == self.state_stream_request_body and self.server_state == self.state_done
             yield from super().handle_protocol_error(event)
-            if unread and isinstance(event, http_events.ResponseProtocolError):
-                yield from self.stop_reading()  # the origin has answered and left, and the rest is read by nobody
             return
         self.flow.error = flow.Error(event.message)
         self.flow.response = response = self.recorder.unreachable(self.flow, event.message)
@@ -386,7 +396,7 @@ class CacheStream(EarlyAnswers):
         yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
 
 
-class CacheHttpLayer(HttpLayer):
+class CacheHttpLayer(ConnectionChoice):
     """mitmproxy's HTTP layer with our streams."""
 
     def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
@@ -407,6 +417,8 @@ class CacheHttpLayer(HttpLayer):
                 return self._within_bounds(event) if not self._has_failed else nothing()
         elif isinstance(event, events.Start):
             self._open_client_connection()
+        elif isinstance(event, events.OpenConnectionCompleted) and not event.reply:
+            hear_out(self.context.client, event.command.connection)
         elif self._is_gated:
             return self._within_bounds(event) if not self._has_failed else nothing()
         return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()
@@ -415,7 +427,8 @@ class CacheHttpLayer(HttpLayer):
         client, recorder = self.context.client, self.recorder
         if is_http1(client.alpn):
             refuse = partial(recorder.refused, client)
-            self.connections.setdefault(client, ClientConnection(self.context.fork(), recorder.head_limits, refuse))
+            limits, forward = recorder.head_limits, self.mode is not HTTPMode.transparent
+            self.connections.setdefault(client, ClientConnection(self.context.fork(), limits, refuse, forward=forward))
         elif client.alpn == b"h2":
             server = Http2Server(self.context.fork())
             limit_http2(server, recorder.head_limits)

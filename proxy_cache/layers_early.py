@@ -5,14 +5,16 @@ mitmproxy would keep the body until it is complete, and only then answer.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from mitmproxy.proxy import events, layer
-from mitmproxy.proxy.layers.http import HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from .layers_http1 import StopReading
 
+_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
+_CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
 DROPPED_MOST: Final = 256 * 1024
 """Bytes of a body that are read and dropped before the answer, so that the connection can go on. With more to come the
 answer is sent at once, and the connection ends."""
@@ -37,6 +39,23 @@ class EarlyAnswers(HttpStream):
     def state_done(self, event: events.Event) -> layer.CommandGenerator[None]:
         """The rest of a body whose request has been answered may still be on its way."""
         yield from ()
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the whole response has been sent, and the request is still being taken on to its origin."""
+        return bool(self.client_state == self.state_stream_request_body and self.server_state == self.state_done)
+
+    def end_early(self) -> layer.CommandGenerator[None]:
+        """The origin has answered and left, and the rest of the request is read by nobody. The client gets the end of
+        its response, and the time to read it: a connection that is closed with something unread is reset (RFC 9112
+        §9.6)."""
+        self.flow.live = False
+        self.client_state = self.state_done
+        given_up = http_events.RequestProtocolError(self.stream_id, "answered before it was complete", _CANCELLED)
+        yield SendHttp(given_up, self.context.server)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
+        yield DropStream(self.stream_id)
+        yield from self.stop_reading()
 
     def stop_reading(self) -> layer.CommandGenerator[None]:
         if self.is_http1:

@@ -12,8 +12,9 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layers.http import HTTPMode
 
-from .layers_hygiene import Mismatch, verify, why_malformed_request
+from .layers_hygiene import why_malformed_request
 from .layers_max_forwards import hops_left
+from .outgoing import Mismatch, authority_of, path_of, request_head
 from .semantics.dates import format_http_date
 from .semantics.headers import Headers, connection_options, end_to_end
 from .semantics.keys import Target
@@ -29,11 +30,8 @@ def for_origin(
     request that came over HTTP/2, where no field need say so.
     """
     target = Target.of(request.scheme, request.host, request.port, request.path)
-    try:
-        authority = _ascii(target.authority) if host is None else host
-    except UnicodeError as error:
-        raise Mismatch(f"no name of a host: {error}") from error
-    path = target.path.encode("utf-8", "surrogateescape")
+    authority = authority_of(target) if host is None else host
+    path = path_of(target)
     headers = _forwarded(request.headers, via, "upgrade" in request.headers)
     if mode is HTTPMode.upstream and "proxy-authorization" in request.headers:
         headers["Proxy-Authorization"] = request.headers["proxy-authorization"]
@@ -52,8 +50,7 @@ def for_origin(
         # To a parent in absolute form (RFC 9112 §3.2.2), through whatever tunnel in origin form.
         to_parent = mode is HTTPMode.upstream and target.scheme == "http"
         form = b"http://" + authority + (path if path != b"*" else b"") if to_parent else path
-        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (data.method, form, bytes(headers))
-        verify(data.method, form, authority, len(headers.fields), head)
+        request_head(data.method, form, authority, bytes(headers), len(headers.fields))  # raises
     if binary and (why := why_malformed_request(data.method, target.scheme.encode(), authority, path, headers.fields)):
         raise Mismatch(why)
     return http.Request(
@@ -73,10 +70,6 @@ def _as_http1(headers: http.Headers, has_body: bool) -> None:
     if has_body and "content-length" not in headers:
         # Without it the origin would read the body as its next request.
         headers["Transfer-Encoding"] = "chunked"
-
-
-def _ascii(authority: str) -> bytes:
-    return authority.encode("ascii" if authority.isascii() else "idna")
 
 
 def for_client(response: http.Response, request: http.Request, via: str, fwd: str) -> http.Response:

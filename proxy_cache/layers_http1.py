@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from h11._readers import Http10Reader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
@@ -32,8 +33,12 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_bo
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from .layers_chunks import ChunkReader
+from .layers_framing import settle_framing
 from .layers_hygiene import RefusedHead, checked_request, cleaned_response
-from .origin_connection import INTERIM_MOST
+from .layers_last_words import was_reset
+from .layers_requests import request_of
+from .layers_sent import ConnectionExpired, SentRequest
+from .origin_connection import INTERIM_MOST, LINE_BREAKS_MOST
 from .semantics.headers import connection_options
 from .semantics.limits import HeadLimits
 
@@ -41,8 +46,10 @@ from .semantics.limits import HeadLimits
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
 LINGER = 5.0
-"""Seconds for which more is read, and dropped, from a client that has had its last answer. With unread data in front of
-it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6)."""
+"""Seconds of silence, and"""
+LINGER_MOST = 30.0
+"""seconds in all, for which more is read, and dropped, from a client that has had its last answer. With unread data in
+front of it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6). (nginx has the same two.)"""
 
 
 @dataclass
@@ -60,12 +67,18 @@ class StopReading(HttpEvent):
 class ClientConnection(Http1Server):
     """The end towards a client."""
 
-    def __init__(self, context: Context, limits: HeadLimits, refuse: Callable[[int, str, str], http.Response]) -> None:
-        """``refuse`` makes the response to a request that no flow is made of, of status, proxy error type, detail."""
+    def __init__(
+        self, context: Context, limits: HeadLimits, refuse: Callable[[int, str, str], http.Response], *, forward: bool
+    ) -> None:
+        """``refuse`` makes the response to a request that no flow is made of, of status, proxy error type, detail.
+        ``forward``: whether requests say where they go (see :func:`.layers_requests.request_of`)."""
         super().__init__(context)
         self._limits = limits
         self._refusal = refuse
+        self._forward = forward
         self._empty = 0
+        self._lingered = 0.0
+        self._is_silent = True
 
     def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not isinstance(event, events.DataReceived):
@@ -76,7 +89,8 @@ class ClientConnection(Http1Server):
             if lines is None:
                 return
             checked_request(lines, self._limits)
-            self.request = request = http1.read_request_head(lines)
+            scheme = "https" if self.conn.tls else "http"
+            self.request = request = request_of(lines, forward=self._forward, scheme=scheme)
             size = http1.expected_http_body_size(request)
         except RefusedHead as refused:
             yield from self._refuse(refused)
@@ -151,9 +165,16 @@ class ClientConnection(Http1Server):
 
     def linger(self, event: events.Event) -> layer.CommandGenerator[None]:
         self.buf = ReceiveBuffer()
-        if not isinstance(event, events.DataReceived):
-            self.state = self.done
-            yield commands.CloseConnection(self.conn)
+        if isinstance(event, events.DataReceived):
+            self._is_silent = False
+            return
+        self._lingered += LINGER
+        if isinstance(event, events.Wakeup) and not self._is_silent and self._lingered < LINGER_MOST:
+            self._is_silent = True
+            yield commands.RequestWakeup(LINGER)
+            return
+        self.state = self.done
+        yield commands.CloseConnection(self.conn)
 
 
 class OriginConnection(Http1Client):
@@ -163,17 +184,42 @@ class OriginConnection(Http1Client):
         super().__init__(context)
         self._limits = limits
         self._interim = 0
+        self._requests = 0
+        """So many have gone over it."""
+        self._sent = SentRequest()
+        self._is_last = False
+        """Whether the connection ends with the current response, whatever that says."""
+        self._line_breaks = 0
 
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         if self.response_done:  # and the request is still on its way
             self.buf = ReceiveBuffer()
             if isinstance(event, events.DataReceived):
                 return
+        elif (
+            isinstance(event, events.ConnectionClosed)
+            and isinstance(self.body_reader, Http10Reader)
+            and was_reset(self.context.client, self.conn)
+        ):
+            # RFC 9112 §8: a body without length is complete when its connection was closed, and not when it broke.
+            assert self.stream_id is not None
+            yield commands.CloseConnection(self.conn)
+            why = "http_response_incomplete: the connection was reset"
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
+            return
         yield from super().read_body(event)
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
-        if not isinstance(event, RequestTrailers):  # of an HTTP/2 client
-            yield from super().send(event)
+        if isinstance(event, RequestTrailers):  # of an HTTP/2 client
+            return
+        if isinstance(event, RequestHeaders):
+            self._requests += 1
+            self._sent.begin(reused=self._requests > 1)
+            self._is_last = False
+            self._interim = self._line_breaks = 0
+        else:
+            self._sent.add(event)
+        yield from super().send(event)
 
     def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A client MUST be able to parse one or more 1xx responses received prior to a final
@@ -197,11 +243,14 @@ class OriginConnection(Http1Client):
                 yield ReceiveHttp(InterimResponse(self.stream_id, response))
                 if not self.buf:
                     return
+        except RefusedHead as error:
+            yield from self._failed(str(error), expired=error.error == "http_protocol_error")
+            return
         except ValueError as error:
-            told = error if isinstance(error, RefusedHead) else f"http_protocol_error: {error}"
-            yield from self._failed(str(told))
+            yield from self._failed(f"http_protocol_error: {error}")
             return
         self.response = response
+        self._sent.forget()
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
         self.body_reader = ChunkReader(self._limits) if size is None else make_body_reader(size)  # type: ignore[assignment]
         self.state = self.read_body
@@ -209,6 +258,7 @@ class OriginConnection(Http1Client):
 
     def _response(self) -> http.Response | None:
         """The next response's head, when it has come. Raises ``ValueError``."""
+        self._skip_line_breaks()
         start = bytes(self.buf._data[:5])
         if start != b"HTTP/"[: len(start)]:
             raise RefusedHead(
@@ -217,8 +267,11 @@ class OriginConnection(Http1Client):
         lines = _lines_of(self.buf, self._limits, 502, "http_response_header_section_size")
         if lines is None:
             return None
-        response = http1.read_response_head(cleaned_response(lines, self._limits))
         assert self.request is not None
+        cleaned, skipped = cleaned_response(lines, self._limits)
+        response = http1.read_response_head(cleaned)
+        # Who means something by a line that is none may also see the end of the message elsewhere.
+        self._is_last |= settle_framing(response) or bool(skipped)
         if response.status_code == 101 and "upgrade" not in self.request.headers:
             # RFC 9110 §15.2.2: the client is to have sent an Upgrade. What follows would be taken for HTTP by nobody.
             raise RefusedHead(502, "http_upgrade_failed", "101 to a request without Upgrade")
@@ -227,23 +280,46 @@ class OriginConnection(Http1Client):
             raise RefusedHead(502, "http_protocol_error", f"more than {INTERIM_MOST} interim responses")
         return response
 
+    def _skip_line_breaks(self) -> None:
+        """Left over from the response before: some servers send it, after the last chunk or a body of a length."""
+        data = self.buf._data
+        size = 0
+        while size <= LINE_BREAKS_MOST and bytes(data[size : size + 1]) in (b"\r", b"\n"):
+            size += 1
+        if size:
+            self._line_breaks += size
+            if self._line_breaks > LINE_BREAKS_MOST:
+                raise RefusedHead(502, "http_protocol_error", "nothing but line breaks")
+            self.buf.maybe_extract_at_most(size)
+
     def _closed(self) -> layer.CommandGenerator[None]:
         if self.conn.state & ConnectionState.CAN_WRITE:
             yield commands.CloseConnection(self.conn)
         if self.stream_id:
             had = "within the header of a response" if self.buf else "before a response"
-            self.buf = ReceiveBuffer()
-            yield ReceiveHttp(ResponseProtocolError(self.stream_id, f"server closed connection {had}", BROKEN_OFF))
+            yield from self._broken(f"server closed connection {had}", expired=not self.buf)
 
-    def _failed(self, why: str) -> layer.CommandGenerator[None]:
-        assert self.stream_id is not None
-        self.buf = ReceiveBuffer()
+    def _failed(self, why: str, *, expired: bool = False) -> layer.CommandGenerator[None]:
         self.state = self.done
         yield commands.CloseConnection(self.conn)
-        yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
+        yield from self._broken(why, expired=expired)
+
+    def _broken(self, why: str, *, expired: bool) -> layer.CommandGenerator[None]:
+        """There will be no response. ``expired``: nothing of one has come, unless there was a 1xx: if the connection
+        had been used before, another may do. (What can't be read may be left over from the response before.)"""
+        assert self.stream_id is not None
+        self.buf = ReceiveBuffer()
+        if expired and self._requests > 1 and not self._interim:
+            again = ConnectionExpired(self.stream_id, why, BROKEN_OFF)
+            again.sent = self._sent.rest
+            yield ReceiveHttp(again)
+        else:
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
-        last = self.response is not None and "close" in connection_options(self.response.headers.get_all("connection"))
+        last = self._is_last or (
+            self.response is not None and "close" in connection_options(self.response.headers.get_all("connection"))
+        )
         yield from super().mark_done(request=request, response=response)
         # RFC 9112 §9.6. mitmproxy knows the option in small letters only, and would send the next request as well.
         if last and self.request is None and self.state == self.read_headers and self.conn.connected:

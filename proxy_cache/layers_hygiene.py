@@ -3,7 +3,7 @@
 mitmproxy passes on what it doesn't understand: control characters, folded lines, versions that aren't those of the
 connection. Whoever is next may read another message in it than we have. Everything that is forwarded goes through here,
 both ways: requests are refused, since a client can be told; responses are mended as RFC 9110 §5.5 and RFC 9112 §5 say.
-Pure functions of bytes.
+(What leaves for an origin is looked at once more: :mod:`.outgoing`.) Pure functions of bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from .semantics.field_lines import UnclearLength, mended
 from .semantics.limits import HeadLimits
+from .semantics.targets import is_host_field
 from .semantics.texts import brief
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -20,12 +22,9 @@ _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++)
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 _METHOD: Final = re.compile(_TOKEN)
 _PATH: Final = re.compile(rb"[/*][\x21-\x7e\x80-\xff]*+")
-_AUTHORITY: Final = re.compile(rb"[0-9A-Za-z._~!$&'()*+,;=:%\[\]-]++")
 _NAME: Final = re.compile(_TOKEN)
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t\x20-\x7e\x80-\xff]*+")
-_RECEIVED_FIELD: Final = re.compile(rb"(" + _TOKEN + rb")[ \t]*+:[ \t]*+([^\r\n\0]*+)")
-_AS_SPACE: Final = bytes.maketrans(b"\r\n\0", b"   ")
 LENGTH_DIGITS: Final = 18
 """Digits of a Content-Length at the most: more don't fit into the 64 bits that others have for it."""
 _CODINGS: Final = frozenset({b"gzip,chunked", b"deflate,chunked", b"compress,chunked"})
@@ -39,10 +38,6 @@ class RefusedHead(ValueError):
         self.error = error
         self.detail = brief(detail)
         super().__init__(f"{error}: {self.detail}")
-
-
-class Mismatch(Exception):
-    """What was about to leave isn't the request that was meant. A fault of ours, or of another addon."""
 
 
 # -- HTTP/1, as it comes -------------------------------------------------------------------------------------------
@@ -68,6 +63,7 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         # RFC 9110 §9.1: "The method token is case-sensitive". mitmproxy takes "head" for HEAD, and an origin does not:
         # one of them sees the end of the message elsewhere. No registered method has small letters.
         raise RefusedHead(501, "http_request_error", "methods are case-sensitive")
+    hosts = []
     for text in lines[1:]:
         field = _FIELD.fullmatch(text)
         if field is None:
@@ -83,10 +79,20 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
             coding = b",".join([part.strip(b" \t") for part in text.partition(b":")[2].lower().split(b",")])
             if coding in _CODINGS:  # what is wrong in other ways is mitmproxy's to say
                 raise RefusedHead(501, "http_request_error", "no transfer coding but chunked is known")
+        if name == b"host":
+            hosts.append(text.partition(b":")[2].strip(b" \t").decode("latin-1"))
+    # RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that
+    # lacks a Host header field and to any request message that contains more than one Host header field line or a Host
+    # header field with an invalid field value", whatever its target says.
+    if len(hosts) > 1 or (not hosts and version == (b"1", b"1")):
+        raise RefusedHead(400, "http_request_error", "more than one Host" if hosts else "no Host")
+    if hosts and not is_host_field(hosts[0]):
+        raise RefusedHead(400, "http_request_error", "an invalid Host")
 
 
-def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> list[bytes]:
-    """The lines of a response's head, mended where RFC 9110 and 9112 ask a proxy to. Raises :class:`RefusedHead`."""
+def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> tuple[list[bytes], int]:
+    """The lines of a response's head, mended where RFC 9110 and 9112 ask a proxy to, and how many lines were skipped
+    since they are no fields. Raises :class:`RefusedHead`."""
     too_large = _why_too_large(lines, limits)
     if too_large is not None:
         raise RefusedHead(502, *too_large)
@@ -95,25 +101,13 @@ def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> list[bytes]:
         raise RefusedHead(502, "http_protocol_error", f"not the status line of HTTP/1: {lines[0][:40]!r}")
     # RFC 9110 §6.2: a higher minor version is the highest that we know.
     version = b"HTTP/1.0" if line[1] == b"0" else b"HTTP/1.1"
-    unfolded: list[list[bytes]] = []
-    for text in lines[1:]:
-        if text[:1] not in (b" ", b"\t"):
-            unfolded.append([text])
-        elif unfolded:
-            # RFC 9112 §5.2: a proxy MUST "replace each received obs-fold with one or more SP octets".
-            unfolded[-1] += [b" ", text.strip(b" \t")]
-        else:
-            raise RefusedHead(502, "http_protocol_error", "white space where a field should begin")
-    cleaned = [b"%b %b %b" % (version, line[2], line[3] or b"")]
-    for parts in unfolded:
-        # RFC 9110 §5.5: "a recipient of CR, LF, or NUL within a field value MUST either reject the message or replace
-        # each of those characters with SP".
-        field = _RECEIVED_FIELD.fullmatch(b"".join(parts).translate(_AS_SPACE))
-        if field is None:
-            raise RefusedHead(502, "http_protocol_error", "a line in the header that is not a field")
-        # RFC 9112 §5.1: "A proxy MUST remove any such whitespace from a response message before forwarding".
-        cleaned.append(b"%b: %b" % (field[1], field[2].rstrip(b" \t")))
-    return cleaned
+    try:
+        fields, skipped = mended(lines[1:])
+    except UnclearLength as error:
+        raise RefusedHead(502, "http_protocol_error", str(error)) from error
+    if any(len(name) + len(value) > limits.line for name, value in fields):  # of folded lines
+        raise RefusedHead(502, "http_response_header_size", f"a field of more than {limits.line} bytes")
+    return [b"%b %b %b" % (version, line[2], line[3] or b""), *[b"%b: %b" % field for field in fields]], skipped
 
 
 def _why_too_large(lines: Sequence[bytes], limits: HeadLimits) -> tuple[str, str] | None:
@@ -151,32 +145,6 @@ def why_malformed_request(
         return "an invalid :scheme"
     if _PATH.fullmatch(path) is None:
         return "an invalid :path"
-    if authority and _AUTHORITY.fullmatch(authority) is None:
+    if not is_host_field(authority.decode("latin-1")):
         return "an invalid :authority"
     return why_malformed(fields)
-
-
-# -- as they leave ---------------------------------------------------------------------------------------------------
-
-
-def verify(method: bytes, form: bytes, authority: bytes, fields: int, head: bytes) -> None:
-    """The last look at a request before it goes to an origin or a parent, as bytes: whether it is the one that is
-    meant, for the host that is meant, and one alone. ``form``: the request target; ``fields``: how many there are.
-    Raises :class:`Mismatch`."""
-    first, *lines, empty, end = head.split(b"\r\n")
-    if first != b"%b %b HTTP/1.1" % (method, form) or _REQUEST_LINE.fullmatch(first) is None or empty or end:
-        raise Mismatch("another request line than was meant")
-    if len(lines) != fields:
-        raise Mismatch("a field that is more than one")
-    names = []
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise Mismatch("a line that is not a field")
-        names.append(name := field[1].lower())
-        if name == b"host" and line[5:].strip(b" \t") != authority:
-            raise Mismatch("a Host that is not the target's")
-    if names.count(b"host") != 1:
-        raise Mismatch("not just one Host")
-    if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
-        raise Mismatch("more than one length")

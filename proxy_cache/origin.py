@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from .names import NameTimeout
 from .origin_connection import OnAnswer, OriginConnection, Outcome, Stale
 from .origin_response import OriginError, OriginResponse
+from .outgoing import authority_of, path_of, request_head
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
@@ -216,7 +217,7 @@ class OriginClient:
     async def _connect(self, target: Target) -> OriginConnection:
         generation = self._generation  # before the wait: other settings may come meanwhile
         try:
-            way = self._way_to(target)
+            way, authority = self._way_to(target), authority_of(target)
             try:
                 async with asyncio.timeout(self.settings.timeout + NAMES_FIRST):
                     opened = await self._open_connector().connect(way, [], self._timeout)
@@ -226,8 +227,9 @@ class OriginClient:
             raise _origin_error(error) from error
         at = target.scheme, target.authority
         through_proxy = way.proxy is not None and target.scheme == "http"
-        # The connector may have put credentials for the proxy to the way's fields.
-        prefix = b"".join(f"{name}: {value}\r\n".encode() for name, value in way.headers.items())
+        # The connector may have put credentials for the proxy to the way's fields. Its Host is without a final dot.
+        others = [(name, value) for name, value in way.headers.items() if name.lower() != "host"]
+        prefix = b"Host: %b\r\n" % authority + b"".join(f"{name}: {value}\r\n".encode() for name, value in others)
         try:
             connection = OriginConnection(
                 opened, at, prefix, absolute=through_proxy, generation=generation, timeout=self.settings.timeout,
@@ -272,7 +274,7 @@ class OriginClient:
         secure = target.scheme == "https" or (settings.proxy or "").startswith("https:")
         return aiohttp.ClientRequest(
             "GET",
-            yarl.URL(f"{target.scheme}://{target.authority}/", encoded=True),
+            yarl.URL(f"{target.scheme}://{authority_of(target).decode()}/", encoded=True),
             headers=fields if target.scheme == "http" else None,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             loop=asyncio.get_running_loop(),
@@ -287,10 +289,11 @@ def _request_head(target: Target, headers: Headers, connection: OriginConnection
     the fields as they came. :class:`ValueError` if it can't be sent as one."""
     if not target.path.startswith("/"):
         raise ValueError("not a path")
-    form = (target.url if connection.absolute else target.path).encode()
-    if b"\r" in form or b"\n" in form or b"\0" in form:
-        raise ValueError("a line break or NUL in the URL")  # RFC 9112 §11.2: a way to smuggle requests
-    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (form, connection.prefix, headers.lines)
+    authority, form = authority_of(target), path_of(target)
+    if connection.absolute:
+        form = b"http://" + authority + form
+    count = connection.prefix_count + len(headers.fields)
+    return request_head(b"GET", form, authority, connection.prefix + headers.lines, count)
 
 
 _RETRY_ERRORS = frozenset(

@@ -96,6 +96,7 @@ class OriginConnection(asyncio.Protocol):
         self.at = at
         self.prefix = prefix
         """Field lines for whoever is at the other end: Host, and what a parent proxy is to know."""
+        self.prefix_count = prefix.count(b"\n")
         self.absolute = absolute
         """Whether that is a parent proxy, which wants the whole URL (RFC 9112 §3.2.2)."""
         self.generation = generation
@@ -135,6 +136,10 @@ class OriginConnection(asyncio.Protocol):
         self._part = Part.SIZE
         self._trailers = self._trailer_size = 0
         """Fields, and bytes, of the trailer section so far."""
+        self._is_garbled = False
+        """Whether what came in place of a head is none."""
+        self._announced = False
+        """Whether a 1xx of this exchange has announced a body, which it can't have."""
         self._keep = False
         self._paused = False
         plain = self._transport.get_extra_info("ssl_object") is None
@@ -163,6 +168,7 @@ class OriginConnection(asyncio.Protocol):
         self._used += 1
         self._on_interim = on_interim
         self._interims = self._line_breaks = 0
+        self._announced = False
         self._on_answer = on_answer
         self._heard = self._asked = self._loop.time()
         if self._timer is None:
@@ -314,8 +320,9 @@ class OriginConnection(asyncio.Protocol):
         self._on_lost(self)
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:
-            unanswered = self._used > 1 and not self._buffer and error.error == "connection_terminated"
-            on_answer(Stale() if unanswered else error)
+            # What can't be read may be left over from the response before, which should have had no body.
+            unanswered = (error.error == "connection_terminated" and not self._buffer) or self._is_garbled
+            on_answer(Stale() if unanswered and self._used > 1 and not self._interims else error)
 
     def _look_at_clock(self) -> None:
         """One timer for many responses: it is set anew when it is up, and not with every byte."""
@@ -372,8 +379,12 @@ class OriginConnection(asyncio.Protocol):
                 self._line_breaks += came - len(data)
                 if self._line_breaks > LINE_BREAKS_MOST:
                     raise OriginError("http_protocol_error", f"more than {LINE_BREAKS_MOST} line breaks before a head")
-            head = parse_head(data, self._limits) if data else None
             self._buffer = data
+            try:
+                head = parse_head(data, self._limits) if data else None
+            except OriginError as error:
+                self._is_garbled = error.error == "http_protocol_error"
+                raise
             if head is None:
                 return
             data = data[head.size :]
@@ -383,6 +394,7 @@ class OriginConnection(asyncio.Protocol):
                 # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
                 raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
             self._interims += 1
+            self._announced |= _announces_body(head)
             if self._interims > INTERIM_MOST:
                 raise OriginError("http_protocol_error", f"more than {INTERIM_MOST} interim responses")
             # 100 answers an Expect, which fills never send.
@@ -421,7 +433,7 @@ class OriginConnection(asyncio.Protocol):
         if head.status in (204, 304):
             self._left = 0
             # A server that sends a body all the same must not have it taken for the next answer.
-            self._keep = self._keep and not (head.status == 204 and (length or codings))
+            self._keep = self._keep and not _announces_body(head)
         elif codings is not None:
             listed = [coding for part in codings.split(",") if (coding := part.strip(" \t").lower())]
             if length is not None or listed not in (["chunked"], ["identity"], []):
@@ -434,6 +446,8 @@ class OriginConnection(asyncio.Protocol):
         else:
             self._left = length
             self._keep = self._keep and length is not None
+        # Who means something by a line that is no field may also see the end of the message elsewhere.
+        self._keep = self._keep and not (self._announced or head.skipped)
         return length
 
     # -- bodies -------------------------------------------------------------------------------------------------
@@ -527,6 +541,10 @@ class OriginConnection(asyncio.Protocol):
             self.close()
         if response is not None:
             response.end()
+
+
+def _announces_body(head: ResponseHead) -> bool:
+    return "transfer-encoding" in head.hop or (head.headers.get("content-length") or "0").strip("0") != ""
 
 
 def _tell(waiting: asyncio.Future[OriginResponse], answer: Outcome) -> None:

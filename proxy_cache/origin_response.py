@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
+from .semantics.field_lines import UnclearLength, mended
 from .semantics.headers import Headers, Line, connection_options, field_line
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.status_fields import PROXY_ERRORS
@@ -59,6 +60,8 @@ class ResponseHead:
     hop: dict[str, str]
     http11: bool
     size: int
+    skipped: int = 0
+    """Lines that are no fields."""
 
 
 def parse_head(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> ResponseHead | None:
@@ -127,45 +130,30 @@ def _any_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
         raise OriginError("http_response_header_size", f"a status line of more than {limits.line} bytes")
     if not end:
         return None
-    fields = _fields_of(data[start:end], limits) if end - start > 2 else []
+    fields, skipped = _fields_of(data[start:end], limits) if end - start > 2 else ([], 0)
     headers, hop = Headers.received(field_line(*field) for field in fields)
-    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), headers, hop, line[1] != b"0", end)
+    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), headers, hop, line[1] != b"0", end, skipped)
 
 
-def _fields_of(lines: bytes, limits: HeadLimits) -> list[tuple[bytes, bytes]]:
-    """The fields of lines that end with an empty one."""
+def _fields_of(lines: bytes, limits: HeadLimits) -> tuple[list[tuple[bytes, bytes]], int]:
+    """The fields of lines that end with an empty one, and how many lines are none."""
     if lines.count(b"\n") - 1 > limits.fields:
         raise OriginError("http_response_header_section_size", f"more than {limits.fields} fields")
     if len(lines) > limits.line and max(map(len, lines.split(b"\n"))) >= limits.line:
         raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
     fields: list[tuple[bytes, bytes]] = FIELD.findall(lines)
+    skipped = 0
     if len(fields) != lines.count(b"\n") - 1:
-        lines = _mended(lines)
-        fields = FIELD.findall(lines)
-        if len(fields) != lines.count(b"\n") - 1:
-            raise OriginError("http_protocol_error", "a line in the header that is not a field")
-    if b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
+        try:
+            fields, skipped = mended(line.removesuffix(b"\r") for line in lines.split(b"\n")[:-2])
+        except UnclearLength as error:
+            raise OriginError("http_protocol_error", str(error)) from error
+    elif b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     # Folded lines (obs-fold) make one field.
     if len(lines) > limits.line and any(len(name) + len(value) > limits.line for name, value in fields):
         raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
-    return fields
-
-
-def _mended(lines: bytes) -> bytes:
-    """What a value may have, and a proxy has to set right: NUL (RFC 9110 §5.5), and line breaks before white space,
-    "MUST […] replace each received obs-fold with one or more SP octets" (RFC 9112 §5.2)."""
-    mended: list[list[bytes]] = []
-    for line in lines.split(b"\n")[:-1]:
-        line = line.removesuffix(b"\r")
-        if not line.startswith((b" ", b"\t")):
-            name, colon, value = line.partition(b":")
-            mended.append([name, colon, value.replace(b"\0", b" ")])
-        elif mended and mended[-1][1]:
-            mended[-1] += [b" ", line.strip(b" \t").replace(b"\0", b" ")]
-        else:
-            raise OriginError("http_protocol_error", "white space where a field should begin")
-    return b"".join([b"".join([*line, b"\r\n"]) for line in mended])
+    return fields, skipped
 
 
 def content_length(headers: Headers) -> int | None:

@@ -27,6 +27,7 @@ ONCE = {
     "test_lane",
     "test_store",
     "test_reload",
+    "test_expired",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 

@@ -19,9 +19,10 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.test import taddons
 
-from proxy_cache import layers_heads, layers_hygiene
+from proxy_cache import layers_heads, outgoing
 from proxy_cache.layers_chunks import CHUNK_LINE_MOST, ChunkReader
-from proxy_cache.layers_hygiene import Mismatch, why_malformed, why_malformed_request
+from proxy_cache.layers_hygiene import why_malformed, why_malformed_request
+from proxy_cache.outgoing import Mismatch
 from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.semantics.texts import brief
 from tests.support import forwarding
@@ -676,7 +677,7 @@ def test_the_origin_gets_what_was_meant() -> None:
 
 def test_the_comparison_finds_what_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy_cache.layers_http1.checked_request", lambda lines, limits: None)
-    monkeypatch.setattr(layers_heads, "verify", lambda *given: None)
-    assert layers_hygiene.verify is not layers_heads.verify
+    monkeypatch.setattr(layers_heads, "request_head", lambda *given: None)
+    assert outgoing.request_head is not layers_heads.request_head
     with taddons.context(Proxyserver()) as context:
         assert any(forwarding.check(context.options, 0, number) for number in range(1500))

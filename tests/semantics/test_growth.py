@@ -27,10 +27,12 @@ from proxy_cache import options
 from proxy_cache.http1 import absolute_target, parse_request
 from proxy_cache.origin_connection import OriginConnection
 from proxy_cache.origin_response import OriginError, content_length, parse_head, persistence
-from proxy_cache.semantics import ranges, validation
+from proxy_cache.outgoing import request_head
+from proxy_cache.semantics import ranges, targets, validation
 from proxy_cache.semantics.credentials import has_credentials
 from proxy_cache.semantics.dates import parse_http_date
 from proxy_cache.semantics.directives import parse_cache_control, parse_delta_seconds, request_cache_control
+from proxy_cache.semantics.field_lines import mended
 from proxy_cache.semantics.headers import HOP_BY_HOP, Headers, connection_options, end_to_end, field_line
 from proxy_cache.semantics.keys import Target, related_targets
 from proxy_cache.semantics.limits import HeadLimits
@@ -454,6 +456,18 @@ PARSERS: dict[str, Parser] = {
     "redacted": of_text(lambda text: redacted(f"http://a.example/{text}")),
     "target": of_text(lambda text: Target.of("http", text, 80, text).shown),
     "absolute_target": of_text(lambda text: (absolute_target("http://" + text), absolute_target(f"http://a/{text}"))),
+    "a host": of_text(lambda text: targets.is_host_field(text)),
+    "an authority": of_text(whatever_comes_of_it(lambda text: targets._address.__wrapped__(text, 80))),
+    "a target of a request": of_text(
+        whatever_comes_of_it(lambda text: targets.of_request("GET", f"http://a?{text}", "", "http"))
+    ),
+    "mended": of_block(whatever_comes_of_it(lambda block: mended(block.split(b"\r\n")))),
+    "mended, folded": of_block(
+        whatever_comes_of_it(lambda block: mended(block.replace(b"\r\n", b"\r\n x").split(b"\r\n")))
+    ),
+    "a head that leaves": of_block(
+        whatever_comes_of_it(lambda block: request_head(b"GET", block, b"a", b"Host: a\r\n" + block + b"\r\n", 2))
+    ),
     "related_targets": of_headers(lambda headers: related_targets(TARGET, headers), b"Location", b"Content-Location"),
     "status fields": of_text(lambda text: (cache_status(text, detail=text), proxy_status("a", text, detail=text))),
     "multipart": of_text(lambda text: ranges.multipart([ranges.Span(0, 1)], 5, text, "b")),
