@@ -15,10 +15,11 @@ from typing import Any
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.tls import TlsData
 
 from . import addon_lane, collector, layers, layers_requests, options
 from .addon_clients import Clients
@@ -32,6 +33,7 @@ from .addon_flows import (
     interim_sender,
     is_cacheable,
     means_its_target,
+    method_of,
     refusal,
     response_for,
     target_of,
@@ -46,6 +48,8 @@ from .addon_process import (
     stop_listening,
     welcome_bursts,
 )
+from .addon_requests import LateHooks, make_whole, may_stream, wants_whole
+from .addon_trust import ForwardTrust
 from .admin import AdminError, AdminServer
 from .answer_heads import Heads
 from .answers import Answer, Exchange
@@ -61,6 +65,7 @@ from .origin import OriginClient
 from .semantics import redaction
 from .semantics.headers import Headers
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from .semantics.methods import is_safe
 from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
 from .stages import Stage
@@ -73,7 +78,6 @@ FORWARD_REASON = "proxy_cache_fwd"
 """In a flow's metadata: why a request that the cache might have answered goes forward (RFC 9211 §2.2)."""
 LEFT_BEHIND = 60.0
 """Seconds after its client has gone, at which a request that nothing has ended is. Hooks may run on for a while."""
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
 
 _closing: asyncio.Task[None] | None = None
 """The shutdown of an earlier instance in this process (a reloaded script), which still holds its cache folder."""
@@ -125,15 +129,22 @@ class CacheAddon:
         self._idle: asyncio.Event | None = None
         self.others = Others(self.name)
         self.clients = Clients(self)
+        self.late_hooks = LateHooks(self)
+        self.forward_trust = ForwardTrust()
 
     @property
     def head_limits(self) -> HeadLimits:
         return self.settings.head_limits if self.settings is not None else DEFAULT_HEAD_LIMITS
 
+    @property
+    def half_closed_clients(self) -> bool:
+        return self.settings is not None and self.settings.half_closed_clients
+
     # -- start and stop -----------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
         options.load(loader)
+        self.late_hooks.join()
 
     def configure(self, updated: set[str]) -> None:
         self.others.forget()
@@ -151,6 +162,7 @@ class CacheAddon:
             return
         self.settings = self.lane_targets.settings = settings
         redaction.use(settings.redaction)
+        self.forward_trust.use(settings.origin.trust)
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
@@ -253,6 +265,7 @@ class CacheAddon:
 
     def done(self) -> asyncio.Task[None] | None:
         global _closing
+        self.late_hooks.leave()
         try:
             _closing = asyncio.get_running_loop().create_task(self._stop(_closing))
         except RuntimeError:
@@ -313,6 +326,16 @@ class CacheAddon:
             self.failed(error)
             raise
 
+    def tls_start_server(self, data: TlsData) -> None:
+        try:
+            self.forward_trust.start_server(data)
+        except Exception as error:
+            self.failed(error)
+            raise
+
+    def is_outdated(self, connection: Connection) -> bool:
+        return self.forward_trust.is_outdated(connection)
+
     def client_connected(self, client: Client) -> None:
         try:
             self.clients.connected(client)
@@ -332,7 +355,11 @@ class CacheAddon:
             logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
         return self.cache if why is None else None
 
+    def still_listens(self, client: Client) -> bool:
+        return self.clients.still_listens(client)
+
     def client_disconnected(self, client: Client) -> None:
+        self.clients.disconnected(client)
         self.http_layers.pop(client.id, None)
         self.collector.connection_closed()
         for exchange in list(self._by_client.get(client.id, ())):
@@ -380,7 +407,8 @@ class CacheAddon:
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         layers_requests.with_brackets(flow.request)
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def begin_request(self, flow: http.HTTPFlow) -> None:
+        """The hook ``requestheaders``, see :mod:`.addon_requests`."""
         if flow.response is not None or flow.error is not None:
             return
         self._in_flight[flow.id] = state = InFlight()
@@ -390,13 +418,18 @@ class CacheAddon:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
                 flow.response = final_answer(flow, self.via, credentials)
                 state.source = "own"
-            elif has_body(flow) and self._may_go(flow):
-                flow.request.stream = True
+            elif has_body(flow) and self._may_go(flow) and may_stream(flow):
+                flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
+            if flow.response is not None:
+                flow.request.stream = False
         except Exception as error:
             self._refuse(flow, error)
 
-    async def request(self, flow: http.HTTPFlow) -> None:
-        if flow.response is not None or flow.request.stream:
+    async def answer_request(self, flow: http.HTTPFlow) -> None:
+        """The hook ``request``, see :mod:`.addon_requests`."""
+        if flow.response is not None or flow.error is not None or (flow.request.stream and has_body(flow)):
+            if flow.response is not None and (state := self._in_flight.get(flow.id)) is not None:
+                state.source = "own"  # or another addon's
             return
         try:
             if self.cache is None and self._ready is not None and self.settings is not None:
@@ -406,6 +439,8 @@ class CacheAddon:
             assert self.settings is not None
             if is_cacheable(flow, self.settings):
                 await self._answer(flow)
+                if await make_whole(flow, self.via):
+                    self._is_whole(flow)
             elif flow.request.method == "HEAD":
                 await self._answer_head(flow)
             if flow.response is None:
@@ -422,7 +457,7 @@ class CacheAddon:
                 return
             if flow.request.stream:
                 self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
-            if state is not None and state.source == "forwarded":
+            if state is not None and state.source == "forwarded" and not wants_whole(flow):
                 flow.response.stream = self._count(state)
             if self.cache is None:
                 return
@@ -431,7 +466,7 @@ class CacheAddon:
                 return
             if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
                 self._head_answered(flow, self.cache)
-            elif flow.request.method not in SAFE_METHODS and 200 <= flow.response.status_code < 400:
+            elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
                 target = target_of(flow)
                 assert self.settings is not None
                 policy = self.settings.rules.policy_for(flow)
@@ -441,6 +476,9 @@ class CacheAddon:
             self.failed(error)
 
     def response(self, flow: http.HTTPFlow) -> None:
+        state = self._in_flight.get(flow.id)
+        if state is not None and state.source == "forwarded" and flow.response is not None and not state.size:
+            self._is_whole(flow)
         self._ended(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -468,7 +506,7 @@ class CacheAddon:
             case http_hooks.HttpRequestHook():
                 return self._request_now(hook.flow)
             case http_hooks.HttpRequestHeadersHook():
-                self.requestheaders(hook.flow)
+                self.begin_request(hook.flow)
             case http_hooks.HttpResponseHeadersHook():
                 self.responseheaders(hook.flow)
             case http_hooks.HttpResponseHook():
@@ -593,6 +631,14 @@ class CacheAddon:
         elif isinstance(answer.body, bytes):
             state.size = len(answer.body)
             self.metrics.served(answer.source, state.size)
+
+    def _is_whole(self, flow: http.HTTPFlow) -> None:
+        """The body of a response is here to its end, for another addon to change."""
+        state = self._in_flight[flow.id]
+        state.delivery = None
+        if flow.response is not None and flow.response.raw_content:
+            state.size = len(flow.response.raw_content)
+            self.metrics.served(state.source, state.size)
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)

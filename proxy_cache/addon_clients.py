@@ -18,7 +18,7 @@ from mitmproxy.proxy import mode_specs, server
 
 from .addon_lane import ClientLane
 from .lane import Lane
-from .layers_backpressure import GatedReader, with_gate
+from .layers_backpressure import GatedReader, gate_of, with_gate
 from .loop import ProtocolFactory, read_at_once
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Clients:
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
         self._sweeper: asyncio.TimerHandle | None = None
+        self._half_closed: dict[str, GatedReader] = {}
+        """What is read of clients, known to mitmproxy, that send no more and wait for an answer."""
 
     def configure(self) -> None:
         """An option has changed: whoever connects is shown to mitmproxy again."""
@@ -79,7 +81,7 @@ class Clients:
         handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
         io = handler.transports.get(client) if handler is not None else None
         if io is not None:
-            with_gate(io)
+            with_gate(io, lambda: self._addon.half_closed_clients)
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
         if isinstance(reader, GatedReader):
             reader = reader.reader
@@ -126,6 +128,28 @@ class Clients:
             loop.call_soon(begin)  # nothing is to be read before that
         else:
             begin()
+
+    def still_listens(self, client: Client) -> bool:
+        """Whether a client of which the end has been read is to have its answers (option ``half_closed_clients``). It
+        may be gone at any time from now on, and mitmproxy, which reads it no more, has to be told."""
+
+        def gone() -> None:
+            handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+            io = handler.transports.get(client) if handler is not None else None
+            if io is not None and io.handler is not None:
+                io.handler.cancel("reset by the client")
+
+        gate = gate_of(client)
+        if gate is None or not gate.is_half_closed(gone):
+            return False
+        self._half_closed[client.id] = gate
+        return True
+
+    def disconnected(self, client: Client) -> None:
+        """mitmproxy has done with a client."""
+        gate = self._half_closed.pop(client.id, None)
+        if gate is not None:
+            gate.end_watch()
 
     def failed(self, error: Exception) -> None:
         self._addon.failed(error)

@@ -65,6 +65,11 @@ def host_is_the_clients(flow: http.HTTPFlow) -> bool:
     return not isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
 
 
+def method_of(flow: http.HTTPFlow) -> str:
+    """The method as it came: mitmproxy shows it in capital letters, whatever it is."""
+    return flow.request.data.method.decode("ascii", "replace")
+
+
 def has_body(flow: http.HTTPFlow) -> bool:
     """Whether a body follows the request's header (RFC 9112 §6.3)."""
     headers = flow.request.headers
@@ -117,6 +122,12 @@ def error_type(message: str) -> str:
     message = message.lower()
     if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
         return "dns_timeout"
+    if "certificate verify failed" in message:
+        return "tls_certificate_error"
+    if "agree on a tls version" in message or ("openssl" in message and "alert" in message):
+        return "tls_alert_received"
+    if "openssl" in message or "does not speak tls" in message:
+        return "tls_protocol_error"
     if "refused" in message or f"[errno {errno.ECONNREFUSED}]" in message:
         return "connection_refused"
     if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:

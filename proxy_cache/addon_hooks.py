@@ -24,6 +24,8 @@ UPGRADE_HOOKS = (
 )
 """What is called of a connection that is HTTP's no longer."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
+REQUESTS_NAME = "proxy_cache_requests"
+"""The part of ours that is an addon of its own, see :mod:`.addon_requests`."""
 HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
 GOOD_FOR = 1.0
 """Seconds. mitmproxy itself looks for changed scripts once a second."""
@@ -106,7 +108,7 @@ class Others:
     def _what_it_does(self, addon: Any, which: tuple[str, ...] = HOOKS) -> str | None:
         hooks = [hook for hook in which if callable(getattr(addon, hook, None))]
         name = getattr(addon, "name", type(addon).__name__.lower())
-        if not hooks or name == self._own_name:
+        if not hooks or name in (self._own_name, REQUESTS_NAME):
             return None
         options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
         if options is None:

@@ -136,6 +136,10 @@ class ClientLane:
         settings = self.addon.settings
         return settings is not None and settings.rules.are_none
 
+    @property
+    def half_closed_clients(self) -> bool:
+        return self.addon.half_closed_clients
+
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
         addon = self.addon
         addon.metrics.hit(size)

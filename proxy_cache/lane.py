@@ -58,6 +58,10 @@ class Host(Protocol):
     def by_the_book(self) -> bool:
         """Whether no rule of the operator's speaks of requests."""
 
+    @property
+    def half_closed_clients(self) -> bool:
+        """Whether a client that sends no more is to have its answers."""
+
     def lane_lost(self) -> None:
         """The client's connection is gone."""
 
@@ -127,6 +131,8 @@ class Lane(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading_paused = False
         self._end_watch: Callable[[], None] = _nothing
+        self._has_finished = False
+        """Whether the client has sent all that it is going to, and waits for its answers."""
 
     # -- what the transport tells -------------------------------------------------------------------------------
 
@@ -148,6 +154,8 @@ class Lane(asyncio.Protocol):
             self._pause_reading()
 
     def eof_received(self) -> bool | None:
+        if self.host.half_closed_clients:
+            return self._half_closed()
         # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
         if self._exchange is not None:
             self._exchange.client_gone()
@@ -156,16 +164,32 @@ class Lane(asyncio.Protocol):
         self._flush_to_inner()
         return bool(self._inner.eof_received())
 
+    def _half_closed(self) -> bool:
+        """RFC 9112 §9.6: a FIN does not "imply that the client is no longer interested in a response". Whether the
+        connection stays open: until it has had those to all that it has sent."""
+        self._has_finished = True
+        if self._aside:
+            return bool(self._inner.eof_received())
+        if not self._busy:
+            return False  # nothing is left but, perhaps, a piece of a request
+        self._watch()
+        return True
+
+    def _watch(self) -> None:
+        """Have the client's leaving noticed while nothing is read."""
+        connection = self._transport.get_extra_info("socket")
+        loop, reset = asyncio.get_running_loop(), self.host.half_closed_clients
+        self._end_watch = when_hung_up(loop, connection, self._hung_up, reset=reset)
+
     def _pause_reading(self) -> None:
         """The client has sent enough, until it has had its answer. That it leaves has to be noticed all the same."""
         self._reading_paused = True
         self._transport.pause_reading()
-        connection = self._transport.get_extra_info("socket")
-        self._end_watch = when_hung_up(asyncio.get_running_loop(), connection, self._hung_up)
+        self._watch()
 
     def _hung_up(self) -> None:
         """The client has left behind more than was read. As in :meth:`eof_received`, nobody wants an answer to it."""
-        if not self._reading_paused or self.lost:
+        if not (self._reading_paused or self._has_finished) or self.lost:
             return
         self._buffer = b""
         if self._exchange is not None:
@@ -496,6 +520,8 @@ class Lane(asyncio.Protocol):
             self._end_watch()
             self._transport.resume_reading()
         self._go_on()
+        if self._has_finished and not self._busy and not self._aside:
+            self._transport.close()
 
     # -- what is mitmproxy's ------------------------------------------------------------------------------------
 
@@ -506,6 +532,9 @@ class Lane(asyncio.Protocol):
             self.is_introduced = True
             self._inner.connection_made(self._transport)
         self._flush_to_inner()
+        if self._has_finished:
+            self._end_watch()
+            self._inner.eof_received()
 
     def _flush_to_inner(self) -> None:
         data, self._buffer = self._buffer, b""

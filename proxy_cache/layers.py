@@ -11,18 +11,20 @@ and with ``Via`` (RFC 9110 §7.6).
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Protocol
 
 from mitmproxy import ctx, flow, http
-from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.connection import Client, Connection, ConnectionState, Server
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     DropStream,
+    GetHttpConnection,
     HttpLayer,
     HTTPMode,
     HttpStream,
@@ -61,6 +63,10 @@ class Recorder(TunnelRecorder, Protocol):
     @property
     def head_limits(self) -> HeadLimits: ...
 
+    def still_listens(self, client: Client) -> bool: ...
+
+    def is_outdated(self, connection: Connection) -> bool: ...
+
     def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response: ...
 
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool: ...
@@ -81,7 +87,7 @@ class Recorder(TunnelRecorder, Protocol):
 
     def run_hook(self, hook: StartHook) -> bool: ...
 
-    async def request(self, flow: http.HTTPFlow) -> None: ...
+    async def answer_request(self, flow: http.HTTPFlow) -> None: ...
 
 
 def client_writer(client: Client) -> Any:
@@ -268,9 +274,10 @@ class CacheStream(RepeatingStream):
         if (
             isinstance(event, http_events.ResponseProtocolError)
             and response is not None
-            and self.flow.request.is_http10
-            and layers_heads.is_chunked(response)
-        ):  # the end of the connection, which is the end of the body now, must not look like one
+            and self.server_state == self.state_stream_response_body
+            and self.is_http1
+            and layers_heads.ends_with_connection(self.flow.request, response)
+        ):  # the end of the connection would be that of the body, and must not look like it
             reset_at_close(client_writer(self.context.client))
         if (
             isinstance(event, http_events.RequestProtocolError)
@@ -426,13 +433,14 @@ class CacheHttpLayer(ConnectionChoice):
     def _open_client_connection(self) -> None:
         client, recorder = self.context.client, self.recorder
         if is_http1(client.alpn):
-            refuse = partial(recorder.refused, client)
-            limits, forward = recorder.head_limits, self.mode is not HTTPMode.transparent
-            self.connections.setdefault(client, ClientConnection(self.context.fork(), limits, refuse, forward=forward))
-        elif client.alpn == b"h2":
-            server = Http2Server(self.context.fork())
-            limit_http2(server, recorder.head_limits)
+            refuse, listens = partial(recorder.refused, client), partial(recorder.still_listens, client)
+            forward = self.mode is not HTTPMode.transparent
+            server = ClientConnection(self.context.fork(), recorder.head_limits, refuse, listens, forward=forward)
             self.connections.setdefault(client, server)
+        elif client.alpn == b"h2":
+            h2_server = Http2Server(self.context.fork())
+            limit_http2(h2_server, recorder.head_limits)
+            self.connections.setdefault(client, h2_server)
 
     def _within_bounds(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Read no more of a client while too much of what it has sent waits."""
@@ -478,6 +486,19 @@ class CacheHttpLayer(ConnectionChoice):
         if not command.err:
             take_over(self.connections[command.connection], self.recorder.head_limits)
         return super().register_connection(command)
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
+        """mitmproxy remembers for as long as a client is connected that an origin could not be reached, and keeps what
+        connections it has. What was wrong may have been put right meanwhile: the origin, or what the operator trusts;
+        and what was trusted may be no more."""
+        for connection in self.connections:
+            if not isinstance(connection, Server):
+                continue
+            if connection.connected:
+                reuse = reuse and not self.recorder.is_outdated(connection)
+            else:
+                connection.error = None
+        yield from super().get_connection(event, reuse=reuse)
 
     def is_idle_after(self, handed: int) -> bool:
         """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""
@@ -546,10 +567,15 @@ class CacheHttpLayer(ConnectionChoice):
                 del self.command_sources[command]
                 yield from self.event_to_child(stream, events.HookCompleted(command))
             else:  # the one hook of ours that may have to wait
-                self._resume_after(self.recorder.request(command.flow), command)
+                self._resume_after(self.recorder.answer_request(command.flow), command)
 
     def _resume_after(self, work: Coroutine[Any, Any, None], command: commands.Command) -> None:
-        """Let the stream go on once ``work`` is done, as mitmproxy does after a hook."""
+        """Let the stream go on once ``work`` is done, as mitmproxy does after a hook: the outermost layer is told, and
+        each passes it on. An HTTP layer around this one (its stream is a CONNECT that mitmproxy looks into) does so
+        with what it has seen to come from one of its streams, and has seen nothing of this."""
+        for outer, stream in itertools.pairwise(self.context.layers):
+            if isinstance(outer, HttpLayer):
+                outer.command_sources[command] = stream
         handler = ctx.master.addons.get("proxyserver").connections[self.context.client.id]
 
         async def run() -> None:

@@ -23,10 +23,15 @@ class GatedReader:
     """What mitmproxy reads a connection from, with a gate in front. Behind a closed gate the end of the connection is
     noticed all the same."""
 
-    def __init__(self, reader: asyncio.StreamReader, connection: Any) -> None:
-        """``connection``: its socket."""
+    def __init__(
+        self, reader: asyncio.StreamReader, connection: Any, transport: Any, half_closed: Callable[[], bool]
+    ) -> None:
+        """``connection``: its socket. ``half_closed``: whether a client that has closed its side of the connection is
+        to have its answers."""
         self.reader = reader
         self._connection = connection
+        self._transport = transport
+        self._half_closed = half_closed
         self._opened: asyncio.Future[None] | None = None
         self._has_left = False
         self._end_watch: Callable[[], None] = lambda: None
@@ -47,7 +52,7 @@ class GatedReader:
             loop = asyncio.get_running_loop()
             self._opened = loop.create_future()
             if self._connection is not None and self._connection.fileno() >= 0:
-                self._end_watch = when_hung_up(loop, self._connection, self._hung_up)
+                self._end_watch = when_hung_up(loop, self._connection, self._hung_up, reset=self._half_closed())
 
     def _hung_up(self) -> None:
         """The client has left, or has said that it sends no more. Nobody waits for an answer to what it has sent
@@ -56,6 +61,18 @@ class GatedReader:
             self._has_left = True
             self.open_gate()
 
+    def is_half_closed(self, when_gone: Callable[[], None]) -> bool:
+        """Whether a connection of which the end has been read has ended in one direction only; ``when_gone`` is called
+        if that changes before our end is closed."""
+        if not self._half_closed() or self._has_left or self._transport.is_closing() or self._connection.fileno() < 0:
+            return False
+        self._end_watch()
+        self._end_watch = when_hung_up(asyncio.get_running_loop(), self._connection, when_gone, reset=True)
+        return True
+
+    def end_watch(self) -> None:
+        self._end_watch()
+
     def open_gate(self) -> None:
         self._end_watch()
         opened, self._opened = self._opened, None
@@ -63,10 +80,11 @@ class GatedReader:
             opened.set_result(None)
 
 
-def with_gate(io: Any) -> None:
+def with_gate(io: Any, half_closed: Callable[[], bool]) -> None:
     """``io``: mitmproxy's reader and writer of a connection that it has not begun to read."""
     if isinstance(io.reader, asyncio.StreamReader):
-        io.reader = GatedReader(io.reader, io.writer.get_extra_info("socket"))
+        transport = io.writer.transport
+        io.reader = GatedReader(io.reader, transport.get_extra_info("socket"), transport, half_closed)
 
 
 def gate_of(client: Connection) -> GatedReader | None:

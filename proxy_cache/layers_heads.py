@@ -129,6 +129,12 @@ def is_chunked(response: http.Response) -> bool:
     return coding.strip().lower() == "chunked"
 
 
+def ends_with_connection(request: http.Request, response: http.Response) -> bool:
+    """Whether a client of HTTP/1 knows the end of this response's body by the end of the connection alone."""
+    chunked = is_chunked(response) and not request.is_http10
+    return not chunked and "content-length" not in response.headers
+
+
 def _is_binary(message: http.Message) -> bool:
     """HTTP/2 or 3, which mitmproxy translates by itself."""
     return bool(message.is_http2 or message.is_http3)

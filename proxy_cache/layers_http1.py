@@ -38,6 +38,7 @@ from .layers_hygiene import RefusedHead, checked_request, cleaned_response
 from .layers_last_words import was_reset
 from .layers_requests import request_of
 from .layers_sent import ConnectionExpired, SentRequest
+from .layers_tls import say_closed, was_cut_short, watch
 from .origin_connection import INTERIM_MOST, LINE_BREAKS_MOST
 from .semantics.headers import connection_options
 from .semantics.limits import HeadLimits
@@ -68,20 +69,31 @@ class ClientConnection(Http1Server):
     """The end towards a client."""
 
     def __init__(
-        self, context: Context, limits: HeadLimits, refuse: Callable[[int, str, str], http.Response], *, forward: bool
+        self,
+        context: Context,
+        limits: HeadLimits,
+        refuse: Callable[[int, str, str], http.Response],
+        still_listens: Callable[[], bool] = lambda: False,
+        *,
+        forward: bool,
     ) -> None:
         """``refuse`` makes the response to a request that no flow is made of, of status, proxy error type, detail.
-        ``forward``: whether requests say where they go (see :func:`.layers_requests.request_of`)."""
+        ``still_listens``: whether a client that sends no more waits for its answer all the same. ``forward``: whether
+        requests say where they go (see :func:`.layers_requests.request_of`)."""
         super().__init__(context)
         self._limits = limits
         self._refusal = refuse
+        self._still_listens = still_listens
         self._forward = forward
         self._empty = 0
         self._lingered = 0.0
         self._is_silent = True
+        self._has_finished = False
+        """Whether the client has sent all that it is going to, and waits for the answer."""
 
     def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not isinstance(event, events.DataReceived):
+            yield from say_closed(self.context, self.conn)
             yield commands.CloseConnection(self.conn)
             return
         try:
@@ -146,9 +158,24 @@ class ClientConnection(Http1Server):
             return
         yield from super().send(event)
 
+    def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """RFC 9112 §9.6: "a TCP connection that is half-closed by the client does not delimit a request message, nor
+        does it imply that the client is no longer interested in a response"."""
+        if isinstance(event, events.ConnectionClosed) and self._still_listens():
+            self._has_finished = True
+            return
+        yield from super().wait(event)
+
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
         self._empty = 0
-        yield from super().mark_done(request=request, response=response)
+        for command in super().mark_done(request=request, response=response):
+            if isinstance(command, commands.CloseConnection) and command.connection is self.conn:
+                yield from say_closed(self.context, self.conn)
+            yield command
+        if self._has_finished and self.state in (self.read_headers, self.read_body, self.passthrough):
+            # There is nothing more to come: of the next request, or through the tunnel.
+            self._has_finished = False
+            yield from self.state(events.ConnectionClosed(self.conn))
 
     def _refuse(self, refused: RefusedHead) -> layer.CommandGenerator[None]:
         response = self._refusal(refused.status, refused.error, refused.detail)
@@ -199,15 +226,24 @@ class OriginConnection(Http1Client):
         elif (
             isinstance(event, events.ConnectionClosed)
             and isinstance(self.body_reader, Http10Reader)
-            and was_reset(self.context.client, self.conn)
+            and (why := self._why_not_whole()) is not None
         ):
-            # RFC 9112 §8: a body without length is complete when its connection was closed, and not when it broke.
+            # A body without length is complete when its connection was closed, and not when it broke (RFC 9112 §8, and
+            # §9.8 of TLS).
             assert self.stream_id is not None
+            self.state = self.done
             yield commands.CloseConnection(self.conn)
-            why = "http_response_incomplete: the connection was reset"
-            yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, f"http_response_incomplete: {why}", BROKEN_OFF))
             return
         yield from super().read_body(event)
+
+    def _why_not_whole(self) -> str | None:
+        """Why a body that went on until the connection's end is not complete."""
+        if was_reset(self.context.client, self.conn):
+            return "the connection was reset"
+        if was_cut_short(self.context, self.conn):
+            return "the connection ended without TLS' closing alert"
+        return None
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, RequestTrailers):  # of an HTTP/2 client
@@ -358,6 +394,7 @@ def take_over(stack: layer.Layer, limits: HeadLimits) -> None:
         limit_http2(old, limits)
     if type(old) is not Http1Client:
         return
+    watch(client.context)
     new = OriginConnection(client.context, limits)
     client.context.layers.remove(old)
     new.state = new.read_headers

@@ -100,11 +100,11 @@ def read_at_once(loop: asyncio.AbstractEventLoop, transport: Any) -> Callable[[]
 
 
 def when_hung_up(
-    loop: asyncio.AbstractEventLoop, connection: socket.socket, tell: Callable[[], None]
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, tell: Callable[[], None], *, reset: bool = False
 ) -> Callable[[], None]:
     """Call ``tell`` once, in a turn of the loop, when the other end has closed or reset a connection that nobody reads:
-    asyncio notices the end of what it reads only. Returns what ends the watch, to be called in any case. (Does nothing
-    on other loops than asyncio's own on Linux.)"""
+    asyncio notices the end of what it reads only. ``reset``: that alone, and not that the other end sends no more.
+    Returns what ends the watch, to be called in any case. (Does nothing on other loops than asyncio's own on Linux.)"""
     turns = getattr(getattr(loop, "_selector", None), "_selector", None)
     if not isinstance(turns, ShortTurns):
         return lambda: None
@@ -125,7 +125,7 @@ def when_hung_up(
         loop.call_soon(tell)
 
     try:
-        turns.register(watched, select.EPOLLRDHUP)
+        turns.register(watched, 0 if reset else select.EPOLLRDHUP)  # errors and full closes are told in any case
     except OSError:
         os.close(watched)
         return lambda: None

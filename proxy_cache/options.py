@@ -30,6 +30,7 @@ from .origin import OriginSettings
 from .semantics import redaction
 from .semantics.limits import HeadLimits
 from .store.store import Room
+from .trust import Trust
 
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("cache_dir", str, "~/.cache/proxy-cache", "Folder for the disk cache. One process per folder. Read at start."),
@@ -169,6 +170,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     ("head_max_fields", int, 256, "The most header fields of a request or a response."),
     (
+        "half_closed_clients", bool, False,
+        "Answer clients that close their sending side (a FIN) after their request, and take only a reset, or a write "
+        "that fails, for leaving. Off: a FIN is leaving, which ends what is queued for the client at once.",
+    ),
+    (
         "metrics_listen", str, "127.0.0.1:8082",
         "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
         "Read at start.",
@@ -228,6 +234,7 @@ class Settings:
     access_log: bool
     redaction: redaction.Rules
     fast_lane: bool
+    half_closed_clients: bool
     shutdown_grace: int
 
     def caches(self, host: str, port: int) -> bool:
@@ -325,6 +332,7 @@ def parse(options: Any) -> Settings:
         access_log=options.access_log,
         redaction=_redaction(options.log_redact),
         fast_lane=options.fast_lane,
+        half_closed_clients=options.half_closed_clients,
         shutdown_grace=options.shutdown_grace,
     )
 
@@ -412,6 +420,19 @@ def _redaction(values: Sequence[str]) -> redaction.Rules:
     return redaction.Rules(names, patterns)
 
 
+def _trust(options: Any) -> Trust:
+    file, folder = options.ssl_verify_upstream_trusted_ca, options.ssl_verify_upstream_trusted_confdir
+    for name, trust in (
+        ("ssl_verify_upstream_trusted_ca", Trust(added_file=file)),
+        ("ssl_verify_upstream_trusted_confdir", Trust(added_folder=folder)),
+    ):
+        try:
+            trust.check()
+        except OSError as error:
+            raise exceptions.OptionsError(f"{name}: {getattr(options, name)!r}: {error}") from error
+    return Trust(not options.ssl_insecure, file, folder)
+
+
 def _origin(options: Any) -> OriginSettings:
     proxy = None
     for mode in options.mode:
@@ -432,8 +453,6 @@ def _origin(options: Any) -> OriginSettings:
         retries=options.origin_retries,
         proxy=proxy,
         proxy_headers=headers,
-        verify_tls=not options.ssl_insecure,
-        trusted_ca=options.ssl_verify_upstream_trusted_ca,
-        trusted_folder=options.ssl_verify_upstream_trusted_confdir,
+        trust=_trust(options),
         head_limits=_head_limits(options),
     )

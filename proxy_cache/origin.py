@@ -33,6 +33,7 @@ from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .stages import Stage
+from .trust import SYSTEM, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,7 @@ class OriginSettings:
     retries: int = 3
     proxy: str | None = None
     proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    verify_tls: bool = True
-    trusted_ca: str | None = None
-    """A file of certificates to trust in place of the system's, and"""
-    trusted_folder: str | None = None
-    """a folder of them, by their hashes (``openssl rehash``)."""
+    trust: Trust = SYSTEM
     head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
 
 
@@ -97,12 +94,7 @@ class OriginClient:
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            settings = self.settings
-            context = ssl.create_default_context(cafile=settings.trusted_ca, capath=settings.trusted_folder)
-            if not settings.verify_tls:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._tls = context
+            self._tls = self.settings.trust.context()
         return self._tls
 
     async def close(self) -> None:
@@ -323,7 +315,7 @@ def _origin_error(error: Exception) -> OriginError:
         case aiohttp.ClientConnectorDNSError():
             kind = "dns_error"
         case aiohttp.ClientSSLError():
-            kind = "tls_protocol_error"
+            kind = "tls_alert_received" if "ALERT" in detail else "tls_protocol_error"
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
             kind = "connection_refused"
         case aiohttp.ClientConnectorError():

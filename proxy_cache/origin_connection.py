@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import select
+import ssl
 import termios
 import time
 from collections.abc import Callable
@@ -142,7 +143,10 @@ class OriginConnection(asyncio.Protocol):
         """Whether a 1xx of this exchange has announced a body, which it can't have."""
         self._keep = False
         self._paused = False
-        plain = self._transport.get_extra_info("ssl_object") is None
+        self._tls: Any = self._transport.get_extra_info("ssl_object")
+        self._ended_well = False
+        """Whether the other end has closed the connection, and this is known to be its doing."""
+        plain = self._tls is None
         self._descriptor = self._transport.get_extra_info("socket").fileno() if plain else -1
         """The socket's, if what is written to it goes as it is. Only good while the transport is open."""
         self._splices = plain and hasattr(os, "splice")
@@ -288,9 +292,16 @@ class OriginConnection(asyncio.Protocol):
             self._transport.abort()
             self._lost(error)
 
+    def eof_received(self) -> None:
+        """The other end sends no more. In TLS that is so only if it says so itself: a FIN may come from anybody on the
+        way, and asyncio takes it for an end like the other."""
+        self._ended_well = self._tls is None or was_closed(self._tls)
+
     def connection_lost(self, error: Exception | None) -> None:
         response = self._response
-        if response is not None and self._left is None and not self._chunked and error is None:
+        # RFC 9112 §9.8: "A response that has neither chunked transfer coding nor Content-Length is complete only if a
+        # valid closure alert has been received." What comes after that, a reset for example, is none of the response's.
+        if response is not None and self._left is None and not self._chunked and self._ended_well:
             self._response = None
             response.end()
         if self._on_answer is not None:
@@ -545,6 +556,16 @@ class OriginConnection(asyncio.Protocol):
 
 def _announces_body(head: ResponseHead) -> bool:
     return "transfer-encoding" in head.hop or (head.headers.get("content-length") or "0").strip("0") != ""
+
+
+def was_closed(tls: ssl.SSLObject) -> bool:
+    """Whether a closing alert has come (RFC 8446 §6.1), where all that had come before has been read."""
+    try:
+        return not tls.read(1)
+    except ssl.SSLZeroReturnError:  # and another has been sent
+        return True
+    except ssl.SSLError:  # it would have to wait for more
+        return False
 
 
 def _tell(waiting: asyncio.Future[OriginResponse], answer: Outcome) -> None:

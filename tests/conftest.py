@@ -28,6 +28,8 @@ ONCE = {
     "test_store",
     "test_reload",
     "test_expired",
+    "test_rewriting",
+    "test_trust",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 

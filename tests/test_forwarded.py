@@ -265,7 +265,7 @@ def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.M
     cache = addon.CacheAddon()
 
     async def leave() -> None:
-        cache.requestheaders(flow)
+        cache.begin_request(flow)
         cache.client_disconnected(tflow.tclient_conn())
         await asyncio.sleep(0.001)
         assert len(cache._in_flight) == 1, "of another client"

@@ -214,6 +214,30 @@ def test_only_answers_without_error_invalidate(proxy: Proxy, origin: Origin, sta
         assert proxy.get(url, headers=[("X-V", value)]).hit is kept
 
 
+def test_safe_methods_change_nothing(proxy: Proxy, origin: Origin) -> None:
+    """Those that are registered as such, with a body or without. What nobody knows may change something."""
+    url = origin.serve("/dav", Reply())
+    proxy.get(url)
+    proxy.wait_until_idle()
+    origin.serve("/dav", Reply(status=207, headers=(("Location", url), ("Content-Location", url))))
+    for method, body in (
+        ("PROPFIND", b""),
+        ("PROPFIND", b"<a/>"),
+        ("REPORT", b"<a/>"),
+        ("SEARCH", b"x"),
+        ("QUERY", b"x"),
+    ):
+        assert proxy.request(method, url, body=body, headers=[("Depth", "0")]).status == 207
+        assert proxy.get(url).hit, method
+    for method in ("PROPPATCH", "MKCOL", "LOCK", "QUERIES"):
+        origin.serve("/dav", Reply())
+        proxy.get(url)
+        proxy.wait_until_idle()
+        assert proxy.get(url).hit
+        assert proxy.request(method, url, body=b"x").ok
+        assert not proxy.get(url).hit, method
+
+
 # -- one validation for many -----------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,18 @@ def test_it_serves_again_on_the_same_port(start_proxy: Callable[..., Proxy], ori
     assert proxy.text().count("proxy-cache: stopped") == 3
 
 
+def test_what_rewrites_requests_still_comes_first(
+    start_proxy: Callable[..., Proxy], origin: Origin, script: Path
+) -> None:
+    """What of ours stands at the end of mitmproxy's chain of addons goes with the script, and comes back with it."""
+    proxy = start_proxy(script=script, map_remote="|/mapped/|/other/")
+    for _ in range(2):
+        assert proxy.get(origin.url("/mapped/x")).ok
+        assert proxy.request("POST", origin.url("/mapped/x"), body=b"x").ok
+        reload(proxy, script)
+    assert {request.target for request in origin.seen()} == {"/other/x"}
+
+
 def test_all_servers_come_back(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
     ports = [free_port(), free_port()]
     modes = [f"regular@{ports[0]}", f"reverse:http://{origin.netloc}@{ports[1]}"]

@@ -15,7 +15,7 @@ from typing import Any
 import h11
 from mitmproxy import http
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HTTPMode
@@ -44,6 +44,12 @@ class Recorder:
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         return refusal(502, "connection_terminated", message, self.via)
+
+    def still_listens(self, client: Client) -> bool:
+        return False
+
+    def is_outdated(self, connection: Connection) -> bool:
+        return False
 
     def failed(self, error: Exception) -> None:
         self.errors.append(error)

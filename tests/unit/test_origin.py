@@ -11,6 +11,7 @@ import pytest
 from proxy_cache.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.semantics.headers import Fields, Headers
 from proxy_cache.semantics.keys import Target
+from proxy_cache.trust import Trust
 from tests.support.certificates import folder_of, self_signed, server_context
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Odd: \xff\r\n\r\nok"
@@ -107,15 +108,15 @@ def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
         results: list[int | str] = []
         try:
             for trust in (
-                {},
-                {"verify_tls": False},
-                {},
-                {"trusted_ca": str(certificate)},
-                {},
-                {"trusted_folder": str(folder)},
-                {"trusted_folder": str(tmp_path)},
+                Trust(),
+                Trust(verify=False),
+                Trust(),
+                Trust(added_file=str(certificate)),
+                Trust(),
+                Trust(added_folder=str(folder)),
+                Trust(added_folder=str(tmp_path)),
             ):
-                client.configure(OriginSettings(timeout=5, retries=0, **trust))  # type: ignore[arg-type]
+                client.configure(OriginSettings(timeout=5, retries=0, trust=trust))
                 try:
                     response = await client.get(target, Headers())
                     while await response.read():
