@@ -8,13 +8,15 @@ Imports go down this list and never up; only the first two points know mitmproxy
 
 - ``addon`` (hooks in, cache out), ``addon_clients`` (who connects, and who hears of it), ``addon_lane``,
   ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``, ``addon_requests`` (our hooks after all others'),
-  ``addon_rules`` (mitmproxy filters → ``Policy``), ``addon_trust`` (mitmproxy's certificates are ours);
+  ``addon_rules`` (mitmproxy filters → ``Policy``), ``addon_rule_syntax`` (what rules look like), ``addon_start`` (what
+  is said at the start), ``addon_reload`` (SIGHUP: ``option_file``, which is config.yaml read again, and ``log_files``),
+  ``addon_trust`` (mitmproxy's certificates are ours);
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
   connections), ``layers_requests`` and ``layers_framing`` (what a request asks for, where a response ends),
   ``layers_hygiene`` and ``layers_chunks`` (what of them may come in, as bytes), ``layers_early`` (answers before a body
   has come), ``layers_repeat`` and ``layers_sent`` (requests that go twice), ``layers_last_words`` (connections that
   break), ``layers_backpressure``, ``layers_max_forwards``, ``layers_tls`` (how TLS ends), ``layers_tunnel`` (CONNECT),
-  ``options``;
+  ``options``, ``option_names`` (those that nobody knows);
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
 - ``admin`` and ``listening`` (its port), ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
@@ -24,10 +26,11 @@ Imports go down this list and never up; only the first two points know mitmproxy
 - ``fill_table`` (which fills run, what is remembered of keys), ``known_heads`` (heads without bodies), ``fills`` (one
   of them), ``audience`` (who is given what is not stored), ``ahead`` (what lies far ahead of one), ``parts`` (spans
   that are asked for), ``copying`` (bodies from the origin into the store), ``waiter`` (who wants one), ``watch`` (fills
-  that get nowhere), ``limiter``;
+  that get nowhere), ``limiter``, ``limiter_waits``;
 - ``origin`` (one exchange, with its retries), ``origin_connection``, ``origin_response``, ``outgoing`` (the head of any
   request that leaves), ``names`` (their addresses), ``trust`` (whose certificates are good);
-- ``log_output`` (logs that hold nobody up), ``collector`` (when Python's collector runs);
+- ``log_output`` (logs that hold nobody up), ``hangup`` (SIGHUP as it comes), ``collector`` (when Python's collector
+  runs);
 - ``loop`` (short turns of the event loop, and reads past it), ``stages`` (alike things one after the other);
 - ``store`` (index, bodies, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """

@@ -21,7 +21,7 @@ from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.tls import TlsData
 
-from . import addon_lane, collector, layers, layers_requests, options
+from . import addon_lane, addon_start, collector, layers, layers_requests, option_names, options
 from .addon_clients import Clients
 from .addon_flows import (
     address,
@@ -48,6 +48,7 @@ from .addon_process import (
     stop_listening,
     welcome_bursts,
 )
+from .addon_reload import Reload, stop_watching
 from .addon_requests import LateHooks, make_whole, may_stream, wants_whole
 from .addon_trust import ForwardTrust
 from .admin import AdminError, AdminServer
@@ -131,6 +132,15 @@ class CacheAddon:
         self.clients = Clients(self)
         self.late_hooks = LateHooks(self)
         self.forward_trust = ForwardTrust()
+        self.reload = Reload(self)
+
+    @property
+    def has_started(self) -> bool:
+        return self._ready is not None and self._ready.is_set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._draining
 
     @property
     def head_limits(self) -> HeadLimits:
@@ -143,8 +153,11 @@ class CacheAddon:
     # -- start and stop -----------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
+        addon_start.hint_at_free_ports()
+        self.reload.load(loader.master.options)
         options.load(loader)
         self.late_hooks.join()
+        addon_start.check_confdir(loader.master.options)
 
     def configure(self, updated: set[str]) -> None:
         self.others.forget()
@@ -199,6 +212,13 @@ class CacheAddon:
         settings = self.settings
         if settings is None:
             return  # configure has said why; mitmproxy stops
+        if unknown := option_names.unknown(ctx.options):
+            for complaint in unknown:
+                logger.error("%s", complaint)
+            self.settings = None
+            return
+        if not ctx.options.dev_reload:
+            stop_watching(self)
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
         ctx.options.update(connection_strategy="lazy")
         if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
@@ -262,6 +282,8 @@ class CacheAddon:
             f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
             metrics_at,
         )
+        addon_start.check_space(store.space)
+        addon_start.say_what_is_next(proxyserver)
 
     def done(self) -> asyncio.Task[None] | None:
         global _closing

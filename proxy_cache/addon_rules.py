@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mitmproxy import exceptions, flowfilter, http
 
-from .semantics.directives import MAX_DELTA
+from .addon_rule_syntax import each_once, parsed, split, timed
 from .semantics.headers import Headers
 from .semantics.policy import BY_THE_BOOK, Policy, TtlRule
 from .semantics.storing import RULED
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
-_DURATION = re.compile(r"([0-9]{1,10})([smhdwy]?)")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _BETWEEN = re.compile(r"[,\s]+")
 
@@ -44,6 +42,14 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """One ``/filter/2m``: how long these requests may queue, in seconds."""
+
+    filter: flowfilter.TFilter
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """All rules, parsed."""
 
@@ -51,12 +57,13 @@ class Rules:
     ignore_directives: flowfilter.TFilter | None = None
     ignore_authorization: flowfilter.TFilter | None = None
     key_ignores: tuple[KeySpec, ...] = ()
+    queue: tuple[QueueSpec, ...] = ()
     base: Policy = BY_THE_BOOK
     """For requests that no rule speaks of."""
 
     @property
     def are_none(self) -> bool:
-        return not (self.ttl or self.ignore_directives or self.ignore_authorization or self.key_ignores)
+        return not (self.ttl or self.ignore_directives or self.ignore_authorization or self.key_ignores or self.queue)
 
     def policy_for(self, flow: http.HTTPFlow) -> Policy:
         """What applies to this request and to its response."""
@@ -69,6 +76,7 @@ class Rules:
             self._ttl_for(flow) if self.ttl else None,
             next((spec.patterns for spec in self.key_ignores if flowfilter.match(spec.filter, flow)), ()),
             self.base.credentials,
+            patience=next((spec.seconds for spec in self.queue if flowfilter.match(spec.filter, flow)), None),
         )
 
     def _ttl_for(self, flow: http.HTTPFlow) -> Callable[[int, Headers], TtlRule | None]:
@@ -89,10 +97,11 @@ class Rules:
 def parse(options: Any) -> Rules:
     """From mitmproxy's options. Raises ``OptionsError`` with one line that names the option and the reason."""
     return Rules(
-        tuple(_ttl(spec) for spec in options.cache_ttl if spec.strip()),
-        _filter("cache_ignore_request_directives", options.cache_ignore_request_directives),
-        _filter("cache_ignore_authorization", options.cache_ignore_authorization),
-        tuple(_key(spec) for spec in options.cache_key_ignore_query if spec.strip()),
+        _ttls(options.cache_ttl),
+        parsed("cache_ignore_request_directives", options.cache_ignore_request_directives),
+        parsed("cache_ignore_authorization", options.cache_ignore_authorization),
+        _keys(options.cache_key_ignore_query),
+        _queue(options.cache_queue_timeout),
         Policy(
             targeted=tuple(_targeted_fields(options.cache_targeted_fields)),
             credentials=frozenset(
@@ -102,51 +111,47 @@ def parse(options: Any) -> Rules:
     )
 
 
-def _ttl(spec: str) -> TtlSpec:
+def _there(specs: Sequence[str]) -> list[str]:
+    """``--set cache_ttl=`` means that there are none."""
+    return [spec for spec in specs if spec.strip()]
+
+
+def _ttls(specs: Sequence[str]) -> tuple[TtlSpec, ...]:
     example = "use /filter/time or /filter/time/force, such as '/~d packages.example/30d'"
-    separator, parts = _split("cache_ttl", spec, example)
-    force = len(parts) > 1 and parts[-1].strip() == "force"
-    if force:
-        parts.pop()
-    match = _DURATION.fullmatch(parts.pop().strip())
-    if match is None:
-        raise exceptions.OptionsError(
-            f"cache_ttl: {spec!r} has no time such as 90, 10m, 12h, 30d at its end; {example}"
-        )
-    seconds = min(int(match[1]) * UNITS[match[2] or "s"], MAX_DELTA)
-    text = separator.join(parts).strip()
-    parsed = flowfilter.match_all if not text else _filter("cache_ttl", text)
-    assert parsed is not None
-    return TtlSpec(parsed, TtlRule(seconds, force), _names_status(parsed))
+    specs = _there(specs)
+    rules = [timed("cache_ttl", spec, example, force=True, response=True) for spec in specs]
+    each_once("cache_ttl", [(rule.text, spec) for rule, spec in zip(rules, specs, strict=True)])
+    return tuple(TtlSpec(rule.filter, TtlRule(rule.seconds, rule.forced), _names_status(rule.filter)) for rule in rules)
+
+
+def _queue(specs: Sequence[str]) -> tuple[QueueSpec, ...]:
+    example = "use /filter/time, such as '/~d packages.example/2m'"
+    specs = _there(specs)
+    rules = [timed("cache_queue_timeout", spec, example) for spec in specs]
+    each_once("cache_queue_timeout", [(rule.text, spec) for rule, spec in zip(rules, specs, strict=True)])
+    return tuple(QueueSpec(rule.filter, rule.seconds) for rule in rules)
+
+
+def _keys(specs: Sequence[str]) -> tuple[KeySpec, ...]:
+    specs = _there(specs)
+    rules = [_key(spec) for spec in specs]
+    each_once("cache_key_ignore_query", [(rule.filter.pattern, spec) for rule, spec in zip(rules, specs, strict=True)])
+    return tuple(rules)
 
 
 def _key(spec: str) -> KeySpec:
-    separator, parts = _split(
-        "cache_key_ignore_query", spec, "use /filter/parameters, such as '/~d objects.example/X-Amz-*'"
-    )
+    option, example = "cache_key_ignore_query", "use /filter/parameters, such as '/~d objects.example/X-Amz-*'"
+    separator, parts = split(option, spec, example)
     patterns = tuple(filter(None, _BETWEEN.split(parts.pop())))
-    if not patterns or not parts or "*" in patterns:
+    if not parts:
         raise exceptions.OptionsError(
-            f"cache_key_ignore_query: {spec!r} has to name query parameters that only sign, such as X-Amz-*, at its end"
+            f"{option}: {spec!r} has no further {separator!r} before the query parameters; {example}"
         )
-    parsed = _filter("cache_key_ignore_query", separator.join(parts)) or flowfilter.match_all
-    return KeySpec(parsed, patterns)
-
-
-def _split(option: str, spec: str, example: str) -> tuple[str, list[str]]:
-    """The first character separates, whatever it is. The end is what counts, so that a filter may have it in a path."""
-    if len(spec) < 2 or spec[0].isalnum() or spec[0].isspace():
-        raise exceptions.OptionsError(f"{option}: {spec!r} is no rule; {example}")
-    return spec[0], spec[1:].split(spec[0])
-
-
-def _filter(name: str, text: str) -> flowfilter.TFilter | None:
-    if not text.strip():
-        return None
-    try:
-        return flowfilter.parse(text)
-    except ValueError as error:
-        raise exceptions.OptionsError(f"{name}: {text!r} is no filter expression: {error}") from error
+    if not patterns or "*" in patterns:
+        raise exceptions.OptionsError(
+            f"{option}: {spec!r} has to name query parameters that only sign, such as X-Amz-*, at its end"
+        )
+    return KeySpec(parsed(option, separator.join(parts).strip()) or flowfilter.match_all, patterns)
 
 
 def _names_status(part: Any) -> bool:

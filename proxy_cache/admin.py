@@ -49,10 +49,17 @@ class AdminServer:
         self._listener = Listener(self._runner.server)
         try:
             return await self._listener.open(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             await self.stop()
-            reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-            raise AdminError(f"metrics_listen: cannot listen on {host}:{port}: {reason}") from error
+            reason = (
+                "the port is taken"
+                if getattr(error, "errno", None) == errno.EADDRINUSE
+                else getattr(error, "strerror", None) or str(error)
+            )
+            raise AdminError(
+                f"metrics_listen: cannot listen on {host}:{port}: {reason}; "
+                f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
+            ) from error
 
     async def stop(self) -> None:
         if self._listener is not None:

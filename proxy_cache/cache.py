@@ -627,7 +627,8 @@ class Cache:
             fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since)
             if fill is not None:
                 complete = fill.body is not None and fill.body.complete
-                return self._listening(exchange, fill.join(exchange.client, headers)), True, complete
+                waiter = fill.join(exchange.client, headers, exchange.policy.patience)
+                return self._listening(exchange, waiter), True, complete
         private = self._is_private(exchange, alone=alone)
         candidates = self._candidates(exchange, stale)
         retries = part = None

@@ -160,7 +160,7 @@ class Fill:
         request = self.request
         waiter = Waiter(self, request.headers, leads=True, reads=reads)
         self._ticket, waiter._place = self.table.limiter.enter(
-            request.target.authority, request.client, waiter.overloaded
+            request.target.authority, request.client, waiter.overloaded, request.policy.patience
         )
         self.waiters[waiter] = None
         if not reads:
@@ -176,11 +176,12 @@ class Fill:
         self._given_to_task = answer
         self._task = asyncio.Task(self._run(self._ticket), loop=asyncio.get_running_loop())
 
-    def join(self, client: str, headers: Headers) -> Waiter:
-        """One more flow wants this response. Raises :class:`Overloaded` if its client waits for too many already."""
+    def join(self, client: str, headers: Headers, patience: float | None = None) -> Waiter:
+        """One more flow wants this response, and may queue for it for ``patience`` seconds (``None``: as long as the
+        limits say). Raises :class:`Overloaded` if its client waits for too many already."""
         waiter = Waiter(self, headers)
         if self.head is None and self._ticket is not None:
-            waiter._place = self._ticket.join(client, waiter.overloaded)
+            waiter._place = self._ticket.join(client, waiter.overloaded, patience)
         if self._leftover is not None:
             self._leftover.cancel()
             self._leftover = None

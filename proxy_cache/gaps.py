@@ -93,7 +93,7 @@ class GapReader:
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset)
         if fill is not None:
-            return self._on_behalf(fill.join(exchange.client, exchange.headers)), True
+            return self._on_behalf(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
         if strong_validator(entry.response.headers) is None:
             raise SentOn(alone="range" in exchange.headers)
         signed = exact_range(exchange)
@@ -133,7 +133,7 @@ class GapReader:
         headers = exchange.headers.without(*CONDITIONAL, "range")
         fill = self._table.find(exchange.key, headers, lambda response: True)
         if fill is not None and fill.request.part is None:
-            return self._on_behalf(fill.join(exchange.client, headers)), True
+            return self._on_behalf(fill.join(exchange.client, headers, exchange.policy.patience)), True
         return self._start(None), False
 
     def suits(self, head: FillHead) -> bool:
@@ -262,7 +262,7 @@ class GapReader:
             other = self._table.bringing(entry, self.offset)
             try:
                 if other is not None and other is not fill:
-                    beside = self._on_behalf(other.join(exchange.client, exchange.headers))
+                    beside = self._on_behalf(other.join(exchange.client, exchange.headers, exchange.policy.patience))
                 elif (span := ahead.span_for(self.offset, self.stop)) is not None:
                     need = RangeSpec(self.offset, min(self.stop, span.stop) - 1)
                     beside = self._start(Part(RangeSpec(span.start, span.stop - 1), need, entry), beside=True)

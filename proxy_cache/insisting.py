@@ -42,7 +42,7 @@ async def until_next(exchange: Exchange, earlier: Fill) -> None:
     """Wait until it is time for the request after ``earlier``. Raises :class:`~.waiter.SentOn` if what that brings may
     not be shared, so that all go alone and at once, and :class:`~.waiter.ClientGone`."""
     try:
-        waiter = exchange.waiter = earlier.join(exchange.client, exchange.headers)
+        waiter = exchange.waiter = earlier.join(exchange.client, exchange.headers, exchange.policy.patience)
         waiter.asker = exchange
     except Overloaded:
         return

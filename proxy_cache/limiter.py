@@ -6,7 +6,8 @@ them has its turn: joining a fill that a greedy client queued 300 places back co
 
 Turns go round robin over the clients; within a client, first in, first out. The length of the queue is shared in the
 same way: when it is full, a client with a short queue takes the newest place of the client with the longest one. A
-place ends on its own when it has waited ``queue_timeout``; a ticket without a place left ends too. Nothing here does
+place ends on its own when it has waited ``queue_timeout``, or as long as a rule lets its request wait; a ticket without
+a place left ends too. Nothing here does
 I/O: an admission resolves ``Ticket.admission``, and the end of a place is told through the callback it was made with.
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .limiter_waits import Waits
 from .semantics.redaction import redacted
 
 PACE_WINDOW = 64
@@ -35,7 +37,7 @@ class Limits:
     max_in_flight_per_host: int = 0
     queue_max: int = 1024
     queue_timeout: float = 10.0
-    """Seconds a place may wait for its turn."""
+    """Seconds a place may wait for its turn, unless it comes with a patience of its own."""
     queue_max_per_client: int = 0
     """Tickets that one client may wait for; 0: no limit but ``queue_max``."""
 
@@ -59,13 +61,22 @@ class TicketState(enum.Enum):
 class Place:
     """One flow's place in the queue of its client."""
 
-    __slots__ = ("client", "on_end", "since", "ticket")
+    __slots__ = ("client", "on_end", "patience", "since", "ticket")
 
-    def __init__(self, ticket: Ticket, client: str, since: float, on_end: Callable[[Overloaded], None]) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        client: str,
+        since: float,
+        on_end: Callable[[Overloaded], None],
+        patience: float | None = None,
+    ) -> None:
         self.ticket = ticket
         self.client = client
         self.since = since
         self.on_end = on_end
+        self.patience = patience
+        """Seconds it may wait; ``None``: as long as the limits say."""
 
     def leave(self) -> None:
         """The flow no longer waits: its client went away, or it got what it wanted elsewhere. Idempotent."""
@@ -86,14 +97,15 @@ class Ticket:
         self.places: set[Place] = set()
         self._admitted: asyncio.Future[None] | None = None
 
-    def join(self, client: str, on_end: Callable[[Overloaded], None]) -> Place | None:
-        """Another flow wants this fill. ``None`` when there is nothing to wait for, the slot being there already.
+    def join(self, client: str, on_end: Callable[[Overloaded], None], patience: float | None = None) -> Place | None:
+        """Another flow wants this fill, and may wait ``patience`` seconds for its slot (``None``: as the limits say).
+        ``None`` when there is nothing to wait for, the slot being there already.
 
         Raises :class:`Overloaded` (``rejected``) when its client waits for as many fills as it may.
         """
         if self.state is not TicketState.QUEUED:
             return None
-        return self.limiter._join(self, client, on_end)
+        return self.limiter._join(self, client, on_end, patience)
 
     async def admission(self) -> None:
         """Wait for the slot. Ends with ``CancelledError`` when there will be none."""
@@ -191,9 +203,9 @@ class OriginLimiter:
         self._longest = 0
         """The largest of these numbers."""
         self._queued_per_host: Counter[str] = Counter()
-        self._by_age: OrderedDict[Place, None] = OrderedDict()
-        """Places, oldest first. One limit for all, so the first is the next to time out."""
+        self._waits = Waits()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._ended: deque[float] = deque(maxlen=PACE_WINDOW)
 
     # -- what the rest of the cache asks ------------------------------------------------------------------------
@@ -206,8 +218,11 @@ class OriginLimiter:
     def queued(self) -> int:
         return len(self._queue)
 
-    def enter(self, host: str, client: str, on_end: Callable[[Overloaded], None]) -> tuple[Ticket, Place | None]:
-        """A new fill wants a slot, on behalf of the flow that starts it.
+    def enter(
+        self, host: str, client: str, on_end: Callable[[Overloaded], None], patience: float | None = None
+    ) -> tuple[Ticket, Place | None]:
+        """A new fill wants a slot, on behalf of the flow that starts it, which may wait ``patience`` seconds for it
+        (``None``: as the limits say).
 
         Returns the ticket, and that flow's place if it has to queue. Raises :class:`Overloaded` (``rejected``) when
         there is neither a slot nor room in the queue.
@@ -222,7 +237,7 @@ class OriginLimiter:
             self._reject()
         self._queue[ticket] = None
         self._queued_per_host[host] += 1
-        place = self._add_place(ticket, client, on_end)
+        place = self._add_place(ticket, client, on_end, patience)
         self.on_queued()
         return ticket, place
 
@@ -260,7 +275,7 @@ class OriginLimiter:
     def snapshot(self) -> dict[str, Any]:
         """The state in words and numbers, for ``/status``."""
         now = self._clock()
-        oldest = next(iter(self._by_age), None)
+        oldest = self._waits.oldest()
         return {
             "max_in_flight": self.limits.max_in_flight,
             "max_in_flight_per_host": self.limits.max_in_flight_per_host,
@@ -276,7 +291,7 @@ class OriginLimiter:
 
     def __repr__(self) -> str:
         limit = self.limits.max_in_flight or "unlimited"
-        oldest = next(iter(self._by_age), None)
+        oldest = self._waits.oldest()
         age = f", oldest {self._clock() - oldest.since:.1f} s" if oldest else ""
         return (
             f"<OriginLimiter {len(self._active)} of {limit} slots taken, "
@@ -303,11 +318,8 @@ class OriginLimiter:
             else:
                 break
         now = self._clock()
-        while self._by_age:
-            oldest = next(iter(self._by_age))
-            if now < oldest.since + self.limits.queue_timeout:
-                break
-            self._drop_place(oldest, "timeout")
+        while (ending := self._waits.next_to_end(self.limits.queue_timeout)) is not None and now >= ending[0]:
+            self._drop_place(ending[1], "timeout")
         self._set_timer()
 
     def _has_slot(self) -> bool:
@@ -353,23 +365,25 @@ class OriginLimiter:
                 return True
         return False
 
-    def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None]) -> Place:
+    def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None) -> Place:
         queue = self._rotation.get(client)
         if queue is not None and ticket not in queue and self._is_at_client_limit(client):
             self._reject()
-        return self._add_place(ticket, client, on_end)
+        return self._add_place(ticket, client, on_end, patience)
 
-    def _add_place(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None]) -> Place:
-        place = Place(ticket, client, self._clock(), on_end)
+    def _add_place(
+        self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None
+    ) -> Place:
+        place = Place(ticket, client, self._clock(), on_end, patience)
         ticket.places.add(place)
-        self._by_age[place] = None
+        self._waits.add(place)
         queue = self._rotation.get(client)
         if queue is None:
             queue = self._rotation[client] = _ClientQueue()
         before = queue.size
         queue.add(ticket)
         self._resized(client, before, queue.size)
-        if self._timer is None:
+        if self._timer is None or (patience is not None and place.since + patience < self._timer_at):
             self._set_timer()
         return place
 
@@ -381,7 +395,7 @@ class OriginLimiter:
             del self._queued_per_host[ticket.host]
         places, ticket.places = ticket.places, set()
         for place in places:
-            del self._by_age[place]
+            self._waits.remove(place)
             self._forget(place.client, ticket, wholly=True)
         waited = self._clock() - ticket.since
         self._observe(outcome, waited)
@@ -405,7 +419,7 @@ class OriginLimiter:
             self._finish_wait(ticket, outcome)
             return
         ticket.places.discard(place)
-        del self._by_age[place]
+        self._waits.remove(place)
         self._forget(place.client, ticket)
         if outcome != "canceled":
             place.on_end(Overloaded(outcome, self.retry_after(), self._clock() - place.since))
@@ -459,9 +473,10 @@ class OriginLimiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        oldest = next(iter(self._by_age), None)
-        if oldest is not None:
-            delay = max(0.0, oldest.since + self.limits.queue_timeout - self._clock())
+        ending = self._waits.next_to_end(self.limits.queue_timeout)
+        if ending is not None:
+            self._timer_at = ending[0]
+            delay = max(0.0, ending[0] - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -6,7 +6,6 @@ help says otherwise.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import logging
 import re
@@ -36,8 +35,8 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("cache_dir", str, "~/.cache/proxy-cache", "Folder for the disk cache. One process per folder. Read at start."),
     (
         "cache_max_size", str, "80%",
-        "The most the cache may take: bytes, a size such as 20g (k, m, g, t: powers of 1024), or a share of the disk "
-        "such as 80%.",
+        "The most the cache may take: bytes, a size such as 20g (k, m, g, t: powers of 1024), or a share, such as 80%, "
+        "of what the disk can give it: the free space, and what the cache itself takes.",
     ),
     (
         "cache_max_object_size", str, "10%",
@@ -46,7 +45,8 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "cache_min_free", str, "5%",
-        "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of the disk.",
+        "Free disk space that the cache never eats into: bytes, a size such as 2g, or a share of what the disk can "
+        "give (as for cache_max_size).",
     ),
     (
         "cache_memory", str, "256m",
@@ -103,6 +103,13 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "'/~d objects.example/X-Amz-*'. Whoever knows the URL without them is then served what is stored.",
     ),
     (
+        "cache_queue_timeout", Sequence[str], [],
+        "How long requests may wait for a slot, in place of origin_queue_timeout: /filter/time, with a mitmproxy "
+        "filter expression and a time such as 90, 2m or 1h; the first rule that matches counts. "
+        "'/~d packages.example/2m'. Each of those who wait for the same fill has its own time. 0: a slot at once, or "
+        "503.",
+    ),
+    (
         "cache_targeted_fields", Sequence[str], [],
         "Targeted fields (RFC 9213) that are obeyed in place of Cache-Control and Expires, the preferred one first, "
         "such as CDN-Cache-Control.",
@@ -123,7 +130,8 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "origin_queue_timeout", int, 10,
-        "Seconds a request may wait for a slot before it is answered 503. pip gives up after 15 s without a byte.",
+        "Seconds a request may wait for a slot before it is answered 503 (cache_queue_timeout says it by rule). pip "
+        "gives up after 15 s without a byte.",
     ),
     (
         "origin_timeout", int, 30,
@@ -193,6 +201,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "shutdown_grace", int, 10,
         "Seconds that running responses are given to finish when the proxy is asked to stop.",
     ),
+    (
+        "dev_reload", bool, False,
+        "For developers: start the proxy anew in the same process whenever its script is touched, as mitmproxy does "
+        "with all scripts. Read at start.",
+    ),
 )  # fmt: skip
 
 NAMES = frozenset(name for name, *_ in OPTIONS)
@@ -206,6 +219,11 @@ logger = logging.getLogger(__name__)
 
 _BETWEEN = re.compile(r"[,\s]+")
 _PARAMETER = re.compile(r"[\w-]+")
+_HOST_PATTERN = re.compile(r"[\w.*?\[\]!:-]+")
+_PORT_OF_PATTERN = re.compile(r":([0-9*?\[\]!-]+)$")
+NUMBER_MOST = 2**31 - 1
+"""Of seconds, and of whatever is counted: more is a slip of the keyboard."""
+SIZE_MOST = 2**62
 _SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
 
 refused: set[str] = set()
@@ -250,27 +268,46 @@ def load(loader: Loader) -> None:
     for name, kind, default, text in OPTIONS:
         loader.add_option(name, kind, default, text)
     # Values given with --set, or in mitmproxy's config.yaml, are taken by mitmproxy once the script has loaded. One
-    # that it can't take would end the loading in silence, and leave a proxy that runs without its cache; a name that
-    # nobody knows would be passed over, and leave an origin without its limit.
+    # that it can't take would end the loading in silence, and leave a proxy that runs without its cache.
     refused.clear()
     manager = loader.master.options
     for name, value in list(manager.deferred.items()):
+        if name not in NAMES:
+            continue  # another script may have it: see option_names.unknown
         try:
-            if name in NAMES:
-                option = manager._options[name]
-                if hasattr(value, "val"):  # the words of --set
-                    manager._parse_setval(option, value.val)
-                else:
-                    typecheck.check_option_type(name, value, option.typespec)
-            elif meant := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8):
-                raise exceptions.OptionsError(f"{name}: no such option; did you mean {meant[0]}?")
-            elif name.startswith(("cache_", "origin_")):
-                logger.warning("%s: no option of this proxy's", name)
-        except (exceptions.OptionsError, TypeError) as error:
+            option = manager._options[name]
+            if hasattr(value, "val"):  # the words of --set
+                manager._parse_setval(option, value.val)
+            else:
+                check_type(option, value)
+        except exceptions.OptionsError as error:
             del manager.deferred[name]
             message = str(error)
             logger.error("%s", message if name in message else f"{name}: {message}")
             refused.add(name)
+
+
+_KINDS: dict[object, str] = {
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+    Sequence[str]: "a list of texts",
+}
+
+
+def check_type(option: Any, value: Any) -> None:
+    """Whether a value from a file is of the option's type. Raises ``OptionsError``: one line that names it."""
+    name, kind = option.name, option.typespec
+    try:
+        typecheck.check_option_type(name, value, kind)
+        fits = not (kind is int and isinstance(value, bool))
+    except TypeError:
+        fits = False
+    if not fits:
+        wanted = _KINDS.get(kind, typecheck.typespec_to_str(kind))
+        raise exceptions.OptionsError(f"{name}: must be {wanted}, not {str(value)[:80]!r}")
+    if option.choices and value not in option.choices:
+        raise exceptions.OptionsError(f"{name}: must be one of {', '.join(option.choices)}, not {str(value)[:80]!r}")
 
 
 def parse(options: Any) -> Settings:
@@ -286,10 +323,15 @@ def parse(options: Any) -> Settings:
         "cache_default_ttl",
         "shutdown_grace",
     ):
-        if getattr(options, name) < 0:
-            raise exceptions.OptionsError(f"{name}: must be 0 or more, not {getattr(options, name)}")
-    if options.origin_timeout < 1:
-        raise exceptions.OptionsError(f"origin_timeout: must be 1 second or more, not {options.origin_timeout}")
+        if not 0 <= getattr(options, name) <= NUMBER_MOST:
+            raise exceptions.OptionsError(
+                f"{name}: must be from 0 to {NUMBER_MOST}, not {_short(getattr(options, name))}"
+            )
+    if not 1 <= options.origin_timeout <= NUMBER_MOST:
+        raise exceptions.OptionsError(
+            f"origin_timeout: must be 1 second or more, and {NUMBER_MOST} at the most, not "
+            f"{_short(options.origin_timeout)}"
+        )
     if not options.cache_dir.strip():
         raise exceptions.OptionsError("cache_dir: must name a folder")
     try:
@@ -337,20 +379,28 @@ def parse(options: Any) -> Settings:
     )
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
 def _size(
     name: str, text: str, examples: str = "bytes, 500m, 20g or a share such as 80%", whole: str = "whole disk"
 ) -> int | float:
     """Bytes as an ``int``, a share of the disk as a ``float`` from 0 to 1."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise exceptions.OptionsError(f"{name}: {text!r} is not a size; use {examples}")
+    if match is None or len(text) > 40:
+        raise exceptions.OptionsError(f"{name}: {_short(text)!r} is not a size; use {examples}")
     number, unit = float(match[1]), (match[2] or "").lower()
     if unit == "%":
         if number > 100:
             raise exceptions.OptionsError(f"{name}: {text!r} is more than the {whole}")
         return number / 100
     power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
-    return int(number * 1024**power)
+    size = int(number * 1024**power)
+    if size > SIZE_MOST:
+        raise exceptions.OptionsError(f"{name}: {text!r} is more than any disk has; use {examples}")
+    return size
 
 
 def _byte_size(name: str, text: str) -> int:
@@ -397,7 +447,12 @@ def _address(name: str, text: str) -> tuple[str, int] | None:
 
 
 def _host(pattern: str) -> re.Pattern[str]:
-    if not pattern or "/" in pattern:
+    port = _PORT_OF_PATTERN.search(pattern)
+    if (
+        not _HOST_PATTERN.fullmatch(pattern)
+        or (port is not None and port[1].isdigit() and int(port[1]) > 65535)
+        or (":" in pattern and port is None)
+    ):
         raise exceptions.OptionsError(
             f"cache_hosts: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
         )

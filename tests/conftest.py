@@ -30,6 +30,7 @@ ONCE = {
     "test_expired",
     "test_rewriting",
     "test_trust",
+    "test_hangup",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 

@@ -445,3 +445,55 @@ def test_stale_is_not_served_where_that_is_forbidden(start_proxy: Start, origin:
 
 def test_stale_is_not_served_by_default(start_proxy: Start, origin: Origin) -> None:
     assert_overloaded(overloaded_with_stale_entry(start_proxy, origin, "max-age=0"))
+
+
+# -- how long who may wait -----------------------------------------------------------------------------------
+
+
+def test_a_rule_says_who_may_wait_for_how_long(start_proxy: Start, origin: Origin) -> None:
+    """One kind of URL is answered at once, the other waits for as long as it takes; no rule: as long as all."""
+    proxy = start_proxy(
+        origin_max_in_flight=1,
+        origin_queue_timeout=600,
+        cache_queue_timeout=["/~u /impatient/0", "/~d 127.0.0.1 & ~u soon/1s"],
+    )
+    gate, fetches = fill_slots(proxy, origin, 1)
+    assert_overloaded(proxy.get(origin.serve("/impatient", Reply())))
+    patient = proxy.start_get(origin.serve("/patient", Reply()))
+    proxy.wait_for_metric("origin_fetches_queued", 1)
+    assert_overloaded(proxy.get(origin.serve("/soon", Reply())))
+    assert proxy.value("origin_fetches_queued") == 1
+    gate.open()
+    assert patient.result().ok
+    assert results(fetches)[0].ok
+    assert not origin.count("/impatient")
+
+
+def test_a_rule_is_for_whom_it_names_and_not_for_who_waits_for_the_same_fill(
+    start_proxy: Start, origin: Origin
+) -> None:
+    """apt may wait for minutes, the others for no longer than they do: one fill, and each its own time, whoever came
+    first."""
+    proxy = start_proxy(
+        origin_max_in_flight=1,
+        origin_queue_timeout=600,
+        cache_queue_timeout=["/~hq 'User-Agent: apt'/10m"],
+        control=True,
+    )
+    apt = [("User-Agent", "apt")]
+    gate, fetches = fill_slots(proxy, origin, 1)
+    leads = proxy.start_get(origin.serve("/one", Reply()), headers=apt)
+    proxy.wait_for_metric("origin_fetches_queued", 1)
+    others = [proxy.start_get(origin.url("/one")), proxy.start_get(origin.serve("/two", Reply()))]
+    proxy.wait_for_metric("origin_fetches_queued", 2)
+    joins = proxy.start_get(origin.url("/two"), headers=apt)
+    proxy.wait_for_waiters(5)
+    assert proxy.set_option("origin_queue_timeout=0") == "ok"
+    for other in others:
+        assert_overloaded(other.result())
+    assert proxy.value("origin_fetches_queued") == 2
+    gate.open()
+    assert leads.result().ok
+    assert joins.result().ok
+    assert results(fetches)[0].ok
+    assert origin.count("/one") == origin.count("/two") == 1

@@ -1,4 +1,5 @@
-"""A script that is loaded again while mitmproxy runs, as it is whenever its file is touched (``git pull``)."""
+"""A script that is touched while mitmproxy runs (``git pull``): nothing happens, or for developers (``dev_reload``) it
+is loaded again."""
 
 from __future__ import annotations
 
@@ -37,9 +38,34 @@ def begin_reload(script: Path) -> None:
     os.utime(script, (times.st_atime, times.st_mtime + 10))
 
 
+@pytest.mark.parametrize("how", ["touched", "replaced"])
+def test_a_running_proxy_is_left_alone(
+    start_proxy: Callable[..., Proxy], origin: Origin, script: Path, how: str
+) -> None:
+    """mitmproxy would load a script again that was touched, and unload one that is missing for a moment. It looks once
+    a second; that it has looked can be seen by another script, which it does load again."""
+    other = script.with_name("other.py")
+    other.write_text("")
+    proxy = start_proxy(script=script, scripts=[other])
+    url = origin.serve("/x", Reply())
+    assert proxy.get(url).ok
+    since = len(proxy.log)
+    if how == "touched":
+        begin_reload(script)
+    else:
+        script.unlink()
+    for _ in range(2):
+        begin_reload(other)
+        proxy.wait_for_log(r"Loading script .*other\.py", since=since)
+        since = len(proxy.log)
+    assert proxy.get(url).hit
+    assert proxy.text().count("metrics on") == 1
+    assert not any("Removing script" in line or "stopping" in line for line in proxy.log)
+
+
 def test_it_serves_again_on_the_same_port(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
     """Which mitmproxy has chosen itself (``listen_port`` 0), and what was stored is there; again and again."""
-    proxy = start_proxy(script=script)
+    proxy = start_proxy(dev_reload=True, script=script)
     url = origin.serve("/x", Reply(size=300_000))
     assert proxy.get(url, expect=300_000).ok
     for _ in range(2):
@@ -66,7 +92,7 @@ def test_what_rewrites_requests_still_comes_first(
 def test_all_servers_come_back(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
     ports = [free_port(), free_port()]
     modes = [f"regular@{ports[0]}", f"reverse:http://{origin.netloc}@{ports[1]}"]
-    proxy = start_proxy(script=script, mode=modes)
+    proxy = start_proxy(dev_reload=True, script=script, mode=modes)
     reload(proxy, script)
     url = origin.serve("/x", Reply())
     assert proxy.agents is not None
@@ -90,7 +116,7 @@ def reload_in_the_middle(proxy: Proxy, origin: Origin, script: Path) -> tuple[st
 
 
 def test_what_runs_is_finished_first(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
-    proxy = start_proxy(script=script, shutdown_grace=60)
+    proxy = start_proxy(dev_reload=True, script=script, shutdown_grace=60)
     url, fetch, gate, since = reload_in_the_middle(proxy, origin, script)
     gate.open()
     assert fetch.result().ok
@@ -102,7 +128,7 @@ def test_the_end_comes_while_one_waits_for_the_other(
     start_proxy: Callable[..., Proxy], origin: Origin, script: Path
 ) -> None:
     """The process ends when the first instance has stopped: nothing is lost, and nothing listens again."""
-    proxy = start_proxy(script=script, shutdown_grace=60)
+    proxy = start_proxy(dev_reload=True, script=script, shutdown_grace=60)
     url, fetch, gate, since = reload_in_the_middle(proxy, origin, script)
     proxy.signal(signal.SIGTERM)
     gate.open()
@@ -120,6 +146,7 @@ def test_a_start_that_fails_is_a_503(
 ) -> None:
     """Nobody waits for ever for what will not come. When it can start again, it does."""
     proxy = start_proxy(
+        dev_reload=True,
         script=script,
         scripts=[SCRIPTS / "breaker.py"],
         environment={"BREAK": "proxy_cache.store.folder:FolderLock.__init__"},

@@ -38,6 +38,8 @@ class Policy:
     signed_url: bool = False
     """The URL carries a signature of its own (:func:`~.signatures.is_signed_url`), and no rule says that what is behind
     it is the same for all."""
+    patience: int | None = None
+    """Seconds that this request may wait for a slot (the option ``cache_queue_timeout``); ``None``: as all others."""
 
     def rule_for(self, status: int, headers: Headers) -> TtlRule | None:
         return self.ttl(status, headers) if self.ttl is not None else None

@@ -19,12 +19,13 @@ EVICT_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much the cache may take. The first two are bytes, or a share of the disk it is on."""
+    """How much the cache may take. The first two are bytes, or a share of what its disk can give: what is free there,
+    and what the cache itself has taken. (Not of the whole disk: most of it may be somebody else's.)"""
 
     max_size: int | float
-    """Bytes (``int``) or a fraction of the disk (``float``, 0 to 1)."""
+    """Bytes (``int``) or a fraction (``float``, 0 to 1) of what the disk can give."""
     min_free: int | float
-    """Free bytes, or a fraction of the disk, that are never eaten into."""
+    """Free bytes, or such a fraction, that are never eaten into."""
     max_object: int | float = 1.0
     """What one response may take: bytes, or a fraction of what the cache may take."""
 
@@ -46,7 +47,7 @@ class Space:
         on_error: Callable[[OSError], None] = lambda error: None,
     ) -> None:
         self._room = room
-        self.capacity = self.object_max = self._min_free = 0
+        self.capacity = self.object_max = self.min_free = 0
         """Bytes that all entries may take (``cache_max_size``), that one may, and that are to stay free."""
         self.reserved = 0
         """Bytes promised, and not counted by the index yet."""
@@ -59,7 +60,6 @@ class Space:
         self._to_be_freed = to_be_freed
         self._on_error = on_error
         self._since = NEVER
-        self._disk = 0
         self._free = 0
         self._free_at = 0.0
 
@@ -72,9 +72,14 @@ class Space:
         self._room = room
         self.work_out()
 
+    @property
+    def obtainable(self) -> int:
+        """Bytes that the disk can give: those that are free, and those that are ours."""
+        return max(self._free, 0) + self._index.size
+
     def work_out(self) -> None:
-        """What the shares of the disk are in bytes, by its last reading."""
-        self.capacity, self._min_free = self._bytes(self._room.max_size), self._bytes(self._room.min_free)
+        """What the shares are in bytes, by the last reading of the disk. As others fill it, the cache shrinks."""
+        self.capacity, self.min_free = self._bytes(self._room.max_size), self._bytes(self._room.min_free)
         most = self._room.max_object
         self.object_max = min(most if isinstance(most, int) else int(most * self.capacity), self.capacity)
 
@@ -111,7 +116,7 @@ class Space:
 
     def has_free(self, size: int) -> bool:
         """Whether the disk has room for ``size`` more bytes that are not stored. Nothing is evicted for them."""
-        return self._free - self.reserved - size >= self._min_free
+        return self._free - self.reserved - size >= self.min_free
 
     def spend(self, size: int) -> None:
         """What was reserved has been written, and is counted by the index from now on."""
@@ -121,7 +126,7 @@ class Space:
     def _fits(self, size: int, stored: int, free: int) -> bool:
         """Whether ``size`` more bytes fit beside so much that is stored, on a disk that has so much free."""
         taken = self.reserved + size
-        return stored + taken <= self.capacity and free - taken >= self._min_free
+        return stored + taken <= self.capacity and free - taken >= self.min_free
 
     def _evict(self, size: int) -> tuple[int, list[int]]:
         """One slice, in memory: how many, and the ids of those whose files are to be unlinked."""
@@ -159,9 +164,8 @@ class Space:
         """Ask the file system. What is reserved and already written is counted twice, which errs on the safe side; what
         has been evicted and not given back yet is free, else more would be evicted in its place."""
         stat = os.statvfs(self._files.root)
-        self._disk = stat.f_blocks * stat.f_frsize
         self._free = stat.f_bavail * stat.f_frsize + self._to_be_freed()
         self._free_at = time.monotonic()
 
     def _bytes(self, amount: int | float) -> int:
-        return amount if isinstance(amount, int) else int(amount * self._disk)
+        return amount if isinstance(amount, int) else int(amount * self.obtainable)

@@ -30,7 +30,7 @@ SCRIPTS = Path(__file__).resolve().parent / "scripts"
 CONTROL = SCRIPTS / "control.py"
 RECORDER = SCRIPTS / "recorder.py"
 
-START_TIMEOUT = 90.0
+START_TIMEOUT = 240.0
 """Seconds a mitmdump may take to listen, on a machine that does other things too."""
 POLL = 0.01
 """Seconds between looks at something outside of this process."""

@@ -391,3 +391,57 @@ def test_the_longest_queue_is_known_whatever_happens() -> None:
             assert limiter.queued <= 30
 
     run(story)
+
+
+def test_each_place_has_its_own_patience() -> None:
+    """Of three that wait for the same fill, one may wait for 2 s, one for a minute, and one as long as all others. A
+    change of the limits is for the third one alone."""
+
+    async def story() -> None:
+        now = 0.0
+        limiter = OriginLimiter(Limits(max_in_flight=1, queue_timeout=10), clock=lambda: now)
+        running, _ = limiter.enter("h", "a", Flow())
+        usual, short, long = Flow(), Flow(), Flow()
+        ticket, _ = limiter.enter("h", "a", usual)
+        ticket.join("b", short, 2)
+        ticket.join("c", long, 60)
+        now = 3.0
+        limiter._on_timer()
+        assert [flow.ended.done() for flow in (usual, short, long)] == [False, True, False]
+        assert limiter.snapshot()["oldest_wait_seconds"] == 3.0
+        limiter.configure(Limits(max_in_flight=1, queue_timeout=1))
+        assert [flow.ended.done() for flow in (usual, short, long)] == [True, True, False]
+        now = 59.0
+        limiter._on_timer()
+        running.end()
+        assert ticket.state is TicketState.ACTIVE
+        assert not long.ended.done()
+
+    run(story)
+
+
+def test_whoever_is_less_patient_than_those_before_does_not_wait_for_their_timer() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_timeout=1000)
+        harness.enter()
+        harness.enter()
+        flow = Flow()
+        harness.limiter.enter("h", "b", flow, 0.02)
+        assert (await flow.ended).outcome == "timeout"
+
+    run(story)
+
+
+def test_without_any_patience_it_is_a_slot_or_nothing() -> None:
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_timeout=1000)
+        first, _, _ = harness.enter()
+        flow = Flow()
+        harness.limiter.enter("h", "b", flow, 0)
+        assert (await flow.ended).outcome == "timeout"
+        first.end()
+        ticket, place = harness.limiter.enter("h", "b", Flow(), 0)
+        assert place is None
+        assert ticket.state is TicketState.ACTIVE
+
+    run(story)

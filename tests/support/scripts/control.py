@@ -1,7 +1,7 @@
 """A mitmproxy script for tests: sets options while mitmproxy runs, as a user's ``:set`` would.
 
 Listens on loopback, tells its port in the log, and takes one ``name=value`` per line; answers ``ok`` or the error.
-``?name`` asks for an option's default, as JSON.
+``?name`` asks for an option's default, as JSON, and ``=name`` for its value.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Control:
     def obey(self, line: str) -> str:
         if line.startswith("?"):
             return json.dumps(ctx.options.default(line[1:]))
+        if line.startswith("="):
+            return json.dumps(getattr(ctx.options, line[1:]))
         ctx.options.set(line)
         return "ok"
 

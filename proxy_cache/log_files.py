@@ -1,0 +1,61 @@
+"""Log files that something else rotates.
+
+The log goes to stdout and stderr. Where these are files (``mitmdump ... >> proxy.log``), logrotate renames the file and
+sends SIGHUP: a file of the old name is begun then, and put in the place of what has been renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+_DELETED = " (deleted)"
+
+
+class LogFiles:
+    """The files behind some descriptors, by the names that they had at the start."""
+
+    def __init__(self, descriptors: Iterable[int] = (1, 2)) -> None:
+        self._paths: dict[int, str] = {}
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    path = os.readlink(f"/proc/self/fd/{descriptor}")
+                    if not path.endswith(_DELETED):
+                        self._paths[descriptor] = path
+
+    def reopen(self) -> list[str]:
+        """Begin anew what has been renamed or deleted: the names of the files. Raises ``OSError``, with the file's
+        name, where one can't be opened; then what was written to goes on being written to."""
+        opened: dict[str, int] = {}
+        try:
+            for descriptor, path in self._paths.items():
+                old = os.fstat(descriptor)
+                with contextlib.suppress(FileNotFoundError):
+                    now = os.stat(path)
+                    if (now.st_dev, now.st_ino) == (old.st_dev, old.st_ino):
+                        continue
+                if path not in opened:
+                    opened[path] = _open_like(path, old)
+            for descriptor, path in self._paths.items():
+                if path in opened:
+                    os.dup2(opened[path], descriptor)  # inheritable, as it was
+        finally:
+            for new in opened.values():
+                os.close(new)
+        return [Path(path).name for path in opened]
+
+
+def _open_like(path: str, old: os.stat_result) -> int:
+    """The file of this name, made with the old one's mode if need be."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        new = os.open(path, flags | os.O_CREAT, 0o600)
+        with contextlib.suppress(OSError):
+            os.fchmod(new, stat.S_IMODE(old.st_mode))
+        return new

@@ -1,0 +1,180 @@
+"""mitmproxy's ``config.yaml``, read again while the proxy runs, and the command line, which wins over it.
+
+mitmproxy itself reads both once, at the start, and lets the file win over ``--set``. Here what the command line says
+counts, at the start and later: nobody starts a proxy with ``--set`` to have that passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import exceptions, optmanager
+from mitmproxy.tools import cmdline
+
+from . import option_names
+from .options import NAMES, check_type, parse
+
+FILES = ("config.yaml", "config.yml")
+"""In mitmproxy's folder (its option ``confdir``). The second wins."""
+AT_START = frozenset(
+    {
+        "cache_dir", "confdir", "dev_reload", "listen_host", "listen_port", "metrics_listen", "mode", "scripts",
+        "server", "termlog_verbosity",
+    }
+)  # fmt: skip
+"""What is looked at when the proxy starts, and then no more."""
+OURS_TO_SET = frozenset({"connection_strategy", "flow_detail"})
+"""Options of mitmproxy that the addon sets at the start, whatever a file says."""
+UNSHOWN = frozenset({"log_redact"})
+"""Options of ours with values that are for nobody's eyes."""
+VALUE_LONGEST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """Names of options that were given there, and the words that came with ``--set``."""
+
+    names: frozenset[str] = frozenset()
+    settings: tuple[tuple[str, str], ...] = ()
+    """``(name, name=value)``."""
+
+
+def command_line(options: Any, arguments: Sequence[str] | None = None) -> CommandLine:
+    """As mitmproxy has read it. Nothing, if this is none of its programs."""
+    words = sys.argv if arguments is None else arguments
+    make = getattr(cmdline, Path(words[0]).stem, None) if words and words[0] else None
+    if make is None:
+        return CommandLine()
+    try:
+        given, _ = make(options).parse_known_args(list(words[1:]))
+    except (SystemExit, argparse.ArgumentError):  # mitmproxy has read it, and said what is wrong
+        return CommandLine()
+    settings = tuple((spec.partition("=")[0], spec) for spec in given.setoptions)
+    flags = {name for name, value in vars(given).items() if value is not None and name in options}
+    if given.quiet or given.verbose:
+        flags |= {"termlog_verbosity", "flow_detail"}
+    return CommandLine(frozenset(flags | {name for name, _ in settings}), settings)
+
+
+class OptionFile:
+    """What was read of it last, and what becomes of a new reading."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._command_line = CommandLine()
+        self._was_there = False
+
+    def started(self, options: Any) -> None:
+        """Take note of what mitmproxy has read; what the command line says takes the place of what the file has said.
+        mitmproxy has not given the options that it does not know to their addons yet."""
+        self._command_line = command_line(options)
+        try:
+            self._was_there, self._values = _read(options)
+        except exceptions.OptionsError:
+            return  # it has changed since mitmproxy read it
+        again: dict[str, list[str]] = {}
+        for name, spec in self._command_line.settings:
+            if name in self._values and name not in ("scripts", "confdir"):
+                again.setdefault(name, []).append(spec)
+        if again:
+            options.set(*(spec for specs in again.values() for spec in specs), defer=True)
+
+    def read_again(self, options: Any) -> str:
+        """Apply what has changed: in words, what that was. Raises ``OptionsError``, with one line, if something is
+        wrong with it; nothing is changed then."""
+        is_there, values = _read(options)
+        if self._was_there and not is_there:
+            raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
+        for name, value in values.items():
+            if name in options:
+                check_type(options._options[name], value)
+            elif not option_names.is_for_another_program(name):
+                raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
+        changes: dict[str, Any] = {}
+        told, later, kept = [], [], []
+        for name in sorted(values.keys() | self._values.keys()):
+            if name not in options or name in OURS_TO_SET:
+                continue
+            new, now = values.get(name, options.default(name)), getattr(options, name)
+            if name == "scripts":
+                new = [str(Path(_folder(options), Path(path).expanduser())) for path in new]
+            if _same(new, now):
+                continue
+            if name in self._command_line.names:
+                if not _same(values.get(name), self._values.get(name)):
+                    kept.append(name)
+            elif name in AT_START:
+                later.append(name)
+            else:
+                changes[name] = new
+                told.append(_told(name, now, new))
+        if changes:
+            parse(_Changed(options, changes))
+            options.update(**changes)
+        self._values, self._was_there = values, is_there
+        words = [", ".join(told) or "nothing changed"]
+        if kept:
+            words.append(f"the command line has the last word on {', '.join(kept)}")
+        if later:
+            words.append(f"a restart is needed for {', '.join(later)}")
+        return "; ".join(words)
+
+
+class _Changed:
+    """Options as they would be."""
+
+    def __init__(self, options: Any, changes: Mapping[str, Any]) -> None:
+        self._options = options
+        self._changes = changes
+
+    def __getattr__(self, name: str) -> Any:
+        return self._changes[name] if name in self._changes else getattr(self._options, name)
+
+
+def _folder(options: Any) -> Path:
+    return Path(options.confdir).expanduser()
+
+
+def _read(options: Any) -> tuple[bool, dict[str, Any]]:
+    """Whether there is a file, and what it says. Raises ``OptionsError`` with one line."""
+    found, values = False, {}
+    for name in FILES:
+        path = _folder(options) / name
+        try:
+            if not path.is_file():
+                continue
+            text = path.read_text(encoding="utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            raise exceptions.OptionsError(f"{path} cannot be read: {reason}") from error
+        found = True
+        try:
+            data: Any = optmanager.parse(text)
+        except exceptions.OptionsError as error:
+            # Three lines: where, a look at it (which may have a secret in it), and what is wrong.
+            lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()]
+            raise exceptions.OptionsError(f"{path}: {': '.join(dict.fromkeys((lines[0], lines[-1])))}") from error
+        except Exception as error:  # a parser's own
+            raise exceptions.OptionsError(f"{path}: {type(error).__name__}") from error
+        if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+            raise exceptions.OptionsError(f"{path}: it has to be lines of the form 'option: value'")
+        values.update(data)
+    return found, values
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return list(one) == list(other)
+    return bool(one == other)
+
+
+def _told(name: str, before: Any, now: Any) -> str:
+    if name not in NAMES or name in UNSHOWN or isinstance(now, (list, tuple)):
+        return name
+    texts = [text if len(text := str(value)) <= VALUE_LONGEST else "..." for value in (before, now)]
+    return f"{name} from {texts[0] or 'none'} to {texts[1] or 'none'}"
