@@ -64,6 +64,17 @@ def range_ratios(rows: Sequence[Row]) -> str:
     return f"Range hits to whole hits of the same size: {', '.join(ratios)}." if ratios else ""
 
 
+def rule_ratios(rows: Sequence[Row]) -> str:
+    """Hits with rules to hits without, by this proxy: the median of neighbouring runs."""
+    rates = {name: cells["ours"].rates for name, cells in rows if "ours" in cells}
+    ratios = []
+    for name, ruled in rates.items():
+        kind, _, size = name.partition(", ")
+        if kind == "hits with five rules" and (free := rates.get(f"hit, {size}")):
+            ratios.append(f"{statistics.median(a / b for a, b in zip(ruled, free, strict=True)):.2f} ({size})")
+    return f"Hits with five rules to hits without any: {', '.join(ratios)}." if ratios else ""
+
+
 def troubles(rows: Sequence[Row]) -> list[str]:
     return [
         f"{contender}, {name}: {trouble}"
@@ -89,8 +100,7 @@ def markdown(rows: Sequence[Row], *, runs: int, seconds: int, cores: int, comman
         f"{cores} {'core' if cores == 1 else 'cores'} of {machine()}.",
         table(rows),
     ]
-    if ratios := range_ratios(rows):
-        parts.append(ratios)
+    parts += filter(None, (rule_ratios(rows), range_ratios(rows)))
     if found := troubles(rows):
         parts.append("Not clean:\n\n" + "\n".join(f"- {trouble}" for trouble in found))
     return "\n\n".join(parts)

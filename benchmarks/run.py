@@ -26,7 +26,15 @@ from processes import BIG, ROOT, SIZES, Mitmdump, Origin, wait_until_idle
 from report import Cell, Row, markdown, write_readme
 
 CONTENDERS = ("ours", "textbook", "plain")
-HIT, MISS, RANGE = "hit", "miss", "range hit"
+HIT, RULED, MISS, RANGE = "hit", "hits with five rules", "miss", "range hit"
+FIVE_RULES = (
+    "cache_ttl=/~d 127.0.0.1 & !~u \\.tmp$/1d",
+    "cache_ttl=/~d packages.example & ~u \\.deb$/30d",
+    "cache_ignore_request_directives=~d maven.example",
+    "cache_ignore_authorization=~d registry.example & ~u /-/",
+    "cache_key_ignore_query=/~d objects.example/X-Amz-*",
+)
+"""As an operator has them: for some mirrors, and none of them asks for more than the target."""
 
 
 def main() -> None:
@@ -45,7 +53,7 @@ def main() -> None:
             for name in options.sizes:
                 rows += measure(name, origin, folder, proxy_core, other_core, options)
     # The README reads better with the hits first.
-    rows.sort(key=lambda row: [HIT, RANGE, MISS].index(row[0].partition(",")[0]))
+    rows.sort(key=lambda row: [HIT, RULED, RANGE, MISS].index(row[0].partition(",")[0]))
 
     command = shlex.join(["just", "bench", *(argument for argument in sys.argv[1:] if argument != "--write-readme")])
     text = markdown(rows, runs=options.runs, seconds=options.seconds, cores=len(cores), command=command)
@@ -65,20 +73,28 @@ def measure(
     """The rows of one size. The contenders start cold for each size, which also bounds what the caches hold."""
     size = SIZES[name]
     url = origin.url(size)
-    cells: dict[str, dict[str, Cell]] = {HIT: defaultdict(Cell), MISS: defaultdict(Cell), RANGE: defaultdict(Cell)}
+    cells: dict[str, dict[str, Cell]] = {kind: defaultdict(Cell) for kind in (HIT, RULED, MISS, RANGE)}
     # As many bytes out of the middle of a bigger object, of which no more than their block is stored.
     big, span = origin.url(BIG) + "/ranges", f"{BIG // 2}-{BIG // 2 + size - 1}"
     with contextlib.ExitStack() as stack:
         cache_dir = folder / "cache"
         stack.callback(shutil.rmtree, cache_dir, ignore_errors=True)
+        stack.callback(shutil.rmtree, folder / "cache-ruled", ignore_errors=True)
         proxies = {
             contender: stack.enter_context(
                 Mitmdump(contender, arguments(contender, cache_dir), folder / f"conf-{contender}", proxy_core)
             )
             for contender in options.contenders
         }
+        if "ours" in proxies:
+            ruled = [part for rule in FIVE_RULES for part in ("--set", rule)]
+            proxies[RULED] = stack.enter_context(
+                Mitmdump(RULED, [*arguments("ours", folder / "cache-ruled"), *ruled], folder / "conf-ruled", proxy_core)
+            )
         # Plain mitmdump caches nothing: one number, for both rows.
-        kinds: dict[str, tuple[str, ...]] = {"plain": (MISS,), "textbook": (HIT, MISS), "ours": (HIT, RANGE, MISS)}
+        kinds: dict[str, tuple[str, ...]] = {
+            "plain": (MISS,), "textbook": (HIT, MISS), "ours": (HIT, RULED, RANGE, MISS),
+        }  # fmt: skip
         for proxy in proxies.values():
             proxy.wait_until_listening()
             proxy.check(url, origin.body(size))
@@ -88,10 +104,10 @@ def measure(
 
         # Interleaved, and every run begins with another contender, so that a busy moment of the machine hits all alike.
         for run in range(options.runs):
-            turn = run % len(proxies)
+            turn = run % len(options.contenders)
             for contender in [*options.contenders[turn:], *options.contenders[:turn]]:
                 for kind in kinds[contender]:
-                    proxy = proxies[contender]
+                    proxy = proxies[RULED if kind == RULED else contender]
                     wait_until_idle(list(proxies.values()))
                     cell = cells[kind][contender]
                     distinct = f"{contender}-{run}" if kind == MISS else None

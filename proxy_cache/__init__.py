@@ -7,17 +7,18 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 Imports go down this list and never up; only the first two points know mitmproxy:
 
 - ``addon`` (hooks in, cache out), ``addon_clients`` (who connects, and who hears of it), ``addon_lane``,
-  ``addon_flows``, ``addon_hooks``, ``addon_log``, ``addon_process``, ``addon_requests`` (our hooks after all others'),
-  ``addon_rules`` (mitmproxy filters → ``Policy``), ``addon_rule_syntax`` (what rules look like), ``addon_start`` (what
-  is said at the start), ``addon_reload`` (SIGHUP: ``option_file``, which is config.yaml read again, and ``log_files``),
-  ``addon_trust`` (mitmproxy's certificates are ours);
+  ``addon_flows``, ``addon_hooks``, ``addon_account`` (how requests end) and ``addon_log``, ``addon_process``,
+  ``addon_requests`` (our hooks after all others'), ``addon_rules`` (rules → ``Policy``), ``addon_rule_syntax`` (what
+  they look like) and ``addon_filters`` (mitmproxy's filters, compiled), ``addon_start`` (what is said at the start),
+  ``addon_reload`` (SIGHUP: ``option_file``, which is config.yaml read again, and ``log_files``), ``addon_trust``
+  (mitmproxy's certificates are ours);
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
   connections), ``layers_requests`` and ``layers_framing`` (what a request asks for, where a response ends),
   ``layers_hygiene`` and ``layers_chunks`` (what of them may come in, as bytes), ``layers_early`` (answers before a body
   has come), ``layers_repeat`` and ``layers_sent`` (requests that go twice), ``layers_last_words`` (connections that
-  break), ``layers_backpressure``, ``layers_max_forwards``, ``layers_tls`` (how TLS ends), ``layers_tunnel`` (CONNECT),
-  ``options``, ``option_names`` (those that nobody knows);
-- ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets);
+  break), ``layers_outcome`` (who broke off), ``layers_backpressure``, ``layers_max_forwards``, ``layers_tls`` (how TLS
+  ends), ``layers_tunnel`` (CONNECT), ``options``, ``option_names`` (those that nobody knows);
+- ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``outcome`` (how a request ended, in words);
 - ``admin`` and ``listening`` (its port), ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``
   (readers of what is stored in part), ``answer_heads``, ``answers`` (what they give), ``http1`` (requests and heads as

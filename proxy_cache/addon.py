@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.tls import TlsData
 
 from . import addon_lane, addon_start, collector, layers, layers_requests, option_names, options
+from .addon_account import Accounts
 from .addon_clients import Clients
 from .addon_flows import (
     address,
@@ -67,7 +68,6 @@ from .semantics import redaction
 from .semantics.headers import Headers
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.methods import is_safe
-from .semantics.redaction import redacted
 from .semantics.signatures import without_parameters
 from .stages import Stage
 from .store.store import Store, StoreError
@@ -106,6 +106,7 @@ class CacheAddon:
         self.settings: Settings | None = None
         self.metrics = Metrics()
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
+        self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = collector.Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
@@ -174,6 +175,7 @@ class CacheAddon:
             logger.error("%s", error)
             return
         self.settings = self.lane_targets.settings = settings
+        self.accounts.is_logged = settings.access_log
         redaction.use(settings.redaction)
         self.forward_trust.use(settings.origin.trust)
         self.limiter.configure(settings.limits)
@@ -319,6 +321,7 @@ class CacheAddon:
                 await asyncio.wait_for(self._idle.wait(), self.settings.shutdown_grace)
             except TimeoutError:
                 logger.warning("proxy-cache: %d responses cut after shutdown_grace", len(self._in_flight))
+        self.accounts.is_stopping = True
         await self.fills.close()
         for exchanges in list(self._by_client.values()):
             for exchange in list(exchanges):
@@ -389,12 +392,7 @@ class CacheAddon:
         if client.id in self._flows:
             asyncio.get_running_loop().call_later(LEFT_BEHIND, self._end_left_behind, client.id)
         for tunnel in self._tunnels.pop(client.id, ()):
-            seconds = time.monotonic() - tunnel.started
-            self.metrics.tunnel_seconds.observe(seconds)
-            if self.settings is not None and self.settings.access_log:
-                self.access_log.write(
-                    "CONNECT", redacted(tunnel.target), 200, tunnel.size, seconds, "tunnel", 0.0, address(client)
-                )
+            self.accounts.tunnel_ended(client, tunnel.target, tunnel.size, time.monotonic() - tunnel.started)
 
     def _end_left_behind(self, client_id: str) -> None:
         """mitmproxy ends a flow with one of two hooks, ``response`` or ``error``, unless something in it fails."""
@@ -426,20 +424,25 @@ class CacheAddon:
         if self._draining or self.settings is None:
             flow.response = refusal(503, "proxy_internal_error", "shutting down", self.via)
 
+    def http_connect_error(self, flow: http.HTTPFlow) -> None:
+        self.accounts.connect_ended(flow)
+
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         layers_requests.with_brackets(flow.request)
 
     def begin_request(self, flow: http.HTTPFlow) -> None:
         """The hook ``requestheaders``, see :mod:`.addon_requests`."""
-        if flow.response is not None or flow.error is not None:
-            return
         self._in_flight[flow.id] = state = InFlight()
         self._flows.setdefault(flow.client_conn.id, set()).add(flow)
+        if flow.error is not None:
+            state.status = 400  # mitmproxy finds that it is none
+        if flow.response is not None or flow.error is not None:
+            return
         try:
             if hops_left(flow.request) == 0:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
                 flow.response = final_answer(flow, self.via, credentials)
-                state.source = "own"
+                self._answered_here(flow, "own")
             elif has_body(flow) and self._may_go(flow) and may_stream(flow):
                 flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
             if flow.response is not None:
@@ -479,8 +482,12 @@ class CacheAddon:
                 return
             if flow.request.stream:
                 self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
-            if state is not None and state.source == "forwarded" and not wants_whole(flow):
-                flow.response.stream = self._count(state)
+            if state is not None and state.source == "forwarded":
+                state.is_passed_on = True
+                if flow.response.raw_content is not None:
+                    self._answered_here(flow, "addon")  # an origin's has not come yet
+                elif not wants_whole(flow):
+                    flow.response.stream = self._count(state)
             if self.cache is None:
                 return
             from_origin = state is not None and state.source == "forwarded"
@@ -491,7 +498,7 @@ class CacheAddon:
             elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
                 target = target_of(flow)
                 assert self.settings is not None
-                policy = self.settings.rules.policy_for(flow)
+                policy = self.settings.rules.policy_for(flow, method=b"GET")  # what is stored came with one
                 key = without_parameters(target.key, policy.key_ignores)
                 self.cache.invalidate(target, Headers(flow.response.headers.fields), key)
         except Exception as error:
@@ -504,7 +511,10 @@ class CacheAddon:
         self._ended(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        self._ended(flow, flow.error.msg if flow.error else "error")
+        note = flow.error.msg if flow.error else "error"
+        if flow.request.method == "CONNECT" and flow.response is None:
+            self.accounts.connect_ended(flow, note)
+        self._ended(flow, note)
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool:
         """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
@@ -543,6 +553,7 @@ class CacheAddon:
         """Whether the request may go anywhere at all; if not, it is answered here."""
         if self.cache is None or self.settings is None or self._draining:
             flow.response = refusal(503, "proxy_internal_error", "not ready", self.via)
+            self._answered_here(flow, "error")
             return False
         if any(self.via in value for value in flow.request.headers.get_all("via")):
             self._respond(flow, self.cache.heads.loop_detected())
@@ -582,14 +593,12 @@ class CacheAddon:
         assert self.cache is not None
         exchange = self._exchange(flow)
         exchange.on_interim = interim_sender(flow.client_conn, flow.request.http_version)
-        state = self._in_flight[flow.id]
         try:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
             answer = self.cache.heads.overloaded("canceled", 1)
             logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
-        state.queued = exchange.queued_for
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)
 
@@ -623,14 +632,15 @@ class CacheAddon:
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
-        return refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
+        response = refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
+        if (state := self._in_flight.get(flow.id)) is not None:
+            state.source, state.size, state.is_passed_on = "error", len(response.raw_content or b""), True
+        return response
 
     def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response:
         """The answer to a request that no flow is made of."""
         response = refusal(status, error, detail, self.via)
-        if self.settings is not None and self.settings.access_log:
-            size = len(response.raw_content or b"")
-            self.access_log.write("-", "-", status, size, 0.0, "error", 0.0, address(client), detail)
+        self.accounts.refused(client, response, detail)
         return response
 
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
@@ -650,7 +660,7 @@ class CacheAddon:
         state.source = answer.source
         if isinstance(flow.response.stream, Delivery):
             state.delivery = flow.response.stream
-        elif isinstance(answer.body, bytes):
+        elif isinstance(answer.body, bytes) and not (state.exchange is not None and state.exchange.gone):
             state.size = len(answer.body)
             self.metrics.served(answer.source, state.size)
 
@@ -662,10 +672,17 @@ class CacheAddon:
             state.size = len(flow.response.raw_content)
             self.metrics.served(state.source, state.size)
 
+    def _answered_here(self, flow: http.HTTPFlow, source: str) -> None:
+        """With a response that neither the cache nor an origin has made."""
+        state = self._in_flight.get(flow.id)
+        if state is not None and flow.response is not None:
+            state.source, state.size = source, len(flow.response.raw_content or b"")
+
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)
         flow.request.stream = False
         flow.response = refusal(502, "proxy_internal_error", type(error).__name__, self.via)
+        self._answered_here(flow, "error")
 
     def _count(self, state: InFlight) -> Any:
         """Stream a forwarded body through, and count it."""
@@ -688,10 +705,8 @@ class CacheAddon:
     def end(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
         """The request has been answered in the fast lane, or its client has left."""
         self._in_flight.pop(id(state), None)
-        state.source = answer.source if answer is not None else "error"
-        assert state.exchange is not None
-        url = state.exchange.target.shown
-        self._account(state, "GET", url, answer.status if answer is not None else 0, client, note)
+        self.accounts.lane_ended(state, answer, client, note)
+        self._see_if_idle()
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
         state = self._in_flight.pop(flow.id, None)
@@ -708,34 +723,12 @@ class CacheAddon:
                 exchanges.discard(state.exchange)
                 if not exchanges:
                     del self._by_client[flow.client_conn.id]
-        request = flow.request
-        url = redacted(f"{request.scheme}://{request.host}:{request.port}{request.path}")
-        status = flow.response.status_code if flow.response else 0
-        counted = state.delivery is None
-        self._account(state, request.method, url, status, address(flow.client_conn), note, counted=counted)
+        self.accounts.flow_ended(flow, state, note, self.forward_reason(flow))
+        self._see_if_idle()
 
-    def _account(
-        self, state: InFlight, method: str, url: str, status: int, client: str, note: str, *, counted: bool = False
-    ) -> None:
-        """Metrics and the access log. ``counted``: its bytes have been."""
-        try:
-            if state.delivery is not None:
-                state.delivery.close()
-                state.size = state.delivery.sent
-            if not counted and state.size:
-                self.metrics.served(state.source, state.size)
-            if state.exchange is not None:
-                state.exchange.close()
-            if self.settings is not None and self.settings.access_log:
-                seconds = time.monotonic() - state.started
-                self.access_log.write(
-                    method, url, status, state.size, seconds, state.source, state.queued, client, note
-                )
-        except Exception as error:
-            self.failed(error)
-        finally:
-            if self._idle is not None and not self._in_flight:
-                self._idle.set()
+    def _see_if_idle(self) -> None:
+        if self._idle is not None and not self._in_flight:
+            self._idle.set()
 
     # -- looking in ---------------------------------------------------------------------------------------------
 

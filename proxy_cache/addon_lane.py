@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mitmproxy import ctx, http
-from mitmproxy.connection import Client, ConnectionState, Server
+from mitmproxy import ctx
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
+from .addon_filters import flow_of
 from .addon_flows import send_interim
 from .answers import Answer, Exchange
 from .cache import Cache
@@ -46,11 +47,11 @@ class Targets:
 
     def __init__(self) -> None:
         self.settings: Settings | None = None
-        self._known: dict[Base, dict[bytes, tuple[Request, Target]]] = {}
+        self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
         self._onboarding_host: str | None = None
         self._keep_host = False
 
-    def known(self, base: Base) -> dict[bytes, tuple[Request, Target]]:
+    def known(self, base: Base) -> dict[bytes, tuple[Request, Target, str]]:
         """Requests that need not be looked at again, of all lanes with this base."""
         return self._known.setdefault(base, {})
 
@@ -132,9 +133,9 @@ class ClientLane:
         return self.addon.lane_cache() if self._client is None or self._client.error is None else None
 
     @property
-    def by_the_book(self) -> bool:
+    def asks_clients(self) -> bool:
         settings = self.addon.settings
-        return settings is not None and settings.rules.are_none
+        return settings is None or settings.rules.ask_clients
 
     @property
     def half_closed_clients(self) -> bool:
@@ -154,13 +155,9 @@ class ClientLane:
         rules = self.addon.settings.rules
         if rules.are_none:
             return rules.base
-        flow = http.HTTPFlow(self._client or self._unheard_of(), Server(address=(target.host, target.port)))
-        headers = http.Headers([(b"Host", target.authority.encode()), *request.fields.headers.fields])
-        flow.request = http.Request(
-            target.host, target.port, b"GET", target.scheme.encode(), b"", target.path.encode(), b"HTTP/1.1",
-            headers, b"", None, 0.0, 0.0,
-        )  # fmt: skip
-        return rules.policy_for(flow)
+        return rules.policy(
+            target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.fields.lines)
+        )
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""

@@ -1,4 +1,4 @@
-"""One line per request in mitmdump's log.
+"""One line per request in mitmdump's log (its format: docs/access-log.md).
 
 mitmproxy hands every log record to every addon, which costs more than the rest of a hit. In mitmdump, where the log
 is what is printed, lines are therefore printed here, many at a time; elsewhere (mitmweb) they are log records.
@@ -35,7 +35,7 @@ class AccessLog:
     def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
         self._on_lost = on_lost
         self._lines: list[str] = []
-        self._second, self._clock = 0, ""
+        self._second, self._clock, self._zone = 0, "", ""
         self._millisecond, self._text = 0, ""
         self._print = False
         self._flush_is_due = False
@@ -64,23 +64,25 @@ class AccessLog:
 
     def write(
         self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
-        note: str = "",
+        note: str = "", reasons: str = "",
     ) -> None:  # fmt: skip
-        """``GET http://host/path 200 1024 B 12.3 ms miss queued=250 ms [127.0.0.1]``; ``url`` as it may be shown."""
+        """``TIME GET http://host/path 200 1024 B 12.3 ms miss queued=250ms fwd=uri-miss [127.0.0.1]``.
+
+        ``url`` as it may be shown; ``reasons``: ``key=value``, each with a space before it.
+        """
         if not self._enabled:
             return
-        wait = f" queued={queued * 1000:.0f} ms" if queued >= 0.001 else ""
+        wait = f" queued={queued * 1000:.0f}ms" if queued >= 0.001 else ""
         tail = f" ({for_log(brief(note))})" if note else ""
-        stamp = self._stamp() if self._print else ""
-        line = f"{stamp}{_word(method)} {url} {status} {size} B {seconds * 1000:.1f} ms {source}{wait} [{client}]{tail}"
+        took = f"{seconds * 1000:.1f} ms"
+        line = f"{self._stamp()}{_word(method)} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
         self._take(line if line.isprintable() else one_line(line))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
         """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
         if self._enabled:
             took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            stamp = self._stamp() if self._print else ""
-            self._take(f"{stamp}GET {url} {status} {size} B {took} ms hit [{client}]")
+            self._take(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
 
     def _take(self, line: str) -> None:
         if not self._print:
@@ -94,15 +96,17 @@ class AccessLog:
             self.flush()
 
     def _stamp(self) -> str:
-        """The time as mitmdump has it."""
+        """The time of day, in ISO 8601 with milliseconds and zone."""
         now = int(time.time() * 1000)
         if now != self._millisecond:
             self._millisecond = now
             second, left = divmod(now, 1000)
             if second != self._second:
                 self._second = second
-                self._clock = time.strftime("[%H:%M:%S.", time.localtime(second))
-            self._text = f"{self._clock}{left:03d}] "
+                local = time.localtime(second)
+                zone = time.strftime("%z", local)
+                self._clock, self._zone = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:-2]}:{zone[-2:]} "
+            self._text = f"{self._clock}{left:03d}{self._zone}"
         return self._text
 
     def _flush_now(self) -> None:

@@ -45,6 +45,8 @@ class Delivery:
         self.sent = 0
         """Body bytes that were handed to the connection."""
         self.ended = False
+        self.is_begun = False
+        """Whether the head before it has been sent."""
         self.error: Exception | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._chunk: bytes | None = None
@@ -53,7 +55,10 @@ class Delivery:
         raise NotImplementedError("a delivery is sent by CacheStream")
 
     def attach(self, writer: Any, *, direct: bool) -> None:
-        """``writer``: of the client's socket, if it has one that is asyncio's."""
+        """Begin. ``writer``: of the client's socket, if it has one that is asyncio's."""
+        if writer is None:
+            self.error = ConnectionResetError("client disconnected")
+        self.is_begun = writer is not None
         self._writer = writer if isinstance(writer, asyncio.StreamWriter) else None
         self.direct = direct and self._writer is not None
 
@@ -64,8 +69,13 @@ class Delivery:
             return chunk
         if self.ended or self.sent == self.length:
             return b""
-        if self._writer is not None and self._writer.transport.get_write_buffer_size() > CONGESTED:
-            return None
+        if self._writer is not None:
+            transport = self._writer.transport
+            if transport.is_closing():  # it would take all of the body, and have nothing to wait for
+                self.error = ConnectionResetError("client disconnected")
+                return None
+            if transport.get_write_buffer_size() > CONGESTED:
+                return None
         try:
             return self.source.read_now()
         except (BodyError, OSError) as error:
@@ -188,7 +198,7 @@ def reset_at_close(writer: Any) -> None:
 class InFlight:
     """One request that is being answered: for the access log, the metrics, and the client that may leave."""
 
-    __slots__ = ("delivery", "exchange", "first", "queued", "size", "source", "started")
+    __slots__ = ("cut", "delivery", "exchange", "first", "is_passed_on", "size", "source", "started", "status")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -198,4 +208,14 @@ class InFlight:
         """Bytes that were read from the body already."""
         self.source = "forwarded"
         self.size = 0
-        self.queued = 0.0
+        self.cut = ""
+        """Who broke the response off (``client``, ``origin``, ``proxy``), where its ``delivery`` doesn't tell."""
+        self.status = 0
+        """What the client was sent, where that isn't the response's."""
+        self.is_passed_on = False
+        """Whether mitmproxy has begun to send a response that is not the cache's."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the client of a flow has been sent a head."""
+        return self.is_passed_on or (self.delivery is not None and self.delivery.is_begun)

@@ -41,6 +41,10 @@ class FillEvents(Protocol):
 
     def fill_ended(self, outcome: str) -> None: ...
 
+    def not_stored(self, reason: str) -> None:
+        """A fill brought a response that was not stored. The ``reason``: as in Cache-Status, ``invalidated`` if its URL
+        was changed meanwhile, ``store`` if there was no room or the disk failed."""
+
 
 def _short(key: str) -> str | int:
     """What something is remembered by: tens of thousands of long keys would be much memory."""

@@ -318,6 +318,9 @@ class Fill:
             self.ahead.end()
         if outcome:
             self.table.events.fill_ended(outcome)
+        if outcome == "not_stored":
+            why = self.head.why_not_stored if self.head is not None else None
+            self.table.events.not_stored(why or ("invalidated" if self.doomed else "store"))
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
 

@@ -239,7 +239,8 @@ class GapReader:
 
     def _check(self, head: FillHead) -> None:
         if not self.suits(head):
-            raise BodyError(f"the origin has no more of this version (status {head.response.status})")
+            why = f"the origin has no more of this version (status {head.response.status})"
+            raise BodyError(why) from OriginError("http_response_incomplete", why)
 
     # -- beside a fill that is far behind -------------------------------------------------------------------------
 

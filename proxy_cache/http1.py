@@ -42,9 +42,13 @@ class RequestFields:
     wanted: CacheControl
     plain: bool
     """Neither a range nor a condition nor a directive: any fresh response will do."""
+    unconditional: bool
+    """Neither a range nor a condition: plain, for those whose directives count for nothing."""
     close: bool | None
     """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
+    lines: bytes
+    """As they came."""
     _forward: Headers | None = None
 
     def forward(self, via: str) -> Headers:
@@ -122,8 +126,9 @@ def _fields(lines: bytes) -> RequestFields | None:
     close = True if "close" in options else False if "keep-alive" in options else None
     headers = end_to_end(headers).without("host")
     wanted = request_cache_control(headers)
-    plain = wanted is NOTHING and "range" not in headers and not is_conditional(headers)
-    return RequestFields(headers, wanted, plain, close, headers.get_all("via"))
+    unconditional = "range" not in headers and not is_conditional(headers)
+    plain = unconditional and wanted is NOTHING
+    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"), lines)
 
 
 _remembered = lru_cache(maxsize=4096)(_fields)

@@ -24,10 +24,12 @@ from .cache import Cache
 from .delivery import CONGESTED, Delivery, InFlight, as_chunk
 from .http1 import CLOSE, Request, parse_request, response_head, with_line
 from .loop import when_hung_up
+from .outcome import NO_STATUS
 from .semantics.headers import Headers
 from .semantics.keys import Target
 from .semantics.limits import HeadLimits
 from .semantics.policy import Policy
+from .semantics.signatures import without_parameters
 from .stages import Stage
 from .store.body import BodyError
 from .waiter import ClientGone, SentOn, Waiter
@@ -37,6 +39,8 @@ REMEMBER = 4096
 """Requests that are remembered, and"""
 REMEMBER_LENGTH = 2048
 """bytes of the longest one."""
+LEFT = "client disconnected"
+"""For the log, where there was nobody to answer."""
 READ_AHEAD = 64 * 1024
 """Bytes of further requests that are taken while one is answered; then the client has to wait."""
 
@@ -50,13 +54,14 @@ class Host(Protocol):
     head_limits: HeadLimits
     sends: Stage
     ends: Stage
-    known: dict[bytes, tuple[Request, Target]]
-    """Plain requests that were answered from the store, whole and by their bytes: most come again. For all lanes whose
-    targets mean the same, and as long as nobody changes what they mean."""
+    known: dict[bytes, tuple[Request, Target, str]]
+    """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
+    come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
+    that make the keys."""
 
     @property
-    def by_the_book(self) -> bool:
-        """Whether no rule of the operator's speaks of requests."""
+    def asks_clients(self) -> bool:
+        """Whether a rule of the operator's may tell clients apart that send the same bytes."""
 
     @property
     def half_closed_clients(self) -> bool:
@@ -74,7 +79,8 @@ class Host(Protocol):
     def lane_target(self, text: str) -> Target | None:
         """What a request asks for, if it is for the cache to answer."""
 
-    def lane_policy(self, request: Request, target: Target) -> Policy: ...
+    def lane_policy(self, request: Request, target: Target) -> Policy:
+        """What the operator has ruled for it."""
 
     def lane_is_aside(self) -> None:
         """mitmproxy has the connection,"""
@@ -250,34 +256,37 @@ class Lane(asyncio.Protocol):
                     # The latter goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3).
                     self._step_aside()
                     return
+                policy = host.lane_policy(request, target)
+                key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url
                 self._buffer = data[request.size :]
-                if not (fields.plain and host.by_the_book and self._hit(request, target, cache)):
-                    self._answer(request, target, cache)
-                elif len(data) == request.size <= REMEMBER_LENGTH:
+                plain = fields.plain or (fields.unconditional and policy.ignore_directives)
+                if not (plain and self._hit(request, target, key, cache)):
+                    self._answer(request, target, policy, cache)
+                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients:
                     if len(self._known) >= REMEMBER:
                         self._known.clear()
-                    self._known[data] = request, target
+                    self._known[data] = request, target, key
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
         finally:
             self._going_on = False
 
-    def _again(self, request: Request, target: Target) -> bool:
+    def _again(self, request: Request, target: Target, key: str) -> bool:
         """Answer what was answered before, if it still can be answered at once."""
         try:
             cache = self.host.lane_cache()
-            return cache is not None and self._hit(request, target, cache)
+            return cache is not None and self._hit(request, target, key, cache)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
             return True
 
-    def _hit(self, request: Request, target: Target, cache: Cache) -> bool:
+    def _hit(self, request: Request, target: Target, key: str, cache: Cache) -> bool:
         """Answer with what is ready in memory, if it is; most requests are answered here."""
         started = time.monotonic()
         try:
-            ready = cache.ready(target.url, request.fields.headers, time.time())
+            ready = cache.ready(key, request.fields.headers, time.time())
         except Exception:
             return False  # the longer way meets it again, and has an answer for it
         if ready is None:
@@ -321,9 +330,8 @@ class Lane(asyncio.Protocol):
         transport.write(memoryview(body)[sent - len(head) :])
         return True
 
-    def _answer(self, request: Request, target: Target, cache: Cache) -> None:
+    def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
-            policy = self.host.lane_policy(request, target)
             fields = request.fields
             exchange = Exchange(target, fields.forward(self.host.via), self.host.client, policy, fields.wanted)
             state = self.host.lane_begin(exchange)
@@ -362,11 +370,10 @@ class Lane(asyncio.Protocol):
         except SentOn as sent_on:
             alone = sent_on.alone
         except ClientGone:
-            note = "client disconnected"
+            note = LEFT
         except Exception as error:
             self.host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
-        state.queued = exchange.queued_for
         if answer is None:
             if note:
                 self._end(state, None, True, note)
@@ -443,9 +450,8 @@ class Lane(asyncio.Protocol):
                 exchange.on_interim = self.host.lane_interim(request.http11)
                 answer = await self._ask(exchange, cache, alone=alone)
                 if answer is None:
-                    note = "client disconnected"
+                    note = LEFT
                     return
-                state.queued = exchange.queued_for
                 sent = self._at_once(request, exchange, state, answer)
             if not sent:
                 note, close = await self._deliver(request, state, answer)
@@ -453,12 +459,15 @@ class Lane(asyncio.Protocol):
                 await self._writer.drain()
         except asyncio.CancelledError:
             note = "cancelled"
+            state.cut = "proxy"
             raise
         except OSError as error:  # the client's connection
             note = str(error)
+            state.cut = "client"
         except Exception as error:
             self.host.failed(error)
             note = type(error).__name__
+            state.cut = "proxy"
         finally:
             if not sent:
                 self._done(state, answer, close or self.lost, note)
@@ -475,6 +484,9 @@ class Lane(asyncio.Protocol):
 
     async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
         """Head and body. What went wrong, and whether the connection ends with it."""
+        if self._transport.is_closing():
+            state.status = NO_STATUS
+            return LEFT, True
         head, chunked, close = framed(request, answer)
         if isinstance(answer.body, bytes):
             bodiless = answer.status in (204, 304)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mitmproxy.proxy import events, layer
-from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from .layers_http1 import StopReading
+from .layers_outcome import ToldApart
 
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 _CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
@@ -20,7 +21,7 @@ DROPPED_MOST: Final = 256 * 1024
 answer is sent at once, and the connection ends."""
 
 
-class EarlyAnswers(HttpStream):
+class EarlyAnswers(ToldApart):
     """A stream that drops what nobody is going to read."""
 
     dropped = 0

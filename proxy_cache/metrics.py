@@ -18,6 +18,12 @@ from prometheus_client.registry import Collector
 
 PREFIX = "cache_proxy"
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+NOT_STORED = (
+    "no-store", "private", "set-cookie", "vary-star", "no-freshness", "status", "authorization", "credentials",
+    "request-no-store", "partial", "bypass", "invalidated", "store", "other",
+)  # fmt: skip
+"""Why responses are not stored: as the clients are told in Cache-Status, and what they can't be told since it comes
+about later. A reason that isn't here counts as ``other``."""
 
 
 class Metrics(Collector):
@@ -48,6 +54,9 @@ class Metrics(Collector):
         self.coalesced = counter("coalesced_total", "GETs that joined a fill started by another request.")
         self.bytes_served = counter("bytes_served_total", "Body bytes sent to clients.", "source")
         self.origin_fetches = counter("origin_fetches_total", "Origin fills that ended.", "outcome")
+        self.not_stored_responses = counter(
+            "origin_responses_not_stored_total", "Responses to fills that were not stored.", "reason"
+        )
         self.origin_retries = counter("origin_fetch_retries_total", "Further tries of a fill.", "reason")
         self.in_flight = gauge("origin_fetches_in_flight", "Active origin fills, each with a slot.")
         self.queued = gauge("origin_fetches_queued", "Leaders waiting for a slot now.")
@@ -97,6 +106,7 @@ class Metrics(Collector):
             self.bytes_served.labels(source)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
+        self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
         # Looking a child up by its label takes longer than to count.
         self._fetches: dict[str, Counter] = {}
@@ -110,6 +120,9 @@ class Metrics(Collector):
         if child is None:
             child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
         self._add(child, 1)
+
+    def not_stored(self, reason: str) -> None:
+        self._add(self._not_stored.get(reason) or self._not_stored["other"], 1)
 
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""

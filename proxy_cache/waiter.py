@@ -137,6 +137,8 @@ class Waiter:
 
     def client_gone(self) -> None:
         """The client disconnected: whoever waits for the head gets :class:`ClientGone`."""
+        if self._place is not None:
+            self.queued_for = time.monotonic() - self._place.since
         self._fail(ClientGone(self.fill.is_queued))
         self.leave()
 

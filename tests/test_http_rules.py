@@ -181,6 +181,64 @@ def test_a_forced_rule_does_not_open_what_is_authorized(start_proxy: Callable[..
         assert response.body == content(f"/secret|{user}", 1000)
 
 
+def test_nobody_chooses_rules_by_the_host_he_writes(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """The Host field is a client's to write. What one user has logged in for is not shared because of it."""
+    proxy = start_proxy(cache_ignore_authorization="~d registry.example", cache_ttl=["/~d registry.example/30d/force"])
+    url = origin.serve("/secret", Reply(headers=(("Cache-Control", "max-age=60"),), seed_by="Authorization"))
+    for user in ("one", "two"):
+        response = proxy.get(url, host="registry.example", headers=[("Authorization", user)])
+        assert response.body == content(f"/secret|{user}", 1000)
+        proxy.wait_until_idle()
+    private = origin.serve("/private", Reply(headers=(("Cache-Control", "private"),)))
+    for _ in range(2):
+        assert not proxy.get(private, host="registry.example").hit
+        proxy.wait_until_idle()
+
+
+@pytest.mark.parametrize("looks_at", ["~d 127.0.0.1", "~u /blobs/", "~d 127 & ~hq pip", "~hq pip", "~d 127 & ~src 127"])
+def test_a_key_by_rule_makes_hits_whatever_the_rule_looks_at(
+    start_proxy: Callable[..., Proxy], origin: Origin, looks_at: str
+) -> None:
+    """From the first hit to those that are known by their bytes, and until the rule is changed."""
+    proxy = start_proxy(control=True, cache_key_ignore_query=[f"/{looks_at}/sig"])
+    origin.serve_prefix("/blobs/a", Reply(headers=(FRESH,), seed="a"))
+    pip = [("User-Agent", "pip/24")]
+    for number in (1, 1, 2, 2, 2, 3):
+        assert proxy.get(origin.url(f"/blobs/a?sig={number}"), headers=pip).body == content("a", 1000)
+        proxy.wait_until_idle()
+    assert origin.count() == 1
+    assert proxy.set_option("cache_key_ignore_query=") == "ok"
+    for number in (1, 2, 1, 2):
+        assert proxy.get(origin.url(f"/blobs/a?sig={number}"), headers=pip).ok
+        proxy.wait_until_idle()
+    assert origin.count() == 3
+
+
+def test_a_rule_for_one_client_is_for_no_other_that_sends_the_same_bytes(
+    start_proxy: Callable[..., Proxy], origin: Origin
+) -> None:
+    proxy = start_proxy(cache_key_ignore_query=["/~src ^127.0.0.2/sig"])
+    origin.serve_prefix("/a", Reply(headers=(FRESH,)))
+    for _ in range(3):
+        for source in ("127.0.0.1", "127.0.0.2"):
+            assert proxy.get(origin.url("/a?sig=1"), source=source).ok
+            proxy.wait_until_idle()
+    assert origin.count() == 2
+    assert proxy.value("cache_entries") == 2
+
+
+def test_a_put_drops_what_gets_are_stored_under(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """The key of a URL is that of its GETs, whatever the method that changes it."""
+    proxy = start_proxy(cache_key_ignore_query=["/~m GET & ~u /a/sig"])
+    origin.serve_prefix("/a", Reply(headers=(FRESH,)))
+    for _ in range(2):
+        assert proxy.get(origin.url("/a?sig=1")).ok
+        proxy.wait_until_idle()
+    assert origin.count(method="GET") == 1
+    assert proxy.request("PUT", origin.url("/a?sig=2"), body=b"x").ok
+    assert not proxy.get(origin.url("/a?sig=3")).hit
+
+
 def test_targeted_fields_count_where_they_are_named(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     """RFC 9213: CDN-Cache-Control in place of Cache-Control and Expires; invalid, it is not there."""
     proxy = start_proxy(control=True)
