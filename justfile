@@ -28,6 +28,10 @@ test-cache-proxy *arguments:
 test-repeatedly *arguments:
     {{ python }} tests/repeatedly.py "$@"
 
+# Everything at once for SECONDS, every byte checked, with figures (600; SOAK_CLIENTS: how many clients, 24)
+soak seconds="600":
+    SOAK_SECONDS={{ quote(seconds) }} {{ python }} -m pytest -n 0 -s -m slow tests/test_soak.py
+
 # Check style, format and types
 lint:
     {{ python }} -m ruff check .

@@ -33,7 +33,7 @@ Imports go down this list and never up; only the first two points know mitmproxy
 - ``log_output`` (logs that hold nobody up), ``hangup`` (SIGHUP as it comes), ``collector`` (when Python's collector
   runs);
 - ``loop`` (short turns of the event loop, and reads past it), ``stages`` (alike things one after the other);
-- ``store`` (index, bodies, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
+- ``store`` (index, bodies and their checksums, eviction, pipes), ``semantics`` (RFC 9110 and 9111 as pure functions).
 """
 
 __version__ = "0.1.0"

@@ -190,6 +190,7 @@ class CacheAddon:
             self.origin.configure(settings.origin)
             self.store.room = settings.room
             self.store.memory_max = settings.memory
+            self.store.verifier.rate = settings.verify_rate
 
     def running(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
@@ -237,9 +238,11 @@ class CacheAddon:
         self.names.install(asyncio.get_running_loop())
         metrics = self.metrics
         self.store = store = Store(
-            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted
-        )
+            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
+            on_corruption=metrics.corrupt_found,
+        )  # fmt: skip
         store.memory_max = settings.memory
+        store.verifier.rate = settings.verify_rate
         self.admin = AdminServer(metrics.registry, lambda: self.cache is not None and not self._draining, self._status)
         metrics_at = "off"
         try:
@@ -254,6 +257,8 @@ class CacheAddon:
             return
         self.origin = OriginClient(settings.origin, metrics.fetch_retried)
         self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
+        store.verifier.activity = lambda: (metrics.hits_so_far, len(self._in_flight), store.index.ids_given)
+        store.verifier.is_filling = lambda: bool(fills.running)
         fills.quick_abort_max = settings.quick_abort_max
         fills.quick_abort_timeout = settings.quick_abort_timeout
         store.spill.limit = settings.spill_max
@@ -747,6 +752,7 @@ class CacheAddon:
                 "size_bytes": store.size,
                 "capacity_bytes": store.capacity,
                 "unwritten": store.unwritten,
+                "unsummed": store.verifier.unsummed,
             },
             "requests_in_flight": len(self._in_flight),
             "tunnels": sum(map(len, self._tunnels.values())),

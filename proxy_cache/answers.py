@@ -201,6 +201,9 @@ class StoredReader:
             return b""
         if self._file is None:
             raise BodyError("the reader was closed")
+        if self._file.is_bad:
+            self._torn(corrupt())
+            return None
         size = min(READ_SIZE, self._stop - self._offset)
         try:
             data = self._store.files.read_now(self._file.fd, size, self._offset)
@@ -226,6 +229,8 @@ class StoredReader:
             return None
         if self._file is None:
             raise BodyError("the reader was closed")
+        if self._file.is_bad:
+            return None
         try:
             return self._store.files.read_into(self._file.fd, buffer[: self.left], self._offset)
         except OSError:
@@ -269,6 +274,10 @@ class StoredReader:
         if self._file is not None:
             file, self._file = self._file, None
             self._store.files.release(file)
+
+
+def corrupt() -> TornFile:
+    return TornFile(errno.EIO, "the body is not what was stored")
 
 
 def cut_short() -> TornFile:

@@ -42,7 +42,7 @@ from .origin_connection import OriginConnection, Outcome
 from .origin_response import OriginError, OriginResponse
 from .parts import Part, is_passed_off_as_whole
 from .semantics.credentials import credentials_of, has_credentials
-from .semantics.directives import parse_cache_control
+from .semantics.directives import parse_cache_control, request_cache_control
 from .semantics.headers import Headers, end_to_end
 from .semantics.keys import Target
 from .semantics.policy import BY_THE_BOOK, Policy
@@ -774,6 +774,9 @@ class Fill:
         stored = entry.response.updated_by(response.headers, *times, request.headers, request.policy)
         if stored.must_not_be_kept:
             store.remove(entry)
+            return False
+        insisted = request_cache_control(request.headers)
+        if not await store.verifier.is_good(entry, insisted=insisted.no_cache or insisted.max_age == 0):
             return False
         ticket.end()
         own = stored.for_the_asker(response.headers)

@@ -17,7 +17,7 @@ import time
 from typing import Final
 
 from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
-from .answers import Exchange, Seekable, cut_short
+from .answers import Exchange, Seekable, corrupt, cut_short
 from .fill_table import FillTable
 from .fills import FillRequest
 from .limiter import Overloaded
@@ -339,6 +339,9 @@ class GapReader:
             self._end_piece()
         size = self._size_here()
         if not size or self._file is None:
+            return None
+        if self._file.is_bad:
+            self._lost(corrupt())
             return None
         try:
             data = self._table.store.files.read_now(self._file.fd, size, self.offset)

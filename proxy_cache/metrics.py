@@ -76,6 +76,7 @@ class Metrics(Collector):
         self.evictions = counter("evictions_total", "Stored responses evicted to make room.")
         self.peer_fetches = counter("peer_fetches_total", "Lookups at peers.", "outcome")
         self.store_failures = counter("store_failures_total", "Responses that could not be kept or read.", "reason")
+        self.corrupt = counter("corrupt_entries_total", "Stored responses dropped since they were not what was stored.")
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
         self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
         self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
@@ -142,6 +143,9 @@ class Metrics(Collector):
 
     def store_failed(self, reason: str) -> None:
         self.store_failures.labels(reason).inc()
+
+    def corrupt_found(self) -> None:
+        self.corrupt.inc()
 
     def evicted(self, count: int) -> None:
         self.evictions.inc(count)

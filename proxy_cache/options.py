@@ -53,6 +53,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "The most memory for small bodies that are in use, as bytes or a size such as 1g. 0: none are kept there.",
     ),
     (
+        "cache_verify_rate", str, "16m",
+        "Bytes a second with which all that is stored is read and compared with its checksums, again and again while "
+        "there are no requests, as a size such as 16m. 0: only what is used is checked.",
+    ),
+    (
         "cache_hosts", Sequence[str], [],
         "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000). "
         "GETs for other hosts are forwarded uncached. Empty: all hosts.",
@@ -237,6 +242,7 @@ class Settings:
     cache_dir: Path
     room: Room
     memory: int
+    verify_rate: int
     cache_hosts: tuple[re.Pattern[str], ...]
     limits: Limits
     head_limits: HeadLimits
@@ -353,6 +359,7 @@ def parse(options: Any) -> Settings:
         cache_dir=cache_dir,
         room=room,
         memory=_byte_size("cache_memory", options.cache_memory),
+        verify_rate=_byte_size("cache_verify_rate", options.cache_verify_rate),
         cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
         limits=Limits(
             options.origin_max_in_flight,

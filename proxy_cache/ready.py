@@ -94,7 +94,7 @@ class ReadyHits:
             finally:
                 self._store.files.release(file)
             if data is not None:
-                self._store.memory.put(entry, data)
+                self._store.bring_to_memory(entry, data)
         return entry.memory is not None
 
     def _template(self, entry: Entry) -> bytes:

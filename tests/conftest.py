@@ -15,6 +15,7 @@ from tests.support.proxy import Proxy
 ONCE = {
     "test_clock",
     "test_contention",
+    "test_corruption",
     "test_logs",
     "test_lost_bodies",
     "test_names",

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from .checksums import RunningSums
 from .files import READ_SIZE, OpenBody, as_os_error, write_at
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class Body:
         self.file: OpenBody | None = None
         self.in_place = False
         """Whether the file is where it will stay (see :meth:`pour`)."""
+        self.sums = RunningSums()
+        """The checksums of what was brought to the file, but for what was poured."""
+        self.was_poured = False
         self.reserved = reserved or 0
         self._began = time.time()
         # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
@@ -206,7 +210,7 @@ class Body:
         if not self.kept:
             self.put(pipe.read(count))
             return
-        self._pouring = True
+        self._pouring = self.was_poured = True
         poured = self.store.pour(self, list(self._tail), self._tail_start, pipe, count)
         poured.add_done_callback(partial(self._poured, pipe, count))
         try:
@@ -358,7 +362,9 @@ class Body:
         if spilled is not None and offset >= spilled.start:
             return (spilled.file, spilled.stop) if offset < spilled.stop else None
         # What lies between the file's end and the tail was dropped. (Of a piece it would be read as zeros.)
-        return (self.file, self._in_file) if self.file is not None and offset < self._in_file else None
+        if self.file is None or self.file.is_bad or offset >= self._in_file:
+            return None
+        return self.file, self._in_file
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

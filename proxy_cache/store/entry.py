@@ -25,7 +25,7 @@ class Entry:
 
     __slots__ = (
         "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans",
-        "unwritten", "used", "weight", "written",
+        "sums", "unwritten", "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,8 @@ class Entry:
         self.used = used
         self.spans = spans
         """The parts of the body that are in the file; ``None`` if it is all there."""
+        self.sums = b""
+        """The checksums of what is in the file, as far as they are known (see :mod:`.checksums`)."""
         self.written = used if written is None else written
         """When the last byte of it was brought to the file."""
         self.slot = 0

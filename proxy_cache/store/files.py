@@ -56,7 +56,7 @@ class TornFile(OSError):
 class OpenBody:
     """An open body file with a count of its users; closed by :class:`BodyFiles` when idle for long enough."""
 
-    __slots__ = ("entry_id", "fd", "users", "warm")
+    __slots__ = ("entry_id", "fd", "is_bad", "users", "warm")
 
     def __init__(self, entry_id: int, fd: int) -> None:
         self.entry_id = entry_id
@@ -64,6 +64,8 @@ class OpenBody:
         self.users = 1
         self.warm = 0.0
         """When it was last seen to be all in the page cache."""
+        self.is_bad = False
+        """Whether it was found to be corrupt: who still reads it reads no further."""
 
 
 def _spread_below(folder: Path) -> None:
@@ -339,6 +341,12 @@ class BodyFiles:
             entry_id, oldest = self._idle.popitem(last=False)
             del self._open[entry_id]
             os.close(oldest.fd)
+
+    def condemn(self, entry_id: int) -> None:
+        """This file is corrupt."""
+        body = self._open.get(entry_id)
+        if body is not None:
+            body.is_bad = True
 
     def forget(self, dropped: Iterable[tuple[int, int]]) -> list[int]:
         """These entries (id and place) are gone: readers keep the file they have open, nobody new gets it. The ids of

@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..semantics.stored import StoredResponse
+from .checksums import with_runs
 from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
 from .entry import BLOCK, Entry, footprint, head_size
 from .folder import PRIVATE
@@ -36,12 +37,13 @@ from .rows import (
     PLACES,
     SCAN,
     connect,
+    ids_after,
     read_entries,
     upgrade,
 )
 from .segments import Segments, parts_of
 from .slots import Slots, key_hash
-from .writer import ClockSet, Delete, Save, Touch, Writer
+from .writer import ClockSet, Delete, Note, Save, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
@@ -64,7 +66,7 @@ Dropped: TypeAlias = tuple[int, int]
 
 class Index:
     """Entries by key and by last use. ``on_unload(entry)`` is called when an entry leaves the working set, whether it
-    stays stored or not."""
+    stays stored or not; ``on_corrupt()``, in a thread, for a row that is not what was written."""
 
     def __init__(
         self,
@@ -72,11 +74,13 @@ class Index:
         writer: Writer,
         on_unload: Callable[[Entry], None] = lambda entry: None,
         working_set: int = WORKING_SET,
+        on_corrupt: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
         self.working_set = working_set
         self._writer = writer
         self._on_unload = on_unload
+        self._on_corrupt = on_corrupt
         self._slots = Slots()
         self._by_key: OrderedDict[str, Entry | list[Entry]] = OrderedDict()
         """The working set. Of one variant, which is what there is mostly, the entry itself: tens of thousands of lists
@@ -91,6 +95,8 @@ class Index:
         self._touched: dict[int, float] = {}
         self._steps = ClockSteps()
         self._next_id = 1
+        self.notes: dict[str, str] = {}
+        """What :meth:`note` had been given by the end of the last run."""
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
 
@@ -121,6 +127,7 @@ class Index:
     def _open(self, database: sqlite3.Connection, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
         upgrade(database)
         meta = dict(database.execute("SELECT name, value FROM meta"))
+        self.notes = meta
         boot = _boot_id()
         database.execute(META, ("clean", "0"))
         database.execute(META, ("boot", boot))
@@ -210,6 +217,11 @@ class Index:
         """Whether there is an entry with the hash of ``key``."""
         return key_hash(key) in self._slots
 
+    @property
+    def ids_given(self) -> int:
+        """A number that grows with every body that is begun."""
+        return self._next_id
+
     def clock_set_back(self, by: float) -> None:
         """The wall clock has been set back by so many seconds, just now: all that is stored is older by that than it
         looks."""
@@ -263,12 +275,62 @@ class Index:
         return self._entries.get(entry_id) or self._alive.get(entry_id)
 
     def _read(self, key: str, ids: list[int]) -> tuple[list[Entry], set[int]]:
-        """In a thread of the pool, each with a connection of its own: readers do not wait for each other."""
+        return read_entries(self._reader(), key, ids, self._on_corrupt)
+
+    def _reader(self) -> sqlite3.Connection:
+        """Of a thread, each with a connection of its own: readers do not wait for each other."""
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
         if database is None:
             database = self._local.database = connect(self.path)
             self._readers.append(database)
-        return read_entries(database, key, ids)
+        return database
+
+    # -- for those who look at everything there is --------------------------------------------------------------
+
+    def ids_after(self, entry_id: int, most: int) -> list[int]:
+        """The next ids in ascending order. Blocks. Raises ``sqlite3.Error``."""
+        return ids_after(self._reader(), entry_id, most)
+
+    def read_by_id(self, entry_id: int) -> Entry | None:
+        """An entry as its row has it, for :meth:`hold`; ``None`` if it has none that makes sense. Blocks. Raises
+        ``sqlite3.Error``."""
+        entries, _ = read_entries(self._reader(), None, [entry_id], self._on_corrupt)
+        return entries[0] if entries else None
+
+    def find(self, entry_id: int) -> Entry | None:
+        """The entry, if it is in memory."""
+        return self._find(entry_id)
+
+    def hold(self, entry: Entry) -> bool:
+        """Have this one, which was just read and which nobody has, for the one object of its id as long as somebody
+        holds it. It does not come to the working set. Whether it is stored. Not while its key is being loaded."""
+        for slot in self._slots.find(key_hash(entry.key)):
+            if self._slots.ids[slot] == entry.id:
+                entry.slot, entry.used = slot, self._slots.used[slot]
+                self._steps.correct(entry.id, entry.response, time.time())
+                self._alive[entry.id] = entry
+                return True
+        return False
+
+    def remove_row(self, entry_id: int) -> list[Dropped]:
+        """Forget an entry whose row makes no sense, by its id alone."""
+        try:
+            dropped = [self._drop(self._slots.ids.index(entry_id))]
+        except ValueError:
+            return []
+        self.delete_rows(dropped)
+        return dropped
+
+    def note(self, name: str, value: str) -> None:
+        """Have something remembered beyond the end of the process."""
+        self._writer.put(Note(name, value))
+
+    def add_sums(self, entry: Entry, sums: bytes) -> None:
+        """Checksums of a body that was stored without them."""
+        entry.sums = with_runs(entry.sums, sums)
+        self._weigh_again(entry)
+        if entry.slot:
+            self._save(entry)
 
     def touch(self, entry: Entry, now: float) -> None:
         """The entry was used: it is the last to be evicted now."""
@@ -317,23 +379,28 @@ class Index:
         entry.head = len(entry.key) + head_size(response)
         response.headers.pack()
         entry.prepared = None
-        if entry.id in self._entries:
-            self._weight -= entry.weight
-            self._weight += _weigh(entry)
+        self._weigh_again(entry)
         if entry.slot:
             self._slots.resize(entry.slot, entry.size // BLOCK)
             self._save(entry)
 
-    def add_span(self, entry: Entry, start: int, stop: int, now: float) -> None:
-        """One more piece of the body is in the file."""
+    def add_span(self, entry: Entry, start: int, stop: int, now: float, sums: bytes = b"") -> None:
+        """One more piece of the body is in the file, with these checksums."""
         if entry.spans is None or not entry.slot:
             return
         spans = entry.spans.with_span(start, stop)
         entry.spans = None if spans.covers(0, entry.length) else spans
+        entry.sums = with_runs(entry.sums, sums)
+        self._weigh_again(entry)
         entry.written = now
         entry.prepared = None
         self._slots.resize(entry.slot, entry.size // BLOCK)
         self._save(entry)
+
+    def _weigh_again(self, entry: Entry) -> None:
+        if entry.id in self._entries:
+            self._weight -= entry.weight
+            self._weight += _weigh(entry)
 
     def remove(self, entry: Entry) -> bool:
         """Forget an entry; whether it was there."""
@@ -419,7 +486,7 @@ class Index:
 def _weigh(entry: Entry) -> int:
     """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
     it is sent."""
-    entry.weight = WEIGHT + 3 * entry.head
+    entry.weight = WEIGHT + 3 * entry.head + len(entry.sums)
     return entry.weight
 
 

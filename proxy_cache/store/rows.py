@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from ..semantics.headers import Headers
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import normalised
+from .checksums import SEAL, sealed
 from .entry import BLOCK, Entry, footprint
 from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 TABLES = (
     """CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -44,11 +46,14 @@ TABLES = (
     assigned INTEGER,
     targeted TEXT,
     length INTEGER NOT NULL,
-    spans TEXT
+    spans TEXT,
+    sums BLOB
 ) STRICT""",
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
-_HEAD = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans"
+_HEAD = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans, sums"
+"""``sums``: the row's own checksum, and those of the body; NULL in rows of before version 7."""
+_HEAD_3 = _HEAD.removesuffix(", sums")
 _ENTRY = "id, hash, blocks, used, written, place"
 INSERT_ENTRY = f"INSERT OR REPLACE INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_HEAD = f"INSERT OR REPLACE INTO heads ({_HEAD}) VALUES ({', '.join('?' * len(_HEAD.split(',')))})"
@@ -70,6 +75,7 @@ CLOCK_STEPS = "clock_steps"
 NOT_AFTER = (
     "UPDATE entries SET used = min(used, :now), written = min(written, :now) WHERE used > :now OR written > :now"
 )
+_IDS_AFTER = "SELECT id FROM heads WHERE id > ? ORDER BY id LIMIT ?"
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 
 
@@ -117,14 +123,16 @@ def upgrade(database: sqlite3.Connection) -> None:
             database.execute("ALTER TABLE entries RENAME TO entries_3")
         for table in TABLES:
             database.execute(table)
+        if "sums" not in [name for _, name, *_ in database.execute("PRAGMA table_info(heads)")]:
+            database.execute("ALTER TABLE heads ADD COLUMN sums BLOB")
         if version in (1, 2, 3):
             database.execute(
                 "INSERT INTO entries (id, hash, blocks, used, written)"
                 " SELECT id, key_hash(key), 1, used, written FROM entries_3"
             )
-            database.execute(f"INSERT INTO heads ({_HEAD}) SELECT {_HEAD} FROM entries_3")
+            database.execute(f"INSERT INTO heads ({_HEAD_3}) SELECT {_HEAD_3} FROM entries_3")
             database.execute("DROP TABLE entries_3")
-        if version:
+        if 0 < version < 6:
             # What the head takes was not counted before version 6.
             database.execute(
                 "UPDATE entries SET blocks = coalesce((SELECT blocks(length, spans, length(CAST(key AS BLOB))"
@@ -166,26 +174,41 @@ def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tu
 def head_row(entry: Entry) -> tuple[Any, ...]:
     """For ``INSERT_HEAD``."""
     response, spans = entry.response, entry.spans
-    return (
+    values: tuple[Any, ...] = (
         entry.id, entry.key, response.status,
         response.headers.packed(),
         json.dumps(response.vary) if response.vary else "[]",
         response.request_time, response.response_time, response.initial_age, response.assigned_lifetime,
         response.targeted, entry.length, None if spans is None else json.dumps(spans),
     )  # fmt: skip
+    return *values, sealed(entry.sums, *values)
 
 
-def read_entries(database: sqlite3.Connection, key: str, ids: Iterable[int]) -> tuple[list[Entry], set[int]]:
-    """Of the entries with these ids, those that are stored under ``key``; and the ids that are good for nothing, since
-    they have no head, or one that makes no sense. Rows of other keys with the same hash are neither."""
+class CorruptRow(ValueError):
+    """A row that is not what was written."""
+
+
+def read_entries(
+    database: sqlite3.Connection, key: str | None, ids: Iterable[int], on_corrupt: Callable[[], None] = lambda: None
+) -> tuple[list[Entry], set[int]]:
+    """Of the entries with these ids, those that are stored under ``key`` (``None``: under any); and the ids that are
+    good for nothing, since they have no head, or one that makes no sense. Rows of other keys with the same hash are
+    neither. ``on_corrupt()`` is called for each row that is not what was written."""
     entries, useless = [], set()
     for number in ids:
         row = database.execute(
             f"SELECT {_HEAD}, used, written, place FROM heads JOIN entries USING (id) WHERE id = ?", (number,)
         ).fetchone()
-        if row is not None and row[1] != key:
-            continue
-        entry = None if row is None else _entry(row)
+        entry = None
+        try:
+            if row is not None:
+                _check_seal(row)
+                if key is not None and row[1] != key:
+                    continue
+                entry = _entry(row)
+        except CorruptRow:
+            logger.warning("dropping index row %s: it is not what was written", number)
+            on_corrupt()
         if entry is None:
             useless.add(number)
         else:
@@ -193,11 +216,26 @@ def read_entries(database: sqlite3.Connection, key: str, ids: Iterable[int]) -> 
     return entries, useless
 
 
+def ids_after(database: sqlite3.Connection, entry_id: int, most: int) -> list[int]:
+    """The next ids in ascending order, ``most`` of them."""
+    return [found for (found,) in database.execute(_IDS_AFTER, (entry_id, most))]
+
+
+def _check_seal(row: tuple[Any, ...]) -> None:
+    """Raises :class:`CorruptRow`. The key counts, too: a row whose key has changed would never be found again."""
+    *values, sums, _used, _written, _place = row
+    try:
+        if sums is not None and sealed(sums[SEAL:], *values) != sums:
+            raise CorruptRow
+    except (struct.error, UnicodeError) as error:
+        raise CorruptRow from error
+
+
 def _entry(row: tuple[Any, ...]) -> Entry | None:
     """An entry from its row, or ``None`` if the row makes no sense."""
     (
-        entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, used,
-        written, place,
+        entry_id, key, status, blob, vary, request_time, response_time, age, assigned, targeted, length, spans, sums,
+        used, written, place,
     ) = row  # fmt: skip
     try:
         present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
@@ -216,4 +254,5 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     response.headers.pack()
     entry = Entry(entry_id, key, response, length, used, present, written)
     entry.place = place
+    entry.sums = b"" if sums is None else sums[SEAL:]
     return entry

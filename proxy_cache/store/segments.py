@@ -25,6 +25,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .checksums import CorruptBody, is_intact
 from .entry import BLOCK, Entry
 from .files import BodyFiles, TornFile, write_at
 from .folder import PRIVATE, PRIVATE_FOLDER
@@ -292,7 +293,10 @@ def _checked(entry: Entry, data: bytes) -> bytes:
         raise TornFile(errno.EIO, f"the segment ends {_HEADER.size + entry.length - len(data)} bytes early")
     if _HEADER.unpack_from(data) != (entry.id, entry.length):
         raise TornFile(errno.ENOENT, "the body is not in its segment any more")
-    return data[_HEADER.size :]
+    body = data[_HEADER.size :]
+    if entry.sums and not is_intact(entry.sums, body):
+        raise CorruptBody(errno.EIO, "the body is not what was stored")
+    return body
 
 
 def _joined(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -22,17 +22,19 @@ from typing import Any
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import TAIL_LIMIT, Body
+from .checksums import CorruptBody, is_intact
 from .clock import LOOK_EVERY, ClockWatch
 from .entry import HEAD_MOST, KEY_MOST, Entry, footprint, head_size
-from .files import BodyFiles, OpenBody, TornFile, write_at
+from .files import BodyFiles, OpenBody, TornFile
 from .folder import FolderLock, InUse
 from .index import NEVER, Dropped, Index
-from .memory import SMALL, MemoryTier
+from .memory import LARGEST, SMALL, MemoryTier
 from .pending import Pending
 from .pipes import Pipe, Pipes, Poured
 from .room import Room, Space
 from .segments import Segments
 from .spill import Spill
+from .verify import Verifier
 from .writer import Writer
 
 __all__ = ["Room", "Store", "StoreError"]
@@ -59,7 +61,8 @@ class Store:
     """One cache folder, opened by one process.
 
     ``on_failure(reason)`` is called for each response that could not be kept or read: ``no_space``, ``too_large``,
-    ``busy``, ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room.
+    ``busy``, ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room, ``on_corruption()`` for
+    each that was not what was stored (also in threads).
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Store:
         *,
         on_failure: Callable[[str], None] = lambda reason: None,
         on_eviction: Callable[[int], None] = lambda count: None,
+        on_corruption: Callable[[], None] = lambda: None,
     ) -> None:
         self.root = root
         self.files = BodyFiles(root)
@@ -78,10 +82,12 @@ class Store:
         self._segments = Segments(root / "segments", self._segment_gone)
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self._pending = Pending(self._writer)
-        self.index = Index(path, self._writer, self.memory.drop)
+        self.index = Index(path, self._writer, self.memory.drop, on_corrupt=on_corruption)
         self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
         self.spill = Spill(self.files.tmp, self.space.has_free)
+        self.verifier = Verifier(self)
         self._on_failure = on_failure
+        self._on_corruption = on_corruption
         self._lock = FolderLock(root)
         self._last_complaint = 0.0
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -109,6 +115,7 @@ class Store:
         self.space.work_out()
         self.space.make(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
+        self.verifier.start()
         self._look_at_clock()
 
     def _open(self) -> None:
@@ -134,12 +141,14 @@ class Store:
         if self._clock_timer is not None:
             self._clock_timer.cancel()
         self.space.closing = True
+        await self.verifier.stop()
         await self.written()
         await self.files.drain()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
         try:
+            self.verifier.close()
             self.index.close()
             self.files.close()
             self.pipes.close()
@@ -199,6 +208,10 @@ class Store:
         """Whether anything could be stored under ``key``, loaded or not."""
         return self.index.may_have(key)
 
+    def is_loading(self, key: str) -> bool:
+        """Whether :meth:`load` is at it."""
+        return key in self._loading
+
     async def load(self, key: str) -> None:
         """Read what :meth:`lookup` has to tell. A key that cannot be read is stored no longer."""
         task = self._loading.get(key)
@@ -254,6 +267,7 @@ class Store:
                 await self._whole_written(new, body)
             else:
                 await self._link(entry, new)
+                new.sums = entry.sums
         except OSError as error:
             self.write_failed(error)
             return None
@@ -314,8 +328,10 @@ class Store:
             return found
         try:
             if not entry.place:
-                return await self.files.open(entry.id, entry.length)
-            body = await self._segments.read(self.files, entry)
+                checked = entry.sums and entry.spans is None and entry.length <= LARGEST
+                how = partial(self._open_intact, entry.sums) if checked else None
+                return await self.files.open(entry.id, entry.length, how)
+            body = await self.segment_body(entry)
         except OSError as error:
             if entry.slot:
                 self.drop_unreadable(entry, error)
@@ -325,11 +341,36 @@ class Store:
         self.memory.put(entry, body)
         return body
 
+    def _open_intact(self, sums: bytes, entry_id: int, length: int) -> int:
+        """In the pool: open a body that is short enough to be looked at as a whole before any of it is sent."""
+        fd = self.files._open_checked(entry_id, length)
+        try:
+            if not is_intact(sums, os.pread(fd, length, 0)):
+                raise CorruptBody(errno.EIO, "the body is not what was stored")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    async def segment_body(self, entry: Entry) -> bytes:
+        """A small body. Raises ``OSError`` if it can't be read, isn't there any more, or isn't what was stored."""
+        return await self._segments.read(self.files, entry)
+
+    def bring_to_memory(self, entry: Entry, body: bytes) -> None:
+        """Have a whole body, as it was read from its file, in memory. It is dropped if it isn't what was stored."""
+        if entry.sums and not is_intact(entry.sums, body):
+            self.drop_unreadable(entry, CorruptBody(errno.EIO, "the body is not what was stored"))
+        else:
+            self.memory.put(entry, body)
+
     def drop_unreadable(self, entry: Entry, error: OSError) -> None:
         """An entry that cannot be read is worth nothing: forget it, so that it is fetched again."""
         if isinstance(error, TornFile):
             logger.warning("dropping %s: %s", entry, error.strerror)
             self._on_failure("read")
+            if error.errno != errno.ENOENT:
+                self._on_corruption()
+            self.files.condemn(entry.id)
         else:
             self.disk_error("read", error)
         self.remove(entry)
@@ -337,6 +378,10 @@ class Store:
     def remove(self, entry: Entry) -> None:
         if self.index.remove(entry):
             self._delete_files([(entry.id, entry.place)])
+
+    def drop_row(self, entry_id: int) -> None:
+        """Forget an entry whose row makes no sense."""
+        self._delete_files(self.index.remove_row(entry_id))
 
     def remove_key(self, key: str) -> None:
         """Drop every variant of ``key`` (invalidation, RFC 9111 §4.4), loaded or not."""
@@ -413,7 +458,7 @@ class Store:
         """Bring a part of a body to its file, which is made with the first part."""
         if body.file is None:
             body.file = await self._file_for(body)
-        await self.files.run_on(body.file, write_at, body.file.fd, chunks, offset)
+        await self.files.run_on(body.file, body.sums.write, body.file.fd, chunks, offset)
 
     def pour(self, body: Body, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> asyncio.Future[Poured]:
         """Bring a part of a body to its file, and ``count`` bytes that a pipe holds after it. The file is made, where
@@ -538,7 +583,10 @@ class Store:
         assert body.file is not None
         self.files.register(body.file)
         self._kept(body)
+        entry.sums = body.sums.packed()
         self._add(entry)
+        if body.was_poured:
+            self.verifier.sum_soon(entry)
         return entry
 
     async def _finish_file(self, body: Body, chunks: list[bytes], offset: int, length: int, total: int | None) -> None:
@@ -549,7 +597,7 @@ class Store:
         file = body.file
         fd = None if file is None else file.fd
         work = asyncio.get_running_loop().run_in_executor(
-            self.files.pool, self._write_last, body.entry_id, fd, chunks, offset, length, total, body.in_place
+            self.files.pool, self._write_last, body, fd, chunks, offset, length, total
         )
         self.files.keep(work)
         if file is not None:
@@ -605,7 +653,7 @@ class Store:
         if body.length == body.start:
             return None
         self._kept(body)
-        self.index.add_span(entry, body.start, body.length, time.time())
+        self.index.add_span(entry, body.start, body.length, time.time(), body.sums.packed())
         return entry
 
     def _add(self, entry: Entry, *, saved: bool = False) -> None:
@@ -630,19 +678,12 @@ class Store:
                 self.remove(entry)
 
     def _write_last(
-        self,
-        entry_id: int,
-        fd: int | None,
-        chunks: list[bytes],
-        offset: int,
-        length: int,
-        total: int | None,
-        in_place: bool,
+        self, body: Body, fd: int | None, chunks: list[bytes], offset: int, length: int, total: int | None
     ) -> int:
-        opened = self.files.create(entry_id) if fd is None else fd
+        opened = self.files.create(body.entry_id) if fd is None else fd
         try:
-            write_at(opened, chunks, offset)
-            self.files.commit(entry_id, opened, length, total, in_place=in_place)
+            body.sums.write(opened, chunks, offset)
+            self.files.commit(body.entry_id, opened, length, total, in_place=body.in_place)
         except BaseException:
             if fd is None:
                 os.close(opened)

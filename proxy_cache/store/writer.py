@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from .checksums import of_body
 from .entry import Entry
 from .files import as_os_error
 from .rows import (
@@ -87,6 +88,14 @@ class ClockSet:
     now: float
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to be remembered beside the entries."""
+
+    name: str
+    value: str
+
+
 @dataclass(slots=True, eq=False)
 class WriteBody:
     """A whole body, which is to become an entry. ``done(error)`` is called on the loop."""
@@ -97,7 +106,7 @@ class WriteBody:
     done: Callable[[OSError | None], None]
 
 
-Operation = Save | Delete | Touch | ClockSet | WriteBody
+Operation = Save | Delete | Touch | ClockSet | Note | WriteBody
 Result: TypeAlias = tuple[WriteBody, OSError | None]
 """A body, and why it could not be written."""
 
@@ -184,6 +193,7 @@ class Writer:
         small: list[WriteBody] = []
         others: list[WriteBody] = []
         for body in bodies:
+            body.entry.sums = of_body(body.chunks)
             (small if self._segments.takes(body.entry) else others).append(body)
         if small:
             failed: OSError | None = None
@@ -278,6 +288,8 @@ def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operation
         if isinstance(operation, ClockSet):
             database.execute(META, (CLOCK_STEPS, operation.steps))
             database.execute(NOT_AFTER, {"now": operation.now})
+        elif isinstance(operation, Note):
+            database.execute(META, (operation.name, operation.value))
     gone = [(entry_id,) for entry_id in deleted]
     execute_many(database, DELETE_ENTRY, gone)
     execute_many(database, DELETE_HEAD, gone)

@@ -13,12 +13,19 @@ ROOM = Room(1 << 40, 0)
 
 
 def with_store(
-    folder: Path, story: Callable[[Store], Coroutine[Any, Any, None]], room: Room = ROOM, **options: Any
+    folder: Path,
+    story: Callable[[Store], Coroutine[Any, Any, None]],
+    room: Room = ROOM,
+    verify_rate: int = 0,
+    **options: Any,
 ) -> None:
+    """``verify_rate``: bytes a second of the walk over all that is stored."""
+
     async def run() -> None:
         # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
         store = Store(folder, room, **options)
+        store.verifier.rate = verify_rate
         await store.open()
         try:
             await story(store)

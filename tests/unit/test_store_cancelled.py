@@ -14,7 +14,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
-from proxy_cache.store import store as store_module
+from proxy_cache.store import checksums as checksums_module
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.entry import Entry
 from proxy_cache.store.store import Store
@@ -66,13 +66,13 @@ def is_open(path: str) -> bool:
 
 def test_the_last_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the thread writes goes to the file that it was meant for, and to no other with the same number."""
-    slow, began, release = held_up(store_module.write_at)
+    slow, began, release = held_up(checksums_module.write_at)
 
     async def story(store: Store) -> None:
         entry = store.add_object("http://x/", response_of(), 1_000_000)
         body = store.piece(entry, 0, 300_000)
         body.put(b"x" * 100_000)
-        monkeypatch.setattr(store_module, "write_at", slow)
+        monkeypatch.setattr(checksums_module, "write_at", slow)
         committing = asyncio.create_task(store.commit(body, "http://x/", response_of()))
         assert await asyncio.get_running_loop().run_in_executor(None, began.wait, 30)
         assert body.file is not None

@@ -1,0 +1,207 @@
+"""Checksums of stored bodies: what was written must be what is read.
+
+A body has a checksum for each *run* of bytes that was written to it. Runs end where a block of ``BLOCK`` bytes does, so
+that any of them is checked at low cost, and a body that comes in pieces, in any order, can be checked as far as it is
+there. Runs may overlap: bytes that were fetched twice are the same bytes, or one of the two checks fails.
+
+XXH3 (64 bits, xxhash.com) finds what happens by accident: bits that flip, blocks that were never written, files that
+were exchanged. It is no protection from somebody who may write to the cache folder.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
+
+from ..semantics.spans import Span, Spans
+from .files import TornFile, write_at
+
+BLOCK: Final = 1 << 20
+"""Bytes of the longest run."""
+_RUN: Final = struct.Struct("<QIQ")
+_NUMBERS: Final = struct.Struct("<qqddqqq")
+SEAL: Final = 8
+"""Bytes of a row's own checksum."""
+
+
+class CorruptBody(TornFile):
+    """Bytes of a stored body that are not those that were written."""
+
+
+class Run(NamedTuple):
+    """The checksum of the bytes from ``start`` up to, and without, ``stop``."""
+
+    start: int
+    stop: int
+    digest: int
+
+
+def runs(sums: bytes) -> list[Run]:
+    """What :func:`packed` has packed. Raises ``ValueError``."""
+    if len(sums) % _RUN.size:
+        raise ValueError("not a list of checksums")
+    return [Run(start, start + length, digest) for start, length, digest in _RUN.iter_unpack(sums)]
+
+
+def packed(these: Iterable[Run]) -> bytes:
+    """Twenty bytes a run."""
+    return b"".join([_RUN.pack(start, stop - start, digest) for start, stop, digest in these])
+
+
+def of_body(chunks: Sequence[bytes]) -> bytes:
+    """The checksums of a whole body."""
+    if len(chunks) == 1 and 0 < len(chunks[0]) <= BLOCK:
+        return _RUN.pack(0, len(chunks[0]), xxh3_64_intdigest(chunks[0]))
+    running = RunningSums()
+    running.update(chunks, 0)
+    return running.packed()
+
+
+def is_intact(sums: bytes, data: bytes) -> bool:
+    """Whether a whole body is what was written, as far as that is known."""
+    if len(sums) == _RUN.size:  # as of all that is not longer than a block
+        start, length, digest = _RUN.unpack(sums)
+        if not start and length == len(data):
+            return bool(xxh3_64_intdigest(data) == digest)
+    view = memoryview(data)
+    return all(
+        run.stop <= len(data) and xxh3_64_intdigest(view[run.start : run.stop]) == run.digest for run in runs(sums)
+    )
+
+
+def with_runs(sums: bytes, new: bytes) -> bytes:
+    """``sums`` and ``new`` together, in order, without those that lie within another one."""
+    if not sums or not new:
+        return sums or new
+    old, more = runs(sums), runs(new)
+    if old[-1].stop <= more[0].start:
+        return sums + new
+    left: list[Run] = []
+    for run in sorted([*more, *old], key=lambda run: (run.start, -run.stop)):
+        if not left or run.stop > left[-1].stop:
+            left.append(run)
+    return packed(left)
+
+
+class RunningSums:
+    """The checksums of a body while it is written. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._packed = bytearray()
+        self._start = self._end = 0
+        self._hash = xxh3_64()
+
+    def update(self, chunks: Iterable[bytes], offset: int) -> None:
+        """``chunks`` have been written at ``offset``."""
+        if offset != self._end:
+            self._close()
+            self._start = self._end = offset
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                part = view[: BLOCK - self._end % BLOCK]
+                self._hash.update(part)
+                self._end += len(part)
+                if not self._end % BLOCK:
+                    self._close()
+                view = view[len(part) :]
+
+    def write(self, fd: int, chunks: list[bytes], offset: int) -> None:
+        """Write ``chunks`` at ``offset``, and count them in. Blocks. Raises ``OSError``."""
+        write_at(fd, chunks, offset)
+        self.update(chunks, offset)
+
+    def packed(self) -> bytes:
+        """The checksums of what has been written."""
+        self._close()
+        return bytes(self._packed)
+
+    def _close(self) -> None:
+        if self._end > self._start:
+            self._packed += _RUN.pack(self._start, self._end - self._start, self._hash.intdigest())
+            self._hash.reset()
+        self._start = self._end
+
+
+# -- checking ---------------------------------------------------------------------------------------------------------
+
+
+class BlockToCheck(NamedTuple):
+    """What there is of one block, and what is known of it."""
+
+    present: tuple[Span, ...]
+    known: tuple[Run, ...]
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether there is one checksum for each of its spans."""
+        return len(self.known) == len(self.present) and all(
+            run[:2] == span for run, span in zip(self.known, self.present, strict=True)
+        )
+
+
+def blocks(length: int, spans: Spans | None, sums: bytes) -> list[BlockToCheck]:
+    """The blocks of a body with ``spans`` of its ``length`` bytes (``None``: all of them). Raises ``ValueError``."""
+    present: dict[int, list[Span]] = {}
+    known: dict[int, list[Run]] = {}
+    for start, stop in [Span(0, length)] if spans is None else spans:
+        at = start
+        while at < stop:
+            end = min(stop, at - at % BLOCK + BLOCK)
+            present.setdefault(at // BLOCK, []).append(Span(at, end))
+            at = end
+    for run in runs(sums):
+        if not any(span.start <= run.start and run.stop <= span.stop for span in present.get(run.start // BLOCK, ())):
+            raise ValueError("a checksum of what isn't there")
+        known.setdefault(run.start // BLOCK, []).append(run)
+    return [BlockToCheck(tuple(present[number]), tuple(known.get(number, ()))) for number in sorted(present)]
+
+
+def check(block: BlockToCheck, read: Callable[[int, int], memoryview]) -> list[Run]:
+    """Check a block. What it lacks of one checksum for each of its spans, made from what is there now.
+
+    ``read(start, stop)`` gives these bytes, or less if there are no more. Raises :class:`CorruptBody`, ``OSError``.
+    """
+    new = []
+    for start, stop in block.present:
+        data = read(start, stop)
+        if len(data) != stop - start:
+            raise CorruptBody(5, f"the body file ends at byte {start + len(data)}")
+        is_known = False
+        for run in block.known:
+            if start <= run.start and run.stop <= stop:
+                if xxh3_64_intdigest(data[run.start - start : run.stop - start]) != run.digest:
+                    raise CorruptBody(5, f"bytes {run.start}-{run.stop - 1} are not what was stored")
+                is_known = is_known or run[:2] == (start, stop)
+        if not is_known:
+            new.append(Run(start, stop, xxh3_64_intdigest(data)))
+    return new
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def sealed(
+    sums: bytes,
+    entry_id: int,
+    key: str,
+    status: int,
+    headers: bytes,
+    vary: str,
+    request_time: float,
+    response_time: float,
+    age: int,
+    assigned: int | None,
+    targeted: str | None,
+    length: int,
+    spans: str | None,
+) -> bytes:
+    """The checksums of a body, behind that of the row they are in, of which these are the other values."""
+    numbers = _NUMBERS.pack(
+        entry_id, status, request_time, response_time, age, -1 if assigned is None else assigned, length
+    )
+    texts = f"{key}\0{vary}\0{targeted}\0{spans}".encode("utf-8", "surrogatepass")
+    return xxh3_64_digest(b"%b%b\0%b\0%b" % (numbers, texts, headers, sums)) + sums
