@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def self_signed(file: Path, *, address: str | None = "127.0.0.1", days: int = 1, name: str = "origin.test") -> Path:
-    """A certificate for an address (or just for a common name, as they once were) with its key, in one file. ``days``:
-    until it expires, less than 0 if it has."""
+def self_signed(
+    file: Path, host: str = "", *, address: str | None = "127.0.0.1", days: int = 1, name: str = "origin.test"
+) -> Path:
+    """A certificate for an address and a host (or just for a common name, as they once were) with its key, in one file.
+    ``days``: until it expires, less than 0 if it has."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -30,9 +32,11 @@ def self_signed(file: Path, *, address: str | None = "127.0.0.1", days: int = 1,
         .not_valid_before(now - datetime.timedelta(days=10))
         .not_valid_after(now + datetime.timedelta(days=days))
     )
+    names: list[x509.GeneralName] = [x509.DNSName(host)] if host else []
     if address is not None:
-        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        builder = builder.add_extension(alternative, critical=False)
+        names.append(x509.IPAddress(ipaddress.ip_address(address)))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     signed = builder.sign(key, hashes.SHA256())
     file.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
