@@ -458,8 +458,9 @@ class CacheAddon:
     async def answer_request(self, flow: http.HTTPFlow) -> None:
         """The hook ``request``, see :mod:`.addon_requests`."""
         if flow.response is not None or flow.error is not None or (flow.request.stream and has_body(flow)):
-            if flow.response is not None and (state := self._in_flight.get(flow.id)) is not None:
-                state.source = "own"  # or another addon's
+            state = self._in_flight.get(flow.id)
+            if flow.response is not None and state is not None and state.source != "own":
+                self._answered_here(flow, "addon")
             return
         try:
             if self.cache is None and self._ready is not None and self.settings is not None:

@@ -53,21 +53,29 @@ def check_space(space: Space) -> None:
 
 # -- a port that is taken -------------------------------------------------------------------------------------------
 
-_TAKEN = re.compile(
-    r"(?s)(?:\[Errno \d+\] )?(.* failed to listen on (\S+):(\d+)) with .*Try specifying a different port.*"
-)
+_FAILED = " failed to listen on "
+
+
+def with_free_port(message: str) -> str:
+    """What mitmproxy says of a port that is taken, with one that isn't; any other message as it is."""
+    what, failed, rest = message.partition(_FAILED)
+    address, _, why = rest.partition(" with ")
+    host, _, port = address.rpartition(":")
+    if not failed or not port.isdecimal() or "Try specifying a different port" not in why:
+        return message
+    if what.startswith("[Errno "):
+        what = what.partition("] ")[2]
+    free = free_port(host, int(port))
+    return f"{what}{_FAILED}{address}: the port is taken; another one: --listen-port {free}"
 
 
 class PortHint(logging.Filter):
     """mitmproxy proposes the port after the next one, which is where our metrics are (8082)."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        with contextlib.suppress(Exception):
-            match = _TAKEN.fullmatch(record.getMessage())
-            if match is not None:
-                port = free_port(match[2], int(match[3]))
-                record.msg = f"{match[1]}: the port is taken; another one: --listen-port {port}"
-                record.args = None
+        if record.levelno >= logging.ERROR:
+            with contextlib.suppress(Exception):
+                record.msg, record.args = with_free_port(record.getMessage()), None
         return True
 
 

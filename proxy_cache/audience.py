@@ -14,11 +14,12 @@ from .semantics.storing import says_nothing
 if TYPE_CHECKING:
     from .fills import FillRequest
 
-_ABSENT: Final = frozenset(status for status in HEURISTICALLY_CACHEABLE if status >= 300)
+_ABSENT: Final = HEURISTICALLY_CACHEABLE & {300, 301, 308, 404, 410}
+"""That something is elsewhere, or gone. Other errors speak of the request."""
 
 
 def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bool:
-    """Whether an answer says nothing but that there is nothing here: it is for all who were waiting for it.
+    """Whether an answer says nothing but that there is nothing here (any more): it is for all who were waiting for it.
 
     RFC 9111 §4.2.2 would let us keep it for a time of our own choosing, as its status is heuristically cacheable. We
     keep it for none, but 20 agents that look for the same thing at the same time are one request.

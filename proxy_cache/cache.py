@@ -28,14 +28,14 @@ from .gaps import (
     is_for_its_client,
     is_taken_for_short,
 )
-from .insisting import not_before, until_next
+from .insisting import not_before, until_next, was_asked_since
 from .known_heads import asks_for_changes, condition_holds
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .parts import Part
 from .ready import ReadyHits
 from .selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
-from .semantics.directives import CacheControl
+from .semantics.directives import NOTHING, CacheControl
 from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
 from .semantics.ranges import strong_validator
@@ -113,6 +113,8 @@ class Cache:
                 alone = alone or not _may_share(exchange, entry) or self._is_beside(exchange, entry)
                 entry = None
             decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
+            if waited and entry is not None and was_asked_since(exchange.wanted, entry.response, came):
+                decision = decide(NOTHING, entry.response, now)
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
                 try:
                     answer = await self._from_store(exchange, entry, now, decision)
@@ -542,7 +544,10 @@ class Cache:
         ahead = ahead_of(self.fills, fill)
         if ahead is None:
             return None
-        if body.kept and may_be_combined(fill) and exact_range(exchange) is None and not is_bound(exchange):
+        # RFC 9111 §3.5: what a client with Authorization is given may be for it alone, and can't be put to the rest.
+        shared = why_not_shared(exchange.headers, head.response.headers, exchange.policy) is None
+        as_it_is = exact_range(exchange) is not None or is_bound(exchange)
+        if body.kept and may_be_combined(fill) and shared and not as_it_is:
             return ahead.entry
         wanted = sum(span.length for span in spans)
         reader = waiter.reader
@@ -710,7 +715,7 @@ class Cache:
             assert body is not None
             length = body.total if head.length is None else head.length
         as_it_came = waiter.fill.request.private and waiter.fill.request.part is None
-        if length is not None and not as_it_came and head.why_not_stored != "partial":
+        if length is not None and not as_it_came and "content-range" not in response.headers:
             spans = selected(exchange, response, length)
             if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.

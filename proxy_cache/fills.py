@@ -588,7 +588,7 @@ class Fill:
         stored = StoredResponse.of(
             status, shown, request.headers, response.request_time, response.response_time, verdict
         )
-        if about_resource:
+        if about_resource and not (status >= 400 and asked_for_range):
             self.table.remember(request, response.headers, why_not, status)
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
@@ -849,7 +849,10 @@ class Fill:
             return False  # the entry is there to be found, and this fill as one of its gaps'
         if self.body is None or not self.body.joinable:
             return False
-        return matches(self.head.response.vary, headers) and fresh(self.head.response)
+        response = self.head.response
+        if since is not None and self.asked is not None and self.asked >= since and time.time() < response.fresh_until:
+            return matches(response.vary, headers)
+        return matches(response.vary, headers) and fresh(response)
 
     @property
     def is_queued(self) -> bool:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Final
 
 from .answers import Exchange
 from .limiter import Overloaded
 from .origin_response import OriginError
 from .semantics.directives import CacheControl
+from .semantics.stored import StoredResponse
 
 if TYPE_CHECKING:
     from .fills import Fill
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 10.0
 """Seconds that are waited for the head of an earlier answer, at most: a request of one's own may be faster than what
 hangs."""
 REST: Final = 1.0
@@ -36,6 +38,11 @@ def not_before(wanted: CacheControl, came: float) -> float | None:
     if wanted.no_cache or wanted.min_fresh is not None:
         return came
     return came - wanted.max_age if wanted.max_age is not None else None
+
+
+def was_asked_since(wanted: CacheControl, response: StoredResponse, came: float) -> bool:
+    """Whether the origin was asked for a stored response after this request came, so that it is as new as it wants."""
+    return wanted.min_fresh is None and response.request_time >= time.time() - (time.monotonic() - came)
 
 
 async def until_next(exchange: Exchange, earlier: Fill) -> None:

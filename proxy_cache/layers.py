@@ -418,14 +418,14 @@ class CacheHttpLayer(ConnectionChoice):
         """Streams whose requests were not sent: nothing that belongs to them is."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.OpenConnectionCompleted) and not event.reply:
+            hear_out(self.context.client, event.command.connection)
         if isinstance(event, events.DataReceived):
             if event.connection is self.context.client:
                 self.consumed += len(event.data)
                 return self._within_bounds(event) if not self._has_failed else nothing()
         elif isinstance(event, events.Start):
             self._open_client_connection()
-        elif isinstance(event, events.OpenConnectionCompleted) and not event.reply:
-            hear_out(self.context.client, event.command.connection)
         elif self._is_gated:
             return self._within_bounds(event) if not self._has_failed else nothing()
         return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()

@@ -29,7 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from .layers_early import EarlyAnswers, is_http1
 from .layers_last_words import has_ended
 from .layers_sent import REPEAT_MOST, ConnectionExpired
-from .semantics.idempotent import is_idempotent
+from .semantics.methods import is_idempotent
 
 
 class NewConnection(GetHttpConnection):

@@ -20,7 +20,7 @@ PREFIX = "cache_proxy"
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 NOT_STORED = (
     "no-store", "private", "set-cookie", "vary-star", "no-freshness", "status", "authorization", "credentials",
-    "request-no-store", "partial", "bypass", "invalidated", "store", "other",
+    "request-no-store", "partial", "bypass", "signed-url", "invalidated", "store", "other",
 )  # fmt: skip
 """Why responses are not stored: as the clients are told in Cache-Status, and what they can't be told since it comes
 about later. A reason that isn't here counts as ``other``."""

@@ -332,8 +332,9 @@ class OriginConnection(asyncio.Protocol):
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:
             # What can't be read may be left over from the response before, which should have had no body.
-            unanswered = (error.error == "connection_terminated" and not self._buffer) or self._is_garbled
-            on_answer(Stale() if unanswered and self._used > 1 and not self._interims else error)
+            garbled = self._is_garbled and not self._interims
+            unanswered = garbled or (error.error == "connection_terminated" and not self._buffer)
+            on_answer(Stale() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:
         """One timer for many responses: it is set anew when it is up, and not with every byte."""

@@ -101,7 +101,7 @@ class Waiter:
         """Seconds this waiter spent in the limiter's queue."""
 
     def __enter__(self) -> Self:
-        self._is_handed_on = False
+        self._is_handed_on = False  # whoever it was handed on to has it in this block
         return self
 
     def __exit__(

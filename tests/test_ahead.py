@@ -100,6 +100,20 @@ def test_without_a_strong_validator_it_is_asked_for_alone(proxy: Proxy, origin: 
     assert whole.result().ok  # type: ignore[attr-defined]
 
 
+def test_who_has_logged_in_asks_alone(proxy: Proxy, origin: Origin) -> None:
+    """RFC 9111 §3.5: the answer may be for that client only. It keeps nobody else from the tail."""
+    url, gate, whole = slow_whole(proxy, origin, "/login")
+    token = ("Authorization", "Bearer alice")
+    for fields in ([token], []):
+        answer = proxy.get(url, headers=[*TAIL, *fields])
+        assert answer.body == content("/login", 10_240, SIZE - 10_240)
+    alone, shared = origin.seen("/login")[1:]
+    assert (alone.header("Authorization"), alone.header("Range")) == (token[1], "bytes=-10240")
+    assert shared.header("If-Range") == '"v1"'
+    gate.open()
+    assert whole.result().ok  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "second",
     [
@@ -161,6 +175,22 @@ def test_with_one_slot_the_range_waits_its_turn(start_proxy: Start, origin: Orig
     proxy.wait_for_metric("origin_fetches_queued", 1)
     gate.open()
     assert fetch.result().body == content("/slot", 10_240, SIZE - 10_240)
+    assert whole.result().ok  # type: ignore[attr-defined]
+    proxy.wait_until_idle()
+    assert proxy.value("origin_fetches_in_flight") == 0
+
+
+def test_who_waits_for_the_tail_leaves(proxy: Proxy, origin: Origin) -> None:
+    """What was asked for on its behalf alone ends with it, and nothing is left that holds a slot."""
+    gate = Gate()
+    url, held, whole = slow_whole(proxy, origin, "/gone", Reply(size=SIZE, headers=OBJECT, gate=gate))
+    fetch = proxy.start_get(url, headers=TAIL)
+    origin.wait_for("/gone", 2)
+    fetch.leave()
+    proxy.eventually(lambda: len(proxy.status()["fills"]), lambda count: count == 1)
+    assert proxy.waiters() == 1
+    gate.open()
+    held.open()
     assert whole.result().ok  # type: ignore[attr-defined]
     proxy.wait_until_idle()
     assert proxy.value("origin_fetches_in_flight") == 0

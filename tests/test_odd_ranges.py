@@ -206,6 +206,15 @@ def test_a_200_with_a_content_range_is_not_stored_as_the_whole(
         assert (whole.status, whole.body, whole.hit) == (200, odd.body, hit)
 
 
+def test_a_200_with_a_content_range_that_may_not_be_stored_is_not_cut(proxy: Proxy, origin: Origin) -> None:
+    """Its body is no whole that a range could be taken from."""
+    headers = (("Cache-Control", "no-store"), ("Content-Range", "bytes 65536-66535/500000"))
+    url = origin.serve("/no-store", Reply(size=1000, headers=headers))
+    answer = ranged(proxy, url, "65600-65699")
+    assert (answer.status, answer.body) == (200, origin.body_of("/no-store", 1000))
+    assert origin.seen("/no-store")[-1].header("Range") == "bytes=65600-65699"
+
+
 @pytest.mark.parametrize(
     ("said", "stored"),
     [("bytes 0-999/5000", False), ("bytes 0-999/*", False), ("bytes 0-999/1000", True), ("nonsense", True)],

@@ -81,7 +81,7 @@ def test_what_rewrites_requests_still_comes_first(
     start_proxy: Callable[..., Proxy], origin: Origin, script: Path
 ) -> None:
     """What of ours stands at the end of mitmproxy's chain of addons goes with the script, and comes back with it."""
-    proxy = start_proxy(script=script, map_remote="|/mapped/|/other/")
+    proxy = start_proxy(dev_reload=True, script=script, map_remote="|/mapped/|/other/")
     for _ in range(2):
         assert proxy.get(origin.url("/mapped/x")).ok
         assert proxy.request("POST", origin.url("/mapped/x"), body=b"x").ok

@@ -96,7 +96,7 @@ BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a
 """Functions that compile what an operator has given, and examples of it."""
 
 
-OPERATORS_OWN = {("options", "_redaction")}
+OPERATORS_OWN = {("options", "_redaction"), ("addon_requests", "_is_mapped")}
 """Functions that compile an expression of the operator's, who is told to keep it linear."""
 
 
@@ -447,9 +447,9 @@ PARSERS: dict[str, Parser] = {
     "credentials": of_headers(has_credentials),
     "signatures": of_headers(
         lambda headers: signed_fields(headers, f"/a?{headers.get('authorization') or ''}"),
-        lambda headers: is_signed_url(f"/a?{headers.get('authorization') or ''}"),
         b"Authorization", b"Signature-Input",
     ),
+    "is_signed_url": of_text(lambda text: is_signed_url(f"/a?{text}")),
     "without_parameters": of_text(
         whatever_comes_of_it(lambda text: without_parameters(f"http://a/?{text}", ["X-Amz-*", "*a*b"]))
     ),
