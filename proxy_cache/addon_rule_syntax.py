@@ -20,8 +20,7 @@ _DURATION = re.compile(r"([0-9]{1,10})([smhdwy]?)")
 _BEGINS_A_FILTER = frozenset("~(\"'\\.^$[]*?+{}<>")
 """A rule that begins with one of these has no separator: its filter is where the separator should be."""
 _ENDS_IN_FORCE = re.compile(r"(?:^|[/|!:;,#@+=%&])\s*force\s*$")
-_NO_ADDRESS = re.compile(r"[g-z_.-]", re.IGNORECASE)
-"""What no part of an IPv6 address has."""
+_HOST_AND_PORT = re.compile(r"[^:\]g-z_.-]*+[g-z_.-][^:\]]*+:[0-9]+\$?", re.IGNORECASE)
 
 _OPERATORS = frozenset({"&", "&&", "|", "||", "!", "and", "or", "not"})
 _OF_RESPONSES = (
@@ -150,13 +149,7 @@ def _why_never(part: Any, response: bool) -> str | None:
     if isinstance(part, flowfilter.FDomain):
         if "/" in part.expr:
             return f"~d looks at the host alone, and no host has a slash ({part.expr!r}); ~u looks at the URL"
-        if _names_port(part.expr):
+        if _HOST_AND_PORT.fullmatch(part.expr):
             return f"~d looks at the host without its port ({part.expr!r}); ~u looks at the URL"
     inner = getattr(part, "lst", None) or [getattr(part, "itm", None)]
     return next((why for one in inner if one is not None and (why := _why_never(one, response)) is not None), None)
-
-
-def _names_port(host: str) -> bool:
-    """Whether what is to be a host has a port, which is not the end of an IPv6 address."""
-    name, _, port = host.removesuffix("$").rpartition(":")
-    return port.isdecimal() and ":" not in name and "]" not in name and _NO_ADDRESS.search(name) is not None

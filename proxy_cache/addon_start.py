@@ -54,6 +54,7 @@ def check_space(space: Space) -> None:
 # -- a port that is taken -------------------------------------------------------------------------------------------
 
 _FAILED = " failed to listen on "
+_PORT_AT_END = re.compile(r"[@:](\d{1,5})$")
 
 
 def with_free_port(message: str) -> str:
@@ -97,7 +98,7 @@ def free_port(host: str, port: int) -> int:
 
 
 def _ports_in(*texts: str) -> set[int]:
-    return {int(match[1]) for text in texts if (match := re.search(r"[@:](\d{1,5})$", text))}
+    return {int(match[1]) for text in texts if (match := _PORT_AT_END.search(text))}
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -180,7 +180,7 @@ def test_twice_in_a_row(start_proxy: Callable[..., Proxy], tmp_path: Path) -> No
 
 def test_before_the_start_has_finished(tmp_path: Path) -> None:
     """From the moment in which the script begins to load: it is done when the proxy has started."""
-    proxy = Proxy(tmp_path)
+    proxy = Proxy(tmp_path, execute=True)  # with every moment of its start
     proxy.launch()
     try:
         proxy.wait_for_log("Loading script", START_TIMEOUT)

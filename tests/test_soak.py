@@ -120,6 +120,7 @@ def test_everything_at_once_and_afterwards_all_is_back(tmp_path: Path, capsys: p
     proxy = Proxy(
         tmp_path,
         scripts=[SCRIPTS / "insides.py"],
+        execute=True,  # its memory is measured
         cache_max_size="300m",
         cache_memory=MEMORY_TIER,
         cache_max_object_size="100%",

@@ -31,7 +31,7 @@ def peak_memory(proxy: Proxy, until: Callable[[], bool], timeout: float = 60) ->
 
 def test_20_slow_agents_and_200_mb(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
     """They read a cold, then a cached object of 200 MB at 2 MB/s each: memory stays flat, the origin is done early."""
-    proxy = start_proxy(origin_max_in_flight=1)
+    proxy = start_proxy(origin_max_in_flight=1, execute=True)  # its memory is measured
     size = 200 * MB
     for number in range(20):  # what the process takes for having served anything at all
         assert proxy.get(origin.url(f"/warm/{number}")).ok
@@ -171,7 +171,7 @@ def test_an_upload_without_a_body_keeps_its_length(proxy: Proxy, origin: Origin)
 
 
 def test_an_upload_takes_no_memory(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = start_proxy()
+    proxy = start_proxy(execute=True)  # its memory is measured
     assert proxy.request("PUT", origin.url("/warm"), body=b"x" * MB).ok
     base = proxy.anonymous_memory()
     upload = proxy.start_request("PUT", origin.url("/upload"), body=bytes(100 * MB))

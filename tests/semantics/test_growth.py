@@ -177,6 +177,9 @@ def test_all_patterns_are_found() -> None:
                     )
 
 
+OF_CATEGORY = {ops.CATEGORY_DIGIT: "7", ops.CATEGORY_SPACE: " ", ops.CATEGORY_NOT_SPACE: "n", ops.CATEGORY_WORD: "w"}
+
+
 def members(item: tuple[Any, Any]) -> list[str]:
     """A few characters that a class, or a literal, matches."""
     op, value = item
@@ -198,7 +201,7 @@ def members(item: tuple[Any, Any]) -> list[str]:
             found += [chr(of[0]), chr(of[1])]
         else:
             assert kind is ops.CATEGORY, kind
-            found.append({ops.CATEGORY_DIGIT: "7", ops.CATEGORY_SPACE: " ", ops.CATEGORY_WORD: "w"}[of])
+            found.append(OF_CATEGORY[of])
     if negated:
         return [char for char in ("a", " ", "1", "~", "\x01") if char not in found][:2]
     return list(dict.fromkeys(found))[:6]

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from . import fork_server
 from .agents import Agents, Response
 from .looks import files_below, open_files
 from .origin import PATIENCE
@@ -48,6 +49,10 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return environment
 
 
+AT_FIRST = clean_environment()
+"""Before any test changes it."""
+
+
 class Proxy:
     """``with Proxy(tmp_path, origin_max_in_flight=8) as proxy: proxy.get(url)``."""
 
@@ -63,8 +68,11 @@ class Proxy:
         environment: dict[str, str] | None = None,
         control: bool = False,
         record: bool = False,
+        execute: bool = False,
         **options: Any,
     ) -> None:
+        """``execute``: as a process of its own from the beginning, for tests about what a start does or how much memory
+        it takes. Otherwise it is forked from one that has imported mitmproxy, which takes a fifth of the CPU time."""
         self.folder = folder
         self.program = program
         self.script = script
@@ -72,6 +80,7 @@ class Proxy:
         self.arguments = list(arguments)
         self.scripts = list(scripts)
         self.environment = dict(environment or {})
+        self.execute = execute
         self.flow_file = folder / "flows.jsonl"
         if control:
             self.scripts.append(CONTROL)
@@ -85,12 +94,13 @@ class Proxy:
             "confdir": folder / "mitmproxy",
             **options,
         }
+        self._has_own_confdir = "confdir" not in options
         self.expects_errors = False
         """Set by a test that makes the product log a traceback."""
         self.address: tuple[str, int] = ("127.0.0.1", 0)
         self.metrics_address: tuple[str, int] | None = None
         self.log: list[str] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | fork_server.ForkedProcess | None = None
         self.agents: Agents | None = None
         self._logged = threading.Condition()
         self._reader: threading.Thread | None = None
@@ -114,16 +124,23 @@ class Proxy:
     def launch(self) -> None:
         """Start the process, and wait for nothing."""
         self._mark = len(self.log)
-        self.process = subprocess.Popen(
-            self.command(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            cwd=self.folder,
-            env=clean_environment(**self.environment),
-        )
+        command, environment = self.command(), clean_environment(**self.environment)
+        server = None if self.execute else fork_server.server_for(command, environment, AT_FIRST)
+        if server is not None:
+            if self._has_own_confdir:
+                server.give_certificates(self.folder / "mitmproxy")
+            self.process = server.start(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE)
+        else:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                cwd=self.folder,
+                env=environment,
+            )
         self._reader = threading.Thread(target=self._read_log, args=(self.process,), daemon=True)
         self._reader.start()
 
@@ -218,7 +235,7 @@ class Proxy:
 
     # -- the log ---------------------------------------------------------------------------------------------
 
-    def _read_log(self, process: subprocess.Popen[str]) -> None:
+    def _read_log(self, process: subprocess.Popen[str] | fork_server.ForkedProcess) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
