@@ -10,8 +10,8 @@ Imports go down this list and never up; only the first two points know mitmproxy
   ``addon_flows``, ``addon_hooks``, ``addon_account`` (how requests end) and ``addon_log``, ``addon_process``,
   ``addon_requests`` (our hooks after all others'), ``addon_rules`` (rules → ``Policy``), ``addon_rule_syntax`` (what
   they look like) and ``addon_filters`` (mitmproxy's filters, compiled), ``addon_start`` (what is said at the start),
-  ``addon_reload`` (SIGHUP: ``option_file``, which is config.yaml read again, and ``log_files``), ``addon_trust``
-  (mitmproxy's certificates are ours);
+  ``addon_reload`` (SIGHUP: ``addon_option_file``, which is config.yaml read again, and ``log_files``),
+  ``addon_trust`` (mitmproxy's certificates are ours);
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
   connections), ``layers_requests`` and ``layers_framing`` (what a request asks for, where a response ends),
   ``layers_hygiene`` and ``layers_chunks`` (what of them may come in, as bytes), ``layers_early`` (answers before a body

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import addonmanager, ctx, exceptions
 
 from . import hangup
+from .addon_option_file import OptionFile
 from .log_files import LogFiles
-from .option_file import OptionFile
 
 if TYPE_CHECKING:
     from .addon import CacheAddon
