@@ -67,12 +67,14 @@ class Gate:
             self._waiters.clear()
 
     async def passed(self) -> None:
+        """Returns when it is open. Raises ``TimeoutError``, so that no origin hangs for ever."""
         event = asyncio.Event()
         with self._lock:
             if self._open.is_set():
                 return
             self._waiters.append((asyncio.get_running_loop(), event))
-        await event.wait()
+        async with asyncio.timeout(SAFETY):
+            await event.wait()
 
 
 @dataclass(frozen=True)
@@ -388,7 +390,7 @@ class Origin:
             if reply.delay:
                 await self._or_gone(asyncio.sleep(reply.delay), gone)
             if reply.gate is not None:
-                await self._or_gone(asyncio.wait_for(reply.gate.passed(), SAFETY), gone)
+                await self._or_gone(reply.gate.passed(), gone)
             if reply.fail:
                 return self._fail(reply.fail, writer)
             return await self._send(request, reply, writer, gone)
@@ -494,7 +496,7 @@ class Origin:
                 if reply.body_gate is not None and request.sent < reply.gate_at:
                     now = now[: reply.gate_at - request.sent]
                 if reply.body_gate is not None and request.sent >= reply.gate_at:
-                    await self._or_gone(asyncio.wait_for(reply.body_gate.passed(), SAFETY), gone)
+                    await self._or_gone(reply.body_gate.passed(), gone)
                 piece = piece[len(now) :]
                 writer.write(b"%x\r\n%b\r\n" % (len(now), now) if chunked else now)
                 await writer.drain()
@@ -508,7 +510,7 @@ class Origin:
                     if ahead > 0:
                         await asyncio.sleep(ahead)
         if reply.body_gate is not None and request.sent >= reply.gate_at:
-            await self._or_gone(asyncio.wait_for(reply.body_gate.passed(), SAFETY), gone)
+            await self._or_gone(reply.body_gate.passed(), gone)
         if reply.cut is not None:
             return False
         if chunked:
