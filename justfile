@@ -3,7 +3,7 @@
 venv := env("VENV", ".venv")
 bin := venv / "bin"
 python := quote(bin / "python")
-# As many tests at a time as there are cores. (`just test -n 0`: one after the other.)
+# Two tests at a time for each core, four at most. (`just test -n 0`: one after the other.)
 pytest := python + " -m pytest -n auto --maxprocesses 4 --dist worksteal"
 
 set positional-arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("random", hypothesis.settings.get_profile("fixed"), derandomize=False)
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: a third of its time a test waits, for what must not happen or for a client."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
