@@ -712,7 +712,8 @@ class CacheAddon:
         """The request has been answered in the fast lane, or its client has left."""
         self._in_flight.pop(id(state), None)
         self.accounts.lane_ended(state, answer, client, note)
-        self._see_if_idle()
+        if self._idle is not None:
+            self._see_if_idle()
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
         state = self._in_flight.pop(flow.id, None)

@@ -75,7 +75,8 @@ class AccessLog:
         wait = f" queued={queued * 1000:.0f}ms" if queued >= 0.001 else ""
         tail = f" ({for_log(brief(note))})" if note else ""
         took = f"{seconds * 1000:.1f} ms"
-        line = f"{self._stamp()}{_word(method)} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
+        word = method if method == "GET" else _word(method)
+        line = f"{self._stamp()}{word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
         self._take(line if line.isprintable() else one_line(line))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:

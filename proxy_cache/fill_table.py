@@ -18,7 +18,7 @@ from .semantics.headers import Headers
 from .semantics.ranges import strong_validator
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
-from .semantics.storing import SIGNED_URL, says_nothing
+from .semantics.storing import ABOUT_CACHING, SIGNED_URL
 from .semantics.vary import matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
@@ -293,7 +293,7 @@ class FillTable:
         §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
         the reason of that section's note: they have long meant that something is worked out."""
         if (
-            not says_nothing(response)
+            response.has_any(ABOUT_CACHING)
             or not self.default_ttl
             or "?" in request.target.path
             or has_credentials(request.headers, request.policy.credentials)

@@ -572,7 +572,7 @@ class Fill:
             (status >= 400 and asked_for_range) or is_passed_off_as_whole(response, to_a_range=asked_for_range)
         ):
             why_not = "partial"  # it may be about the range only
-        about_resource = speaks_of_resource(status)
+        about_resource = status == 200 or speaks_of_resource(status)
         if why_not is None and not about_resource and self._has_better(status):
             why_not = "status"
         passed_on = status == 304 and request.passes_condition_on and not request.private

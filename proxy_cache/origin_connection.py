@@ -438,7 +438,7 @@ class OriginConnection(asyncio.Protocol):
         connection = head.hop.get("connection")
         self._keep = head.http11
         if connection is not None:
-            said = persistence(connection)
+            said = connection if connection == "keep-alive" else persistence(connection)
             self._keep = said == "keep-alive" or (head.http11 and said is None)
         self._chunked, self._part, self._trailers, self._trailer_size = False, Part.SIZE, 0, 0
         codings = head.hop.get("transfer-encoding")

@@ -8,6 +8,7 @@ from there, and whoever makes an answer says it once. That is done for the log a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from .limiter import Overloaded
@@ -22,6 +23,7 @@ _STORED: Final = re.compile(r"; stored(?:;|$)")
 _DETAIL: Final = re.compile(r'; detail=(?:"((?:[^"\\]|\\.)*)"|([^;"\s]+))')
 _ERROR: Final = re.compile(r"; error=([a-z_]+)")
 _NOT_IN_WORD: Final = re.compile(r"[^!-~]+")
+_REMEMBER_LENGTH: Final = 256  # characters
 
 
 def reasons(headers: Headers, source: str) -> str:
@@ -29,6 +31,13 @@ def reasons(headers: Headers, source: str) -> str:
     ``not_stored``, ``detail``, ``error`` (RFC 9209 §2.3). Nothing for a hit."""
     values = headers.get_all("cache-status")
     own = values[-1] if values else ""  # those before are of caches further on
+    if source == "error":
+        return _told(own, source, headers.get("proxy-status"))
+    # Those of misses are mostly the same.
+    return (_remembered if len(own) <= _REMEMBER_LENGTH else _told)(own, source)
+
+
+def _told(own: str, source: str, proxy_status: str | None = None) -> str:
     text = ""
     if (fwd := _FWD.search(own)) is not None:
         text = f" fwd={fwd[1]}"
@@ -36,11 +45,14 @@ def reasons(headers: Headers, source: str) -> str:
     why = _NOT_IN_WORD.sub("-", detail[1] or detail[2] or "") if detail is not None else ""
     if source in ("miss", "coalesced") and not _STORED.search(own):
         return f"{text} not_stored={why or 'store'}"
-    if source == "error" and (told := headers.get("proxy-status")) is not None and (error := _ERROR.search(told)):
+    if proxy_status is not None and (error := _ERROR.search(proxy_status)):
         text += f" error={error[1]}"
         if why == error[1]:
             why = ""
     return f"{text} detail={why}" if why else text
+
+
+_remembered = lru_cache(maxsize=256)(_told)
 
 
 def cut_by(error: BaseException | None, *, gone: bool) -> tuple[str, str]:

@@ -29,7 +29,7 @@ def request_head(method: bytes, form: bytes, authority: bytes, lines: bytes, fie
     """The bytes of a head. ``form``: the request target as the recipient wants it (RFC 9112 §3.2); ``authority``: whom
     it is meant for; ``lines``: all field lines, with Host, and ``fields``, how many they were meant to be. Raises
     :class:`Mismatch`."""
-    if _METHOD.fullmatch(method) is None or _FORM.fullmatch(form) is None:
+    if (method != b"GET" and _METHOD.fullmatch(method) is None) or _FORM.fullmatch(form) is None:
         raise Mismatch("a request line that is none")
     host, count = (_remembered if len(lines) <= _REMEMBER_LENGTH else _checked)(lines)
     if host != authority:
@@ -66,11 +66,15 @@ _remembered = lru_cache(maxsize=1024)(_checked)
 def authority_of(target: Target) -> bytes:
     """Host and port of a target, as they go out. From clients they are ASCII; another addon may have put in a name that
     is not. Raises :class:`Mismatch`."""
-    authority = target.authority
     try:
-        return authority.encode("ascii" if authority.isascii() else "idna")
+        return _encoded(target.authority)
     except UnicodeError as error:
         raise Mismatch(f"no name of a host: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _encoded(authority: str) -> bytes:
+    return authority.encode("ascii" if authority.isascii() else "idna")
 
 
 def path_of(target: Target) -> bytes:

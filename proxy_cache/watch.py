@@ -52,23 +52,23 @@ class Watch:
     def __init__(self, table: FillTable) -> None:
         self._table = table
         self._timer: asyncio.TimerHandle | None = None
+        self.is_on = False
+        """Whether it looks at the fills."""
         self._due = 0.0
         self._seen: dict[Fill, _Seen] = {}
-
-    @property
-    def is_on(self) -> bool:
-        return self._timer is not None
 
     def begin(self) -> None:
         """Look at the fills, from now on until there are none."""
         loop, interval = asyncio.get_running_loop(), self._interval
         self._due = loop.time() + interval
         self._timer = loop.call_at(self._due, self._look, interval)
+        self.is_on = True
 
     def end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.is_on = False
         self._seen.clear()
 
     @property
@@ -81,6 +81,7 @@ class Watch:
 
     def _look(self, interval: float) -> None:
         self._timer = None
+        self.is_on = False
         fills = self._table.fills
         if asyncio.get_running_loop().time() <= self._due + LATE:
             before, self._seen = self._seen, {}

@@ -86,13 +86,16 @@ class Headers:
     def packed(self) -> bytes:
         """All fields in one piece: for the disk, and for memory."""
         if self._packed is None:
-            self._packed = b"\r\n".join([b"%b:%b" % field for field in self.fields])
+            self._packed = b"\r\n".join([b"%b:%b" % field for field in self._fields or ()])
         return self._packed
 
     def pack(self) -> None:
         """Keep the fields in one piece only, until they are asked for again: a cache has tens of thousands of Headers
         that nobody looks at, and each pair in them would be an object for Python's collector to look at."""
-        if self._fields is not None and self.packed().count(b"\n") != max(len(self._fields) - 1, 0):
+        packed = self._packed
+        if packed is None:
+            packed = self.packed()
+        if self._fields is not None and packed.count(b"\n") != max(len(self._fields) - 1, 0):
             return  # a value with a line break in it, which is left as it came
         self._fields = self._index = self._lines = None
 
@@ -196,7 +199,7 @@ class Headers:
 
     def plus(self, *lines: Line) -> Headers:
         """With these lines at the end."""
-        more = Headers((*self.fields, *[line[0] for line in lines]))
+        more = Headers((*(self._fields or self.fields), *[line[0] for line in lines]))
         # For many lines a new index is cheaper: each further value of a name takes a copy of its list here, since
         # Headers that come from one another share theirs.
         if self._index is not None and len(lines) <= 4:

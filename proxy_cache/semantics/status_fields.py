@@ -64,11 +64,11 @@ def cache_status(
     detail: str | None = None,
 ) -> str:
     """One member of Cache-Status. ``fwd`` and what goes with it say nothing on a hit, and are left out (§2.2)."""
-    value = _item(name)
+    value = _remembered(name)
     if hit:
         value += "; hit"
     elif fwd is not None:
-        value += f"; fwd={_item(fwd)}"
+        value += f"; fwd={_remembered(fwd)}"
         if fwd_status is not None:
             value += f"; fwd-status={fwd_status}"
         if stored:

@@ -92,11 +92,11 @@ class StoredResponse:
         always_validate = not ruled and (
             directives.no_cache  # RFC 9111 §5.2.2.4
             # The qualified form lets the rest be used "if the listed header fields are excluded", which they are.
-            or is_unqualified(directives.no_cache_fields)
+            or bool(directives.no_cache_fields and is_unqualified(directives.no_cache_fields))
             # A 304 may say so of a response that was stored before (RFC 9111 §5.2.2.5, §5.2.2.7).
             or (directives.no_store and not directives.must_understand)
             or directives.private
-            or is_unqualified(directives.private_fields)
+            or bool(directives.private_fields and is_unqualified(directives.private_fields))
         )
         # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
         # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". An old
@@ -132,7 +132,7 @@ class StoredResponse:
         verdict: Verdict = _AS_IT_IS,
     ) -> StoredResponse:
         """From a response as the origin sent it, the request that it answers, and what was decided about it."""
-        names = vary_names(headers)
+        names = vary_names(headers) if "vary" in headers else ()
         return cls(
             status=status,
             headers=end_to_end(headers).without_any(_AGE | verdict.omitted if verdict.omitted else _AGE),

@@ -98,9 +98,12 @@ _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
 """What a rule with ``force`` overrides."""
 
 
+ABOUT_CACHING: Final = frozenset({"cache-control", "expires", "pragma"})
+
+
 def says_nothing(response: Headers) -> bool:
     """Whether there is nothing in a response about caching it."""
-    return not response.has_any({"cache-control", "expires", "pragma"})
+    return not response.has_any(ABOUT_CACHING)
 
 
 def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
@@ -136,14 +139,14 @@ def _why_not(
         return "status"
     if directives.must_understand and status not in UNDERSTOOD:
         return "status"  # RFC 9111 §5.2.2.3
-    if vary_names(response) is None:
+    if "vary" in response and vary_names(response) is None:
         return "vary-star"  # RFC 9111 §4.1: would never match
     # RFC 9111 §5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and implements the status
     # code's caching requirements", must-understand being there.
     if directives.no_store and not directives.must_understand:
         return "no-store"
     # RFC 9111 §5.2.2.7: "a shared cache MUST NOT store the response", or the fields that it names.
-    if directives.private or is_unqualified(directives.private_fields):
+    if directives.private or (directives.private_fields and is_unqualified(directives.private_fields)):
         return "private"
     # RFC 9111 §7.3: "the Set-Cookie response header field does not inhibit caching". Here it does, unless the origin
     # has shared caches in mind: one user's session must not reach another because a header was forgotten.
@@ -152,7 +155,7 @@ def _why_not(
     ):
         return "set-cookie"
     # RFC 9111 §3: the response contains public, Expires, max-age, s-maxage, or has a heuristically cacheable status.
-    if not _has_lifetime(response, directives, targeted):
+    if directives.max_age is None and not _has_lifetime(response, directives, targeted):
         if status not in HEURISTICALLY_CACHEABLE and not directives.public:
             return "no-freshness"
         # "[…] a response that has neither a cache validator nor an explicit expiration time […] not usually useful".
@@ -183,6 +186,7 @@ def _by_request(
         # each time, gets its way. But none is made up: what says nothing may be for this client only.
         if (
             not directives.no_cache
+            and directives.max_age is None
             and not _has_lifetime(response, directives, targeted)
             and has_credentials(request, policy.credentials)
         ):

@@ -41,7 +41,7 @@ def absolute(text: str, method: str = "GET") -> Target:
     if found is None:
         raise TargetError("the target is no http or https URL")
     scheme, authority, path = found[1].lower(), found[2], found[3]
-    host, port = address(authority, _DEFAULT_PORTS[scheme])
+    host, port = (_address if len(authority) <= AUTHORITY_MOST else address)(authority, _DEFAULT_PORTS[scheme])
     if not path.startswith("/"):
         # RFC 9112 §3.2.4: for an OPTIONS of a URI without path and query "the last proxy on the request chain MUST send
         # a request-target of '*'". RFC 9110 §4.2.3: else an empty path is the same as "/".

@@ -41,15 +41,16 @@ class ClockWatch:
         """Seconds by which it has been set back since the last look; 0 if it hasn't. Small amounts add up."""
         before = self._monotonic()
         wall = (self._wall or time.time)()
-        if -TOLERANCE < self._offset - wall + before <= 0.0:
-            self._offset = wall - before  # as it mostly is: it goes as the other does, or is a trifle faster
-            return 0.0
+        if -TOLERANCE < (by := self._offset - wall + before) <= TOLERANCE:
+            if by < 0.0:
+                self._offset = wall - before
+            return 0.0  # as it mostly is: it goes as the other does, or a trifle faster, or is slewed
         if self._monotonic() - before > UNCERTAIN:
             return 0.0  # the process has been stopped in between
         offset = wall - before
         by = self._offset - offset
         if by <= TOLERANCE:
-            self._offset = max(self._offset, offset)  # set forward, or slewed
+            self._offset = max(self._offset, offset)  # set forward
             return 0.0
         self._offset = offset
         return by

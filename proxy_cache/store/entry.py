@@ -24,8 +24,8 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "response", "slot", "spans",
-        "sums", "unwritten", "used", "weight", "written",
+        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "response", "size", "slot",
+        "spans", "sums", "unwritten", "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -41,12 +41,14 @@ class Entry:
         self.id = entry_id
         self.key = key
         self.response = response
-        self.head = len(key) + head_size(response)
-        """Bytes of its key and its head."""
         self.length = length
         self.used = used
         self.spans = spans
         """The parts of the body that are in the file; ``None`` if it is all there."""
+        self.head = len(key) + head_size(response)
+        """Bytes of its key and its head."""
+        self.size = footprint(length if spans is None else spans.length, self.head)
+        """Bytes it is counted with: whole blocks for the body, and for its head."""
         self.sums = b""
         """The checksums of what is in the file, as far as they are known (see :mod:`.checksums`)."""
         self.written = used if written is None else written
@@ -64,10 +66,10 @@ class Entry:
         self.prepared: Any = None
         """What somebody has worked out from ``response`` and wants to find again; dropped when that changes."""
 
-    @property
-    def size(self) -> int:
-        """Bytes it is counted with: whole blocks for the body, and for its head."""
-        return footprint(self.length if self.spans is None else self.spans.length, self.head)
+    def measure(self) -> None:
+        """Work out its size anew: there is more of its body, or another head."""
+        self.head = len(self.key) + head_size(self.response)
+        self.size = footprint(self.length if self.spans is None else self.spans.length, self.head)
 
     def has(self, start: int, stop: int) -> bool:
         """Whether these bytes of its body are in the file."""

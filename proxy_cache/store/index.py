@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from ..semantics.stored import StoredResponse
 from .checksums import with_runs
 from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
-from .entry import BLOCK, Entry, footprint, head_size
+from .entry import BLOCK, Entry, footprint
 from .folder import PRIVATE
 from .rows import (
     CLOCK_STEPS,
@@ -376,7 +376,7 @@ class Index:
         """A validation brought new header fields for the same body."""
         distrust_the_future(response, time.time())
         entry.response = response
-        entry.head = len(entry.key) + head_size(response)
+        entry.measure()
         response.headers.pack()
         entry.prepared = None
         self._weigh_again(entry)
@@ -390,6 +390,7 @@ class Index:
             return
         spans = entry.spans.with_span(start, stop)
         entry.spans = None if spans.covers(0, entry.length) else spans
+        entry.measure()
         entry.sums = with_runs(entry.sums, sums)
         self._weigh_again(entry)
         entry.written = now

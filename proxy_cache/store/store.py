@@ -175,14 +175,14 @@ class Store:
             except Exception:  # it is there for as long as the store is
                 logger.exception("cache_dir %s: housekeeping failed", self.root)
 
-    def _notice_clock(self) -> None:
-        if by := self._clock.set_back_by():
-            logger.warning("the clock was set back by %.1f s: what is stored counts as older by that", by)
-            self.index.clock_set_back(by)
+    def _clock_set_back(self, by: float) -> None:
+        logger.warning("the clock was set back by %.1f s: what is stored counts as older by that", by)
+        self.index.clock_set_back(by)
 
     def _look_at_clock(self) -> None:
         """Often, and at low cost, so that a hit need not ask whether the clock was set."""
-        self._notice_clock()
+        if by := self._clock.set_back_by():
+            self._clock_set_back(by)
         self._clock_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_clock)
 
     # -- looking up and reading ---------------------------------------------------------------------------------
@@ -293,7 +293,8 @@ class Store:
     def update(self, entry: Entry, response: StoredResponse) -> None:
         """New header fields for a stored body (a 304 arrived, RFC 9111 §4.3.4). If these make it a head that is too
         long to be stored, the entry goes: it can't be kept as it was either."""
-        self._notice_clock()
+        if by := self._clock.set_back_by():
+            self._clock_set_back(by)
         if self.takes(entry.key, response):
             self.index.replace_response(entry, response)
         else:
@@ -524,7 +525,7 @@ class Store:
 
     def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
         """Store a response whose body is here. ``None`` if it is not kept."""
-        if self._falls_behind():
+        if self._pending.size > UNWRITTEN_MOST and self._falls_behind():
             return None
         entry = Entry(self.index.new_id(), key, response, len(data), time.time())
         if entry.head > KEY_MOST and not self.takes(key, response):
@@ -549,7 +550,7 @@ class Store:
         if error is not None:
             self.write_failed(error)
             self.remove(entry)
-        elif entry in self.index:
+        elif entry.slot:
             self.index.set_place(entry)
         else:
             self._drop_written(entry)
@@ -658,7 +659,8 @@ class Store:
 
     def _add(self, entry: Entry, *, saved: bool = False) -> None:
         """Make it known, in place of what it replaces."""
-        self._notice_clock()  # so that no clock by which something was stored goes unseen
+        if by := self._clock.set_back_by():  # so that no clock by which something was stored goes unseen
+            self._clock_set_back(by)
         self.index.add(entry, saved=saved)
         self._drop_superseded(entry.key)
 
@@ -728,7 +730,7 @@ class Store:
     def reserve(self, size: int, since: float = NEVER, beside: int = 0) -> bool:
         """Room for ``size`` more bytes of one entry, which has ``beside`` already, by evicting what was not used after
         ``since`` (unix time) if need be. ``False`` if there is none to be had."""
-        if not self.is_open or not self._may_be_kept(beside + size):
+        if not self.is_open or (beside + size > self.space.object_max and not self._may_be_kept(beside + size)):
             return False
         if not self.space.make(size, since):
             self._on_failure("no_space")
