@@ -15,7 +15,7 @@ import pytest
 from tests.support.agents import Wire
 from tests.support.origin import PATIENCE, bind_new_port
 from tests.support.proxy import Proxy
-from tests.test_forwarded import HINTS, OK, Scripted, asks
+from tests.support.scripted import HINTS, OK, Scripted, asks
 
 CLOSES = "<close>"
 """In place of an answer: the origin closes a connection on which it has just got a request."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 from mitmproxy.test import tflow
@@ -17,70 +13,9 @@ from mitmproxy.test import tflow
 from proxy_cache import addon
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
-from tests.support.origin import PATIENCE, Origin, Reply, bind_new_port
+from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
-
-OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal"
-
-
-class Scripted:
-    """An origin of which every byte is written down: the nth request of all gets the nth answer, the last one stays.
-    An answer that ends in ``<close>`` ends the connection."""
-
-    def __init__(self) -> None:
-        self.answers: list[str] = [OK]
-        self.heads: list[str] = []
-        self.bodies: list[bytes] = []
-        self.connections = 0
-        self._socket = bind_new_port()
-        self._socket.listen(128)
-        self.netloc = f"127.0.0.1:{self._socket.getsockname()[1]}"
-        self.url = f"http://{self.netloc}/x"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def fields(self, name: str, request: int = -1) -> list[str]:
-        lines = (line.partition(":") for line in self.heads[request].split("\r\n")[1:])
-        return [value.strip() for field, _, value in lines if field.lower() == name.lower()]
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(PATIENCE)
-        with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-            while head := self._head(stream):
-                lengths = [int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
-                body = stream.read(lengths[0]) if lengths else b""
-                if "transfer-encoding: chunked" in head.lower():
-                    while size := int(stream.readline(), 16):
-                        body += stream.read(size + 2)[:-2]
-                    while stream.readline().strip():
-                        body += b"[trailer]"
-                self.heads.append(head)
-                self.bodies.append(body)
-                answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
-                connection.sendall(answer.removesuffix("<close>").encode("latin-1"))
-                if answer.endswith("<close>"):
-                    return
-
-    @staticmethod
-    def _head(stream: object) -> str:
-        lines = []
-        while (line := stream.readline()) and line != b"\r\n":  # type: ignore[attr-defined]
-            lines.append(line.decode("latin-1").rstrip("\r\n"))
-        return "\r\n".join(lines)
+from tests.support.scripted import HINTS, OK, Scripted, asks
 
 
 @pytest.fixture
@@ -89,17 +24,7 @@ def scripted() -> Iterator[Scripted]:
         yield running
 
 
-def asks(scripted: Scripted, method: str = "POST", *fields: str, version: str = "1.1", host: str | None = None) -> str:
-    body = "hello" if method == "POST" else ""
-    lines = [f"{method} {scripted.url} HTTP/{version}", f"Host: {host or scripted.netloc}", *fields]
-    if body:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", body])
-
-
 # -- interim responses (RFC 9110 §15.2) ------------------------------------------------------------------------------
-
-HINTS = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
 
 
 @pytest.mark.parametrize(

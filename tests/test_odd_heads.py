@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.agents import Wire
 from tests.support.proxy import Proxy
-from tests.test_forwarded import Scripted, asks
+from tests.support.scripted import Scripted, asks
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.support import forwarding
 from tests.support.agents import Wire
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
-from tests.test_forwarded import OK, Scripted, asks
+from tests.support.scripted import OK, Scripted, asks
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from tests.support.agents import Wire
 from tests.support.origin import Echo
 from tests.support.proxy import Proxy
-from tests.test_forwarded import OK, Scripted
+from tests.support.scripted import OK, Scripted
 
 METHODS = ("GET", "HEAD", "POST")
 

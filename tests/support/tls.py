@@ -7,36 +7,22 @@ import contextlib
 import os
 import socket
 import ssl
-import threading
-from typing import Self
 
-from .origin import PATIENCE, bind_new_port
+from .scripted import ThreadedOrigin
 
 CLOSE, CUT, GARBAGE = "close", "cut", "garbage"
 """Ends of a connection: with TLS' closing alert, without (a FIN alone), and with a FIN after what is no TLS."""
 
 
-class TlsOrigin:
+class TlsOrigin(ThreadedOrigin):
     """The nth request for a target gets the nth answer: bytes, and how the connection ends then, ``""`` if it does not.
     The last one stays."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
         self.heads: list[bytes] = []
         self._answers: dict[str, list[tuple[bytes, str]]] = {}
         self._context = context
-        self._socket = bind_new_port()
-        self._socket.listen(128)
-        self.port = self._socket.getsockname()[1]
-        self.netloc = f"127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
     def serve(self, target: str, *answers: tuple[bytes, str]) -> str:
         self._answers[target] = list(answers)
@@ -45,14 +31,7 @@ class TlsOrigin:
     def count(self, target: str) -> int:
         return sum(head.split()[1].decode() == target for head in self.heads)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(PATIENCE)
         with connection, contextlib.suppress(OSError):
             tls = self._context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=True)
             with tls:
