@@ -192,6 +192,21 @@ class CacheAddon:
             self.store.memory_max = settings.memory
             self.store.verifier.rate = settings.verify_rate
 
+    def renew_trust(self) -> None:
+        """Read the certificates that origins are verified by again, for fills and for what is forwarded alike. Those
+        that can't be read stay as they were."""
+        if self.settings is None:
+            return
+        try:
+            self.settings.origin.trust.check()
+        except OSError as error:
+            logger.warning("proxy-cache: SIGHUP: certificates not read again: %s", error)
+            return
+        self.forward_trust.renew()
+        if self.origin is not None:
+            self.origin.renew_trust()
+        logger.info("proxy-cache: SIGHUP: certificates read again")
+
     def running(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls this hook where it cannot await.
         self._ready = asyncio.Event()

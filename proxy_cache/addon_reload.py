@@ -1,4 +1,4 @@
-"""SIGHUP: ``config.yaml`` is read again, and log files that were renamed are begun anew."""
+"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are begun anew."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class Reload:
         else:
             self._reopen()
             self._read_again()
+            self._addon.renew_trust()
 
     def _reopen(self) -> None:
         self._addon.access_log.flush()

@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 from mitmproxy import ctx
-from mitmproxy.connection import Connection
+from mitmproxy.connection import Connection, Server
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL, crypto
 
@@ -31,9 +31,14 @@ class ForwardTrust:
 
     def use(self, trust: Trust) -> None:
         if trust != self._trust:
-            self._trust, self._store = trust, None
-            self._outdated.update(self._verified)
-            self._verified.clear()
+            self._trust = trust
+            self.renew()
+
+    def renew(self) -> None:
+        """Read the certificates again, and open every connection anew: one that was trusted may not be any more."""
+        self._store = None
+        self._outdated.update(self._verified)
+        self._verified.clear()
 
     def is_outdated(self, connection: Connection) -> bool:
         """Whether a connection in TLS was opened under other options."""
@@ -43,6 +48,10 @@ class ForwardTrust:
         """The hook ``tls_start_server``: what mitmproxy does there, by our certificates and not by its own."""
         if data.ssl_conn is not None or self._trust is None:
             return  # another addon's
+        if isinstance(data.conn, Server) and data.conn.address is not None:
+            # RFC 6066 §3: a HostName is "without a trailing dot", and certificates are for such names. mitmproxy takes
+            # the target as it is.
+            data.conn.sni = (data.conn.sni or data.context.client.sni or data.conn.address[0]).removesuffix(".")
         ctx.master.addons.get("tlsconfig").tls_start_server(data)
         self._verified.add(data.conn)
         if not self._trust.verify or data.ssl_conn is None:

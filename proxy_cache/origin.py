@@ -83,9 +83,13 @@ class OriginClient:
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
+        self.renew_trust()
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
+
+    def renew_trust(self) -> None:
+        """Read the certificates again, and open every connection anew."""
         self._tls = None
         self._generation += 1
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.timeout, sock_read=settings.timeout)
 
     def _open_connector(self) -> aiohttp.TCPConnector:
         if self._connector is None:

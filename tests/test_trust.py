@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from tests.support.agents import Response, Wire
 from tests.support.certificates import folder_of, issued, self_signed, server_context
 from tests.support.origin import Origin
-from tests.support.proxy import Proxy
+from tests.support.proxy import SCRIPTS, Proxy
 
 Start = Callable[..., Proxy]
 
@@ -89,3 +91,44 @@ def test_it_may_change_while_it_runs(start_proxy: Start, serve: Callable[[Path],
         refused = proxy.set_option(f"ssl_verify_upstream_trusted_ca={tmp_path / 'nothing.pem'}")
         assert refused.startswith("OptionsError: ssl_verify_upstream_trusted_ca: ")
         assert asked(proxy, origin, "/still")[0].status == 200
+
+
+@pytest.mark.parametrize("also", ["", "origin_max_in_flight: 7\n"])
+def test_a_file_that_is_replaced(
+    start_proxy: Start, serve: Callable[[Path], Origin], tmp_path: Path, also: str
+) -> None:
+    """A CA that is renewed, or withdrawn, counts from SIGHUP on, be there another change or not, and also on
+    connections that are open. What can't be read is not taken."""
+    one, other = self_signed(tmp_path / "one.pem", name="one"), self_signed(tmp_path / "other.pem", name="other")
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(one, trusted)
+    proxy = start_proxy(ssl_verify_upstream_trusted_ca=trusted, origin_retries=0)
+    origins = serve(one), serve(other)
+
+    def statuses(path: str) -> list[list[int]]:
+        return [[response.status for response in asked(proxy, origin, path)] for origin in origins]
+
+    def hang_up(said: str) -> None:
+        mark = len(proxy.log)
+        proxy.signal(signal.SIGHUP)
+        proxy.wait_for_log(said, since=mark)
+
+    assert statuses("/a") == [[200] * 3, [502] * 3]
+    shutil.copy(other, trusted)
+    (Path(proxy.options["confdir"]) / "config.yaml").write_text(also)
+    hang_up("certificates read again$")
+    assert statuses("/b") == [[502] * 3, [200] * 3]
+    trusted.write_text("nothing")
+    hang_up("certificates not read again: ")
+    assert statuses("/c") == [[502] * 3, [200] * 3]
+
+
+def test_a_final_dot_is_not_of_the_name(start_proxy: Start, serve: Callable[[Path], Origin], tmp_path: Path) -> None:
+    """RFC 6066 §3."""
+    certificate = self_signed(tmp_path / "origin.pem", "origin.test", address=None)
+    origin = serve(certificate)
+    proxy = start_proxy(scripts=[SCRIPTS / "names.py"], ssl_verify_upstream_trusted_ca=certificate, origin_retries=0)
+    for host in ("origin.test", "origin.test."):
+        url = f"https://{host}:{origin.port}/{host}"
+        statuses = [proxy.request(method, url).status for method in ("GET", "HEAD", "DELETE")]
+        assert statuses == [200] * 3, host
