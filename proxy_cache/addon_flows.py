@@ -180,8 +180,9 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
 
 
 def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
-    """A 1xx to a client of HTTP/1.1, while its answer is waited for."""
-    if not transport.is_closing():
+    """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
+    for a client that doesn't take what it has been sent already."""
+    if not transport.is_closing() and not transport.get_write_buffer_size():
         reason = status_codes.RESPONSES.get(status, "")
         lines = [f"HTTP/1.1 {status} {reason}".encode()]
         lines += [name + b": " + value for name, value in end_to_end(headers).fields]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from .audience import Trouble
 from .contention import LOOK_EVERY, make_way
 from .fills import Fill, FillRequest, FillState, identifying_fields
 from .known_heads import KnownHeads, condition_holds
@@ -148,6 +149,7 @@ class FillTable:
         self.unusable = Memory()
         """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
         self.watch = Watch(self)
+        self.trouble = Trouble()
         self.known = KnownHeads()
         """Heads that are known of keys of which nothing is stored."""
         self._next_look: asyncio.TimerHandle | None = None

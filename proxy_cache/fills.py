@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .audience import has_no_credentials, is_plain_absence
+from .audience import PROVOKED, has_no_credentials, is_plain_absence
 from .contention import HoldUp, Leftover
 from .copying import copy
 from .known_heads import REVALIDATING, condition_holds, head_of_304
@@ -54,7 +54,7 @@ from .semantics.ranges import (
 )
 from .semantics.spans import Span
 from .semantics.stored import StoredResponse
-from .semantics.storing import SIGNED_URL, judge, why_not_shared
+from .semantics.storing import SIGNED_URL, judge, speaks_of_resource, why_not_shared
 from .semantics.validation import CONDITIONAL, conditional_headers, selected_by_304
 from .semantics.vary import matches
 from .store.body import Body, Reader
@@ -514,10 +514,13 @@ class Fill:
         return body.total is not None and span.stop < body.total and response.content_length is not None
 
     def _interim(self, status: int, headers: Headers) -> None:
-        """A 1xx is for all who wait now (RFC 9110 §15.2)."""
+        """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
+        anybody's session."""
+        is_personal = has_credentials(self.request.headers, self.request.policy.credentials)
+        shown = headers.without("set-cookie")
         for waiter in list(self.waiters):
-            if waiter.on_interim is not None:
-                waiter.on_interim(status, headers)
+            if waiter.on_interim is not None and (waiter.leads or not is_personal):
+                waiter.on_interim(status, headers if waiter.leads else shown)
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head has arrived: who gets it, and is it stored?"""
@@ -577,7 +580,9 @@ class Fill:
             why_not = "status"
         passed_on = status == 304 and request.passes_condition_on and not request.private
         alone = about_resource and not (why_not == "partial" and asked_for_range)
-        for_all = why_not in (None, SIGNED_URL) or (_is_failure(status) and not _is_personal(request, response.headers))
+        for_all = why_not in (None, SIGNED_URL)
+        if not for_all and _is_failure(status) and not _is_personal(request, response.headers):
+            for_all, self._suits = True, self.table.trouble.concerns(request)
         if passed_on:
             for_all, alone = self._decide_304(response)
         elif why_not == "no-freshness" and is_plain_absence(request, status, response.headers):
@@ -807,7 +812,7 @@ class Fill:
         """Hand out the head: to everybody whom it suits, else to who has asked, if that one is still here; the others
         are sent on, all at once."""
         # What was "partial" was about a range, and speaks of no other.
-        refused = not shared and (not speaks_of_resource(head.response.status) or head.why_not_stored == "partial")
+        refused = not speaks_of_resource(head.response.status) or (not shared and head.why_not_stored == "partial")
         for waiter in list(self.waiters):
             if waiter.leads or (
                 shared
@@ -830,8 +835,19 @@ class Fill:
         self.state = FillState.FAILED
         if self.body is not None:
             self.body.fail(error)
+        suits = None
+        if (
+            error.error in PROVOKED
+            and self.head is None
+            and (self.request.part is None or self.request.part.of is None)
+        ):
+            suits = self.table.trouble.concerns(self.request)
         for waiter in list(self.waiters):
-            waiter._fail(error)
+            if suits is None or waiter.leads or suits(waiter.headers):
+                waiter._fail(error)
+            else:
+                waiter._fail(SentOn(alone=False, refused=True))
+                self.waiters.pop(waiter, None)
 
     # -- joining, seen from the table ---------------------------------------------------------------------------
 
@@ -873,13 +889,6 @@ class Fill:
     def __repr__(self) -> str:
         size = f", {self.body.length} bytes" if self.body else ""
         return f"<Fill {self.request.target.shown} {self.state.value}, {len(self.waiters)} waiters{size}>"
-
-
-def speaks_of_resource(status: int) -> bool:
-    """Whether an answer with this status says something about the resource, which others may then take for granted:
-    that it is there, elsewhere, or gone. Every other error speaks of the request that it answers, and of whoever has
-    made it, or of the moment."""
-    return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
 
 
 def identifying_fields(request: FillRequest) -> frozenset[str]:

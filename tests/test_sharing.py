@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from tests.support.agents import results
+from tests.support.agents import Wire, results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -304,3 +305,105 @@ def test_redirects_that_may_not_be_stored_are_not_waited_for(proxy: Proxy, origi
     origin.wait(lambda: origin.in_flight == 10, told="10 requests at once")
     gate.open()
     assert {response.status for response in results(fetches)} == {307}
+
+
+# -- failures that one request has provoked ----------------------------------------------------------------------------
+
+ODD = ("X-Odd", "<script>")
+ONCE_ASKED = {"origin_retries": 0}
+
+
+def failed_and_asked_again(
+    proxy: Proxy, origin: Origin, failure: Reply, *, source: str, others: list[list[Field]], then: Reply
+) -> tuple[int, list[int], int]:
+    """The origin answers an odd request so, while others wait for it, and the next one as ``then`` says. The statuses,
+    and how often it was asked."""
+    gate = Gate()
+    url = origin.serve("/provoked", replace(failure, gate=gate), then)
+    odd = proxy.start_get(url, headers=[ODD])
+    origin.wait_for("/provoked")
+    waiting = [proxy.start_get(url, headers=headers, source=source) for headers in others]
+    proxy.wait_for_waiters(1 + len(waiting))
+    gate.open()
+    return odd.result(60).status, [fetch.result(60).status for fetch in waiting], origin.count("/provoked")
+
+
+@pytest.mark.parametrize("failure", [Reply(status=500), Reply(status=501), Reply(fail="reset"), Reply(fail="garbage")])
+def test_what_cuts_off_one_request_does_not_fail_the_others(start_proxy: Start, origin: Origin, failure: Reply) -> None:
+    """A firewall that takes a field for an attack, and says so by 500 or a reset. The others ask again, together."""
+    proxy = start_proxy(**ONCE_ASKED)
+    status, others, asked = failed_and_asked_again(
+        proxy, origin, failure, source="127.0.0.1", others=[[]] * 10, then=Reply(headers=(FRESH,))
+    )
+    assert status == (failure.status if not failure.fail else 502)
+    assert others == [200] * 10
+    assert asked == 2
+
+
+def test_an_origin_in_trouble_is_not_asked_by_one_after_the_other(start_proxy: Start, origin: Origin) -> None:
+    """Once two clients have seen it fail, it is not their requests."""
+    proxy = start_proxy(**ONCE_ASKED)
+    others = [[("X-Agent", str(number))] for number in range(10)]
+    trouble = Reply(status=503)
+    assert failed_and_asked_again(proxy, origin, trouble, source="127.0.0.2", others=others, then=trouble) == (
+        503, [503] * 10, 2,
+    )  # fmt: skip
+
+
+def test_the_same_request_shares_its_failure(start_proxy: Start, origin: Origin) -> None:
+    """Whatever it says to caches."""
+    proxy = start_proxy(**ONCE_ASKED)
+    same: list[list[Field]] = [[ODD], [("x-odd", ODD[1]), ("Cache-Control", "max-stale")]]
+    answer = failed_and_asked_again(
+        proxy, origin, Reply(fail="reset"), source="127.0.0.1", others=same, then=Reply(headers=(FRESH,))
+    )
+    assert answer == (502, [502, 502], 1)
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 413])
+def test_an_error_about_one_request_is_stored_for_its_like(proxy: Proxy, origin: Origin, status: int) -> None:
+    """Many servers put a lifetime on every answer. What X-Odd has brought is not what others get."""
+    refused = Reply(status=status, headers=(FRESH,), seed="refused")
+    url = origin.serve(f"/{status}", refused, Reply(headers=(FRESH,)))
+    assert proxy.get(url, headers=[ODD]).status == status
+    proxy.wait_until_idle()
+    again = proxy.get(url, headers=[ODD])
+    assert (again.status, again.hit) == (status, True)
+    assert proxy.get(url).status == 200
+    proxy.wait_until_idle()
+    assert proxy.get(url).hit
+    assert origin.count(f"/{status}") == 2
+
+
+def test_an_interim_response_to_a_user_is_the_users(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    hints = ((103, (("Link", "</mine>"), ("Set-Cookie", "session=1"))),)
+    url = origin.serve("/hints", Reply(headers=(FRESH,), interim=hints, gate=gate), Reply(headers=(FRESH,)))
+    host = origin.netloc
+    with Wire(proxy.address) as user, Wire(proxy.address) as other:
+        user.send(f"GET {url} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer x\r\n\r\n")
+        origin.wait_for("/hints")
+        other.send(f"GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+        proxy.wait_for_waiters(2)
+        gate.open()
+        status, fields = user.head()
+        assert status == 103
+        assert dict(fields)["Set-Cookie"] == "session=1"
+        assert other.head()[0] == 200
+
+
+def test_an_interim_response_is_without_a_session_for_others(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    hints = ((103, (("Link", "</a>"), ("Set-Cookie", "session=1"))),)
+    url = origin.serve("/session", Reply(headers=(FRESH,), interim=hints, gate=gate))
+    with Wire(proxy.address) as first, Wire(proxy.address) as other:
+        first.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
+        origin.wait_for("/session")
+        other.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
+        proxy.wait_for_waiters(2)
+        gate.open()
+        assert "Set-Cookie" in dict(first.head()[1])
+        status, fields = other.head()
+        assert status == 103
+        assert dict(fields)["Link"] == "</a>"
+        assert "Set-Cookie" not in dict(fields)

@@ -9,13 +9,15 @@ from .directives import NOTHING, CacheControl, parse_cache_control
 from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
-from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge
+from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge, speaks_of_resource
 from .targeted import parse_targeted
 from .validation import entity_tag, opaque_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1
 _AGE = frozenset({"age"})
+_NOT_SEEN = frozenset({"cache-control", "pragma", "if-none-match", "if-modified-since"})
+"""Fields of a request that are for caches, and come and go with what they have."""
 _AS_IT_IS = Verdict(None)
 _NEVER_FRESH = float("-inf")
 
@@ -133,6 +135,10 @@ class StoredResponse:
     ) -> StoredResponse:
         """From a response as the origin sent it, the request that it answers, and what was decided about it."""
         names = vary_names(headers) if "vary" in headers else ()
+        if status >= 400 and names is not None and verdict.why_not is None and not speaks_of_resource(status):
+            # A filter, a field that is too long: the answer to one request, whatever it says of caching. RFC 9111 §4.1
+            # lets a cache require more of a request than Vary names; here it is all that the origin has seen.
+            names = tuple(sorted(request_headers.names.union(names) - _NOT_SEEN))
         return cls(
             status=status,
             headers=end_to_end(headers).without_any(_AGE | verdict.omitted if verdict.omitted else _AGE),
@@ -215,6 +221,8 @@ class StoredResponse:
         names = vary_names(headers)
         if names is None:
             return NEVER
+        if self.status >= 400 and not speaks_of_resource(self.status):
+            return self.vary
         if request is not None:
             return selecting_values(names, request, policy.credentials)
         # A 304 that names fields whose values weren't kept leaves a response that no request can be matched with.

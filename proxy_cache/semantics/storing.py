@@ -28,6 +28,14 @@ NEVER_STORED: Final = frozenset({401, 407, 408, 412, 416, 417, 421, 425, 428, 42
 # rule that names the status.
 RULED: Final = frozenset({200, 203, 204, 300, 301, 308})
 
+
+def speaks_of_resource(status: int) -> bool:
+    """Whether an answer with this status says something about the resource, which others may then take for granted:
+    that it is there, elsewhere, or gone. Every other error speaks of the request that it answers, and of whoever has
+    made it, or of the moment."""
+    return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
+
+
 ERROR_LIFETIME_MOST: Final = 60
 """Seconds for which an error (5xx) that has a lifetime of its own is fresh here, however long that is."""
 
