@@ -16,8 +16,9 @@ Imports go down this list and never up; only the first two points know mitmproxy
   connections), ``layers_requests`` and ``layers_framing`` (what a request asks for, where a response ends),
   ``layers_hygiene`` and ``layers_chunks`` (what of them may come in, as bytes), ``layers_early`` (answers before a body
   has come), ``layers_repeat`` and ``layers_sent`` (requests that go twice), ``layers_last_words`` (connections that
-  break), ``layers_outcome`` (who broke off), ``layers_backpressure``, ``layers_max_forwards``, ``layers_tls`` (how TLS
-  ends), ``layers_tunnel`` (CONNECT), ``options``, ``option_names`` (those that nobody knows);
+  break), ``layers_timeouts`` (origins that say nothing), ``layers_outcome`` (who broke off), ``layers_backpressure``,
+  ``layers_max_forwards``, ``layers_tls`` (how TLS ends), ``layers_tunnel`` (CONNECT), ``options``, ``option_names``
+  (those that nobody knows);
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``outcome`` (how a request ended, in words);
 - ``admin`` and ``listening`` (its port), ``metrics``;
 - ``cache`` (the way of one GET), ``ready`` (hits that take no work), ``selection`` (what of a body is wanted), ``gaps``

@@ -63,7 +63,7 @@ from .limiter import OriginLimiter
 from .metrics import Metrics, method_label
 from .names import Names
 from .options import Settings
-from .origin import OriginClient
+from .origin import OriginClient, OriginSettings
 from .semantics import redaction
 from .semantics.headers import Headers
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
@@ -146,6 +146,11 @@ class CacheAddon:
     @property
     def head_limits(self) -> HeadLimits:
         return self.settings.head_limits if self.settings is not None else DEFAULT_HEAD_LIMITS
+
+    @property
+    def origin_timeout(self) -> float:
+        """Seconds."""
+        return (self.settings.origin if self.settings is not None else OriginSettings()).timeout
 
     @property
     def half_closed_clients(self) -> bool:

@@ -48,6 +48,7 @@ from .layers_hygiene import why_malformed, why_malformed_request
 from .layers_last_words import hear_out
 from .layers_repeat import ConnectionChoice, RepeatingStream
 from .layers_sent import ConnectionExpired
+from .layers_timeouts import ConnectTimer
 from .layers_tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end
 from .semantics.limits import HeadLimits
@@ -62,6 +63,9 @@ class Recorder(TunnelRecorder, Protocol):
 
     @property
     def head_limits(self) -> HeadLimits: ...
+
+    @property
+    def origin_timeout(self) -> float: ...
 
     def still_listens(self, client: Client) -> bool: ...
 
@@ -118,6 +122,8 @@ class CacheStream(RepeatingStream):
     """Whether the request has a body, which HTTP/2 says without a field."""
     held = 0
     """Bytes of the request's body that have come while this waits for something else."""
+    _timer: ConnectTimer | None = None
+    """Of what a CONNECT dials."""
 
     # -- answers from the cache ---------------------------------------------------------------------------------
 
@@ -126,8 +132,9 @@ class CacheStream(RepeatingStream):
         delivery = response.stream if response is not None else None
         if already_streamed or not isinstance(delivery, Delivery):
             yield from super().send_response(already_streamed)
-            if self.is_unread and not self.context.server.state & ConnectionState.CAN_READ:
-                yield from self.end_early()
+            if self.is_unread:
+                origin_reads = self.context.server.state & ConnectionState.CAN_READ
+                yield from self.end_response() if origin_reads else self.end_early()
             return
         try:
             yield from self._deliver(delivery)
@@ -266,9 +273,11 @@ class CacheStream(RepeatingStream):
         if isinstance(event, ConnectionExpired) and self.may_repeat(event):
             yield from self.repeat(event)
             return
-        if isinstance(event, http_events.ResponseProtocolError) and self.is_unread:
-            yield from self.end_early()
-            return
+        if self.is_unread:
+            if isinstance(event, http_events.ResponseProtocolError):
+                yield from self.end_early()
+                return
+            yield SendHttp(event, self.context.server)  # which would wait for the rest
         event.message = brief(event.message)
         response = self.flow.response
         if (
@@ -318,6 +327,10 @@ class CacheStream(RepeatingStream):
     # -- CONNECT ------------------------------------------------------------------------------------------------
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
+        server = self.context.server
+        if server.timestamp_start is not None or server.error is not None:
+            # An earlier CONNECT of this client's failed. mitmproxy opens no connection a second time.
+            self.context.server = self.flow.server_conn = Server(address=server.address, via=server.via)
         yield from self._connect(LayerStack())
 
     def handle_connect_upstream(self) -> layer.CommandGenerator[None]:
@@ -340,12 +353,17 @@ class CacheStream(RepeatingStream):
             return
         for command in self.child_layer.handle_event(connection_event(event, self.context)):
             if isinstance(command, TunnelReady):
-                yield from self._answer_connect(command.error)
-            else:
-                yield command
+                late = self._timer.end() if self._timer is not None else None
+                yield from self._answer_connect(command.error and (late or command.error))
+                continue
+            if isinstance(command, commands.OpenConnection):
+                self._timer = ConnectTimer(self.context.client, command.connection, self.recorder.origin_timeout)
+            yield command
 
     def _left_while_dialling(self, why: str) -> layer.CommandGenerator[None]:
         """The client has gone. mitmproxy ends what was being opened for it, and nobody is here to hear of that."""
+        if self._timer is not None:
+            self._timer.end()
         self.recorder.tunnel_opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
         self.flow.error = flow.Error(why)
         self.flow.live = False
@@ -414,6 +432,8 @@ class CacheHttpLayer(ConnectionChoice):
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = False
         self._is_gated = False
+        self._connecting: dict[layer.Layer, ConnectTimer] = {}
+        """By what opens a connection."""
         self._unsent: set[int] = set()
         """Streams whose requests were not sent: nothing that belongs to them is."""
 
@@ -483,8 +503,12 @@ class CacheHttpLayer(ConnectionChoice):
                     yield hook
 
     def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
+        stack = self.connections[command.connection]
+        timer = self._connecting.pop(stack, None)
+        if timer is not None and (late := timer.end()) and command.err:
+            command.err = late
         if not command.err:
-            take_over(self.connections[command.connection], self.recorder.head_limits)
+            take_over(stack, self.recorder.head_limits, lambda: self.recorder.origin_timeout)
         return super().register_connection(command)
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
@@ -498,7 +522,11 @@ class CacheHttpLayer(ConnectionChoice):
                 reuse = reuse and not self.recorder.is_outdated(connection)
             else:
                 connection.error = None
-        yield from super().get_connection(event, reuse=reuse)
+        for command in super().get_connection(event, reuse=reuse):
+            if isinstance(command, commands.OpenConnection):
+                timer = ConnectTimer(self.context.client, command.connection, self.recorder.origin_timeout)
+                self._connecting[self.connections[command.connection]] = timer
+            yield command
 
     def is_idle_after(self, handed: int) -> bool:
         """Whether all of the ``handed`` bytes have come through, and nothing is left to be done with them."""

@@ -11,7 +11,7 @@ from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
-from .layers_http1 import StopReading
+from .layers_http1 import ResponseSent, StopReading
 from .layers_outcome import ToldApart
 
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
@@ -26,6 +26,8 @@ class EarlyAnswers(ToldApart):
 
     dropped = 0
     """Bytes of the request's body that were."""
+    has_ended = False
+    """Whether a client in HTTP/2 has been sent the end of its response."""
 
     def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not isinstance(event, http_events.RequestData) or self.flow.response is None:
@@ -46,6 +48,22 @@ class EarlyAnswers(ToldApart):
         """Whether the whole response has been sent, and the request is still being taken on to its origin."""
         return bool(self.client_state == self.state_stream_request_body and self.server_state == self.state_done)
 
+    def end_response(self) -> layer.CommandGenerator[None]:
+        """The origin has answered, and reads on. mitmproxy would keep the end of the response until that of the request
+        has come, and a client that stops sending when it is answered would wait for it."""
+        if self.is_http1:
+            yield SendHttp(ResponseSent(self.stream_id), self.context.client)
+        else:
+            self.has_ended = True
+            yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def flow_done(self) -> layer.CommandGenerator[None]:
+        if not self.has_ended:
+            yield from super().flow_done()
+            return
+        self.flow.live = False
+        yield DropStream(self.stream_id)
+
     def end_early(self) -> layer.CommandGenerator[None]:
         """The origin has answered and left, and the rest of the request is read by nobody. The client gets the end of
         its response, and the time to read it: a connection that is closed with something unread is reset (RFC 9112
@@ -54,7 +72,8 @@ class EarlyAnswers(ToldApart):
         self.client_state = self.state_done
         given_up = http_events.RequestProtocolError(self.stream_id, "answered before it was complete", _CANCELLED)
         yield SendHttp(given_up, self.context.server)
-        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
+        if not self.has_ended:
+            yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
         yield DropStream(self.stream_id)
         yield from self.stop_reading()
 

@@ -7,6 +7,7 @@ nothing above this ever sees them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,11 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
+    RequestEndOfMessage,
     RequestHeaders,
+    RequestProtocolError,
     RequestTrailers,
+    ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
     ResponseTrailers,
@@ -38,10 +42,12 @@ from .layers_hygiene import RefusedHead, checked_request, cleaned_response
 from .layers_last_words import was_reset
 from .layers_requests import request_of
 from .layers_sent import ConnectionExpired, SentRequest
+from .layers_timeouts import SilenceTimer
 from .layers_tls import say_closed, was_cut_short, watch
 from .origin_connection import INTERIM_MOST, LINE_BREAKS_MOST
 from .semantics.headers import connection_options
 from .semantics.limits import HeadLimits
+from .semantics.methods import is_idempotent
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
@@ -58,6 +64,12 @@ class InterimResponse(HttpEvent):
     """A 1xx from an origin, which is not the response that it belongs to."""
 
     response: http.Response
+
+
+@dataclass
+class ResponseSent(HttpEvent):
+    """A client has been sent all of its response, and its request is still on its way. The end of the response is to
+    be seen now; its :class:`ResponseEndOfMessage` follows when the request has ended too."""
 
 
 @dataclass
@@ -90,6 +102,8 @@ class ClientConnection(Http1Server):
         self._is_silent = True
         self._has_finished = False
         """Whether the client has sent all that it is going to, and waits for the answer."""
+        self._is_answered = False
+        """Whether the end of the response can be seen, before that of the request has come."""
 
     def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not isinstance(event, events.DataReceived):
@@ -156,7 +170,30 @@ class ClientConnection(Http1Server):
             if not self.request_done and self.state == self.read_body:
                 yield from self.stop_reading()
             return
-        yield from super().send(event)
+        if isinstance(event, ResponseSent):
+            yield from self._show_end()
+            return
+        if self._is_answered and isinstance(event, ResponseEndOfMessage):
+            self._is_answered = False
+            yield from self.mark_done(response=True)
+            return
+        for command in super().send(event):
+            if isinstance(command, commands.CloseConnection) and self.response is None:  # not one that breaks off
+                yield from say_closed(self.context, self.conn)
+            yield command
+
+    def _show_end(self) -> layer.CommandGenerator[None]:
+        """The client may wait for the end of the response before it sends more, or leaves: RFC 9112 §9.5 has it watch
+        for an answer while it sends."""
+        assert self.request is not None
+        assert self.response is not None
+        self._is_answered = True
+        headers = self.response.headers
+        if "chunked" in headers.get("transfer-encoding", "").lower() and self.request.method != "HEAD":
+            yield commands.SendData(self.conn, b"0\r\n\r\n")
+        if "close" in connection_options(headers.get_all("connection")):  # as all say whose end is the connection's
+            yield from say_closed(self.context, self.conn)
+            yield commands.CloseTcpConnection(self.conn, half_close=True)
 
     def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
         """RFC 9112 §9.6: "a TCP connection that is half-closed by the client does not delimit a request message, nor
@@ -187,6 +224,7 @@ class ClientConnection(Http1Server):
         """The client has had its last answer: let it read that, and close."""
         self.buf = ReceiveBuffer()
         self.state = self.linger
+        yield from say_closed(self.context, self.conn)
         yield commands.CloseTcpConnection(self.conn, half_close=True)
         yield commands.RequestWakeup(LINGER)
 
@@ -207,9 +245,11 @@ class ClientConnection(Http1Server):
 class OriginConnection(Http1Client):
     """The end towards an origin, or a parent proxy."""
 
-    def __init__(self, context: Context, limits: HeadLimits) -> None:
+    def __init__(self, context: Context, limits: HeadLimits, timeout: Callable[[], float]) -> None:
+        """``timeout``: seconds that an idempotent request may be without a byte of its response."""
         super().__init__(context)
         self._limits = limits
+        self._silence = SilenceTimer(context.client, self.conn, timeout)
         self._interim = 0
         self._requests = 0
         """So many have gone over it."""
@@ -219,35 +259,39 @@ class OriginConnection(Http1Client):
         self._line_breaks = 0
 
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        self._silence.heard = time.monotonic()
         if self.response_done:  # and the request is still on its way
             self.buf = ReceiveBuffer()
             if isinstance(event, events.DataReceived):
                 return
-        elif (
-            isinstance(event, events.ConnectionClosed)
-            and isinstance(self.body_reader, Http10Reader)
-            and (why := self._why_not_whole()) is not None
-        ):
+        elif isinstance(event, events.ConnectionClosed) and (why := self._why_not_whole()) is not None:
             # A body without length is complete when its connection was closed, and not when it broke (RFC 9112 §8, and
             # §9.8 of TLS).
             assert self.stream_id is not None
             self.state = self.done
             yield commands.CloseConnection(self.conn)
-            yield ReceiveHttp(ResponseProtocolError(self.stream_id, f"http_response_incomplete: {why}", BROKEN_OFF))
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
             return
         yield from super().read_body(event)
 
     def _why_not_whole(self) -> str | None:
-        """Why a body that went on until the connection's end is not complete."""
+        """Why a body is not complete with the connection's end, with its proxy error type."""
+        self._silence.end()
+        if self._silence.error is not None:
+            return f"connection_read_timeout: {self._silence.error}"
+        if not isinstance(self.body_reader, Http10Reader):
+            return None  # its length or its chunks tell
         if was_reset(self.context.client, self.conn):
-            return "the connection was reset"
+            return "http_response_incomplete: the connection was reset"
         if was_cut_short(self.context, self.conn):
-            return "the connection ended without TLS' closing alert"
+            return "http_response_incomplete: the connection ended without TLS' closing alert"
         return None
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, RequestTrailers):  # of an HTTP/2 client
             return
+        if isinstance(event, (RequestHeaders, RequestProtocolError)):
+            self._silence.end()
         if isinstance(event, RequestHeaders):
             self._requests += 1
             self._sent.begin(reused=self._requests > 1)
@@ -256,6 +300,13 @@ class OriginConnection(Http1Client):
         else:
             self._sent.add(event)
         yield from super().send(event)
+        if (
+            isinstance(event, RequestEndOfMessage)
+            and self.request is not None
+            and not self.response_done
+            and is_idempotent(self.request.data.method.decode("ascii", "replace"))
+        ):
+            self._silence.begin()
 
     def read_headers(self, event: events.Event) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A client MUST be able to parse one or more 1xx responses received prior to a final
@@ -263,6 +314,7 @@ class OriginConnection(Http1Client):
         if not isinstance(event, events.DataReceived):
             yield from self._closed()
             return
+        self._silence.heard = time.monotonic()
         if self.request is None or self.stream_id is None:  # nobody has asked for it
             self.buf = ReceiveBuffer()
             yield commands.CloseConnection(self.conn)
@@ -331,11 +383,15 @@ class OriginConnection(Http1Client):
     def _closed(self) -> layer.CommandGenerator[None]:
         if self.conn.state & ConnectionState.CAN_WRITE:
             yield commands.CloseConnection(self.conn)
-        if self.stream_id:
+        self._silence.end()
+        if self.stream_id and self._silence.error is not None:
+            yield from self._broken(f"http_response_timeout: {self._silence.error}", expired=False)
+        elif self.stream_id:
             had = "within the header of a response" if self.buf else "before a response"
             yield from self._broken(f"server closed connection {had}", expired=not self.buf)
 
     def _failed(self, why: str, *, expired: bool = False) -> layer.CommandGenerator[None]:
+        self._silence.end()
         self.state = self.done
         yield commands.CloseConnection(self.conn)
         yield from self._broken(why, expired=expired)
@@ -353,6 +409,8 @@ class OriginConnection(Http1Client):
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, why, BROKEN_OFF))
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
+        if response:
+            self._silence.end()
         last = self._is_last or (
             self.response is not None and "close" in connection_options(self.response.headers.get_all("connection"))
         )
@@ -381,8 +439,9 @@ def _lines_of(buf: ReceiveBuffer, limits: HeadLimits, status: int, error: str) -
     return None
 
 
-def take_over(stack: layer.Layer, limits: HeadLimits) -> None:
-    """Put our end in place of mitmproxy's, on a connection to an origin that has just been made."""
+def take_over(stack: layer.Layer, limits: HeadLimits, timeout: Callable[[], float]) -> None:
+    """Put our end in place of mitmproxy's, on a connection to an origin that has just been made. ``timeout``: see
+    :class:`OriginConnection`."""
     client = stack
     while not isinstance(client, HttpClient):  # below a tunnel through a parent proxy, or TLS
         below = getattr(client, "child_layer", None)
@@ -395,7 +454,7 @@ def take_over(stack: layer.Layer, limits: HeadLimits) -> None:
     if type(old) is not Http1Client:
         return
     watch(client.context)
-    new = OriginConnection(client.context, limits)
+    new = OriginConnection(client.context, limits, timeout)
     client.context.layers.remove(old)
     new.state = new.read_headers
     client.child_layer = new

@@ -61,7 +61,7 @@ class HeardReader(asyncio.StreamReader):
 
 def hear_out(client: Connection, connection: Connection) -> None:
     """Have all that came over a connection read, however it ends. For one that has just been opened."""
-    io = _io_of(client, connection)
+    io = io_of(client, connection)
     if io is not None and type(io.reader) is asyncio.StreamReader and isinstance(io.writer, asyncio.StreamWriter):
         io.reader.__class__ = HeardReader  # asyncio's protocol has it already
         io.writer = HeardOut(io.writer, io.reader)
@@ -69,13 +69,13 @@ def hear_out(client: Connection, connection: Connection) -> None:
 
 def was_reset(client: Connection, connection: Connection) -> bool:
     """Whether a connection ended with an error, and not in good order."""
-    return bool(getattr(getattr(_io_of(client, connection), "reader", None), "was_reset", False))
+    return bool(getattr(getattr(io_of(client, connection), "reader", None), "was_reset", False))
 
 
 def has_ended(client: Connection, connection: Connection) -> bool:
     """Whether an idle connection is known to have ended, though mitmproxy has not heard of it yet. (What it sends while
     nobody has asked ends it as well.)"""
-    io = _io_of(client, connection)
+    io = io_of(client, connection)
     if io is None or io.writer is None:
         return False
     if io.writer.is_closing():
@@ -91,6 +91,7 @@ def _is_readable(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _io_of(client: Connection, connection: Connection) -> Any:
+def io_of(client: Connection, connection: Connection) -> Any:
+    """What mitmproxy has of a connection: its task, reader and writer. ``None`` if it is gone."""
     handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
     return handler.transports.get(connection) if handler is not None else None

@@ -140,7 +140,8 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "origin_timeout", int, 30,
-        "Seconds without a byte from the origin (connecting included) after which a try is given up.",
+        "Seconds without a byte from the origin (connecting included) after which a try is given up; what is forwarded "
+        "and not idempotent (POST) has no limit once it is sent.",
     ),
     (
         "origin_min_pace", str, "0",

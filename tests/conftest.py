@@ -33,6 +33,7 @@ ONCE = {
     "test_rewriting",
     "test_trust",
     "test_hangup",
+    "test_silent_origins",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 

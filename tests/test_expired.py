@@ -7,15 +7,17 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from h2.events import StreamEnded
 
 from tests.support.agents import Wire
 from tests.support.origin import PATIENCE, bind_new_port
 from tests.support.proxy import Proxy
-from tests.support.scripted import HINTS, OK, Scripted, asks
+from tests.support.scripted import HINTS, OK, Scripted, ThreadedOrigin, asks
+from tests.test_smuggling import Http2, pseudo
 
 CLOSES = "<close>"
 """In place of an answer: the origin closes a connection on which it has just got a request."""
@@ -315,3 +317,121 @@ def test_a_body_without_length_that_ends_with_a_reset_is_not_complete(proxy: Pro
             while wire.socket.recv(65536):
                 pass
     proxy.wait_for_log(r"POST .* error|POST .*incomplete|POST .*reset")
+
+
+# -- origins that answer an upload and read on -------------------------------------------------------------------------
+
+NEVER = {
+    "chunks": "Transfer-Encoding: chunked\r\n\r\n5\r\nnever\r\n0\r\n\r\n",
+    "length": "Content-Length: 5\r\n\r\nnever",
+}
+
+
+class EarlyOrigin(ThreadedOrigin):
+    """Answers a request when it has read its head, and goes on reading."""
+
+    answer = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[int] = []
+        self.ended = threading.Event()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
+            while head := Scripted._head(stream):
+                connection.sendall(f"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\n{self.answer}".encode())
+                lengths = [int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
+                left = sum(lengths)
+                self.bodies.append(0)
+                while left and (data := stream.read1(min(left, 1 << 16))):  # type: ignore[attr-defined]
+                    left -= len(data)
+                    self.bodies[-1] += len(data)
+                if left:
+                    break
+        self.ended.set()
+
+
+@pytest.fixture
+def early() -> Iterator[EarlyOrigin]:
+    with EarlyOrigin() as running:
+        yield running
+
+
+def begun(origin: EarlyOrigin, version: str = "1.1", *fields: str) -> bytes:
+    """A tenth of an upload of a million bytes."""
+    lines = [f"PUT http://{origin.netloc}/x HTTP/{version}", "Host: x", "Content-Length: 1000000", *fields, "", ""]
+    return "\r\n".join(lines).encode() + b"x" * 100_000
+
+
+@pytest.mark.parametrize("framing", ["chunks", "length"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_client_that_waits_for_the_end_of_an_early_answer(
+    start_proxy: Callable[..., Proxy], early: EarlyOrigin, framing: str, whole: bool
+) -> None:
+    """It gets that before it sends more, also where the answer is put together here first; and can go on then."""
+    proxy = start_proxy(modify_body="/~s/never/maybe") if whole else start_proxy()
+    early.answer = NEVER[framing]
+    expected = b"maybe" if whole else b"never"
+    with Wire(proxy.address) as wire:
+        for _ in range(2):
+            wire.send(begun(early))
+            response = wire.response()
+            assert (response.status, response.body) == (401, expected)
+            wire.send(b"x" * 900_000)
+        wire.send(f"OPTIONS http://{early.netloc}/x HTTP/1.1\r\nHost: x\r\n\r\n")
+        response = wire.response()
+        assert (response.status, response.body) == (401, expected)
+    assert early.bodies == [1_000_000, 1_000_000, 0]
+
+
+@pytest.mark.parametrize(("version", "field"), [("1.0", "X: y"), ("1.1", "Connection: close")])
+@pytest.mark.parametrize("framing", ["chunks", "length"])
+def test_an_early_answer_whose_end_is_that_of_the_connection(
+    proxy: Proxy, early: EarlyOrigin, framing: str, version: str, field: str
+) -> None:
+    """The client is told by half a close, and may send the rest all the same."""
+    early.answer = NEVER[framing]
+    with Wire(proxy.address) as wire:
+        wire.send(begun(early, version, field))
+        assert b"never" in wire.rest()
+        wire.send(b"x" * 900_000)
+        proxy.eventually(lambda: early.bodies, lambda bodies: bodies == [1_000_000])
+
+
+def test_a_client_that_leaves_with_an_early_answer(proxy: Proxy, early: EarlyOrigin) -> None:
+    """The origin hears of it."""
+    early.answer = NEVER["chunks"]
+    with Wire(proxy.address) as wire:
+        wire.send(begun(early))
+        assert wire.response().body == b"never"
+    assert early.ended.wait(PATIENCE)
+    proxy.wait_for_metric("inflight_requests", 0)
+    assert proxy.value("hook_errors_total") == 0
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_end_of_an_early_answer_over_http2(
+    start_proxy: Callable[..., Proxy], early: EarlyOrigin, leaves: bool
+) -> None:
+    early.answer = NEVER["chunks"]
+    proxy = start_proxy(mode=f"reverse:http://{early.netloc}")
+    client = Http2(proxy.address)
+    connection = client.connection
+    connection.send_headers(1, [*pseudo(b"PUT"), (b"content-length", b"20000")])
+    connection.send_data(1, b"x" * 10_000)
+    client.socket.sendall(connection.data_to_send())
+    got: list[object] = []
+    while not any(isinstance(event, StreamEnded) for event in got):
+        got += connection.receive_data(client.socket.recv(65536))
+        client.socket.sendall(connection.data_to_send())
+    if leaves:
+        connection.reset_stream(1)
+    else:
+        connection.send_data(1, b"x" * 10_000, end_stream=True)
+    client.socket.sendall(connection.data_to_send())
+    if leaves:
+        assert early.ended.wait(PATIENCE)
+    proxy.eventually(lambda: early.bodies, lambda bodies: bodies == [10_000 if leaves else 20_000])
+    assert client.ask(pseudo(b"OPTIONS")) == 401
+    client.socket.close()

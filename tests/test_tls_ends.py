@@ -142,6 +142,39 @@ def test_clients_in_tls_are_told_in_the_same_way(mirror: Proxy, secure: TlsOrigi
         assert data.endswith(PIECE)
 
 
+EARLY = b"HTTP/1.1 401 No\r\nConnection: close\r\n\r\nnever"
+PUT = "PUT {path} HTTP/{version}\r\nHost: origin\r\nContent-Length: 10\r\n\r\nhello"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (PUT.replace("{version}", "1.1"), 401),
+        (PUT.replace("{version}", "1.0"), 401),
+        (PUT.replace("{version}", "1.1") + "world", 401),
+        ("GET {path} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET {path} HTTP/1.1\r\nHost: a\r\nX: " + "x" * 100_000 + "\r\n\r\n", 431),
+        ("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 400),
+    ],
+    ids=["half", "half 1.0", "whole", "400", "431", "chunk"],
+)
+def test_the_last_answer_has_a_proper_end(mirror: Proxy, secure: TlsOrigin, request_: str, status: int) -> None:
+    """Also one that comes before the request has ended, and the refusal of what is none."""
+    path = secure.serve(next(paths), (EARLY, CLOSE))
+    trusting = ssl.create_default_context(cafile=mirror.folder / "mitmproxy" / "mitmproxy-ca-cert.pem")
+    trusting.check_hostname = False
+    with (
+        Wire(mirror.address) as wire,
+        trusting.wrap_socket(wire.socket, server_hostname="origin.test", suppress_ragged_eofs=False) as tls,
+    ):
+        tls.sendall(request_.replace("{path}", path).encode())
+        data = b""
+        while more := tls.recv(1 << 16):  # raises if there is no closing alert
+            data += more
+    assert data.startswith(f"HTTP/1.1 {status} ".encode())
+    assert status != 401 or data.endswith(b"never")
+
+
 def test_a_parent_proxy_in_tls(tmp_path: Path, certificate: Path, secure: TlsOrigin, fast_lane: bool) -> None:
     """The connection that ends is the one to the parent."""
     with Proxy(

@@ -114,6 +114,17 @@ def test_an_unknown_host_is_a_502(proxy: Proxy) -> None:
         assert wire.response().status == 502
 
 
+def test_a_client_may_try_again_over_its_connection(proxy: Proxy, echo: Echo) -> None:
+    with nobody_listens() as netloc, Wire(proxy.address) as wire:
+        for _ in range(3):
+            wire.send(f"CONNECT {netloc} HTTP/1.1\r\nHost: {netloc}\r\n\r\n")
+            assert wire.response().status == 502
+        wire.send(f"CONNECT {echo.netloc} HTTP/1.1\r\nHost: {echo.netloc}\r\n\r\n")
+        assert wire.head()[0] == 200
+        wire.send("x")
+        assert wire.exactly(1) == b"x"
+
+
 def test_bytes_and_tunnels_are_counted(start_proxy: Callable[..., Proxy], echo: Echo) -> None:
     proxy = start_proxy()
     with tunnel(proxy, echo.netloc) as wire:

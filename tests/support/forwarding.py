@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import h11
-from mitmproxy import http
+from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.proxy import commands, events
@@ -35,6 +35,7 @@ class Recorder:
 
     via = "proxy-cache-test"
     head_limits = DEFAULT_HEAD_LIMITS
+    origin_timeout = 30.0
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []
@@ -116,6 +117,9 @@ class Driver:
         self.feed(events.Start())
 
     def feed(self, event: events.Event) -> None:
+        ctx.master.event_loop.run_until_complete(self._feed(event))
+
+    async def _feed(self, event: events.Event) -> None:
         todo = [event]
         while todo:
             for command in self.layer.handle_event(todo.pop(0)):
