@@ -16,6 +16,7 @@ from typing import Any
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client, Connection
+from mitmproxy.flow import Error
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layer import Layer, NextLayer
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
@@ -49,7 +50,7 @@ from .addon_process import (
     stop_listening,
     welcome_bursts,
 )
-from .addon_reload import Reload, stop_watching
+from .addon_reload import Reload, settle_connection_lines, stop_watching
 from .addon_requests import LateHooks, make_whole, may_stream, wants_whole
 from .addon_trust import ForwardTrust
 from .admin import AdminError, AdminServer
@@ -169,6 +170,8 @@ class CacheAddon:
         self.others.forget()
         self.clients.configure()
         self.lane_targets.forget()
+        if self.cache is not None:
+            settle_connection_lines(ctx.options)
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
             return
         try:
@@ -244,12 +247,9 @@ class CacheAddon:
             stop_watching(self)
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
         ctx.options.update(connection_strategy="lazy")
-        if settings.access_log and "flow_detail" in ctx.options and not ctx.options.has_changed("flow_detail"):
-            ctx.options.update(flow_detail=0)  # mitmdump's own lines; mitmweb has none
+        self.reload.quieten(ctx.options)
+        settle_connection_lines(ctx.options)
         self.access_log.open()
-        if settings.access_log and getattr(ctx.options, "termlog_verbosity", "") != "debug":
-            # Two lines a connection, each shown to every addon, beside ours that says the same and more.
-            logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
@@ -459,7 +459,7 @@ class CacheAddon:
         """The hook ``requestheaders``, see :mod:`.addon_requests`."""
         self._in_flight[flow.id] = state = InFlight()
         self._flows.setdefault(flow.client_conn.id, set()).add(flow)
-        if flow.error is not None:
+        if flow.error is not None and flow.error.msg != Error.KILLED_MESSAGE:
             state.status = 400  # mitmproxy finds that it is none
         if flow.response is not None or flow.error is not None:
             return
@@ -663,10 +663,12 @@ class CacheAddon:
             state.source, state.size, state.is_passed_on = "error", len(response.raw_content or b""), True
         return response
 
-    def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response:
-        """The answer to a request that no flow is made of."""
+    def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
+        """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted
+        for."""
         response = refusal(status, error, detail, self.via)
-        self.accounts.refused(client, response, detail)
+        if not has_flow:
+            self.accounts.refused(client, response, detail)
         return response
 
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:

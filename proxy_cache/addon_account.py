@@ -15,7 +15,7 @@ from .addon_flows import address, error_type
 from .addon_log import AccessLog
 from .answers import Answer
 from .delivery import InFlight
-from .layers_outcome import CUT
+from .layers_outcome import CUT, REFUSED
 from .metrics import Metrics
 from .outcome import NO_STATUS, cut_by, reasons
 from .semantics.headers import Headers
@@ -47,6 +47,7 @@ class Accounts:
         """The same, with a flow. ``note``: of mitmproxy's ``error`` hook, if it was that. ``fwd``: why it was
         forwarded, if it was."""
         request, response = flow.request, flow.response
+        refused = flow.metadata.get(REFUSED)
         side = flow.metadata.get(CUT, "proxy") if note else ""
         if state.is_begun and response is not None:
             status = state.status or response.status_code
@@ -57,7 +58,10 @@ class Accounts:
         else:
             status = state.status or (response.status_code if response is not None else NO_STATUS)
         headers, told = None, ""
-        if status == NO_STATUS or response is None or not (state.is_begun or not note):
+        if refused is not None:
+            status, state.size, error, note = refused
+            state.source, side, told = "error", "", f" error={error}"
+        elif status == NO_STATUS or response is None or not (state.is_begun or not note):
             state.source, state.size = "error", 0
             told = f" error={error_type(note)}" if side == "origin" else ""
         elif state.source == "forwarded":

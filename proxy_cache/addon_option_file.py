@@ -7,17 +7,19 @@ counts, at the start and later: nobody starts a proxy with ``--set`` to have tha
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mitmproxy import exceptions, optmanager
+from mitmproxy.proxy import mode_specs
 from mitmproxy.tools import cmdline
 
 from . import option_names
-from .options import NAMES, check_type, parse
+from .options import NAMES, check_type, number_as_size, parse
 
 FILES = ("config.yaml", "config.yml")
 """In mitmproxy's folder (its option ``confdir``). The second wins."""
@@ -28,8 +30,10 @@ AT_START = frozenset(
     }
 )  # fmt: skip
 """What is looked at when the proxy starts, and then no more."""
-OURS_TO_SET = frozenset({"connection_strategy", "flow_detail"})
+OURS_TO_SET = frozenset({"connection_strategy"})
 """Options of mitmproxy that the addon sets at the start, whatever a file says."""
+OUR_DEFAULTS: dict[str, Any] = {"flow_detail": 0}
+"""What options of mitmproxy are here if nobody has set them: mitmdump's own lines would keep the fast lane off."""
 UNSHOWN = frozenset({"log_redact"})
 """Options of ours with values that are for nobody's eyes."""
 VALUE_LONGEST = 60
@@ -84,23 +88,29 @@ class OptionFile:
         if again:
             options.set(*(spec for specs in again.values() for spec in specs), defer=True)
 
+    def is_set(self, options: Any, name: str) -> bool:
+        """Whether somebody has given an option, be it the value that it has by default."""
+        return name in self._values or name in self._command_line.names or bool(options.has_changed(name))
+
     def read_again(self, options: Any) -> str:
         """Apply what has changed: in words, what that was. Raises ``OptionsError``, with one line, if something is
         wrong with it; nothing is changed then."""
         is_there, values = _read(options)
         if self._was_there and not is_there:
             raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
+        values = {name: number_as_size(name, value) for name, value in values.items()}
         for name, value in values.items():
             if name in options:
                 check_type(options._options[name], value)
             elif not option_names.is_for_another_program(name):
                 raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
         changes: dict[str, Any] = {}
-        told, later, kept = [], [], []
+        later: dict[str, Any] = {}
+        told, kept = [], []
         for name in sorted(values.keys() | self._values.keys()):
             if name not in options or name in OURS_TO_SET:
                 continue
-            new, now = values.get(name, options.default(name)), getattr(options, name)
+            new, now = values.get(name, _default(options, name)), getattr(options, name)
             if name == "scripts":
                 new = [str(Path(_folder(options), Path(path).expanduser())) for path in new]
             if _same(new, now):
@@ -109,13 +119,16 @@ class OptionFile:
                 if not _same(values.get(name), self._values.get(name)):
                     kept.append(name)
             elif name in AT_START:
-                later.append(name)
+                later[name] = new
             else:
                 changes[name] = new
                 told.append(_told(name, now, new))
+        if changes or later:
+            new_options = _Changed(options, changes | later)
+            _check_start(new_options, later)
+            parse(new_options)
         if changes:
-            parse(_Changed(options, changes))
-            options.update(**changes)
+            _apply(options, changes)
         self._values, self._was_there = values, is_there
         words = [", ".join(told) or "nothing changed"]
         if kept:
@@ -123,6 +136,56 @@ class OptionFile:
         if later:
             words.append(f"a restart is needed for {', '.join(later)}")
         return "; ".join(words)
+
+
+def _default(options: Any, name: str) -> Any:
+    return OUR_DEFAULTS.get(name, options.default(name))
+
+
+def _check_start(options: Any, names: Collection[str]) -> None:
+    """Whether the next start would take these values, which mitmproxy looks at then. Raises ``OptionsError``."""
+    for mode in options.mode if "mode" in names else ():
+        try:
+            mode_specs.ProxyMode.parse(mode)
+        except ValueError as error:
+            raise exceptions.OptionsError(f"mode: {mode!r}: {error}") from error
+    port = options.listen_port
+    if port is not None and not 0 <= port <= 65535:
+        raise exceptions.OptionsError(f"listen_port: must be from 0 to 65535, not {port}")
+    for script in options.scripts if "scripts" in names else ():
+        if not Path(script).is_file():
+            raise exceptions.OptionsError(f"scripts: there is no file {script}")
+
+
+class _AddonErrors(logging.Filter):
+    """mitmproxy logs what an addon raises while it is configured, with a traceback, and goes on as if it had not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            return True
+        raised = record.exc_info[1] if record.exc_info else None
+        self.errors.append(" ".join(str(raised or record.getMessage()).split()))
+        return False
+
+
+def _apply(options: Any, changes: Mapping[str, Any]) -> None:
+    """All of them, or none. Raises ``OptionsError``."""
+    before = {name: getattr(options, name) for name in changes}
+    log, found = logging.getLogger("mitmproxy.addonmanager"), _AddonErrors()
+    log.addFilter(found)
+    try:
+        options.update(**changes)
+        if found.errors:
+            why = found.errors[0]
+            options.update(**before)
+            names = ", ".join(sorted(changes.keys() - NAMES)) or ", ".join(sorted(changes))
+            raise exceptions.OptionsError(f"{names}: {why}")
+    finally:
+        log.removeFilter(found)
 
 
 class _Changed:

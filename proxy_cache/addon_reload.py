@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import addonmanager, ctx, exceptions
 
 from . import hangup
-from .addon_option_file import OptionFile
+from .addon_option_file import OUR_DEFAULTS, OptionFile
 from .log_files import LogFiles
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Reload:
         hangup.catch()
         self._file.started(options)
         hangup.listen(self._hung_up)
+
+    def quieten(self, options: Any) -> None:
+        """Leave out mitmdump's own lines for flows, unless somebody has asked for them. (mitmweb has none.)"""
+        if "flow_detail" in options and not self._file.is_set(options, "flow_detail"):
+            options.update(flow_detail=OUR_DEFAULTS["flow_detail"])
 
     def _hung_up(self) -> None:
         if hangup.terminal_is_gone() and not hangup.was_ignored():
@@ -74,6 +79,13 @@ class Reload:
             )
         except Exception as error:
             self._addon.failed(error)
+
+
+def settle_connection_lines(options: Any) -> None:
+    """mitmproxy logs two lines a connection, each shown to every addon: only for who wants mitmproxy's lines."""
+    mitmproxys = not options.access_log and getattr(options, "flow_detail", 1) > 0
+    wanted = mitmproxys or getattr(options, "termlog_verbosity", "") == "debug"
+    logging.getLogger("mitmproxy.proxy.server").setLevel(logging.NOTSET if wanted else logging.WARNING)
 
 
 def _mitmproxy_is_starting() -> bool:

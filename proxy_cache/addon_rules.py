@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 from mitmproxy import exceptions, flowfilter, http
@@ -27,6 +27,9 @@ from .semantics.storing import RULED
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _BETWEEN = re.compile(r"[,\s]+")
+_NOT_IN_PARAMETERS = re.compile(r"^\?(?!$)|[=&;|#/]")
+"""What stands around a parameter's name in a URL. (Elsewhere ``?`` is any character.)"""
+_METHODS = (b"GET", b"HEAD")
 
 MAX_REMEMBERED: Final = 10_000
 """Hosts, and URLs, whose policies are remembered."""
@@ -142,11 +145,19 @@ class Rules:
         )
 
     def policy_for(self, flow: http.HTTPFlow, method: bytes | None = None) -> Policy:
-        """The same for a flow, as if it had this ``method``."""
+        """The same for a flow, as if it had this ``method``. A HEAD is about what GETs store: it has their key and
+        lifetime, and rules of its own for its own fields."""
         request = flow.request
         target = Target.of(request.scheme, request.host, request.port, request.path)
         named = method or request.data.method
-        return self.policy(target, named, lambda: by_its_target(flow, target, named))
+        policy = self.policy(target, named, lambda: by_its_target(flow, target, named))
+        if named != b"HEAD" or self.are_none:
+            return policy
+        return replace(
+            self.policy_for(flow, b"GET"),
+            ignore_directives=policy.ignore_directives,
+            ignore_authorization=policy.ignore_authorization,
+        )
 
     def _settled(self, facts: Facts, flow: http.HTTPFlow | None) -> Policy:
         """Raises :class:`_TakesMore` if it takes a ``flow`` to tell, or the URL if ``facts`` are without."""
@@ -276,7 +287,12 @@ def _key(spec: str) -> Spec[tuple[str, ...]]:
         raise exceptions.OptionsError(
             f"{option}: {spec!r} has no further {separator!r} before the query parameters; {example}"
         )
-    if not patterns or "*" in patterns:
+    for pattern in patterns:
+        if odd := _NOT_IN_PARAMETERS.search(pattern):
+            raise exceptions.OptionsError(
+                f"{option}: {spec!r} has a {odd[0]!r} that is no part of a query parameter's name; {example}"
+            )
+    if not patterns or not all(pattern.strip("*?") for pattern in patterns):
         raise exceptions.OptionsError(
             f"{option}: {spec!r} has to name query parameters that only sign, such as X-Amz-*, at its end"
         )
@@ -286,7 +302,7 @@ def _key(spec: str) -> Spec[tuple[str, ...]]:
 
 def _flag(option: str, text: str) -> tuple[Spec[bool], ...]:
     """Of an option that is nothing but a filter; an empty one matches nothing."""
-    found = parsed(option, text)
+    found = parsed(option, text, methods=_METHODS)
     return (Spec(Filter.of(found), True),) if found is not None else ()
 
 

@@ -71,7 +71,9 @@ class Recorder(TunnelRecorder, Protocol):
 
     def is_outdated(self, connection: Connection) -> bool: ...
 
-    def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response: ...
+    def refused(
+        self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False
+    ) -> http.Response: ...
 
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool: ...
 
@@ -295,6 +297,7 @@ class CacheStream(RepeatingStream):
             or not self.is_http1
             or self.client_state == self.state_errored
             or self.server_state in (self.state_done, self.state_errored)
+            or self.client_broke_off()
         ):
             yield from super().handle_protocol_error(event)
             return

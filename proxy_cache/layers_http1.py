@@ -40,6 +40,7 @@ from .layers_chunks import ChunkReader
 from .layers_framing import settle_framing
 from .layers_hygiene import RefusedHead, checked_request, cleaned_response
 from .layers_last_words import was_reset
+from .layers_outcome import BadBody
 from .layers_requests import request_of
 from .layers_sent import ConnectionExpired, SentRequest
 from .layers_timeouts import SilenceTimer
@@ -84,14 +85,15 @@ class ClientConnection(Http1Server):
         self,
         context: Context,
         limits: HeadLimits,
-        refuse: Callable[[int, str, str], http.Response],
+        refuse: Callable[..., http.Response],
         still_listens: Callable[[], bool] = lambda: False,
         *,
         forward: bool,
     ) -> None:
-        """``refuse`` makes the response to a request that no flow is made of, of status, proxy error type, detail.
-        ``still_listens``: whether a client that sends no more waits for its answer all the same. ``forward``: whether
-        requests say where they go (see :func:`.layers_requests.request_of`)."""
+        """``refuse`` makes the response to a request that can't be read, of status, proxy error type, detail, and
+        ``has_flow`` if one has been made of it. ``still_listens``: whether a client that sends no more waits for its
+        answer all the same. ``forward``: whether requests say where they go (see
+        :func:`.layers_requests.request_of`)."""
         super().__init__(context)
         self._limits = limits
         self._refusal = refuse
@@ -151,6 +153,7 @@ class ClientConnection(Http1Server):
         reader = self.body_reader
         if isinstance(event, events.Wakeup):
             return
+        why, answer = "", None
         for command in super().read_body(event):
             if (
                 isinstance(command, commands.CloseConnection)
@@ -159,8 +162,18 @@ class ClientConnection(Http1Server):
             ):
                 why, reader.error = reader.error, None
                 if self.response is None:
-                    yield from self._refuse(RefusedHead(400, "http_request_error", why))
+                    refused = RefusedHead(400, "http_request_error", why)
+                    size = yield from self._refuse(refused, has_flow=True)
+                    answer = refused.status, size, refused.error, why
                     continue
+            if (
+                isinstance(command, ReceiveHttp)
+                and isinstance(command.event, RequestProtocolError)
+                and answer is not None
+            ):
+                bad = BadBody(command.event.stream_id, why, command.event.code)
+                bad.answer = answer
+                command = ReceiveHttp(bad)
             yield command
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
@@ -214,11 +227,13 @@ class ClientConnection(Http1Server):
             self._has_finished = False
             yield from self.state(events.ConnectionClosed(self.conn))
 
-    def _refuse(self, refused: RefusedHead) -> layer.CommandGenerator[None]:
-        response = self._refusal(refused.status, refused.error, refused.detail)
+    def _refuse(self, refused: RefusedHead, *, has_flow: bool = False) -> layer.CommandGenerator[int]:
+        """Answer it: how many bytes the answer has. ``has_flow``: whether there will be more to tell of the request."""
+        response = self._refusal(refused.status, refused.error, refused.detail, has_flow=has_flow)
         response.headers["Connection"] = "close"
         yield commands.SendData(self.conn, http1.assemble_response(response))
         yield from self.stop_reading()
+        return len(response.raw_content or b"")
 
     def stop_reading(self) -> layer.CommandGenerator[None]:
         """The client has had its last answer: let it read that, and close."""

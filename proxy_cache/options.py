@@ -7,9 +7,10 @@ help says otherwise.
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mitmproxy.net import server_spec
 from mitmproxy.utils import typecheck
 
 from . import addon_rules
+from .addon_filters import host_of_flow
 from .addon_rules import Rules
 from .cache import CacheSettings
 from .fill_table import SpanSettings
@@ -59,7 +61,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "cache_hosts", Sequence[str], [],
-        "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000). "
+        "Hosts to cache, as shell patterns, with or without a port (packages.example, *.example.com:8000, [::1]). "
         "GETs for other hosts are forwarded uncached. Empty: all hosts.",
     ),
     (
@@ -215,6 +217,14 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
 )  # fmt: skip
 
 NAMES = frozenset(name for name, *_ in OPTIONS)
+SIZES = frozenset(
+    {
+        "cache_max_size", "cache_max_object_size", "cache_min_free", "cache_memory", "cache_verify_rate",
+        "cache_block_size", "cache_max_span", "cache_fill_whole", "origin_min_pace", "quick_abort_max", "spill_max",
+        "head_max_size", "head_max_line",
+    }
+)  # fmt: skip
+"""Options that are a number of bytes, in words."""
 MITMPROXY_NAMES = frozenset(
     {"mode", "upstream_auth", "ssl_insecure", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"}
 )
@@ -226,6 +236,7 @@ logger = logging.getLogger(__name__)
 _BETWEEN = re.compile(r"[,\s]+")
 _PARAMETER = re.compile(r"[\w-]+")
 _HOST_PATTERN = re.compile(r"[\w.*?\[\]!:-]+")
+_ADDRESS_PATTERN = re.compile(r"\[([0-9a-f.]*:[0-9a-f:.]*)\](?::([0-9]{1,9}))?")
 _PORT_OF_PATTERN = re.compile(r":([0-9*?\[\]!-]+)$")
 NUMBER_MOST = 2**31 - 1
 """Of seconds, and of whatever is counted: more is a slip of the keyboard."""
@@ -264,10 +275,14 @@ class Settings:
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""
-        if not self.cache_hosts:
-            return True
-        name = host.lower()
-        return any(pattern.match(name) or pattern.match(f"{name}:{port}") for pattern in self.cache_hosts)
+        return not self.cache_hosts or is_one_of(self.cache_hosts, host, port)
+
+
+def is_one_of(patterns: Iterable[re.Pattern[str]], host: str, port: int) -> bool:
+    """Whether a host, with or without its port, matches one of these (:func:`_host`)."""
+    name = host.lower()
+    with_port = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return any(pattern.match(name) or pattern.match(with_port) for pattern in patterns)
 
 
 def load(loader: Loader) -> None:
@@ -286,12 +301,18 @@ def load(loader: Loader) -> None:
             if hasattr(value, "val"):  # the words of --set
                 manager._parse_setval(option, value.val)
             else:
+                manager.deferred[name] = value = number_as_size(name, value)
                 check_type(option, value)
         except exceptions.OptionsError as error:
             del manager.deferred[name]
             message = str(error)
             logger.error("%s", message if name in message else f"{name}: {message}")
             refused.add(name)
+
+
+def number_as_size(name: str, value: Any) -> Any:
+    """A value of an option as YAML has it, where a plain number is no text: of a size it is as good as one."""
+    return str(value) if name in SIZES and type(value) is int else value
 
 
 _KINDS: dict[object, str] = {
@@ -455,16 +476,51 @@ def _address(name: str, text: str) -> tuple[str, int] | None:
 
 
 def _host(pattern: str) -> re.Pattern[str]:
+    if address := _ADDRESS_PATTERN.fullmatch(pattern.lower()):
+        return _v6_host(pattern, *address.groups())
     port = _PORT_OF_PATTERN.search(pattern)
+    name, tail = (pattern[: port.start()], port[0]) if port is not None else (pattern, "")
     if (
         not _HOST_PATTERN.fullmatch(pattern)
         or (port is not None and port[1].isdigit() and int(port[1]) > 65535)
-        or (":" in pattern and port is None)
+        or ":" in name
     ):
         raise exceptions.OptionsError(
             f"cache_hosts: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
         )
-    return re.compile(fnmatch.translate(pattern.lower()))
+    if name.startswith("."):
+        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} matches no host; did you mean *{pattern}?")
+    if name.endswith("."):
+        raise exceptions.OptionsError(
+            f"cache_hosts: {pattern!r} matches only where clients write the last dot too; did you mean "
+            f"{name.rstrip('.')}{tail}?"
+        )
+    # Names come in their ASCII form from clients, and from the command line (``--mode reverse:``) as it has them.
+    spellings = dict.fromkeys((name.lower(), _in_ascii(pattern, name.lower()), host_of_flow(name.lower())))
+    return re.compile("|".join(fnmatch.translate(spelling + tail) for spelling in spellings))
+
+
+def _in_ascii(pattern: str, name: str) -> str:
+    if name.isascii():
+        return name
+    try:
+        return ".".join(label if label.isascii() else label.encode("idna").decode() for label in name.split("."))
+    except UnicodeError as error:
+        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} is no name of a host; write its xn-- form") from error
+
+
+def _v6_host(pattern: str, address: str, port: str | None) -> re.Pattern[str]:
+    """``[::1]:8000``, the address in its short form or as it is written here."""
+    try:
+        spellings = {address, ipaddress.IPv6Address(address).compressed}
+    except ValueError as error:
+        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} is no IPv6 address such as [::1]:8000") from error
+    hosts = "|".join(map(re.escape, sorted(spellings)))
+    if port is None:
+        return re.compile(rf"(?:{hosts})\Z")
+    if int(port) > 65535:
+        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} has no port up to 65535")
+    return re.compile(rf"\[(?:{hosts})\]:{int(port)}\Z")
 
 
 def _redaction(values: Sequence[str]) -> redaction.Rules:

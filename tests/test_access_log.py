@@ -304,10 +304,35 @@ def test_what_is_cut_by_the_end_of_the_proxy(start_proxy: Start, origin: Origin)
     assert line.short == (200, "miss", {"fwd": "uri-miss", "cut": "proxy"})
 
 
-def test_a_request_that_another_addon_has_killed(start_proxy: Start, origin: Origin, tmp_path: Any) -> None:
+@pytest.mark.parametrize("hook", ["requestheaders", "request"])
+def test_a_request_that_another_addon_has_killed(start_proxy: Start, origin: Origin, tmp_path: Any, hook: str) -> None:
+    """Its client is sent nothing."""
     script = tmp_path / "killer.py"
-    script.write_text("def request(flow):\n    flow.kill()\n")
+    script.write_text(f"def {hook}(flow):\n    flow.kill()\n")
     proxy = start_proxy(scripts=[script])
     proxy.get(origin.serve("/killed", Reply()))
     (line,) = lines(proxy, "/killed")
     assert (line.bytes, line.short) == (0, (499, "error", {"cut": "proxy"}))
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_body_that_cannot_be_read_is_one_line_with_the_status_that_was_sent(
+    proxy: Proxy, origin: Origin, method: str, begun: bool
+) -> None:
+    """Also where its head has gone on before that."""
+    path = f"/bad-chunk/{method}/{begun}"
+    head = f"{method} {origin.url(path)} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Wire(proxy.address) as wire:
+        wire.send(head.encode() + (b"3\r\nabc\r\n" if begun else b""))
+        if begun:
+            proxy.eventually(lambda: proxy.status()["requests_in_flight"], told="the request under way")
+        wire.send(b"zz\r\n")
+        answer = wire.rest()
+    head_of_answer, _, body = answer.partition(b"\r\n\r\n")
+    assert head_of_answer.startswith(b"HTTP/1.1 400 ")
+    (line,) = lines(proxy, path)
+    assert (line.method, line.bytes, line.note) == (method, len(body), "not the size of a chunk")
+    assert line.short == (400, "error", {"error": "http_request_error"})
+    proxy.settled()
+    assert not any(" - - 400 " in text for text in proxy.log if "not the size of a chunk" in text)

@@ -133,6 +133,13 @@ def test_mitmproxys_own_options_too(start_proxy: Callable[..., Proxy], origin: O
         ),
         ("origin_queue_max: 5\nblock_list:\n- nonsense\n", "block_list"),
         ("origin_queue_max: 5\ntermlog_verbosity: loud\n", "termlog_verbosity: must be one of"),
+        ("origin_queue_max: 5\ndev_reload: 1\n", "dev_reload: must be true or false"),
+        ("origin_queue_max: 5\nmode:\n- nonsense\n", "mode: 'nonsense': unknown mode"),
+        ("origin_queue_max: 5\nmode:\n- upstream:nonsense:x\n", "mode: 'upstream:nonsense:x': "),
+        ("origin_queue_max: 5\nignore_hosts:\n- (\n", "ignore_hosts: missing )"),
+        ("origin_queue_max: 5\ncerts:\n- /nowhere/cert.pem\n", "does not exist: /nowhere"),
+        ("origin_queue_max: 5\ncerts:\n- /dev\n", "certs: "),
+        ("origin_queue_max: 5\ncache_max_size: -1\n", "cache_max_size: '-1' is not a size"),
     ],
 )
 def test_a_broken_file_changes_nothing(shared_reader: Proxy, text: str, reason: str) -> None:
@@ -150,6 +157,78 @@ def shared_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("reader")
     with Proxy(folder, confdir=configure(folder, "origin_max_in_flight: 4\n")) as proxy:
         yield proxy
+
+
+def test_what_the_next_start_would_refuse_changes_nothing(tmp_path: Path) -> None:
+    own = f"metrics_listen: 127.0.0.1:0\ncache_dir: {tmp_path / 'cache'}\nlisten_port: 0\n"
+    proxy = Proxy(tmp_path, confdir=configure(tmp_path, own))
+    for name in ("metrics_listen", "cache_dir", "listen_port"):
+        del proxy.options[name]  # the command line would have the last word on it
+    proxy.launch()
+    try:
+        proxy.wait_for_log("metrics on", START_TIMEOUT)
+        for line, why in (
+            ("metrics_listen: nonsense", "metrics_listen: 'nonsense' is not host:port"),
+            ("cache_dir: ''", "cache_dir: must name a folder"),
+            ("listen_port: 99999", "listen_port: must be"),
+        ):
+            assert why in hang_up(proxy, re.sub(f"{line.partition(':')[0]}: .*", line, own), REFUSED)
+        assert hang_up(proxy, own) == "nothing changed"
+    finally:
+        proxy.close()
+
+
+def test_a_plain_number_is_a_size(start_proxy: Callable[..., Proxy], tmp_path: Path) -> None:
+    """At the start, and later."""
+    proxy = start_proxy(confdir=configure(tmp_path, "cache_max_size: 20000000\ncache_verify_rate: 0\n"))
+    assert proxy.value("cache_capacity_bytes") == 20000000
+    said = hang_up(proxy, "cache_max_size: 30000000\ncache_verify_rate: 0\nspill_max: 0\n")
+    assert said == "cache_max_size from 20000000 to 30000000, spill_max from 1g to 0"
+    assert hang_up(proxy) == "nothing changed"
+
+
+@pytest.mark.parametrize("first", ["true", "false"])
+def test_the_access_log_goes_on_and_off(
+    start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path, first: str
+) -> None:
+    """It is all that there is of a request: mitmdump's own lines come with its option flow_detail alone."""
+    proxy = start_proxy(confdir=configure(tmp_path, f"access_log: {first}\n"))
+    url = origin.serve("/x", Reply(headers=(("Cache-Control", "max-age=60"),)))
+    ours = re.compile(r"GET http://\S+/x 200 .* \[127\.0\.0\.1\]")
+    for is_on in (first == "true", first != "true", first == "true"):
+        hang_up(proxy, f"access_log: {str(is_on).lower()}\n")
+        since = len(proxy.log)
+        assert proxy.get(url).ok
+        assert proxy.get(url).hit
+        proxy.settled()
+        if is_on:
+            proxy.wait_for_log(r" \d+ B .* hit \[", since=since)
+        hang_up(proxy)
+        told = [line for line in proxy.log[since:] if "/x" in line or "client " in line or "server " in line]
+        assert len(told) == (2 if is_on else 0), proxy.text()
+        assert all(ours.search(line) for line in told), told
+    assert not any("fast lane off" in line for line in proxy.log)
+
+
+def test_mitmdumps_own_lines_on_and_off(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
+    proxy = start_proxy(confdir=configure(tmp_path, "access_log: false\n"))
+    url = origin.serve("/x", Reply(headers=(("Cache-Control", "max-age=60"),)))
+    assert hang_up(proxy, "access_log: false\nflow_detail: 1\n") == "flow_detail"
+    assert proxy.get(url).ok
+    proxy.wait_for_log("client connect")
+    proxy.wait_for_log("<< 200 ")
+    proxy.wait_for_log("fast lane off: option flow_detail is set")
+    since = len(proxy.log)
+    assert hang_up(proxy, "access_log: false\n") == "flow_detail"
+    assert proxy.get(url).ok
+    proxy.wait_for_log("fast lane on", since=since)
+
+
+def test_mitmdumps_own_lines_from_the_start(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
+    """Also at the level that it has by default."""
+    proxy = start_proxy(confdir=configure(tmp_path, "access_log: false\nflow_detail: 1\n"))
+    assert proxy.get(origin.serve("/x", Reply())).ok
+    proxy.wait_for_log("<< 200 ")
 
 
 def test_a_file_that_is_gone_or_unreadable_changes_nothing(start_proxy: Callable[..., Proxy], tmp_path: Path) -> None:

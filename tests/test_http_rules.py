@@ -53,7 +53,7 @@ BEARER = [("Authorization", "Bearer one")]
         ("/~c 404/1m", Reply(status=410, headers=()), "miss"),
         ("/~c 404/1m", Reply(headers=(("Cache-Control", "max-age=0"),)), "miss"),
         ("/~c 404/1m", Reply(status=404, headers=(("Cache-Control", "no-store"),)), "miss"),
-        ("/~c 429/1m", Reply(status=429, headers=(FRESH, ("Retry-After", "99"))), "miss"),
+        ("/~u /files/30d", Reply(status=429, headers=(FRESH, ("Retry-After", "99"))), "miss"),
     ],
 )
 def test_a_lifetime_by_rule(proxy: Proxy, origin: Origin, rule: str, reply: Reply, second: str) -> None:
@@ -237,6 +237,16 @@ def test_a_put_drops_what_gets_are_stored_under(start_proxy: Callable[..., Proxy
     assert origin.count(method="GET") == 1
     assert proxy.request("PUT", origin.url("/a?sig=2"), body=b"x").ok
     assert not proxy.get(origin.url("/a?sig=3")).hit
+
+
+def test_a_head_finds_what_gets_are_stored_under(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Whatever the rule says of methods."""
+    proxy = start_proxy(cache_key_ignore_query=["/~m GET & ~u /a/sig"])
+    origin.serve_prefix("/a", Reply(headers=(FRESH,)))
+    assert proxy.get(origin.url("/a?sig=1")).ok
+    proxy.wait_until_idle()
+    assert proxy.request("HEAD", origin.url("/a?sig=2")).hit
+    assert origin.count() == 1
 
 
 def test_targeted_fields_count_where_they_are_named(start_proxy: Callable[..., Proxy], origin: Origin) -> None:

@@ -24,6 +24,13 @@ UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE - {206} | {302, 303, 307, 400, 402, 
 # ask again.
 NEVER_STORED: Final = frozenset({401, 407, 408, 412, 416, 417, 421, 425, 428, 429, 431, 500, 502, 503, 504, 511})
 
+
+def is_never_stored(status: int) -> bool:
+    """Whether no rule changes that (RFC 9111 §3: "the response status code is final"; 304 updates what is stored, and
+    206 is put together with what is)."""
+    return not 200 <= status <= 599 or status in (206, 304) or status in NEVER_STORED
+
+
 # A rule is about a resource that is there. An answer that it isn't, or that something went wrong, is kept only by a
 # rule that names the status.
 RULED: Final = frozenset({200, 203, 204, 300, 301, 308})
@@ -143,7 +150,7 @@ def _why_not(
     if status == 206:
         return "partial"  # RFC 9111 §3.3: needs to be recorded as incomplete; only whole responses are kept so far
     # RFC 9111 §3: "the response status code is final"; 304 updates what is stored, and is not stored itself.
-    if not 200 <= status <= 599 or status == 304 or status in NEVER_STORED:
+    if is_never_stored(status):
         return "status"
     if directives.must_understand and status not in UNDERSTOOD:
         return "status"  # RFC 9111 §5.2.2.3
