@@ -3,7 +3,8 @@
 Whoever queues waits for the fills that run. Two kinds of them hold their slot although no client is served by it:
 
 - A fill that no client waits for. It is finished if that does not take long (:class:`Leftover`), and if somebody queues
-  for its slot, not more than a moment: most are the rest of a block whose first bytes a client has asked for.
+  for its slot, not more than a moment: most are the rest of a block whose first bytes a client has asked for. A refresh
+  in the background may take longer, but not for ever while others queue; and neither goes on with what isn't kept.
 - A fill that is held up by its clients, because what it brings is not stored and they read slower than the origin
   sends. What they have not read is set aside (see :mod:`.store.spill`), so that the origin's last byte gives the slot
   back. Where there is no room for that, the slowest reader is dropped if it has as good as stopped reading.
@@ -41,12 +42,14 @@ REFRESH_PATIENCE: Final = 10.0
 class Leftover:
     """The time that a fill has left which no client waits for."""
 
-    __slots__ = ("_arrived", "_fill", "_since", "_timer")
+    __slots__ = ("_arrived", "_fill", "_in_the_way", "_looked", "_since", "_timer")
 
     def __init__(self, fill: Fill) -> None:
         loop = asyncio.get_running_loop()
         self._fill = fill
-        self._since = loop.time()
+        self._since = self._looked = loop.time()
+        self._in_the_way = 0.0
+        """Seconds, so far, that somebody has queued for its slot."""
         self._arrived = fill.arrived
         self._timer = loop.call_later(self._next_look, self._look)
 
@@ -67,9 +70,14 @@ class Leftover:
     def is_late(self) -> bool:
         """Whether it is too slow to be finished for nobody."""
         fill, now = self._fill, asyncio.get_running_loop().time()
+        if fill.is_in_the_way:
+            self._in_the_way += now - self._looked
+        self._looked = now
         if fill.is_queued:
             self._since = now
             return False
+        if not fill.has_client and fill.body is not None and not fill.body.kept:
+            return True  # nobody gets any of it, now or later
         return self._is_late(now - self._since, fill.arrived - self._arrived)
 
     def _is_late(self, elapsed: float, arrived: int) -> bool:
@@ -83,6 +91,10 @@ class Leftover:
             left = limit - elapsed
             is_slow = fill.body is not None and fill.bytes_left * elapsed > arrived * left
             return left <= 0 or (is_slow and elapsed >= limit / 4)
+        # Whoever queues is to have the slot before its own time is up.
+        patience = min(fill.table.quick_abort_timeout, fill.table.limiter.limits.queue_timeout / 2)
+        if self._in_the_way >= patience:
+            return True
         if fill.head is None:
             return elapsed >= fill.table.origin.settings.timeout
         if elapsed < REFRESH_PATIENCE:
@@ -95,30 +107,33 @@ class Leftover:
 class HoldUp:
     """How a fill was held up by its readers, from one look to the next."""
 
-    __slots__ = ("_looks", "_offset", "_reader", "_since")
+    __slots__ = ("_looks", "_seen")
 
     def __init__(self) -> None:
         self._looks = 0
-        self._reader: Reader | None = None
-        self._offset = 0
-        self._since = 0.0
+        self._seen: dict[Reader, tuple[int, float]] = {}
+        """Where each reader was, and when. Each has its own time: of two that overtake each other, now this one is the
+        slowest and now that one, and the time of both would begin anew with each look."""
 
     def look(self, body: Body, now: float) -> Reader | None:
         """See to it that the body can go on. A reader that has to be dropped for that."""
         if not body.is_held_up:
             self._looks = 0
-            self._reader = None
+            self._seen = {}
             return None
         self._looks += 1
         if self._looks < LOOKS_HELD_UP or body.spill():
             return None
-        reader = body.slowest_reader
-        if reader is not self._reader:
-            self._reader, self._offset, self._since = reader, reader.offset if reader is not None else 0, now
-        elif reader is not None and now - self._since >= READER_PATIENCE:
-            if reader.offset - self._offset < READER_PACE * (now - self._since):
-                return reader
-            self._offset, self._since = reader.offset, now
+        # One that has had all that there is waits for the writer as well.
+        before = {reader: at for reader, at in self._seen.items() if reader.offset < body.length}
+        self._seen = {reader: before.get(reader, (reader.offset, now)) for reader in body.readers}
+        slowest = body.slowest_reader
+        for reader, (offset, since) in self._seen.items():
+            if now - since >= READER_PATIENCE:
+                if reader.offset - offset >= READER_PACE * (now - since):
+                    self._seen[reader] = reader.offset, now
+                elif reader is slowest:
+                    return reader
         return None
 
 

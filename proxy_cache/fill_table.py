@@ -20,7 +20,7 @@ from .semantics.ranges import strong_validator
 from .semantics.spans import Span, Spans, span_to_ask_for
 from .semantics.stored import StoredResponse
 from .semantics.storing import ABOUT_CACHING, SIGNED_URL
-from .semantics.vary import matches, selecting_values, vary_names
+from .semantics.vary import in_short, matches, selecting_values, vary_names
 from .stages import Stage
 from .store.index import Entry
 from .store.slots import key_hash
@@ -35,6 +35,10 @@ REMEMBERED_MOST = 10_000
 """Keys of which something is remembered; the oldest make room."""
 KEY_MOST = 256
 """Characters of the longest of them that is kept as it is."""
+MARK_MOST = 4096
+"""Bytes, about, of the fields that are remembered with one of them. What would take more is not remembered."""
+FIELD_OVERHEAD = 160
+"""Bytes of that for each field, besides its name and its value."""
 
 
 class FillEvents(Protocol):
@@ -50,6 +54,13 @@ class FillEvents(Protocol):
 def _short(key: str) -> str | int:
     """What something is remembered by: tens of thousands of long keys would be much memory."""
     return key if len(key) <= KEY_MOST else key_hash(key)
+
+
+def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str]) -> int:
+    """Bytes, about, that these take in memory."""
+    fields = len(vary) + len(identifying)
+    texts = sum(len(name) + len(value or "") for name, value in vary) + sum(map(len, identifying))
+    return texts + fields * FIELD_OVERHEAD
 
 
 class Memory:
@@ -141,7 +152,7 @@ class FillTable:
         """Fills that bring pieces of entries, by the entry's id."""
         self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
-        self._uncacheable: dict[str, Uncacheable] = {}
+        self._uncacheable: dict[str | int, Uncacheable] = {}
         self.exact = Memory()
         """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
         self.weak = Memory()
@@ -184,7 +195,7 @@ class FillTable:
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or key in self._uncacheable
+        return key in self._joinable or (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
 
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
@@ -306,7 +317,7 @@ class FillTable:
     def is_uncacheable(self, key: str, headers: Headers) -> bool:
         """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
         be either."""
-        mark = self._uncacheable.get(key)
+        mark = self._uncacheable.get(key if len(key) <= KEY_MOST else key_hash(key))
         return mark is not None and mark.is_about(headers)
 
     def remember(self, request: FillRequest, response: Headers, why_not: str | None, status: int = 200) -> None:
@@ -317,20 +328,23 @@ class FillTable:
         self.known.discard(key)
         if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
             return
-        before = self._uncacheable.pop(key, None)
+        at = key if len(key) <= KEY_MOST else key_hash(key)
+        before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
         if why_not == SIGNED_URL and request.part is None:
             return  # those who have the same URL may wait for each other
         names = vary_names(response) or ()
         identifying = identifying_fields(request).difference(names)
-        vary = selecting_values(names, request.headers)
+        vary = in_short(selecting_values(names, request.headers), request.headers) if names else ()
         until = time.monotonic() + REMEMBERED_FOR
         if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
             vary, identifying = (), frozenset()  # it was about everybody, and still is
+        if (vary or identifying) and _size(vary, identifying) > MARK_MOST:
+            return
         if len(self._uncacheable) >= REMEMBERED_MOST:
             del self._uncacheable[next(iter(self._uncacheable))]
-        self._uncacheable[key] = Uncacheable(until, vary, identifying, status >= 300)
+        self._uncacheable[at] = Uncacheable(until, vary, identifying, status >= 300)
 
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""

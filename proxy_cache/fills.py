@@ -193,8 +193,12 @@ class Fill:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        if self.waiters.pop(waiter, 0) is None and not self.waiters:
+        if self.waiters.pop(waiter, 0) is not None:
+            return
+        if not self.waiters:
             self._nobody_waits()
+        elif len(self.waiters) == 1 and not (self.has_client or self._leftover or self._abandoned or self._over):
+            self._leftover = Leftover(self)  # a refresh that a client had joined, and has left
 
     def _nobody_waits(self) -> None:
         if self.state in (FillState.COMPLETE, FillState.FAILED):

@@ -13,11 +13,12 @@ from .semantics.headers import Headers
 from .semantics.stored import StoredResponse
 from .semantics.validation import NOT_MODIFIED_FIELDS, entity_tag, not_modified
 from .semantics.vary import matches
+from .store.entry import head_size
 
 HEADS_MOST: Final = 4096
 """Heads that are kept in memory; the least recently told makes room."""
 HEAD_LARGEST: Final = 4096
-"""Bytes of a head that is kept, and of its key."""
+"""Bytes of a head that is kept, with what it was selected by, and of its key."""
 _KEPT: Final = NOT_MODIFIED_FIELDS | {"last-modified"}
 
 REVALIDATING: Final = frozenset({"if-none-match", "if-modified-since"})
@@ -67,15 +68,17 @@ class KnownHeads:
         self.discard(key)
         kept = _KEPT if response.targeted is None else _KEPT | {response.targeted}
         headers = response.headers.without_any(frozenset(response.headers.names - kept))
-        has_validator = response.etag is not None or response.last_modified is not None
-        if not has_validator or len(key) + len(headers.packed()) > HEAD_LARGEST:
+        if response.etag is None and response.last_modified is None:
             return
-        if len(self._heads) >= HEADS_MOST:
-            del self._heads[next(iter(self._heads))]
-        self._heads[key] = StoredResponse(
+        kept_response = StoredResponse(
             200, headers, response.request_time, response.response_time, response.vary, response.initial_age,
             response.assigned_lifetime, response.targeted,
         )  # fmt: skip
+        if len(key) + head_size(kept_response) > HEAD_LARGEST:
+            return
+        if len(self._heads) >= HEADS_MOST:
+            del self._heads[next(iter(self._heads))]
+        self._heads[key] = kept_response
 
     def discard(self, key: str) -> None:
         """It may be out of date."""

@@ -25,6 +25,9 @@ from typing import Any, NoReturn
 from .limiter_waits import Waits
 from .semantics.redaction import redacted
 
+LOOKS_MOST = 2048
+"""Places that are looked at to make room for one request in a full queue."""
+_NOBODY: dict[str, None] = {}
 PACE_WINDOW = 64
 """The recent pace of fills is taken over so many ended fills."""
 
@@ -351,18 +354,25 @@ class OriginLimiter:
 
     def _displace_for(self, client: str) -> bool:
         """Make room in a full queue, at the expense of the client with the longest queue: its newest ticket ends,
-        unless a client that has no more than this one waits for it as well. Whether there is room now.
+        unless a client that has no more than this one waits for it as well. If all of its tickets are such, the next
+        client's are looked at, and so on. Whether there is room now.
 
         Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
         """
-        length = self._length(client)
-        if self._longest < length + 2:
-            return False
-        longest = next(reversed(self._by_length[self._longest]))
-        for ticket in self._rotation[longest].newest_first():
-            if all(self._length(place.client) >= length + 2 for place in ticket.places):
-                self._finish_wait(ticket, "rejected")
-                return True
+        least = self._length(client) + 2
+        looks = LOOKS_MOST
+        for length in range(self._longest, least - 1, -1):
+            for longest in reversed(self._by_length.get(length, _NOBODY)):
+                for ticket in self._rotation[longest].newest_first():
+                    for place in ticket.places:
+                        looks -= 1
+                        if self._length(place.client) < least:
+                            break
+                    else:
+                        self._finish_wait(ticket, "rejected")
+                        return True
+                    if looks < 0:
+                        return False
         return False
 
     def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None) -> Place:

@@ -93,7 +93,7 @@ class Metrics(Collector):
         self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # There from the start, so that the first of each is an increase.
-        for reason in ("no_space", "too_large", "busy", "write", "read", "index"):
+        for reason in ("no_space", "too_large", "too_many_pieces", "busy", "write", "read", "index"):
             self.store_failures.labels(reason)
         for outcome in ("found", "unknown", "timeout", "rejected"):
             self.name_lookups.labels(outcome)

@@ -39,7 +39,9 @@ CHUNK_LINE_MOST: Final = 16 * 1024
 LINE_BREAKS_MOST: Final = 256
 """Bytes of line breaks before a response: each is a sign of life, as those that follow are."""
 INTERIM_MOST: Final = 64
-"""Responses 1xx before the one that is to come: each is a sign of life, and a slot may not be held for ever by them."""
+"""Responses 1xx before the one that is to come: each is a sign of life, but no slot is held for ever by them; and"""
+INTERIM_TIMES: Final = 4
+"""how many times the origin's time they may put off its answer, from the request on."""
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,8 @@ class OriginConnection(asyncio.Protocol):
         self._line_breaks = 0
         """Bytes of them before the head."""
         self._asked = 0.0
+        self._head_since = 0.0
+        """When the first of a head came that isn't here to its end, by the loop's clock; 0: nothing of one has."""
         self._looked_again = False
         """Whether the time is up, and it is given a moment more."""
         self._response: OriginResponse | None = None
@@ -174,6 +178,7 @@ class OriginConnection(asyncio.Protocol):
         self._interims = self._line_breaks = 0
         self._announced = False
         self._on_answer = on_answer
+        self._head_since = 0.0
         self._heard = self._asked = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
@@ -345,7 +350,9 @@ class OriginConnection(asyncio.Protocol):
         if self._paused and not self._watching:
             self._heard = self._pace_since = now
             self._received = 0
-        up = self._heard + self._timeout
+        up, why = self._heard + self._timeout, f"nothing came for {self._timeout:g} s"
+        if self._on_answer is not None:
+            up, why = self._end_of_head(up, why)
         if now >= up and not self._looked_again and (now > up + LATE or self._has_come()):
             # The process was stopped, or the loop is behind: what has come meanwhile is perhaps in the socket, and is
             # read in its turn.
@@ -357,11 +364,20 @@ class OriginConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(up, self._look_at_clock)
             return
         kind = "http_response_timeout" if self._on_answer is not None else "connection_read_timeout"
-        why = (
-            f"nothing came for {self._timeout:g} s" if now >= up else f"less than {self._min_pace} bytes a second came"
-        )
+        if now < up:
+            why = f"less than {self._min_pace} bytes a second came"
         self._transport.abort()
         self._lost(OriginError(kind, why))
+
+    def _end_of_head(self, up: float, why: str) -> tuple[float, str]:
+        """When the time for the head of an answer is up, and why, if it isn't before: a byte now and then is no sign of
+        life, and interim responses are one for a while."""
+        if self._head_since and self._head_since + self._timeout < up:
+            up, why = self._head_since + self._timeout, f"a head took more than {self._timeout:g} s"
+        most = INTERIM_TIMES * self._timeout
+        if self._asked + most < up:
+            up, why = self._asked + most, f"no more than interim responses came for {most:g} s"
+        return up, why
 
     def _is_too_slow(self, now: float) -> bool:
         """Whether the body has come below the minimum pace, since there was last a look at it."""
@@ -398,10 +414,12 @@ class OriginConnection(asyncio.Protocol):
                 self._is_garbled = error.error == "http_protocol_error"
                 raise
             if head is None:
+                self._head_since = self._head_since or self._heard
                 return
             data = data[head.size :]
             if head.status >= 200:
                 break
+            self._head_since = 0.0
             if head.status == 101:
                 # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
                 raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")

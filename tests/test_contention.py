@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import Fetch, Wire, results
-from tests.support.origin import Gate, Origin, Reply
+from tests.support.origin import Gate, Origin, Reply, Request
 from tests.support.proxy import Proxy
 
 Start = Callable[..., Proxy]
@@ -367,3 +367,33 @@ def test_what_one_who_has_logged_in_gets_is_not_held_against_others(proxy: Proxy
     gate.open()
     assert all(response.ok for response in results(fetches))
     assert origin.count("/shared") == 2
+
+
+# -- refreshes in the background --------------------------------------------------------------------------------------
+
+STALE = (("Cache-Control", "max-age=60, stale-while-revalidate=600"), ("Age", "100"))
+
+
+def with_an_endless_refresh(proxy: Proxy, origin: Origin, rate: int) -> Request:
+    """A stale hit has had the origin asked for more than it will ever send."""
+    endless = Reply(size=1 << 40, headers=STALE, chunked=True, rate=rate)
+    url = origin.serve("/endless", Reply(size=100, headers=STALE), endless)
+    assert proxy.get(url).ok
+    proxy.settled()
+    assert proxy.get(url).hit
+    return origin.wait_for("/endless", count=2)
+
+
+def test_a_refresh_does_not_hold_a_slot_for_ever_that_others_wait_for(start_proxy: Start, origin: Origin) -> None:
+    """However well it comes: nobody wants it now, and they do."""
+    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=100, quick_abort_timeout=1)
+    with_an_endless_refresh(proxy, origin, 100_000)
+    holds_the_slot(proxy)
+    assert proxy.get(origin.serve("/other")).ok
+
+
+def test_a_refresh_that_has_become_too_long_to_be_kept_ends(start_proxy: Start, origin: Origin) -> None:
+    proxy = start_proxy(cache_max_object_size="1m")
+    request = with_an_endless_refresh(proxy, origin, 4_000_000)
+    origin.wait(lambda: request.aborted, told="the end of what nobody can get")
+    proxy.wait_until_idle()

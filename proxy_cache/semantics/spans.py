@@ -38,7 +38,16 @@ class Spans(tuple[Span, ...]):
         return super().__new__(cls, joined)
 
     def with_span(self, start: int, stop: int) -> Spans:
-        return Spans((*self, (start, stop)))
+        """These and one more. The others are not looked at, but for those that it touches."""
+        if start >= stop:
+            return self
+        first, after = bisect_right(self, (start, _END)), bisect_right(self, (stop, _END))
+        if first and self[first - 1].stop >= start:
+            first -= 1
+            start = self[first].start
+        if after > first:
+            stop = max(stop, self[after - 1].stop)
+        return super().__new__(Spans, (*self[:first], Span(start, stop), *self[after:]))
 
     @property
     def length(self) -> int:

@@ -19,6 +19,9 @@ NORMALISED_MOST: Final = 2048
 variant; taking it apart, once for each stored variant, would cost all others time."""
 _REMEMBER_LENGTH: Final = 256  # characters; what is longer is normalised each time, and not kept in memory
 
+SHORT: Final = 128
+"""Characters of the longest selecting value that is remembered as it is, where many are (:func:`in_short`)."""
+
 _TOKEN: Final = re.compile(TOKEN)
 # Begins with the semicolon, not with the space before it: a search would try each space of a long run anew.
 _WEIGHT: Final = re.compile(r";[ \t]*+q=([01](?:\.[0-9]{0,3}+)?+)", re.IGNORECASE)
@@ -76,6 +79,19 @@ def _selecting_value(name: str, request: Headers, credentials: Set[str]) -> str 
     if value is not None and (is_credential(name, credentials) or value.startswith(_DIGEST)):
         return _digest(value)
     return normalised(name, value)
+
+
+def in_short(
+    values: tuple[tuple[str, str | None], ...], request: Headers, longest: int = SHORT
+) -> tuple[tuple[str, str | None], ...]:
+    """Selecting values of this request, for those who remember many: what is longer comes as a digest of what was sent,
+    which only the same spelling matches."""
+    return tuple(
+        [
+            (name, value if value is None or len(value) <= longest else _digest(request.get(name) or ""))
+            for name, value in values
+        ]
+    )
 
 
 def _digest(value: str) -> str:

@@ -154,6 +154,11 @@ class Body:
         """The reader that the writer waits for."""
         return min(self._readers, key=lambda reader: reader.offset, default=None)
 
+    @property
+    def readers(self) -> frozenset[Reader]:
+        """Those that read it now."""
+        return frozenset(self._readers)
+
     def spill(self) -> bool:
         """From here on, set aside what readers have not read yet, rather than wait for them. Whether there is room for
         that."""

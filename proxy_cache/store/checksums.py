@@ -11,7 +11,9 @@ were exchanged. It is no protection from somebody who may write to the cache fol
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
@@ -76,14 +78,28 @@ def with_runs(sums: bytes, new: bytes) -> bytes:
     """``sums`` and ``new`` together, in order, without those that lie within another one."""
     if not sums or not new:
         return sums or new
-    old, more = runs(sums), runs(new)
-    if old[-1].stop <= more[0].start:
-        return sums + new
+    more = runs(new)
+    # Of many runs only those are looked at that the new ones may overlap. None lies within another, so that their ends
+    # ascend as their starts do.
+    indices = range(len(sums) // _RUN.size)
+    first = bisect_right(indices, more[0].start, key=lambda index: _run_at(sums, index).stop) * _RUN.size
+    after = bisect_left(indices, more[-1].stop, key=lambda index: _run_at(sums, index).start) * _RUN.size
+    if first >= after:
+        return sums[:first] + new + sums[first:]
     left: list[Run] = []
-    for run in sorted([*more, *old], key=lambda run: (run.start, -run.stop)):
+    for run in sorted([*more, *runs(sums[first:after])], key=lambda run: (run.start, -run.stop)):
         if not left or run.stop > left[-1].stop:
             left.append(run)
-    return packed(left)
+    return sums[:first] + packed(left) + sums[after:]
+
+
+def count_runs(sums: bytes) -> int:
+    return len(sums) // _RUN.size
+
+
+def _run_at(sums: bytes, index: int) -> Run:
+    start, length, digest = _RUN.unpack_from(sums, index * _RUN.size)
+    return Run(start, start + length, digest)
 
 
 class RunningSums:
@@ -134,6 +150,7 @@ class BlockToCheck(NamedTuple):
 
     present: tuple[Span, ...]
     known: tuple[Run, ...]
+    """In order, and each within one of those spans."""
 
     @property
     def is_covered(self) -> bool:
@@ -144,20 +161,27 @@ class BlockToCheck(NamedTuple):
 
 
 def blocks(length: int, spans: Spans | None, sums: bytes) -> list[BlockToCheck]:
-    """The blocks of a body with ``spans`` of its ``length`` bytes (``None``: all of them). Raises ``ValueError``."""
-    present: dict[int, list[Span]] = {}
-    known: dict[int, list[Run]] = {}
+    """The blocks of a body with ``spans`` of its ``length`` bytes (``None``: all of them). Raises ``ValueError``.
+
+    Takes as long as there are blocks, spans and checksums: not for the event loop.
+    """
+    present: list[Span] = []
     for start, stop in [Span(0, length)] if spans is None else spans:
         at = start
         while at < stop:
             end = min(stop, at - at % BLOCK + BLOCK)
-            present.setdefault(at // BLOCK, []).append(Span(at, end))
+            present.append(Span(at, end))
             at = end
-    for run in runs(sums):
-        if not any(span.start <= run.start and run.stop <= span.stop for span in present.get(run.start // BLOCK, ())):
+    known: dict[int, list[Run]] = {}
+    at = 0
+    for run in sorted(runs(sums)):  # they are in order; what an earlier version has written, too, as far as it is known
+        while at < len(present) and present[at].stop <= run.start:
+            at += 1
+        if at == len(present) or run.start < present[at].start or run.stop > present[at].stop:
             raise ValueError("a checksum of what isn't there")
         known.setdefault(run.start // BLOCK, []).append(run)
-    return [BlockToCheck(tuple(present[number]), tuple(known.get(number, ()))) for number in sorted(present)]
+    grouped = groupby(present, lambda span: span.start // BLOCK)
+    return [BlockToCheck(tuple(some), tuple(known.get(number, ()))) for number, some in grouped]
 
 
 def check(block: BlockToCheck, read: Callable[[int, int], memoryview]) -> list[Run]:
@@ -166,16 +190,18 @@ def check(block: BlockToCheck, read: Callable[[int, int], memoryview]) -> list[R
     ``read(start, stop)`` gives these bytes, or less if there are no more. Raises :class:`CorruptBody`, ``OSError``.
     """
     new = []
+    at = 0
     for start, stop in block.present:
         data = read(start, stop)
         if len(data) != stop - start:
             raise CorruptBody(5, f"the body file ends at byte {start + len(data)}")
         is_known = False
-        for run in block.known:
-            if start <= run.start and run.stop <= stop:
-                if xxh3_64_intdigest(data[run.start - start : run.stop - start]) != run.digest:
-                    raise CorruptBody(5, f"bytes {run.start}-{run.stop - 1} are not what was stored")
-                is_known = is_known or run[:2] == (start, stop)
+        while at < len(block.known) and block.known[at].start < stop:
+            run = block.known[at]
+            if xxh3_64_intdigest(data[run.start - start : run.stop - start]) != run.digest:
+                raise CorruptBody(5, f"bytes {run.start}-{run.stop - 1} are not what was stored")
+            is_known = is_known or run[:2] == (start, stop)
+            at += 1
         if not is_known:
             new.append(Run(start, stop, xxh3_64_intdigest(data)))
     return new

@@ -7,8 +7,20 @@ from typing import Any
 from ..semantics.redaction import redacted
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
+from .checksums import count_runs
 
 BLOCK = 4096
+SPANS_MOST = 1024
+"""Spans of a body that is stored in part, and one more for each megabyte that is there, up to"""
+SPANS_LIMIT = 8192
+"""so many. A piece that would make another one is not kept: whoever sends or asks for single bytes must not make
+others wait while thousands of spans are gone through."""
+RUNS_MOST = 1024
+"""Checksums of a body, and one more for each quarter of a megabyte that is there."""
+SPAN_ROW = 30
+"""Bytes that a span takes of the index, and"""
+SPAN_MEMORY = 128
+"""of memory."""
 KEY_MOST = 8192
 """Characters of the longest key that anything is stored under."""
 HEAD_MOST = 64 * 1024
@@ -69,7 +81,33 @@ class Entry:
     def measure(self) -> None:
         """Work out its size anew: there is more of its body, or another head."""
         self.head = len(self.key) + head_size(self.response)
-        self.size = footprint(self.length if self.spans is None else self.spans.length, self.head)
+        rows = len(self.sums) if self.spans is None else len(self.sums) + len(self.spans) * SPAN_ROW
+        self.size = footprint(self.present, self.head + rows)
+
+    @property
+    def present(self) -> int:
+        """Bytes of its body that are in the file."""
+        return self.length if self.spans is None else self.spans.length
+
+    @property
+    def spans_max(self) -> int:
+        """How many spans it may have now."""
+        return min(SPANS_MOST + (self.present >> 20), SPANS_LIMIT)
+
+    @property
+    def runs_max(self) -> int:
+        """How many checksums it may have now."""
+        return RUNS_MOST + (self.present >> 18)
+
+    def takes_span(self, start: int, stop: int) -> bool:
+        """Whether one more piece of its body may be kept: not if there are too many pieces for that. One that closes
+        a gap always may, as long as there aren't too many checksums."""
+        spans = self.spans
+        if spans is None:
+            return True
+        if len(spans) >= SPANS_MOST and len(spans.with_span(start, stop)) > max(len(spans), self.spans_max):
+            return False
+        return count_runs(self.sums) < RUNS_MOST or count_runs(self.sums) < self.runs_max
 
     def has(self, start: int, stop: int) -> bool:
         """Whether these bytes of its body are in the file."""

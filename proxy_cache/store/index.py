@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from ..semantics.stored import StoredResponse
 from .checksums import with_runs
 from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
-from .entry import BLOCK, Entry, footprint
+from .entry import BLOCK, SPAN_MEMORY, Entry, footprint
 from .folder import PRIVATE
 from .rows import (
     CLOCK_STEPS,
@@ -328,7 +328,7 @@ class Index:
     def add_sums(self, entry: Entry, sums: bytes) -> None:
         """Checksums of a body that was stored without them."""
         entry.sums = with_runs(entry.sums, sums)
-        self._weigh_again(entry)
+        self._measure(entry)
         if entry.slot:
             self._save(entry)
 
@@ -376,12 +376,10 @@ class Index:
         """A validation brought new header fields for the same body."""
         distrust_the_future(response, time.time())
         entry.response = response
-        entry.measure()
         response.headers.pack()
         entry.prepared = None
-        self._weigh_again(entry)
+        self._measure(entry)
         if entry.slot:
-            self._slots.resize(entry.slot, entry.size // BLOCK)
             self._save(entry)
 
     def add_span(self, entry: Entry, start: int, stop: int, now: float, sums: bytes = b"") -> None:
@@ -390,15 +388,17 @@ class Index:
             return
         spans = entry.spans.with_span(start, stop)
         entry.spans = None if spans.covers(0, entry.length) else spans
-        entry.measure()
         entry.sums = with_runs(entry.sums, sums)
-        self._weigh_again(entry)
         entry.written = now
         entry.prepared = None
-        self._slots.resize(entry.slot, entry.size // BLOCK)
+        self._measure(entry)
         self._save(entry)
 
-    def _weigh_again(self, entry: Entry) -> None:
+    def _measure(self, entry: Entry) -> None:
+        """It takes another amount of room now, on the disk and in memory."""
+        entry.measure()
+        if entry.slot:
+            self._slots.resize(entry.slot, entry.size // BLOCK)
         if entry.id in self._entries:
             self._weight -= entry.weight
             self._weight += _weigh(entry)
@@ -488,6 +488,8 @@ def _weigh(entry: Entry) -> int:
     """What an entry takes of memory, and note it. Three times its head: as it is stored, as it was taken apart, and as
     it is sent."""
     entry.weight = WEIGHT + 3 * entry.head + len(entry.sums)
+    if entry.spans:
+        entry.weight += len(entry.spans) * SPAN_MEMORY
     return entry.weight
 
 

@@ -255,4 +255,6 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     entry = Entry(entry_id, key, response, length, used, present, written)
     entry.place = place
     entry.sums = b"" if sums is None else sums[SEAL:]
+    if present is not None:
+        entry.measure()
     return entry

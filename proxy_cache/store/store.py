@@ -22,9 +22,9 @@ from typing import Any
 from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from .body import TAIL_LIMIT, Body
-from .checksums import CorruptBody, is_intact
+from .checksums import CorruptBody, count_runs, is_intact
 from .clock import LOOK_EVERY, ClockWatch
-from .entry import HEAD_MOST, KEY_MOST, Entry, footprint, head_size
+from .entry import HEAD_MOST, KEY_MOST, ROW, Entry, footprint, head_size
 from .files import BodyFiles, OpenBody, TornFile
 from .folder import FolderLock, InUse
 from .index import NEVER, Dropped, Index
@@ -61,8 +61,8 @@ class Store:
     """One cache folder, opened by one process.
 
     ``on_failure(reason)`` is called for each response that could not be kept or read: ``no_space``, ``too_large``,
-    ``busy``, ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that made room, ``on_corruption()`` for
-    each that was not what was stored (also in threads).
+    ``too_many_pieces``, ``busy``, ``write``, ``read``, ``index``. ``on_eviction(count)`` for entries that
+    made room, ``on_corruption()`` for each that was not what was stored (also in threads).
     """
 
     def __init__(
@@ -268,6 +268,7 @@ class Store:
             else:
                 await self._link(entry, new)
                 new.sums = entry.sums
+                new.measure()
         except OSError as error:
             self.write_failed(error)
             return None
@@ -449,7 +450,7 @@ class Store:
         """A piece of the body of an entry that has gaps, to be filled. Of an object that is longer than one entry may
         be, pieces are kept up to that."""
         size, reserved = stop - start, None
-        if entry in self.index and self._may_be_kept(entry.size + size):
+        if entry in self.index and self._takes_piece(entry, start, stop) and self._may_be_kept(entry.size + size):
             self.touch(entry)  # it is not to go for its own piece
             wanted = size if size <= TAIL_LIMIT else 0
             reserved = wanted if self.reserve(wanted) else None
@@ -585,6 +586,8 @@ class Store:
         self.files.register(body.file)
         self._kept(body)
         entry.sums = body.sums.packed()
+        if len(entry.sums) > ROW:
+            entry.measure()
         self._add(entry)
         if body.was_poured:
             self.verifier.sum_soon(entry)
@@ -649,13 +652,25 @@ class Store:
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
         if not body.kept or entry not in self.index or not body.reserve(body.length - body.start):
             return None
+        if not self._takes_piece(entry, body.start, body.length):  # of several pieces that came at a time
+            return None
         if chunks:
             await self.write(body, chunks, offset)
         if body.length == body.start:
             return None
         self._kept(body)
+        before = count_runs(entry.sums)
         self.index.add_span(entry, body.start, body.length, time.time(), body.sums.packed())
+        if before < entry.runs_max // 2 <= count_runs(entry.sums):
+            self.verifier.sum_soon(entry)  # a checksum for each span, in place of one for each piece
         return entry
+
+    def _takes_piece(self, entry: Entry, start: int, stop: int) -> bool:
+        """Whether an entry may have one more piece."""
+        if entry.takes_span(start, stop):
+            return True
+        self._on_failure("too_many_pieces")
+        return False
 
     def _add(self, entry: Entry, *, saved: bool = False) -> None:
         """Make it known, in place of what it replaces."""

@@ -29,6 +29,7 @@ from .memory import LARGEST
 from .worker import Worker
 
 if TYPE_CHECKING:
+    from ..semantics.spans import Spans
     from .entry import Entry
     from .store import Store
 
@@ -60,6 +61,12 @@ NOTE_EVERY: Final = 60.0
 """Seconds after which it is noted how far a walk has come."""
 _NOTE: Final = "verify"
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+
+
+def _blocks_to_check(length: int, spans: Spans | None, sums: bytes) -> tuple[list[BlockToCheck], bool]:
+    """In the thread: the blocks of a body, and whether there is a checksum of all of it. Raises ``ValueError``."""
+    todo = blocks(length, spans, sums)
+    return todo, all(block.is_covered for block in todo)
 
 
 class Verdict(enum.Enum):
@@ -204,8 +211,9 @@ class Verifier:
     async def _verify_file(self, entry: Entry, between: Callable[[int], Any] | None) -> bool:
         """Whether there was a checksum of all of it. Raises ``OSError``; ``ValueError`` for checksums that are none."""
         path, length = self._store.files.path(entry.id), entry.length
-        todo = blocks(length, entry.spans, entry.sums)
-        is_known = all(block.is_covered for block in todo)
+        todo, is_known = await self._worker.run(_blocks_to_check, length, entry.spans, entry.sums)
+        if not entry.slot:
+            return is_known
         for first in range(0, len(todo), AT_ONCE):
             some = todo[first : first + AT_ONCE]
             new = await self._worker.run(self._check_file, path, length, some)

@@ -30,6 +30,13 @@ def test_spans() -> None:
     assert Spans().first_missing(0, 1) == 0
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60))), st.integers(0, 60), st.integers(0, 60))
+def test_one_more_span_is_the_same_as_all_of_them_anew(spans: list[tuple[int, int]], start: int, stop: int) -> None:
+    found = Spans(spans).with_span(start, stop)
+    assert isinstance(found, Spans)
+    assert found == Spans([*spans, (start, stop)])
+
+
 @pytest.mark.parametrize(
     ("offset", "stop", "taken", "length", "block", "most", "expected"),
     [

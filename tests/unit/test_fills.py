@@ -77,6 +77,26 @@ def test_who_leaves_before_the_first_step_leaves_no_slot_taken(tmp_path: Path) -
     with_table(tmp_path, story)
 
 
+def test_a_refresh_is_watched_again_when_who_has_joined_it_leaves(tmp_path: Path) -> None:
+    """Or else nobody would end it, however long it takes."""
+
+    async def story(table: FillTable) -> None:
+        refresh = table.start(request(), reads=False)
+        fill = refresh.fill
+        assert fill._leftover is not None
+        first, second = (fill.join("agent", Headers()) for _ in range(2))
+        assert fill._leftover is None
+        first.leave()
+        assert fill._leftover is None
+        second.leave()
+        assert fill._leftover is not None
+        watched = fill._leftover
+        second.leave()
+        assert fill._leftover is watched
+
+    with_table(tmp_path, story)
+
+
 def test_a_shutdown_before_the_first_step_is_told_to_who_waits(tmp_path: Path) -> None:
     async def story(table: FillTable) -> None:
         waiters = [table.start(request(number)) for number in range(5)]

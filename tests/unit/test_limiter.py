@@ -337,6 +337,40 @@ def test_a_ticket_that_a_modest_client_waits_for_is_not_taken_from_it() -> None:
     run(story)
 
 
+def test_where_all_of_one_client_are_protected_another_makes_room() -> None:
+    """Of the same length, or of the next that is long enough."""
+
+    async def story(greedy: int, protected: int) -> None:
+        harness = Harness(max_in_flight=1, queue_max=greedy + protected)
+        harness.enter("running")
+        flows = [harness.enter("greedy")[2] for _ in range(greedy)]
+        for number in range(protected):
+            harness.enter("protected")[0].join(f"modest {number}", Flow())
+        harness.enter("newcomer")
+        assert [outcome(flow) for flow in flows] == [None] * (greedy - 1) + ["rejected"]
+
+    run(lambda: story(4, 4))
+    run(lambda: story(2, 5))
+    with pytest.raises(Overloaded, match="rejected"):
+        run(lambda: story(1, 5))
+
+
+def test_making_room_looks_at_so_many_places_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy_cache.limiter.LOOKS_MOST", 10)
+
+    async def story() -> None:
+        harness = Harness(max_in_flight=1, queue_max=60)
+        harness.enter("running")
+        last = [harness.enter("greedy")[2] for _ in range(20)]
+        for number in range(40):
+            harness.enter("protected")[0].join(f"modest {number}", Flow())
+        with pytest.raises(Overloaded, match="rejected"):
+            harness.enter("newcomer")
+        assert [outcome(flow) for flow in last] == [None] * 20
+
+    run(story)
+
+
 def test_a_client_has_so_many_places_and_no_more() -> None:
     async def story() -> None:
         harness = Harness(max_in_flight=1, queue_max_per_client=2)

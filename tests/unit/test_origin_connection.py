@@ -558,6 +558,56 @@ def test_an_origin_that_says_nothing() -> None:
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+def dripped(piece: bytes, *, first: bytes = b"", last: bytes = b"", count: int = 10_000, timeout: float = 0.5) -> Any:
+    """What comes of an answer of which a piece comes every tenth of a second: status and body, or the error."""
+
+    async def run() -> Any:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(first)
+                for _ in range(count):
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.1)
+                writer.write(last)
+                await reader.read()
+            writer.close()
+
+        origin = RawOrigin([])
+        origin.serve = serve  # type: ignore[method-assign]
+        async with clients(origin, timeout=timeout) as get:
+            try:
+                response = await get()
+                return response.status, await body_of(response)
+            except OriginError as error:
+                return error.error, error.detail
+
+    return asyncio.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.mark.parametrize("piece", [b"a", b"\r\nX: y"])
+def test_a_head_that_has_begun_has_to_come_to_its_end(piece: bytes) -> None:
+    """A byte now and then is no sign of life."""
+    error, why = dripped(piece, first=b"HTTP/1.1 200 OK\r\nX: ")
+    assert (error, why) == ("http_response_timeout", "a head took more than 0.5 s")
+
+
+def test_line_breaks_now_and_then_are_no_sign_of_life() -> None:
+    assert dripped(b"\r\n")[1] == "a head took more than 0.5 s"
+
+
+def test_interim_responses_put_an_answer_off_for_a_while() -> None:
+    piece = b"HTTP/1.1 102 Processing\r\n\r\n"
+    assert dripped(piece, count=10, last=OK) == (200, b"ok")  # twice as long as nothing may come
+    assert dripped(piece) == ("http_response_timeout", "no more than interim responses came for 2 s")
+
+
+def test_an_interim_response_that_does_not_end() -> None:
+    whole = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    assert dripped(b"a", first=whole + whole[:-2] + b"X: ")[1] == "a head took more than 0.5 s"
+
+
 def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy_cache.origin.KEPT_FOR", 0.05)
 
