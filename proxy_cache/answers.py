@@ -93,11 +93,7 @@ class Exchange:
         self.key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.key
         self.headers = headers
         self.client = client
-        if (
-            "?" in target.path
-            and not (policy.key_ignores or policy.ignore_authorization)
-            and is_signed_url(target.path)
-        ):
+        if "?" in target.path and not policy.ignore_authorization and is_signed_url(target.path, policy.key_ignores):
             policy = replace(policy, signed_url=True)
         self.policy = policy
         self.wanted = request_cache_control(headers) if wanted is None else wanted

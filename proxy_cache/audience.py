@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from .semantics.credentials import has_credentials
+from .semantics.credentials import credentials_of, has_credentials
 from .semantics.freshness import HEURISTICALLY_CACHEABLE
 from .semantics.headers import Headers
 from .semantics.policy import Policy
-from .semantics.storing import says_nothing
 from .semantics.validation import CONDITIONAL
 from .store.slots import key_hash
 
@@ -65,14 +64,15 @@ def _told(headers: Headers) -> list[tuple[str, str]]:
 
 
 def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bool:
-    """Whether an answer says nothing but that there is nothing here (any more): it is for all who were waiting for it.
+    """Whether an answer that gives itself no lifetime says nothing but that there is nothing here (any more): it is for
+    all who were waiting for it.
 
     RFC 9111 §4.2.2 would let us keep it for a time of our own choosing, as its status is heuristically cacheable. We
-    keep it for none, but 20 agents that look for the same thing at the same time are one request.
+    keep it for none, and with ``no-cache`` we may not, but 20 agents that look for the same thing at the same time are
+    one request.
     """
     return (
         status in _ABSENT
-        and says_nothing(response)
         and "set-cookie" not in response
         and not has_credentials(request.headers, request.policy.credentials)
     )
@@ -81,3 +81,16 @@ def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bo
 def has_no_credentials(policy: Policy) -> Callable[[Headers], bool]:
     """Who has not logged in: many services say 404 to them where there is something for others."""
     return lambda headers: not has_credentials(headers, policy.credentials)
+
+
+def is_about_others_like(leader: Headers, waiter: Headers, status: int, policy: Policy) -> bool:
+    """Whether an answer that is for nobody but who has asked (``leader``) tells that one to ``waiter`` would be, too.
+
+    It says nothing about those who don't say who they are in all the ways that the leader has: without Authorization
+    the answer may well be for all (RFC 9111 §3.5). And a redirect or an error for somebody who has not logged in says
+    nothing about those who have.
+    """
+    identifying = frozenset() if policy.ignore_authorization else credentials_of(leader, policy.credentials)
+    if identifying:
+        return identifying <= waiter.names
+    return status < 300 or policy.ignore_authorization or not has_credentials(waiter, policy.credentials)

@@ -28,7 +28,7 @@ from .gaps import (
     is_for_its_client,
     is_taken_for_short,
 )
-from .insisting import not_before, until_next, was_asked_since
+from .insisting import not_before, until_next, waits_for, was_asked_since
 from .known_heads import asks_for_changes, condition_holds
 from .limiter import Overloaded
 from .origin_response import OriginError
@@ -103,6 +103,9 @@ class Cache:
                 raise ClientGone(queued=False)
             now = time.time()
             entry = self._select(key, exchange.headers)
+            known = self.fills.known.newer(key, exchange.headers, entry)
+            if known is not None:
+                entry = None  # the client has what is newer than this, as far as is known
             if (entry is None or entry.spans is not None) and asks_for_changes(exchange.headers):
                 answer = self._unchanged(exchange, entry, now)
                 if answer is not None:
@@ -112,7 +115,8 @@ class Cache:
                 # that.
                 alone = alone or not _may_share(exchange, entry) or self._is_beside(exchange, entry)
                 entry = None
-            decision = decide(exchange.wanted, entry.response, now) if entry is not None else None
+            shown = entry.response if entry is not None else known
+            decision = decide(exchange.wanted, shown, now) if shown is not None else None
             if waited and entry is not None and was_asked_since(exchange.wanted, entry.response, came):
                 decision = decide(NOTHING, entry.response, now)
             if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
@@ -135,7 +139,7 @@ class Cache:
             if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
                 continue
             try:
-                if not waited and (earlier := self._asked_before(exchange, came, alone=alone)) is not None:
+                if not waited and (earlier := self._asked_before(exchange, entry, came, alone=alone)) is not None:
                     waited = True
                     await until_next(exchange, earlier)
                     continue
@@ -194,14 +198,15 @@ class Cache:
         updated = response.updated_by(headers, request_time, response_time, exchange.headers, exchange.policy)
         if why_not_shared(exchange.headers, updated.headers, exchange.policy) is not None:
             return  # it was for whoever has asked
-        if (
-            updated is response
-            or updated.must_not_be_kept
-            or not _same_validators(response.headers, headers)
-            or (length is not None and length != str(entry.length))
-        ):
-            # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
+        # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
+        if updated is response or updated.must_not_be_kept or not _same_validators(response.headers, headers):
             self.store.remove(entry)
+        elif length is not None and length != str(entry.length):
+            # A length alone is a hint, as many a HEAD has a wrong one. Whether it was right a validator tells.
+            if not any(name in response.headers for name in _VALIDATORS):
+                self.store.remove(entry)
+            elif time.time() < response.fresh_until:
+                self.store.update(entry, response.made_stale())
         elif any(name in headers for name in _VALIDATORS):
             self.store.update(entry, updated)
         # Without a validator it may be about anything of that length: no reason to call the stored body by its fields.
@@ -378,7 +383,7 @@ class Cache:
                 head = await self._head_of(exchange, waiter)
                 exchange.collapsed = collapsed
                 if not reader.suits(head):
-                    return self._in_place_of_piece(exchange, entry, waiter, head, fwd)
+                    return await self._in_place_of_piece(exchange, entry, waiter, head, fwd)
                 if not reader.is_within(waiter, head, gap):
                     raise SentOn(alone=False)
                 reader.hold(waiter, gap)
@@ -403,7 +408,7 @@ class Cache:
             headers = put(headers, "Age", str(response.age(now)))
         return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
-    def _in_place_of_piece(
+    async def _in_place_of_piece(
         self, exchange: Exchange, entry: Entry, waiter: Waiter, head: FillHead, fwd: str
     ) -> Answer | None:
         """The answer to what was asked for on behalf of a gap is none that goes into it."""
@@ -416,6 +421,8 @@ class Cache:
                 detail=head.why_not_stored,
             )  # fmt: skip
             return self._serve_fill(exchange, waiter, head, status, None)
+        if head.response.status == 200 and head.length is None and "content-range" not in head.response.headers:
+            return await self._from_head(exchange, waiter, head, None, fwd, complete=False, alone=False)
         if head.response.status == 416:
             self.store.remove(entry)  # it is not as long as it was
         raise SentOn(alone=False)
@@ -598,16 +605,17 @@ class Cache:
             return decision.reason or "partial"
         return "vary-miss" if self.store.lookup(key) else "uri-miss"
 
-    def _nothing_to_join(self, exchange: Exchange, since: float | None = None) -> bool:
-        wanted = exchange.wanted
-        return self.fills.find(exchange.key, exchange.headers, lambda response: _fresh(wanted, response), since) is None
+    def _nothing_to_join(self, exchange: Exchange, since: float | None = None, came: float | None = None) -> bool:
+        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
+        return self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came) is None
 
-    def _asked_before(self, exchange: Exchange, came: float, *, alone: bool) -> Fill | None:
-        """A fill at the origin that this request may not share, since it insists on a later answer, but waits for."""
+    def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
+        """A fill at the origin that this request may not share, since that was asked too early, but waits for."""
         since = not_before(exchange.wanted, came)
-        if since is None or self._is_private(exchange, alone=alone) or not self._nothing_to_join(exchange, since):
+        fills = self.fills.at_the_origin(exchange.key, answered=since is None)
+        if not fills or self._is_private(exchange, alone=alone) or not self._nothing_to_join(exchange, since, came):
             return None
-        return self.fills.asked_before(exchange.key, since)
+        return waits_for(fills, exchange, stale, since, came)
 
     def _is_private(self, exchange: Exchange, *, alone: bool) -> bool:
         """Whether a fill for this request is to be shared with nobody."""
@@ -629,13 +637,15 @@ class Cache:
         since = not_before(wanted, came)
         for_origin = _is_for_the_origin(headers)
         if not (alone or wanted.no_store or for_origin):
-            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since)
+            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came)
             if fill is not None:
                 complete = fill.body is not None and fill.body.complete
                 waiter = fill.join(exchange.client, headers, exchange.policy.patience)
                 return self._listening(exchange, waiter), True, complete
         private = self._is_private(exchange, alone=alone)
         candidates = self._candidates(exchange, stale)
+        if stale is None and candidates and self.fills.known.expects_304(key, headers):
+            candidates = ()  # the client's own condition is the one that holds
         retries = part = None
         is_short = False
         if private and (stale is None or for_origin):
@@ -654,7 +664,9 @@ class Cache:
                 or self.fills.known.expects_body(key, headers)
             ):
                 headers = _without_conditions(headers)
-            # Else the condition is passed on: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
+            else:
+                headers = headers.without("range", "if-range")  # all of it is for whoever waits, and may be stored
+            # The condition is passed on then: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
             # stored, and a 304 costs the origin less than the whole. It answers all who wait with the same.
             if stale is not None:
                 retries = self._retries_of_validation(wanted, stale)

@@ -167,12 +167,17 @@ class FillTable:
         limiter.on_queued = self._somebody_queues
 
     def find(
-        self, key: str, headers: Headers, fresh: Callable[[StoredResponse], bool], since: float | None = None
+        self,
+        key: str,
+        headers: Headers,
+        fresh: Callable[[StoredResponse], bool],
+        since: float | None = None,
+        came: float | None = None,
     ) -> Fill | None:
         """A running fill that this request may share. ``since``: not one that the origin was asked for before (by the
-        monotonic clock), unless its head is here and fresh."""
+        monotonic clock), unless its head is here and fresh. ``came``: when the request was here."""
         for fill in self._joinable.get(key, ()):
-            if fill.open_to(headers, fresh, since) and not self._is_for_other_conditions(fill, headers):
+            if fill.open_to(headers, fresh, since, came) and not self._is_for_other_conditions(fill, headers):
                 return fill
         return None
 
@@ -185,12 +190,15 @@ class FillTable:
         response = self.known.find(request.key, headers)
         return response is not None and not condition_holds(headers, response)
 
-    def asked_before(self, key: str, since: float) -> Fill | None:
-        """The last fill of ``key`` that was at the origin before ``since``, and whose head has still to come."""
-        for fill in reversed(self._joinable.get(key, ())):
-            if fill.head is None and fill.is_running and fill.asked is not None and fill.asked < since:
-                return fill
-        return None
+    def at_the_origin(self, key: str, *, answered: bool) -> list[Fill]:
+        """The fills of ``key`` for which the origin has been asked, or whose bodies are on their way into the store.
+        ``answered``: just those whose heads are here."""
+        fills = self._joinable.get(key, ())
+        return [
+            fill
+            for fill in fills
+            if (fill.head is not None or not answered) and (fill.is_running or fill.state is FillState.COMPLETE)
+        ]
 
     def knows(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is

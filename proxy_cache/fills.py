@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .audience import PROVOKED, has_no_credentials, is_plain_absence
+from .audience import PROVOKED, has_no_credentials, is_about_others_like, is_plain_absence
 from .contention import HoldUp, Leftover
 from .copying import copy
 from .known_heads import REVALIDATING, condition_holds, head_of_304
@@ -176,10 +176,10 @@ class Fill:
         self._given_to_task = answer
         self._task = asyncio.Task(self._run(self._ticket), loop=asyncio.get_running_loop())
 
-    def join(self, client: str, headers: Headers, patience: float | None = None) -> Waiter:
+    def join(self, client: str, headers: Headers, patience: float | None = None, *, reads: bool = True) -> Waiter:
         """One more flow wants this response, and may queue for it for ``patience`` seconds (``None``: as long as the
-        limits say). Raises :class:`Overloaded` if its client waits for too many already."""
-        waiter = Waiter(self, headers)
+        limits say). ``reads``: its body, too. Raises :class:`Overloaded` if its client waits for too many already."""
+        waiter = Waiter(self, headers, reads=reads)
         if self.head is None and self._ticket is not None:
             waiter._place = self._ticket.join(client, waiter.overloaded, patience)
         if self._leftover is not None:
@@ -283,6 +283,11 @@ class Fill:
     @property
     def is_running(self) -> bool:
         return self.state is FillState.RUNNING and not self._abandoned
+
+    @property
+    def is_being_stored(self) -> bool:
+        """Whether all of its body is here, and on its way into the store."""
+        return self.state is FillState.COMPLETE and not self._over
 
     @property
     def has_client(self) -> bool:
@@ -658,7 +663,7 @@ class Fill:
             updated = stored_as.response.updated_by(headers, *times, None, request.policy)
             may_be_kept, held = self._may_be_kept(updated), table.store.holds(stored_as)
             if held and not may_be_kept:
-                self._send_on(alone=True)
+                self._send_on(alone=True, personal=True)
                 if updated.must_not_be_kept:
                     table.store.remove(stored_as)
                 raise OriginError("http_response_incomplete", "the origin gives the rest of this to nobody else")
@@ -733,12 +738,14 @@ class Fill:
         request = self.request
         return not updated.must_not_be_kept and why_not_shared(request.headers, updated.headers, request.policy) is None
 
-    def _send_on(self, *, alone: bool, ranges_only: bool = False) -> None:
-        """Whoever waits has to ask anew. ``alone``: each for itself, or just those that want ranges."""
-        waiters, self.waiters = self.waiters, {}
+    def _send_on(self, *, alone: bool, ranges_only: bool = False, personal: bool = False) -> None:
+        """Whoever waits has to ask anew. ``alone``: each for itself, or just those that want ranges. ``personal``: the
+        answer is not for others than who has asked, and those alone whom it is about all the same."""
+        request, waiters, self.waiters = self.request, self.waiters, {}
         for waiter in waiters:
             wants_range = waiter.leads or "range" in waiter.headers
-            waiter._fail(SentOn(alone=alone and (wants_range or not ranges_only)))
+            is_about = not personal or is_about_others_like(request.headers, waiter.headers, 206, request.policy)
+            waiter._fail(SentOn(alone=alone and is_about and (wants_range or not ranges_only)))
 
     def _ask_for_less(self, part: Part) -> None:
         """The answer is to a range of ours, and nothing that a client could be given, or nothing that can be stored:
@@ -754,14 +761,15 @@ class Fill:
         raise OriginError("http_response_incomplete", "the origin has answered another range than was asked for")
 
     def _check_length(self, length: int | None) -> None:
-        """What was to be short enough to be fetched whole for a range isn't, and nobody wants all of it."""
+        """What was to be short enough to be fetched whole for a range isn't, or nobody knows whether it is (``None``),
+        and nobody wants all of it."""
         table = self.table
-        if length is None or table.spans.fetches_whole(length):
+        if table.spans.fetches_whole(length):
             return
         if all(waiter.leads or "range" in waiter.headers for waiter in self.waiters):
             table.length_is_not_told(self.request.key)
             self._send_on(alone=False)
-            raise OriginError("http_response_incomplete", "it is longer than a HEAD has said")
+            raise OriginError("http_response_incomplete", "it may be longer than a HEAD has said")
 
     def _not_a_part(self, response: OriginResponse, part: Part) -> None:
         """Asked for a span, and got something else."""
@@ -825,7 +833,11 @@ class Fill:
             ):
                 waiter.give(head)
             else:
-                waiter._fail(SentOn(alone=alone and not shared, refused=refused))
+                # Nothing is known yet of what those are given who say less about themselves: one of them asks for all.
+                also_alone = alone and not shared and is_about_others_like(
+                    self.request.headers, waiter.headers, head.response.status, self.request.policy
+                )  # fmt: skip
+                waiter._fail(SentOn(alone=also_alone, refused=refused))
                 del self.waiters[waiter]
         if head.why_not_stored == SIGNED_URL:
             self._let_readers_differ()
@@ -855,11 +867,18 @@ class Fill:
 
     # -- joining, seen from the table ---------------------------------------------------------------------------
 
-    def open_to(self, headers: Headers, fresh: Callable[[StoredResponse], bool], since: float | None = None) -> bool:
-        """Whether a request that arrives now may share this response.
+    def open_to(
+        self,
+        headers: Headers,
+        fresh: Callable[[StoredResponse], bool],
+        since: float | None = None,
+        came: float | None = None,
+    ) -> bool:
+        """Whether a request may share this response that looks for one now, and ``came`` then.
 
         Until the head is there everybody may wait who doesn't insist on what the origin says from ``since`` on. Once it
-        is, it must suit the request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh.
+        is, it must suit the request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh, unless
+        the request was here before the origin was asked.
         """
         if self._abandoned or self.state is FillState.FAILED or self.request.private:
             return False
@@ -870,6 +889,8 @@ class Fill:
         if self.body is None or not self.body.joinable:
             return False
         response = self.head.response
+        if came is not None and self.asked is not None and self.asked >= came:
+            return matches(response.vary, headers)
         if since is not None and self.asked is not None and self.asked >= since and time.time() < response.fresh_until:
             return matches(response.vary, headers)
         return matches(response.vary, headers) and fresh(response)

@@ -7,13 +7,16 @@ have the same, and after that it tells that a condition will hold, so that nobod
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .semantics.headers import Headers
 from .semantics.stored import StoredResponse
 from .semantics.validation import NOT_MODIFIED_FIELDS, entity_tag, not_modified
 from .semantics.vary import matches
 from .store.entry import head_size
+
+if TYPE_CHECKING:
+    from .store.index import Entry
 
 HEADS_MOST: Final = 4096
 """Heads that are kept in memory; the least recently told makes room."""
@@ -88,6 +91,21 @@ class KnownHeads:
         """The head that this request selects (RFC 9111 §4.1), fresh or not."""
         response = self._heads.get(key)
         return response if response is not None and matches(response.vary, request) else None
+
+    def newer(self, key: str, request: Headers, stored: Entry | None) -> StoredResponse | None:
+        """The head by which this request's condition holds, if that is newer than what is ``stored``: a version of
+        which some client wanted no body, so that none came to be stored."""
+        if stored is None or key not in self._heads:
+            return None
+        response = self.find(key, request)
+        if response is None or response.request_time <= stored.response.request_time:
+            return None
+        return response if condition_holds(request, response) else None
+
+    def expects_304(self, key: str, request: Headers) -> bool:
+        """Whether this request's condition, by the last that was told, is going to hold."""
+        response = self.find(key, request)
+        return response is not None and condition_holds(request, response)
 
     def expects_body(self, key: str, request: Headers) -> bool:
         """Whether this conditional request, by the last that was told, is going to be answered with a body."""

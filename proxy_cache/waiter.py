@@ -74,8 +74,8 @@ class Waiter:
     """
 
     __slots__ = (
-        "_awaited", "_is_handed_on", "_outcome", "_place", "asker", "fill", "headers", "leads", "on_head", "on_interim",
-        "queued_for", "reader", "reads",
+        "_awaited", "_is_handed_on", "_outcome", "_place", "asker", "fill", "headers", "leads", "on_gone", "on_head",
+        "on_interim", "queued_for", "reader", "reads",
     )  # fmt: skip
 
     def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
@@ -91,6 +91,8 @@ class Waiter:
         self.on_interim: Callable[[int, Headers], None] | None = None
         self.on_head: Callable[[], None] | None = None
         """Called when :meth:`result` has something to tell, by whoever doesn't wait for :meth:`head`."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the client leaves, for who has the head and waits for more than that."""
         self._outcome: FillHead | Exception | None = None
         self._awaited: asyncio.Future[None] | None = None
         self._place: Place | None = None
@@ -140,6 +142,8 @@ class Waiter:
         if self._place is not None:
             self.queued_for = time.monotonic() - self._place.since
         self._fail(ClientGone(self.fill.is_queued))
+        if self.on_gone is not None:
+            self.on_gone()
         self.leave()
 
     def leave(self) -> None:

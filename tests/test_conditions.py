@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.agents import results
+from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -109,6 +110,36 @@ def test_what_was_dropped_is_not_begun_anew_for_a_304(proxy: Proxy, origin: Orig
     assert origin.count(target) == 1
 
 
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "stale"])
+@pytest.mark.parametrize("tags", ['W/"v{}"', '"v{}"'], ids=["weak", "strong"])
+def test_agents_that_have_the_next_version_already(proxy: Proxy, origin: Origin, tags: str, fresh: bool) -> None:
+    """What is stored is stale, and older than what they have. Its body is begun for the first of them, and never again
+    for a 304. Who has the old one, or none, gets the new one."""
+    target = f"/next/{tags[0]}/{fresh}"
+    old, new, newest = (("ETag", tags.format(number)) for number in (1, 2, 3))
+    control = FRESH if fresh else ("Cache-Control", "max-age=0")
+    url = origin.serve(target, Reply(seed="old", size=100_000, headers=(("Cache-Control", "max-age=0"), old)))
+    assert proxy.get(url, expect=("old", 100_000)).ok
+    proxy.wait_until_idle()
+    gate = Gate()
+    reply = Reply(seed="new", size=3_000_000, headers=(control, new), body_gate=gate, gate_at=10_000)
+    origin.serve(target, reply)
+    have = ("If-None-Match", new[1])
+    for _ in range(10):
+        assert proxy.get(url, headers=[have]).status == 304
+        proxy.wait_until_idle()
+    begun = [request for request in origin.seen(target)[1:] if request.sent]
+    assert len(begun) == 1
+    assert origin.count(target) == (2 if fresh else 11)
+    gate.open()
+    for headers in ([("If-None-Match", old[1])], []):
+        assert proxy.get(url, headers=headers, expect=("new", 3_000_000)).ok
+        proxy.wait_until_idle()
+    origin.serve(target, Reply(seed="newest", headers=(control, newest)))
+    answer = proxy.get(url, headers=[have, ("Cache-Control", "no-cache")])
+    assert answer.body == content("newest", 1000)
+
+
 def test_an_origin_that_takes_no_notice_of_conditions(proxy: Proxy, origin: Origin) -> None:
     """It sends all of it to who has it. That is not waited for, and not begun again for the next."""
     url = origin.serve("/deaf", Reply(size=SIZE, headers=(FRESH, ("ETag", 'W/"v1"'))))
@@ -174,3 +205,23 @@ def test_a_304_is_one_variants(proxy: Proxy, origin: Origin) -> None:
     assert proxy.get(url, headers=[SAME, gzip]).hit
     assert not proxy.get(url, headers=[SAME, plain]).hit
     assert origin.count("/vary") == 2
+
+
+@pytest.mark.parametrize("asks", ["all", "bytes=2000000-2000999", "bytes=2500000-"])
+def test_a_new_version_in_place_of_a_gap_is_begun_once(proxy: Proxy, origin: Origin, asks: str) -> None:
+    """The origin answers 200 to the If-Range for what is lacking: that is what the client gets."""
+    target, size = f"/gap/{asks}", 3_000_000
+    headers = (FRESH, ("ETag", '"v1"'), ("Accept-Ranges", "bytes"))
+    url = origin.serve(target, Reply(seed="old", size=size, headers=headers))
+    assert proxy.get(url, headers=[("Range", "bytes=0-9")]).status == 206
+    proxy.wait_until_idle()
+    origin.serve(target, Reply(seed="new", size=size, headers=(headers[0], ("ETag", '"v2"'), headers[2])))
+    first, _, last = asks.removeprefix("bytes=").partition("-")
+    answer = proxy.get(url, headers=[("Range", asks)] if asks != "all" else [])
+    if asks == "all":
+        assert (answer.status, answer.body) == (200, content("new", size))
+    else:
+        stop = int(last) + 1 if last else size
+        assert (answer.status, answer.body) == (206, content("new", stop - int(first), int(first)))
+    proxy.wait_until_idle()
+    assert origin.count(target) == 2

@@ -362,6 +362,19 @@ VALIDATION = [
         "§4.3.5", "HEAD tells of another length", (reply(*STALE), Reply(headers=(FRESH,), size=SIZE + 1, seed="new")),
         (Ask(FETCH), Ask("passed", method="HEAD"), Ask(FETCH)),
     ),
+    Case(
+        "§4.3.5", "HEAD tells of another length, and of the same version",
+        (reply(*STALE, ETAG), Reply(headers=(*STALE, ETAG), size=0), reply(*STALE, ETAG)),
+        (Ask(FETCH), Ask("passed", method="HEAD"), Ask(VALIDATED, body=0, sent=(("If-None-Match", '"v1"'),))),
+    ),
+    Case(
+        "§4.3.5", "HEAD tells of another length of what was fresh",
+        (reply(FRESH, ETAG), Reply(headers=(FRESH,), size=0), reply(FRESH, ETAG)),
+        (
+            Ask(FETCH), Ask("passed", (("Cache-Control", "no-cache"),), method="HEAD"),
+            Ask(VALIDATED, body=0, sent=(("If-None-Match", '"v1"'),)), Ask(HIT, body=0),
+        ),
+    ),
 ]  # fmt: skip
 
 STALE_ONES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -177,18 +178,21 @@ def test_what_may_not_be_shared_is_asked_for_at_once(proxy: Proxy, origin: Origi
 
 def test_the_next_one_queues_and_may_time_out(start_proxy: Start, origin: Origin) -> None:
     """It takes its place like any; if there is no slot in time, all who wait for it hear of that."""
-    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=1)
-    gate = Gate()
-    url = origin.serve("/slot", Reply(size=3_000_000, body_gate=gate, gate_at=1000))
-    first = proxy.start_get(url, expect=3_000_000)
-    first.received(1000)
+    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=5)
+    gate, hold = Gate(), Gate()
+    url = origin.serve("/slot", Reply(gate=gate))
+    first = proxy.start_get(url)
+    origin.wait_for("/slot")
     later = [proxy.start_get(url, headers=[INSIST[0]]) for _ in range(5)]
+    proxy.wait_for_waiters(6)
+    other = proxy.start_get(origin.serve("/other", Reply(gate=hold)))
+    proxy.wait_for_metric("origin_fetches_queued", 1)
+    gate.open()
     answers = results(later)
     assert {answer.status for answer in answers} == {503}
     assert all(answer.header("Retry-After") for answer in answers)
-    gate.open()
-    assert first.result().ok
-    proxy.wait_until_idle()
+    hold.open()
+    assert all(response.ok for response in results([first, other]))
     assert origin.count("/slot") == 1
 
 
@@ -207,3 +211,127 @@ def test_who_waits_for_the_next_one_may_leave(proxy: Proxy, origin: Origin) -> N
     proxy.wait_until_idle()
     assert origin.count("/leave") == 1
     assert proxy.status()["requests_in_flight"] == 0
+
+
+# -- while the body is on its way --------------------------------------------------------------------------------------
+
+LONG = 3_000_000
+
+
+def begun(proxy: Proxy, origin: Origin, target: str, *headers: Field) -> tuple[Any, str, Gate]:
+    """An agent that has the beginning of a body whose rest comes when the gate opens."""
+    gate = Gate()
+    url = origin.serve(target, Reply(seed="old", size=LONG, headers=headers, body_gate=gate, gate_at=100_000))
+    first = proxy.start_get(url, expect=("old", LONG))
+    first.received(100_000)
+    return first, url, gate
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        *[([field], "max-age=600") for field in INSIST],
+        ([("Cache-Control", "min-fresh=900")], "max-age=600"),
+        ([], "no-cache"),
+        ([], "max-age=0"),
+        ([("Cache-Control", "max-age=60")], "no-cache"),
+    ],
+)
+def test_who_comes_while_the_body_runs(proxy: Proxy, origin: Origin, asks: list[Field], says: str) -> None:
+    """One `apt update` after the other, and the first is still at it: a body and a 304. So it is if they say nothing,
+    and the answer is `no-cache`."""
+    target = f"/Packages/{asks[0][1] if asks else ''}/{says}"
+    first, url, gate = begun(proxy, origin, target, ("Cache-Control", says), OLD)
+    later = []
+    for number in range(12):
+        later.append(proxy.start_get(url, headers=asks, expect=("old", LONG)))
+        proxy.wait_for_waiters(2 + number)
+    gate.open()
+    assert all(response.ok for response in results([first, *later]))
+    assert [request.header("If-None-Match") for request in origin.seen(target)] == [None, '"old"']
+
+
+def test_bodies_without_a_validator_are_two(proxy: Proxy, origin: Origin) -> None:
+    first, url, gate = begun(proxy, origin, "/bare", ("Cache-Control", "max-age=600"))
+    later = [proxy.start_get(url, headers=[INSIST[2]]) for _ in range(12)]
+    proxy.wait_for_waiters(13)
+    origin.serve("/bare", Reply(seed="new"))
+    gate.open()
+    assert first.result().ok
+    assert all(response.body == content("new", 1000) for response in results(later))
+    assert origin.count("/bare") == 2
+
+
+def test_a_new_version_is_on_its_way(proxy: Proxy, origin: Origin) -> None:
+    """Nobody validates the stale one meanwhile, only to begin with the new one as well."""
+    url = origin.serve("/version", Reply(headers=(("Cache-Control", "max-age=600"), ("ETag", '"older"'))))
+    assert proxy.get(url).ok
+    proxy.wait_until_idle()
+    gate = Gate()
+    reply = Reply(
+        seed="old", size=LONG, headers=(("Cache-Control", "max-age=600"), OLD), body_gate=gate, gate_at=100_000
+    )
+    origin.serve("/version", reply)
+    first = proxy.start_get(url, headers=[INSIST[0]], expect=("old", LONG))
+    first.received(100_000)
+    later = [proxy.start_get(url, headers=[INSIST[2]], expect=("old", LONG)) for _ in range(12)]
+    proxy.wait_for_waiters(13)
+    gate.open()
+    assert all(response.ok for response in results([first, *later]))
+    tags = [request.header("If-None-Match") for request in origin.seen("/version")]
+    assert tags == [None, '"older"', '"old"']
+
+
+@pytest.mark.parametrize("says", ["max-age=600", "no-cache"])
+def test_a_long_body_is_not_waited_for_for_ever(proxy: Proxy, origin: Origin, says: str) -> None:
+    """After ten seconds one more is begun, and all who came before that share it."""
+    target = f"/long/{says}"
+    first, url, gate = begun(proxy, origin, target, ("Cache-Control", says), OLD)
+    asks = [INSIST[0]] if says != "no-cache" else []
+    body = Gate()
+    new = Reply(seed="new", size=LONG, headers=(("Cache-Control", says), NEW), body_gate=body, gate_at=100_000)
+    origin.serve(target, new)
+    later = [proxy.start_get(url, headers=asks, expect=("new", LONG)) for _ in range(10)]
+    proxy.wait_for_waiters(11)
+    for fetch in later:
+        fetch.received(100_000)
+    body.open()
+    assert all(response.ok for response in results(later))
+    gate.open()
+    assert first.result().ok
+    assert origin.count(target) == 2
+
+
+def test_a_condition_that_holds_waits_for_no_body(proxy: Proxy, origin: Origin) -> None:
+    first, url, gate = begun(proxy, origin, "/condition", ("Cache-Control", "max-age=600"), OLD)
+    for _ in range(2):
+        assert proxy.get(url, headers=[INSIST[2], ("If-None-Match", '"old"')]).status == 304
+    gate.open()
+    assert first.result().ok
+    assert origin.count("/condition") == 3
+
+
+def test_who_waits_for_a_body_may_leave(proxy: Proxy, origin: Origin) -> None:
+    first, url, gate = begun(proxy, origin, "/leaves", ("Cache-Control", "max-age=600"), OLD)
+    later = [proxy.start_get(url, headers=[INSIST[0]]) for _ in range(3)]
+    proxy.wait_for_waiters(4)
+    for fetch in later:
+        fetch.leave()
+    proxy.wait_for_waiters(1)
+    proxy.eventually(lambda: proxy.status()["requests_in_flight"], lambda left: left == 1)
+    gate.open()
+    assert first.result().ok
+    proxy.wait_until_idle()
+    assert origin.count("/leaves") == 1
+
+
+def test_the_first_leaves_while_others_wait_for_the_body(proxy: Proxy, origin: Origin) -> None:
+    """What it wanted is what they want to be stored."""
+    first, url, gate = begun(proxy, origin, "/first-leaves", ("Cache-Control", "max-age=600"), OLD)
+    later = [proxy.start_get(url, headers=[INSIST[0]], expect=("old", LONG)) for _ in range(3)]
+    proxy.wait_for_waiters(4)
+    first.leave()
+    proxy.wait_for_waiters(3)
+    gate.open()
+    assert all(response.ok for response in results(later))
+    assert [request.header("If-None-Match") for request in origin.seen("/first-leaves")] == [None, '"old"']

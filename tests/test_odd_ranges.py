@@ -455,6 +455,45 @@ def test_a_wrong_length_of_a_head_costs_no_whole_fetch(start_proxy: Start, origi
     nothing_is_left(proxy)
 
 
+def test_a_head_tells_a_length_and_the_get_tells_none(start_proxy: Start, origin: Origin) -> None:
+    """A page that is made anew each time: the GET comes in chunks, and they are many."""
+    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=100)
+    size, gate = 60_000_000, Gate()
+    url = origin.serve("/told", Reply(size=20, headers=(FRESH, RANGES, *STRONG)))
+    assert proxy.request("HEAD", url).header("Content-Length") == "20"
+    chunked = Reply(size=size, headers=(FRESH, RANGES, *STRONG), chunked=True, body_gate=gate, gate_at=2_000_000)
+    origin.serve("/told", chunked)
+    answer = ranged(proxy, url, "-1000")
+    assert (answer.status, answer.body) == (206, origin.body_of("/told", 1000, size - 1000))
+    assert asked(origin, "/told") == ["all", "bytes=-1048576"]
+    gate.open()
+    nothing_is_left(proxy)
+
+
+@pytest.mark.parametrize(
+    "condition", [("If-Range", '"v1"'), ("If-None-Match", '"other"'), ("If-Range", '"other"')], ids=" ".join
+)
+def test_ranges_with_a_condition_of_what_a_head_has_told_about(
+    start_proxy: Start, origin: Origin, condition: tuple[str, str]
+) -> None:
+    """It is short, and fetched whole: the range is not the origin's to answer, nor whether it still fits."""
+    proxy = start_proxy()
+    path, size = f"/told/{condition[0]}/{condition[1][1:-1]}", 100_000
+    url = origin.serve(path, Reply(size=size, headers=(FRESH, RANGES, ("ETag", '"v1"'))))
+    assert proxy.request("HEAD", url).status == 200
+    gate = Gate()
+    origin.serve(path, Reply(size=size, headers=(FRESH, RANGES, ("ETag", '"v1"')), gate=gate))
+    fetches = [proxy.start_get(url, headers=[("Range", "bytes=1000-1999"), condition]) for _ in range(10)]
+    proxy.wait_for_waiters(10)
+    gate.open()
+    whole = condition == ("If-Range", '"other"')
+    expected = origin.body_of(path, size) if whole else origin.body_of(path, 1000, 1000)
+    assert {(answer.status, answer.body) for answer in results(fetches)} == {(200 if whole else 206, expected)}
+    proxy.wait_until_idle()
+    assert proxy.get(url, headers=[("Range", "bytes=5-9"), condition]).hit
+    assert asked(origin, path) == ["all"]
+
+
 def digest(data: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 

@@ -295,6 +295,67 @@ def test_what_is_not_there_is_asked_for_once_by_all_who_wait(proxy: Proxy, origi
     assert origin.count("/nothing") == 2
 
 
+@pytest.mark.parametrize("said", ["no-cache", "must-revalidate"])
+def test_what_is_not_there_may_be_there_next_time(proxy: Proxy, origin: Origin, said: str) -> None:
+    """A 404 with `no-cache` and no validator: nothing of it is stored, and 20 agents that waited are one request."""
+    gate = Gate()
+    path = f"/nothing/{said}"
+    url = origin.serve(path, Reply(status=404, headers=(("Cache-Control", said),), gate=gate))
+    fetches = [proxy.start_get(url)]
+    origin.wait_for(path)
+    fetches += [proxy.start_get(url) for _ in range(19)]
+    proxy.wait_for_waiters(20)
+    gate.open()
+    assert {response.status for response in results(fetches)} == {404}
+    assert origin.count(path) == 1
+    assert not proxy.get(url).hit
+    assert origin.count(path) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "headers"),
+    [(ALICE, (FRESH, ETAG)), (("Cookie", "sid=1"), (ETAG,)), (ALICE, (("Cache-Control", "no-store"), ETAG))],
+    ids=["authorization", "cookie", "no-store"],
+)
+@pytest.mark.parametrize("asked_for", [200, 304, 404])
+def test_what_is_for_who_has_logged_in_says_nothing_to_the_others(
+    proxy: Proxy, origin: Origin, field: Field, headers: tuple[Field, ...], asked_for: int
+) -> None:
+    """They waited for it together, and they ask together. Those who have logged in, too, ask each for itself."""
+    gate, again = Gate(), Gate()
+    path = f"/personal/{field[0]}/{headers[0][1]}/{asked_for}"
+    public = Reply(headers=PUBLIC, gate=again)
+    status = 404 if asked_for == 404 else 200
+    url = origin.serve(path, Reply(status=status, headers=headers, gate=gate), public, public, public)
+    condition = [("If-None-Match", '"v1"')] if asked_for == 304 else []
+    fetches = [proxy.start_get(url, headers=[field, *condition])]
+    origin.wait_for(path)
+    fetches += [proxy.start_get(url, headers=condition) for _ in range(10)]
+    others = [proxy.start_get(url, headers=[(field[0], "other"), *condition]) for _ in range(2)]
+    proxy.wait_for_waiters(13)
+    gate.open()
+    origin.wait_for(path, 4)
+    proxy.wait_for_waiters(12)
+    again.open()
+    assert {response.status for response in results([*fetches[1:], *others])} == {304 if condition else 200}
+    assert fetches[0].result().status == asked_for
+    assert origin.count(path) == 4
+
+
+def test_a_redirect_to_the_login_is_not_for_those_who_wait_logged_in(proxy: Proxy, origin: Origin) -> None:
+    gate = Gate()
+    login = Reply(status=302, headers=(("Location", "/login"), ("Cache-Control", "no-store")), gate=gate)
+    url = origin.serve("/waits", login, Reply(headers=PUBLIC))
+    first = proxy.start_get(url)
+    origin.wait_for("/waits")
+    others = [proxy.start_get(url, headers=[ALICE]) for _ in range(10)]
+    proxy.wait_for_waiters(11)
+    gate.open()
+    assert first.result().status == 302
+    assert all(response.ok for response in results(others))
+    assert origin.count("/waits") == 2
+
+
 def test_redirects_that_may_not_be_stored_are_not_waited_for(proxy: Proxy, origin: Origin) -> None:
     gate = Gate()
     reply = Reply(status=307, headers=(("Location", "/x"), ("Cache-Control", "no-store")))

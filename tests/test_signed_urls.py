@@ -76,6 +76,19 @@ def test_two_signatures_are_one_object_by_a_rule(start_proxy: Start, origin: Ori
         assert response.hit is (number > 0)
 
 
+@pytest.mark.parametrize("ignored", ["utm_*", "X-Amz-Date", "Expires"])
+def test_a_rule_that_leaves_the_signature(start_proxy: Start, origin: Origin, ignored: str) -> None:
+    """Each signature would still be an object of its own."""
+    proxy = start_proxy(cache_key_ignore_query=f"/~all/{ignored}")
+    for query in ("X-Amz-Date=1&X-Amz-Signature=0a", "Expires=1700000000&Signature=0a&Key-Pair-Id=K1&utm_source=x"):
+        url = origin.serve(f"/left?{query}", Reply(headers=(FRESH, ("ETag", '"v1"'))))
+        for _ in range(2):
+            response = proxy.get(url)
+            assert not response.hit
+            assert str(detail(response)) == "signed-url"
+    proxy.wait_until_idle()
+
+
 @pytest.mark.parametrize("query", ["signature=5", "sig=1", "expires=1700000000", "verify=yes", "X-Amz-Signature="])
 def test_what_only_looks_like_one(proxy: Proxy, origin: Origin, query: str) -> None:
     url = origin.serve(f"/plain?{query}", Reply(headers=(FRESH,)))

@@ -67,9 +67,10 @@ _TIMED_MAC: Final = re.compile(r"[0-9]{9,11}-.{16,}", re.DOTALL)
 _AKAMAI: Final = frozenset({"hdnts", "hdnea", "__gda__", "__token__"})
 
 
-def is_signed_url(path: str) -> bool:
+def is_signed_url(path: str, ignored: Iterable[str] = ()) -> bool:
     """Whether the query of a target (``path``: with the query) carries a known signature of an object store or of a
-    CDN."""
+    CDN. ``ignored``: patterns of parameters that are not part of the key; a signature that is none is as good as
+    absent."""
     query = path.partition("?")[2]
     if not query:
         return False
@@ -78,7 +79,10 @@ def is_signed_url(path: str) -> bool:
         name, _, value = member.partition("=")
         if value:
             found[unquote_plus(name).lower()] = value
+    patterns = [pattern.lower() for pattern in ignored]
     for name, value in found.items():
+        if patterns and _is_one_of(name, patterns):
+            continue
         if name in _SIGNED_WITH:
             if not _SIGNED_WITH[name].isdisjoint(found):
                 return True
@@ -105,5 +109,8 @@ def without_parameters(url: str, patterns: Iterable[str]) -> str:
 
 
 def _matches(member: str, patterns: list[str]) -> bool:
-    name = unquote_plus(member.partition("=")[0]).lower()
+    return _is_one_of(unquote_plus(member.partition("=")[0]).lower(), patterns)
+
+
+def _is_one_of(name: str, patterns: list[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .dates import format_http_date
 from .directives import NOTHING, CacheControl, parse_cache_control
@@ -191,6 +191,10 @@ class StoredResponse:
             assigned_lifetime=verdict.assigned,
             targeted=verdict.targeted,
         )
+
+    def made_stale(self) -> StoredResponse:
+        """This response, as old as it may get before it has to be validated."""
+        return replace(self, initial_age=max(self.initial_age, self.lifetime))
 
     def for_the_asker(self, headers_304: Headers) -> Headers | None:
         """The header for the client whose request was answered by this 304, if it has fields that aren't kept

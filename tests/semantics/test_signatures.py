@@ -96,3 +96,11 @@ def test_any_request(request: Headers, path: str) -> None:
 def test_signed_urls(query: str, signed: bool) -> None:
     assert is_signed_url(f"/data?{query}") is signed
     assert not is_signed_url(f"/data/{query}")
+
+
+@pytest.mark.parametrize(
+    ("ignored", "signed"),
+    [(["x-amz-*"], False), (["*Signature"], False), (["utm_*"], True), (["X-Amz-Date", "X-Amz-Expires"], True)],
+)
+def test_a_signature_that_is_no_part_of_the_key(ignored: list[str], signed: bool) -> None:
+    assert is_signed_url("/blob?X-Amz-Date=1&X-Amz-Expires=60&X-Amz-Signature=0a&utm_source=x", ignored) is signed
