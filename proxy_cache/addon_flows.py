@@ -105,6 +105,8 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
     if last:
         headers["Connection"] = "close"
     content = answer.body if isinstance(answer.body, bytes) else None
+    if content is not None and flow.request.method != "HEAD":
+        content = answer.content()
     response = http.Response(
         b"HTTP/1.1", answer.status, answer.reason_phrase.encode("latin-1", "replace"), headers, content, None,
         time.time(), None,

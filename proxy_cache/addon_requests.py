@@ -82,8 +82,9 @@ async def make_whole(flow: http.HTTPFlow, via: str) -> bool:
         return False
     chunks = []
     try:
-        while chunk := await delivery.source.read():
+        while chunk := delivery.checked(await delivery.source.read()):
             chunks.append(chunk)
+            delivery.sent += len(chunk)
     except (BodyError, OSError) as error:
         flow.response = refusal(502, "http_response_incomplete", str(error), via)
         return True

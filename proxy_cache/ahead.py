@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SOON: Final = 1.0
 """Seconds that a reader waits for what it needs next."""
+SOON_IN_PIECE: Final = 4.0
+"""Seconds that it waits where the fill brings what somebody's range lacks. That is at most ``cache_max_span``, and is
+slow in a burst of readers too, who all begin at once: what each of them asks for twice makes that worse."""
 NEXT: Final = 64 * 1024
 """Bytes that it needs next, at most: what is longer is read as it comes. And who is no further ahead than this reads
 along, however slowly the bytes come: another request would get them from the same origin."""
@@ -41,11 +44,13 @@ WINDOW: Final = 2.0
 class Ahead:
     """The pace of one fill, and what is fetched beside it. Made when somebody waits for what is ahead of it."""
 
-    __slots__ = ("_fill", "_samples", "_table", "entry", "is_hidden", "refused", "twice")
+    __slots__ = ("_fill", "_samples", "_table", "entry", "is_hidden", "refused", "soon", "twice")
 
     def __init__(self, table: FillTable, fill: Fill, entry: Entry, *, is_hidden: bool) -> None:
         self._table = table
         self._fill = fill
+        self.soon = SOON if is_hidden or fill.request.whole else SOON_IN_PIECE
+        """Seconds that are not long to wait."""
         self.entry = entry
         """What the spans belong to."""
         self.is_hidden = is_hidden
@@ -60,7 +65,7 @@ class Ahead:
         """Whether what a reader of the fill's body needs next, up to ``stop`` at most, is far away. If it isn't, this
         returns when it is nearly there."""
         while reader.is_ahead and is_ahead(self._fill, reader.offset):
-            if self._seconds_to(min(stop, reader.offset + NEXT)) > SOON:
+            if self._seconds_to(min(stop, reader.offset + NEXT)) > self.soon:
                 return True
             try:
                 async with asyncio.timeout(LOOK):
@@ -120,8 +125,9 @@ def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead 
     head, body = fill.head, fill.body
     if head is None or body is None or body.total is None or not fill.is_running:
         return None
-    if fill.request.private or (entry is not None and head.piece_of is entry and not fill.request.whole):
-        return None  # of what was asked for on behalf of a range no byte is far away
+    is_small = entry is not None and head.piece_of is entry and fill.span.length <= table.spans.block
+    if fill.request.private or (is_small and not fill.request.whole):
+        return None  # in a block that was asked for on behalf of a range no byte is far away
     if fill.ahead is None:
         response = head.response
         if response.status != 200 or (response.headers.get("accept-ranges") or "").strip().lower() == "none":

@@ -56,6 +56,15 @@ class Answer:
     def reason_phrase(self) -> str:
         return self.reason or responses.get(self.status, "")
 
+    def content(self) -> bytes | None:
+        """The body, if it is here. Raises :class:`BodyError` if it isn't as long as the head is going to tell."""
+        body = self.body
+        if not isinstance(body, bytes):
+            return None
+        if len(body) != self.length and self.length is not None and self.status not in (204, 304):
+            raise BodyError(f"the body has {len(body)} bytes, and its head tells {self.length}")
+        return body
+
     def framed(self, *, http11: bool, head: bool) -> tuple[Headers, bool]:
         """The header as it goes to a client, and whether the body is chunked (RFC 9112 §6). ``head``: to a HEAD."""
         headers = self.headers

@@ -10,6 +10,7 @@ from .semantics.credentials import credentials_of, has_credentials
 from .semantics.freshness import HEURISTICALLY_CACHEABLE
 from .semantics.headers import Headers
 from .semantics.policy import Policy
+from .semantics.ranges import requested
 from .semantics.validation import CONDITIONAL
 from .store.slots import key_hash
 
@@ -76,6 +77,12 @@ def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bo
         and "set-cookie" not in response
         and not has_credentials(request.headers, request.policy.credentials)
     )
+
+
+def wants_same_range(request: FillRequest) -> Callable[[Headers], bool]:
+    """Who has asked for the very range that was asked for: an error may be about that."""
+    ask = (request.part.ask,) if request.part is not None and request.part.is_exact else None
+    return lambda headers: ask is not None and requested(headers) == ask
 
 
 def has_no_credentials(policy: Policy) -> Callable[[Headers], bool]:

@@ -38,7 +38,7 @@ from .selection import Selected, answer_with, first_gap, has_it_all, is_within, 
 from .semantics.directives import NOTHING, CacheControl
 from .semantics.headers import Headers
 from .semantics.keys import Target, related_targets
-from .semantics.ranges import strong_validator
+from .semantics.ranges import if_range_holds, requested, strong_validator
 from .semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from .semantics.spans import Span, Spans
 from .semantics.status_fields import cache_status
@@ -543,7 +543,13 @@ class Cache:
         Raises :class:`SentOn` if it is far ahead, and what is asked for beside the fill can't be put to it.
         """
         fill, body = waiter.fill, head.body
-        if body is None or body.total is None or head.length is not None:
+        if body is None or head.length is not None:
+            return None
+        if body.total is None:
+            # Of what is of unknown length no part can be given: all of it would go out. But the origin sends parts.
+            if fill.request.part is None and sends_ranges(head.response) and _selects_part(exchange, head.response):
+                waiter.leave()
+                raise SentOn(alone=True)
             return None
         spans = selected(exchange, head.response, body.total)
         if not isinstance(spans, list) or not any(is_ahead(fill, span.start) for span in spans):
@@ -733,6 +739,8 @@ class Cache:
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
                 raise SentOn(alone=True)
             if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
+                if waiter.reader is not None and waiter.reader.offset != body.start:
+                    raise SentOn(alone=True)  # it has looked ahead, see _beside, and the beginning may be gone by now
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = put(headers, "Age", str(response.age(time.time())))
@@ -795,6 +803,15 @@ def _same_validators(stored: Headers, new: Headers) -> bool:
 
 def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:
     return decide(wanted, response, time.time()).reuse is Reuse.FRESH
+
+
+def _selects_part(exchange: Exchange, response: StoredResponse) -> bool:
+    """Whether ranges are wanted of a response whose length isn't known, and conditions don't have it otherwise."""
+    return (
+        response.status == 200
+        and requested(exchange.headers) is not None
+        and if_range_holds(exchange.headers, response.headers)
+    )
 
 
 def _may_share(exchange: Exchange, entry: Entry) -> bool:

@@ -77,10 +77,21 @@ class Delivery:
             if transport.get_write_buffer_size() > CONGESTED:
                 return None
         try:
-            return self.source.read_now()
+            data = self.source.read_now()
+            return self.checked(data) if data is not None else None
         except (BodyError, OSError) as error:
             self.error = error
             return None
+
+    def checked(self, chunk: bytes) -> bytes:
+        """``chunk``, which the source has just given, ``b""`` at its end.
+
+        Raises :class:`BodyError` if the head has told another length: whatever the reason, a client that waits for the
+        rest would take the next response for it (RFC 9112 §6.3)."""
+        left = len(chunk) if self.length is None else self.length - self.sent
+        if len(chunk) > left or (left and not chunk):
+            raise BodyError(f"the body is not as long as its head has told, {self.length} bytes")
+        return chunk
 
     async def wait(self) -> None:
         """Until there is a next chunk and room for it; in direct mode, until all has been written. Never raises:
@@ -88,7 +99,7 @@ class Delivery:
         try:
             await self._drain()
             if not self.direct:
-                self._chunk = await self.source.read()
+                self._chunk = self.checked(await self.source.read())
             else:
                 await self._write_all()
         except Exception as error:
@@ -109,7 +120,7 @@ class Delivery:
                 elif unbroken >= BREATHE:
                     unbroken = 0
                     await asyncio.sleep(0)
-                count = self._write_from(file, writer) if file is not None else 0
+                count = self._write_from(file, writer) if file is not None and self.sent != self.length else 0
                 if not count:
                     chunk = source.read_now()
                     if chunk is None:
@@ -118,7 +129,7 @@ class Delivery:
                             await source.arrival()
                             continue
                         chunk = await source.read()
-                    if not chunk:
+                    if not self.checked(chunk):
                         self.ended = True
                         return
                     if self.chunked:
@@ -135,7 +146,8 @@ class Delivery:
     def _write_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
         """From the page cache to the socket, how much; 0 if it isn't there."""
         descriptor = writer.get_extra_info("socket").fileno()
-        if isinstance(file, Reader) and (place := file.in_file(BREATHE)):
+        most = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
+        if isinstance(file, Reader) and (place := file.in_file(most)):
             try:
                 count = os.sendfile(descriptor, *place)
             except BlockingIOError:
@@ -147,7 +159,7 @@ class Delivery:
             else:
                 file.skip(count)
                 return count
-        found = file.read_into(_buffer)
+        found = file.read_into(_buffer[:most])
         if found is None:
             return 0
         try:

@@ -369,6 +369,14 @@ class FillTable:
         else:
             self.weak.discard(key)
 
+    def is_another_version(self, entry: Entry, *, unawares: bool) -> None:
+        """The origin has another version than that of this entry: its parts go. ``unawares``: it wasn't asked for that,
+        but for the rest. Each of its machines may name the same by another tag: until an answer shows otherwise, what
+        is wanted is asked for in one piece, so that whoever was cut off by this gets it at the next try."""
+        self.store.remove(entry)
+        if unawares:
+            self.weak.add(entry.key)
+
     def _forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):
             self._running.discard(fill)

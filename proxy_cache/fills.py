@@ -28,11 +28,17 @@ import enum
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .audience import PROVOKED, has_no_credentials, is_about_others_like, is_plain_absence
+from .audience import (
+    PROVOKED,
+    has_no_credentials,
+    is_about_others_like,
+    is_plain_absence,
+    wants_same_range,
+)
 from .contention import HoldUp, Leftover
 from .copying import copy
 from .known_heads import REVALIDATING, condition_holds, head_of_304
@@ -400,6 +406,9 @@ class Fill:
             outcome = await self._ask(ticket, candidates, answer)
             if outcome is None:
                 # Validated was something that is not here any more, or that can't be told from others: ask for it.
+                part = self.request.part
+                if part is not None and part.of is not None and not self.table.store.holds(part.of):
+                    self.request.part = replace(part, of=None)  # there is nothing to put it to
                 outcome = await self._ask(ticket, ())
         except (OriginError, asyncio.CancelledError):
             if self.body is not None and self.head is not None and self._can_be_continued(self.head):
@@ -501,7 +510,7 @@ class Fill:
                 or (found[0].stop != body.total and not self._is_less(found[0], body, response))
                 or found[1] not in (None, head.length or body.total)
                 or response.content_length not in (None, found[0].length)
-                or not is_same_representation(head.response.headers, response.headers)
+                or not is_same_representation(head.response.headers, response.headers, if_range=True)
             ):
                 raise broken
             updated = head.response.updated_by(
@@ -594,6 +603,8 @@ class Fill:
             for_all, self._suits = True, self.table.trouble.concerns(request)
         if passed_on:
             for_all, alone = self._decide_304(response)
+        elif why_not == "partial" and verdict.why_not is None and status in (404, 410):
+            for_all, self._suits = True, wants_same_range(request)
         elif why_not == "no-freshness" and is_plain_absence(request, status, response.headers):
             for_all, self._suits = True, has_no_credentials(request.policy)
         shown = response.headers
@@ -724,9 +735,12 @@ class Fill:
     def _is_piece_of(self, entry: Entry, length: int, response: OriginResponse) -> bool:
         """Whether it belongs to what is stored. If the origin has another representation now, the old one is dropped at
         once (RFC 9111 §3.4), and those who have had nothing of it yet begin anew."""
-        if entry.length == length and is_same_representation(entry.response.headers, response.headers):
+        if_range = not self.request.candidates  # else the origin was asked with If-None-Match
+        if entry.length == length and is_same_representation(
+            entry.response.headers, response.headers, if_range=if_range
+        ):
             return True
-        self.table.store.remove(entry)
+        self.table.is_another_version(entry, unawares=if_range)
         if self.request.candidates:
             return False  # it was asked whether there is a new one: this is its first piece
         self._send_on(alone=False)
@@ -777,7 +791,7 @@ class Fill:
             return
         # All of it: either the origin knows no ranges, or it has another version. It is what others can join now.
         if part.of.spans is not None and not is_same_representation(part.of.response.headers, response.headers):
-            self.table.store.remove(part.of)
+            self.table.is_another_version(part.of, unawares=not self.request.candidates)
         self.table.fills_it_all(self, part.of)
 
     async def _validated(self, ticket: Ticket, candidates: tuple[Entry, ...], response: OriginResponse) -> bool:
@@ -824,7 +838,7 @@ class Fill:
         """Hand out the head: to everybody whom it suits, else to who has asked, if that one is still here; the others
         are sent on, all at once."""
         # What was "partial" was about a range, and speaks of no other.
-        refused = not speaks_of_resource(head.response.status) or (not shared and head.why_not_stored == "partial")
+        refused = head.why_not_stored == "partial" or not speaks_of_resource(head.response.status)
         for waiter in list(self.waiters):
             if waiter.leads or (
                 shared

@@ -516,7 +516,9 @@ def exact_part(exchange: Exchange) -> Part | None:
     if specs is None:
         return None
     first, last = specs[0]
-    return Part(specs[0], specs[0] if first is None or last is not None else RangeSpec(first, first))
+    need = specs[0] if first is None or last is not None else RangeSpec(first, first)
+    is_exact = len(specs) == 1
+    return Part(specs[0], need, is_exact=is_exact, is_own=is_exact and "if-range" not in exchange.headers)
 
 
 def exact_range(exchange: Exchange) -> RangeSpec | None:

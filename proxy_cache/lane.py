@@ -392,6 +392,7 @@ class Lane(asyncio.Protocol):
                 self.host.ends.add(self._end, state, answer, close)
         except Exception as error:
             self.host.failed(error)
+            state.cut = "proxy"
             self._end(state, answer, True, type(error).__name__)
 
     def _end(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
@@ -414,6 +415,7 @@ class Lane(asyncio.Protocol):
             self._done(state, answer, close)
         except Exception as error:
             self.host.failed(error)
+            state.cut = "proxy"
             self._done(state, answer, True, type(error).__name__)
         return True
 
@@ -488,15 +490,19 @@ class Lane(asyncio.Protocol):
             state.status = NO_STATUS
             return LEFT, True
         head, chunked, close = framed(request, answer)
-        if isinstance(answer.body, bytes):
+        content = answer.content()
+        if content is not None:
             bodiless = answer.status in (204, 304)
-            self._writer.write(head if bodiless else head + answer.body)
-            state.size = len(answer.body)
+            self._writer.write(head if bodiless else head + content)
+            state.size = len(content)
             await self._writer.drain()
             return "", close
+        assert not isinstance(answer.body, bytes)
         state.delivery = delivery = Delivery(answer.body, answer.length, chunked=chunked)
         delivery.attach(self._writer, direct=True)
         first = state.first if state.first is not None else _read_now(answer.body)
+        if first:
+            delivery.checked(first)
         if first and not chunked:
             self._writer.write(head + first if len(first) <= READ_AHEAD else head)
             if len(first) > READ_AHEAD:
@@ -562,7 +568,7 @@ def _all_of(answer: Answer, state: InFlight) -> bytes | None:
     """The body of a small answer, if it can be had without waiting."""
     body = answer.body
     if isinstance(body, bytes):
-        return body
+        return answer.content()
     if answer.length is None or answer.length > READ_AHEAD:
         return None
     read = _read_now(body)

@@ -93,7 +93,7 @@ class ReadyHits:
                 return False  # who reads it the usual way finds out, and drops the entry
             finally:
                 self._store.files.release(file)
-            if data is not None:
+            if data is not None and len(data) == entry.length:
                 self._store.bring_to_memory(entry, data)
         return entry.memory is not None
 

@@ -16,7 +16,7 @@ from .store.index import Entry
 
 Selected: TypeAlias = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""
-_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified", *ranges.DIGESTS)
+_OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
 
 
 def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selected:
@@ -63,11 +63,13 @@ def answer_with(
         exchange.close()
         exchange.source = None
         headers = put(headers, "Content-Range", f"bytes */{length}")
-        answer = Answer(416, "", heads.own(headers.without(*_OF_A_BODY), response, status), b"", 0, origin)
+        answer = Answer(
+            416, "", heads.own(ranges.without_digests(headers).without(*_OF_A_BODY), response, status), b"", 0, origin
+        )
         return conditionally(exchange, answer)
     if spans is not None and length is not None:
         code, reason = 206, ""
-        headers = headers.without(*ranges.DIGESTS)  # they are about all of it, or about another part
+        headers = ranges.without_digests(headers)  # they are about all of it, or about another part
         if len(spans) == 1:
             headers = put(headers, "Content-Range", ranges.content_range(spans[0], length))
             source.seek(*spans[0])

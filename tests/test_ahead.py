@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.agents import results
+from tests.support.agents import Wire, results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -167,6 +167,34 @@ def test_behind_the_rest_of_what_is_stored_in_part(proxy: Proxy, origin: Origin)
     assert proxy.get(url, expect=SIZE).hit
 
 
+def test_behind_a_long_range(proxy: Proxy, origin: Origin) -> None:
+    """A download with Range: bytes=0-, as curl and browsers resume, is no nearer than one of all."""
+    gate, part = Gate(), Reply(size=SIZE, headers=OBJECT)
+    url = origin.serve("/from", Reply(size=SIZE, headers=OBJECT, body_gate=gate, gate_at=HERE), part)
+    long = proxy.start_get(url, headers=[("Range", "bytes=0-")])
+    long.received(HERE)
+    for answer in results([proxy.start_get(url, headers=[("Range", "bytes=15000000-15000999")]) for _ in range(5)]):
+        assert answer.body == content("/from", 1000, 15_000_000)
+    gate.open()
+    assert long.result().body == content("/from", SIZE)
+
+
+def test_a_range_beside_a_whole_of_unknown_length(proxy: Proxy, origin: Origin) -> None:
+    """No part can be given of that, and all of it is not what was asked for."""
+    headers = (OBJECT[0], OBJECT[1], OBJECT[2])
+    gate = Gate()
+    whole = Reply(size=SIZE, headers=headers, chunked=True, body_gate=gate, gate_at=HERE)
+    url = origin.serve("/chunked", whole, Reply(size=SIZE, headers=headers))
+    fetch = proxy.start_get(url, expect=SIZE)
+    fetch.received(HERE)
+    answer = proxy.get(url, headers=TAIL)
+    assert (answer.status, answer.body) == (206, content("/chunked", 10_240, SIZE - 10_240))
+    gate.open()
+    assert fetch.result().ok
+    proxy.wait_until_idle()
+    assert proxy.get(url, expect=SIZE).hit
+
+
 def test_with_one_slot_the_range_waits_its_turn(start_proxy: Start, origin: Origin) -> None:
     """What is asked for beside a fill takes a slot like any. If the fill gets there before, it is not asked for."""
     proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=60)
@@ -208,6 +236,26 @@ def test_the_download_ends_while_the_tail_is_read(proxy: Proxy, origin: Origin) 
     gate.open()
     assert fetch.result().body == content("/left", 5_000_000, SIZE - 5_000_000)
     proxy.wait_until_idle()
+
+
+@pytest.mark.parametrize("signature", ["", "?X-Amz-Signature=0a"])
+def test_several_ranges_of_what_is_not_kept(start_proxy: Start, origin: Origin, signature: str) -> None:
+    """What is not kept passes once, and the last range soon comes by: whoever has looked out for it there can't have
+    the first any more from that. Its connection is used again, and stays in step."""
+    proxy = start_proxy(cache_max_object_size="1g" if signature else "1m")
+    target, gate = f"/passes{signature}", Gate()
+    url = origin.serve(target, Reply(size=SIZE, headers=OBJECT, gate=gate), Reply(size=SIZE, headers=OBJECT[:2]))
+    whole = proxy.start_get(url, expect=SIZE)
+    origin.wait_for(target)
+    with Wire(proxy.address) as wire:
+        wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nRange: bytes=3000000-3000099,100-199\r\n\r\n")
+        proxy.wait_for_waiters(2)
+        gate.open()
+        answer = wire.response()
+        assert (answer.status, answer.body == content(target, SIZE)) == (200, True)
+        wire.send(f"GET {origin.serve('/next', Reply())} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
+        assert wire.response().body == content("/next", 1000)
+    assert whole.result().ok
 
 
 def test_what_is_near_is_not_asked_for_twice(proxy: Proxy, origin: Origin) -> None:

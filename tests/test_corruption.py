@@ -55,6 +55,18 @@ def summed(proxy: Proxy) -> None:
     proxy.eventually(lambda: proxy.status()["store"]["unsummed"], lambda left: not left)
 
 
+def test_a_range_of_a_long_one_with_a_flipped_bit(proxy: Proxy, origin: Origin) -> None:
+    """The origin says 304; the body that is there turns out to be bad, so the range is asked for, once."""
+    url, body = stored(proxy, origin, 6_000_000, "/long-flipped")
+    flip(proxy, body, 5_000_010)
+    before = origin.count("/long-flipped")
+    for number in range(2):
+        fields = [("Range", "bytes=5000000-5000099"), *[("Cache-Control", "no-cache")][number:]]
+        answer = proxy.get(url, headers=fields)
+        assert (answer.status, answer.body) == (206, body[5_000_000:5_000_100])
+    assert origin.count("/long-flipped") == before + 2
+
+
 @pytest.mark.parametrize("lane", [True, False])
 def test_who_insists_is_rid_of_a_flipped_bit(start_proxy: Start, origin: Origin, lane: bool) -> None:
     """The origin says 304: the body that is then sent is the one that it has sent, and so are all further ones."""

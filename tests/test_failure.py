@@ -195,6 +195,35 @@ def test_a_bug_lets_nothing_through_to_the_origin(
     proxy.wait_for_metric("origin_fetches_in_flight", 0)
 
 
+@pytest.mark.parametrize("size", [1000, 300_000, 3_000_000])
+@pytest.mark.parametrize("how", ["10-more", "10-less"])
+def test_a_bug_in_a_length_does_not_mix_responses_up(
+    start_proxy: Callable[..., Proxy], origin: Origin, how: str, size: int
+) -> None:
+    """A body that is not as long as its head tells, fetched and stored: whatever the reason, the next response on the
+    connection must not be taken for the rest of it. It is never sent on it; the log says who has cut the first."""
+    proxy = start_proxy(scripts=[SCRIPTS / "wrong_length.py"])
+    proxy.expects_errors = True
+    fine = origin.serve("/fine", Reply(body=b"of-another-request"))
+    assert proxy.get(fine).ok
+    path = f"/tells/{how}/{size}"
+    url = origin.serve(path, Reply(size=size))
+    for fields in ("", "Cache-Control: max-age=600\r\n"):
+        with Wire(proxy.address) as wire:
+            wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\n{fields}\r\n")
+            wire.send(f"GET {fine} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
+            head, _, rest = wire.rest().partition(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 200"):
+            assert b"of-another-request" not in rest
+            assert content(path, size).startswith(rest)
+            assert len(rest) <= size - 10 * (how == "10-less")
+            # What is too long may have ended at the last byte that was told.
+            if how == "10-more" or len(rest) < size - 10:
+                proxy.wait_for_log(rf"{path} 200 \d+ B .* cut=proxy")
+        proxy.settled()
+    assert origin.count(path) == 1
+
+
 # -- the end -----------------------------------------------------------------------------------------------
 
 

@@ -356,6 +356,28 @@ def test_a_redirect_to_the_login_is_not_for_those_who_wait_logged_in(proxy: Prox
     assert origin.count("/waits") == 2
 
 
+def test_a_range_of_what_is_not_there_is_asked_for_once(proxy: Proxy, origin: Origin) -> None:
+    """The error may be about the range, so it isn't stored; who waits with the same range has had it asked. The first
+    request is for a block."""
+    first, second = Gate(), Gate()
+    url = origin.serve(
+        "/gone", *[Reply(status=404, headers=(("Cache-Control", "max-age=60"),), gate=gate) for gate in (first, second)]
+    )
+    fetches = [proxy.start_get(url, headers=[("Range", "bytes=0-99")]) for _ in range(20)]
+    origin.wait_for("/gone")
+    proxy.wait_for_waiters(20)
+    first.open()
+    origin.wait_for("/gone", 2)
+    proxy.wait_for_waiters(20)
+    other = proxy.start_get(url, headers=[("Range", "bytes=500-")])
+    proxy.wait_for_waiters(21)
+    origin.serve("/gone", Reply(headers=(*PUBLIC, ("ETag", '"v1"'), ("Accept-Ranges", "bytes"))))
+    second.open()
+    assert {response.status for response in results(fetches)} == {404}
+    assert other.result().status == 206
+    assert origin.count("/gone") == 3
+
+
 def test_redirects_that_may_not_be_stored_are_not_waited_for(proxy: Proxy, origin: Origin) -> None:
     gate = Gate()
     reply = Reply(status=307, headers=(("Location", "/x"), ("Cache-Control", "no-store")))

@@ -120,6 +120,22 @@ def test_those_with_the_same_url_share_it(proxy: Proxy, origin: Origin) -> None:
     assert not proxy.get(url).hit
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=403, headers=()), Reply(status=404, headers=()), Reply(status=400, headers=()),
+        Reply(status=416, headers=()), Reply(status=206, headers=(("Content-Range", "bytes 1000-1999/*"),)),
+    ],
+    ids=lambda reply: str(reply.status),
+)  # fmt: skip
+def test_what_a_range_of_one_is_answered_with(proxy: Proxy, origin: Origin, reply: Reply) -> None:
+    """It was the client's own range: the answer is for the client as it came, and there is no less to be asked for."""
+    target = f"/odd/{reply.status}?{SIGNED}"
+    answer = proxy.get(origin.serve(target, reply), headers=[("Range", "bytes=1000-1999")])
+    assert (answer.status, answer.body) == (reply.status, content(target, 1000))
+    assert [request.header("Range") for request in origin.seen(target)] == ["bytes=1000-1999"]
+
+
 def test_a_range_of_one_is_asked_for_as_it_is(proxy: Proxy, origin: Origin) -> None:
     """Most of a block would be for nobody, as it is not kept."""
     target = f"/range?{SIGNED}"

@@ -121,8 +121,12 @@ def strong_validator(response: Headers) -> str | None:
     return response.get("last-modified") if _is_strong(response) else None
 
 
-def is_same_representation(one: Headers, other: Headers) -> bool:
-    """Whether parts of these two are parts of one body (RFC 9111 §3.4: "they share the same strong validator")."""
+def is_same_representation(one: Headers, other: Headers, *, if_range: bool = False) -> bool:
+    """Whether parts of these two are parts of one body (RFC 9111 §3.4: "they share the same strong validator").
+
+    ``if_range``: ``other`` is a 206 to a request whose If-Range named the validator of ``one``. It need not have the
+    date again then, but would have an entity tag (RFC 9110 §15.3.7: "the sender SHOULD NOT generate other
+    representation header fields beyond those required", and ETag is)."""
     validator = strong_validator(one)
     if validator is None:
         return False
@@ -132,7 +136,7 @@ def is_same_representation(one: Headers, other: Headers) -> bool:
     return (
         entity_tag(other) is None
         and opaque_tag(other) == opaque_tag(one)
-        and other.get("last-modified") == validator
+        and other.get("last-modified") in ((validator, None) if if_range else (validator,))
         and len(other.get_all("etag")) <= 1
     )
 
@@ -169,10 +173,16 @@ def parse_content_range(headers: Headers) -> tuple[Span, int | None] | None:
 
 def as_whole(headers: Headers, length: int) -> Headers:
     """The header that a 200 with all of it would have, from that of a 206 (RFC 9111 §3.4)."""
-    return headers.without("content-range", "content-length", *DIGESTS).add("Content-Length", str(length))
+    return without_digests(headers).without("content-range", "content-length").add("Content-Length", str(length))
 
 
-DIGESTS: Final = ("content-digest", "content-md5", "digest")
+def without_digests(headers: Headers) -> Headers:
+    """Without what is about other bytes than those that the header goes out with: :data:`DIGESTS`, and S3's family."""
+    names = [name for name in headers.names if name in DIGESTS or name.startswith("x-amz-checksum-")]
+    return headers.without(*names) if names else headers
+
+
+DIGESTS: Final = ("content-digest", "content-md5", "digest", "x-ms-content-crc64")
 """Fields about the content of the very message that they come in (RFC 9530 §2; RFC 1864): other bytes of the same body
 must not go out under them. ``Digest`` (RFC 3230) was meant to be about the whole, and was sent in both ways.
 Repr-Digest (RFC 9530 §3) is about the whole, whatever the message has of it."""

@@ -1,0 +1,40 @@
+"""A mitmproxy script for tests: heads that tell another length than the body has, as a bug in the product would make
+them. Paths say by how much: ``/tells/10-more/…``, ``/tells/10-less/…``."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from proxy_cache.answers import Answer, Exchange
+from proxy_cache.cache import Cache
+
+
+def told(exchange: Exchange, answer: object) -> object:
+    found = re.match(r"/tells/(\d+)-(more|less)/", exchange.target.path)
+    if isinstance(answer, Answer) and answer.length is not None and found is not None:
+        answer.length += int(found[1]) if found[2] == "more" else -int(found[1])
+    return answer
+
+
+get, begun, get_now = Cache.get, Cache.begun, Cache.get_now
+
+
+@functools.wraps(get)
+async def get_wrong(self: Cache, exchange: Exchange, *, alone: bool = False) -> object:
+    return told(exchange, await get(self, exchange, alone=alone))
+
+
+@functools.wraps(begun)
+def begun_wrong(self: Cache, exchange: Exchange, waiter: object) -> object:
+    return told(exchange, begun(self, exchange, waiter))  # type: ignore[arg-type]
+
+
+@functools.wraps(get_now)
+def get_now_wrong(self: Cache, exchange: Exchange) -> object:
+    return told(exchange, get_now(self, exchange))
+
+
+setattr(Cache, "get", get_wrong)  # noqa: B010
+setattr(Cache, "begun", begun_wrong)  # noqa: B010
+setattr(Cache, "get_now", get_now_wrong)  # noqa: B010
