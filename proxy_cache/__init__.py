@@ -14,9 +14,10 @@ Imports go down this list and never up; only the first two points know mitmproxy
   ``addon_trust`` (mitmproxy's certificates are ours);
 - ``layers`` (streamed responses, what is forwarded), ``layers_heads`` and ``layers_http1`` (its heads, and its
   connections), ``layers_requests`` and ``layers_framing`` (what a request asks for, where a response ends),
-  ``layers_hygiene`` and ``layers_chunks`` (what of them may come in, as bytes), ``layers_early`` (answers before a body
-  has come), ``layers_repeat`` and ``layers_sent`` (requests that go twice), ``layers_last_words`` (connections that
-  break), ``layers_timeouts`` (origins that say nothing), ``layers_outcome`` (who broke off), ``layers_backpressure``,
+  ``layers_hygiene``, ``layers_chunks`` and ``layers_trailers`` (what of them may come in, as bytes), ``layers_early``
+  (answers before a body has come), ``layers_repeat`` and ``layers_sent`` (requests that go twice),
+  ``layers_last_words`` (connections that break), ``layers_timeouts`` (origins that say nothing), ``layers_outcome``
+  (who broke off), ``layers_backpressure``,
   ``layers_max_forwards``, ``layers_tls`` (how TLS ends), ``layers_tunnel`` (CONNECT), ``options``, ``option_names``
   (those that nobody knows);
 - ``lane`` (plain GETs without flows), ``delivery`` (bodies to sockets), ``outcome`` (how a request ended, in words);

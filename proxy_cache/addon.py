@@ -65,7 +65,7 @@ from .metrics import Metrics, method_label
 from .names import Names
 from .options import Settings
 from .origin import OriginClient, OriginSettings
-from .semantics import redaction
+from .semantics import credentials, redaction
 from .semantics.headers import Headers
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .semantics.methods import is_safe
@@ -185,6 +185,7 @@ class CacheAddon:
         self.settings = self.lane_targets.settings = settings
         self.accounts.is_logged = settings.access_log
         redaction.use(settings.redaction)
+        credentials.use(settings.rules.base.credentials)
         self.forward_trust.use(settings.origin.trust)
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
@@ -419,6 +420,16 @@ class CacheAddon:
         for tunnel in self._tunnels.pop(client.id, ()):
             self.accounts.tunnel_ended(client, tunnel.target, tunnel.size, time.monotonic() - tunnel.started)
 
+    def stream_gone(self, flow: http.HTTPFlow) -> None:
+        """The client wants no answer any more. Over HTTP/2 (RST_STREAM) its connection goes on."""
+        state = self._in_flight.get(flow.id)
+        if state is None:
+            return
+        if state.exchange is not None:
+            state.exchange.client_gone()
+        else:  # another addon still has the request
+            state.cut = "client"
+
     def _end_left_behind(self, client_id: str) -> None:
         """mitmproxy ends a flow with one of two hooks, ``response`` or ``error``, unless something in it fails."""
         for flow in list(self._flows.get(client_id, ())):
@@ -612,6 +623,7 @@ class CacheAddon:
             assert self.settings is not None
             policy = self.settings.rules.policy_for(flow)
             state.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client), policy)
+            state.exchange.gone = state.cut == "client"
             self._by_client.setdefault(client.id, set()).add(state.exchange)
         return state.exchange
 

@@ -152,4 +152,6 @@ def _refused(note: str) -> int:
     """The status with which mitmproxy itself refuses what it says this of."""
     if note.startswith("Request body exceeds"):
         return 413
+    if note.startswith("http_request_error: "):
+        return 400
     return 502 if note.startswith(("Response body exceeds", "Received ")) else 0

@@ -44,11 +44,12 @@ from .delivery import Delivery, reset_at_close
 from .layers_backpressure import HELD_MOST, gate_of
 from .layers_early import is_http1
 from .layers_http1 import BROKEN_OFF, ClientConnection, InterimResponse, limit_http2, take_over
-from .layers_hygiene import why_malformed, why_malformed_request
+from .layers_hygiene import why_malformed_request, why_malformed_response
 from .layers_last_words import hear_out
 from .layers_repeat import ConnectionChoice, RepeatingStream
 from .layers_sent import ConnectionExpired
 from .layers_timeouts import ConnectTimer
+from .layers_trailers import TRAILERS, MalformedTrailers, checked
 from .layers_tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 from .semantics.headers import Headers, end_to_end
 from .semantics.limits import HeadLimits
@@ -68,6 +69,8 @@ class Recorder(TunnelRecorder, Protocol):
     def origin_timeout(self) -> float: ...
 
     def still_listens(self, client: Client) -> bool: ...
+
+    def stream_gone(self, flow: http.HTTPFlow) -> None: ...
 
     def is_outdated(self, connection: Connection) -> bool: ...
 
@@ -224,7 +227,7 @@ class CacheStream(RepeatingStream):
         elif not request and not is_http1(self.context.server.alpn):
             assert self.flow.response is not None
             fields = self.flow.response.headers.fields
-            why = why_malformed(fields)
+            why = why_malformed_response(self.flow.response.status_code, fields)
             error = "http_protocol_error" if why else "http_response_header_section_size"
             why = why or self.recorder.head_limits.why_too_large(fields)
             if why is not None:
@@ -281,6 +284,12 @@ class CacheStream(RepeatingStream):
                 return
             yield SendHttp(event, self.context.server)  # which would wait for the rest
         event.message = brief(event.message)
+        if isinstance(event, MalformedTrailers):
+            if event.is_request:
+                self._cut_by("client")
+            if self.client_state == self.state_stream_request_body or self.flow.response is not None:
+                given_up = http_events.RequestProtocolError(self.stream_id, event.message, CANCELLED)
+                yield SendHttp(given_up, self.context.server)
         response = self.flow.response
         if (
             isinstance(event, http_events.ResponseProtocolError)
@@ -575,6 +584,8 @@ class CacheHttpLayer(ConnectionChoice):
         if isinstance(child, CacheStream):
             if isinstance(event, InterimResponse):
                 return child.pass_interim(event.response)
+            if isinstance(event, TRAILERS):
+                event = checked(event, self.recorder.head_limits)
             return self._stream_event(child, event)
         return super().event_to_child(child, event)
 
@@ -589,6 +600,9 @@ class CacheHttpLayer(ConnectionChoice):
         """Where we are alone with a flow, its hooks are ours: called here and now, not through forty addons."""
         if isinstance(event, http_events.RequestData):
             stream.held = stream.held + len(event.data) if stream.is_waiting else 0
+        elif isinstance(event, http_events.RequestProtocolError) and stream.is_waiting:
+            # mitmproxy hears of it once the stream waits no more. What it waits for may be a slot, or a body.
+            self.recorder.stream_gone(stream.flow)
         for command in super().event_to_child(stream, event):
             if isinstance(command, Await):
                 self._resume_after(command.work, command)

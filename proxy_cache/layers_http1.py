@@ -38,7 +38,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from .layers_chunks import ChunkReader
 from .layers_framing import settle_framing
-from .layers_hygiene import RefusedHead, checked_request, cleaned_response
+from .layers_hygiene import RefusedHead, checked_request, cleaned_response, without_quotes
 from .layers_last_words import was_reset
 from .layers_outcome import BadBody
 from .layers_requests import request_of
@@ -477,5 +477,8 @@ def take_over(stack: layer.Layer, limits: HeadLimits, timeout: Callable[[], floa
 
 
 def limit_http2(connection: Any, limits: HeadLimits) -> None:
-    """Fields of more than this in all end the connection (RFC 9113 §10.5.1); h2 bounds the frames that they come in."""
+    """Fields of more than this in all end the connection (RFC 9113 §10.5.1); h2 bounds the frames that they come in.
+    And what h2 finds wrong is told without the field's value, which it quotes: it may be a credential."""
     connection.h2_conn.decoder.max_header_list_size = limits.total
+    end = connection.protocol_error
+    connection.protocol_error = lambda message, *code: end(without_quotes(message), *code)

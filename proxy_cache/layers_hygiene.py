@@ -25,6 +25,12 @@ _PATH: Final = re.compile(rb"[/*][\x21-\x7e\x80-\xff]*+")
 _NAME: Final = re.compile(_TOKEN)
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t\x20-\x7e\x80-\xff]*+")
+_NAMED: Final = re.compile(rb"(" + _TOKEN + rb")([ \t]*+):")
+_QUOTED: Final = re.compile(r":? b['\"].*+", re.DOTALL)
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"})
+NAME_SHOWN: Final = 64
+"""Characters of a field name that an error tells."""
 LENGTH_DIGITS: Final = 18
 """Digits of a Content-Length at the most: more don't fit into the 64 bits that others have for it."""
 _CODINGS: Final = frozenset({b"gzip,chunked", b"deflate,chunked", b"compress,chunked"})
@@ -53,7 +59,7 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         raise RefusedHead(431, "http_request_error", too_large[1])
     line = _REQUEST_LINE.fullmatch(first)
     if line is None:
-        raise RefusedHead(400, "http_request_error", f"not a request line: {first[:100]!r}")
+        raise RefusedHead(400, "http_request_error", _why_no_request_line(first))
     method, version = line[1], (line[3], line[4])
     if version not in ((b"1", b"1"), (b"1", b"0")):
         # RFC 9110 §15.6.6. A request of HTTP/1.2 SHOULD be taken for one of HTTP/1.1 (§6.2), but there is no HTTP/1.2;
@@ -64,14 +70,14 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         # one of them sees the end of the message elsewhere. No registered method has small letters.
         raise RefusedHead(501, "http_request_error", "methods are case-sensitive")
     hosts = []
-    for text in lines[1:]:
+    for number, text in enumerate(lines[1:], 2):
         field = _FIELD.fullmatch(text)
         if field is None:
             if text[:1] in (b" ", b"\t"):
                 # RFC 9112 §5.2: a server MUST "either reject the message by sending a 400 (Bad Request) […] or replace
                 # each received obs-fold". Nobody who is honest has sent one for decades.
                 raise RefusedHead(400, "http_request_error", "a folded header line")
-            raise RefusedHead(400, "http_request_error", f"not a header field: {text[:100]!r}")
+            raise RefusedHead(400, "http_request_error", _why_no_field(text, number))
         name = field[1].lower()
         if name == b"content-length" and len(text.partition(b":")[2].strip(b" \t")) > LENGTH_DIGITS:
             raise RefusedHead(400, "http_request_error", "a Content-Length that is no length")
@@ -88,6 +94,32 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         raise RefusedHead(400, "http_request_error", "more than one Host" if hosts else "no Host")
     if hosts and not is_host_field(hosts[0]):
         raise RefusedHead(400, "http_request_error", "an invalid Host")
+
+
+def _why_no_request_line(line: bytes) -> str:
+    """What is wrong, without a word of it: these texts go to the log, and a target may have a password in it, or the
+    line may be the rest of a body."""
+    method, _, rest = line.partition(b" ")
+    target, space, version = rest.rpartition(b" ")
+    if _METHOD.fullmatch(method) is None:
+        return "not a request line: no method at its beginning"
+    if not space or not target or _VERSION.fullmatch(version) is None:
+        wrong = "no target, or no version at its end"
+    else:
+        wrong = "white space or control characters in its target"
+    known = f"{method.decode()} with " if method in _METHODS else ""
+    return f"not a request line: {known}{wrong}"
+
+
+def _why_no_field(line: bytes, number: int) -> str:
+    """The same for a header line: no more of it than a name with a colon behind it. ``number``: counted from 1."""
+    named = _NAMED.match(line)
+    if named is None:
+        return f"line {number} is not a header field: no name with a colon behind it"
+    name = brief(named[1].decode("ascii"), NAME_SHOWN)
+    if named[2]:
+        return f"not a header field: white space between {name} and its colon"
+    return f"not a header field: control characters in the value of {name}"
 
 
 def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> tuple[list[bytes], int]:
@@ -124,12 +156,17 @@ def _why_too_large(lines: Sequence[bytes], limits: HeadLimits) -> tuple[str, str
 # -- HTTP/2 and 3, as they come --------------------------------------------------------------------------------------
 
 
+def without_quotes(message: str) -> str:
+    """An error of h2's to the first place where it quotes what has come."""
+    return _QUOTED.sub("", message)
+
+
 def why_malformed(fields: Iterable[tuple[bytes, bytes]]) -> str | None:
     """RFC 9113 §8.2.1: "A field name MUST NOT contain characters in the ranges 0x00-0x20 […]", "A field value MUST NOT
     contain the zero value […], line feed […], or carriage return". h2 before 4.3 lets them pass (CVE-2025-57804)."""
     for name, value in fields:
         if _NAME.fullmatch(name) is None:
-            return f"an invalid field name: {name[:100]!r}"
+            return "an invalid field name"
         if _VALUE.fullmatch(value) is None:
             return f"control characters in the field {name[:100].decode('ascii')}"
     return None
@@ -147,4 +184,12 @@ def why_malformed_request(
         return "an invalid :path"
     if not is_host_field(authority.decode("latin-1")):
         return "an invalid :authority"
+    return why_malformed(fields)
+
+
+def why_malformed_response(status: int, fields: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The same for a response. RFC 9110 §15: "The status code of a response is a three-digit integer code". Interim
+    ones don't come here, and 101 is none of HTTP/2 (RFC 9113 §8.6)."""
+    if not 200 <= status <= 999:
+        return "a :status outside 200 to 999"
     return why_malformed(fields)

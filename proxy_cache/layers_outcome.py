@@ -52,5 +52,7 @@ class ToldApart(HttpStream):
         if isinstance(event, BadBody):
             flow.metadata[REFUSED] = list(event.answer)
         else:
-            side = "client" if isinstance(event, http_events.RequestProtocolError) else "origin"
-            flow.metadata.setdefault(CUT, side)
+            self._cut_by("client" if isinstance(event, http_events.RequestProtocolError) else "origin")
+
+    def _cut_by(self, side: str) -> None:
+        self.flow.metadata.setdefault(CUT, side)

@@ -29,7 +29,9 @@ AGAIN: Final = 0.05
 LAST_WAIT: Final = 1.0
 """Seconds that the reader of the log is given at the end."""
 MESSAGE_LONGEST: Final = 8192
-"""Characters of one message."""
+"""Characters of one message, or of a line of one that has several, and"""
+SIDE_LONGEST: Final = 16 * 1024
+"""characters that are kept of the beginning, and of the end, of a message or a traceback that has several."""
 
 
 class LogOutput:
@@ -137,13 +139,28 @@ class SafeRecords(logging.Filter):
         except Exception:  # arguments that don't fit: logging would print a traceback for it
             text = str(record.msg)
         keep_lines = record.levelno >= logging.ERROR
-        if len(text) > MESSAGE_LONGEST and not keep_lines:
+        if keep_lines:
+            text = _bounded(text)
+        elif len(text) > MESSAGE_LONGEST:
             text = text[:MESSAGE_LONGEST] + "[...]"
         record.msg, record.args = for_log(text, keep_lines=keep_lines), None
-        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+        trace = record.exc_text
+        if not trace and record.exc_info and record.exc_info[0] is not None:
             # What a formatter would put there. Messages of exceptions have in them what clients and origins have sent.
-            record.exc_text = for_log(logging.Formatter().formatException(record.exc_info), keep_lines=True)
+            trace = logging.Formatter().formatException(record.exc_info)
+        if trace:
+            record.exc_text = for_log(_bounded(trace), keep_lines=True)
         return True
+
+
+def _bounded(text: str) -> str:
+    """A text of several lines: the beginning and the end of one that is too long, and the beginning of each line."""
+    if len(text) > 2 * SIDE_LONGEST:
+        # Whole lines of the end: what begins in the middle of a URL would not be known for one.
+        end = text[-SIDE_LONGEST:].partition("\n")[2]
+        text = text[:SIDE_LONGEST] + "[...]" + (f"\n{end}" if end else "")
+    lines = text.split("\n")
+    return "\n".join([line if len(line) <= MESSAGE_LONGEST else line[:MESSAGE_LONGEST] + "[...]" for line in lines])
 
 
 _SAFE: Final = SafeRecords()

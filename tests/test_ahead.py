@@ -175,6 +175,7 @@ def test_behind_a_long_range(proxy: Proxy, origin: Origin) -> None:
     long.received(HERE)
     for answer in results([proxy.start_get(url, headers=[("Range", "bytes=15000000-15000999")]) for _ in range(5)]):
         assert answer.body == content("/from", 1000, 15_000_000)
+    assert ranges(origin, "/from").count("bytes=14680064-15728639") == 1
     gate.open()
     assert long.result().body == content("/from", SIZE)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Wire
-from tests.support.origin import Origin, Reply
+from tests.support.http2 import Http2, pseudo
+from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy, clean_environment
 
 F_SETPIPE_SZ = 1031
@@ -57,6 +58,54 @@ def test_secrets_of_urls_are_in_no_log(start_proxy: Callable[..., Proxy], origin
     proxy.wait_for_log(r"/token/\*\*\*\?ticket=\*\*\* 502")
     assert "hush" not in proxy.text()
     assert "/build-***/a" in proxy.text()
+
+
+REFUSED = [
+    ("GET {} HTTP/1.1", "Authorization : Bearer hush", "white space between Authorization and its colon"),
+    ("GET {} HTTP/1.1", "Cookie\tsid=hush", "line 3 is not a header field: no name with a colon behind it"),
+    ("GET {} HTTP/1.1", "hush", "line 3 is not a header field: no name with a colon behind it"),
+    ("GET {} HTTP/1.1", "Cookie: a\0hush", "control characters in the value of Cookie"),
+    ("GET http://user:hush x@a.example/ HTTP/1.1", "", "GET with white space or control characters in its target"),
+    (f"GET http://user:hush{'x' * 300}@a.example/ HTTP/1.1 x", "", "GET with no target, or no version at its end"),
+    ("GET /?token=hush HTTP/1.1 ", "", "GET with no target, or no version at its end"),
+    ("token=hush", "", "not a request line: no"),
+    ("pass word=hush&x=y HTTP/1.1", "", "not a request line: no|userinfo|no http"),
+    ("hush /x HTTP/1.1\t", "", "not a request line: no target"),
+    ("GET http://user:hush@a.example/ HTTP/1.1", "", "userinfo in the target"),
+    ("CONNECT user:hush@a.example:443 HTTP/1.1", "", "userinfo in the target"),
+]
+
+
+@pytest.mark.parametrize(("line", "field", "told"), REFUSED)
+def test_nothing_secret_is_quoted_of_what_is_refused(
+    shared_proxy: Proxy, origin: Origin, line: str, field: str, told: str
+) -> None:
+    since = len(shared_proxy.log)
+    with Wire(shared_proxy.address) as wire:
+        lines = [line.format(origin.url("/")), f"Host: {origin.netloc}", *([field] if field else []), "", ""]
+        wire.send("\r\n".join(lines))
+        assert wire.response().status in (400, 501)
+    shared_proxy.wait_for_log(f"error=http_request_error .*({told}|small|case)", since=since)
+    assert "hush" not in "".join(shared_proxy.log[since:])
+
+
+@pytest.mark.parametrize(
+    "field", [(b"authorization", b"Bearer hush\0"), (b"authorization", b" Bearer hush"), (b"X-Hush", b"a")]
+)
+def test_nothing_secret_is_quoted_of_what_is_refused_over_http2(
+    start_proxy: Callable[..., Proxy], origin: Origin, field: tuple[bytes, bytes]
+) -> None:
+    """h2 quotes it in an error that ends the connection, and is the note of every other request there."""
+    proxy = start_proxy(mode=f"reverse:http://{origin.netloc}", termlog_verbosity="debug")
+    gate = Gate()
+    origin.serve_prefix("/", Reply(size=10, gate=gate))
+    with Http2(proxy.address) as client:
+        client.begin(pseudo(b"GET", b"/waiting"))
+        proxy.wait_for_metric("origin_fetches_in_flight", 1)
+        client.ask([*pseudo(b"GET", b"/bad"), field])
+    proxy.wait_for_log("/waiting 499 ")
+    gate.open()
+    assert "hush" not in proxy.text().lower()
 
 
 def test_a_log_that_nobody_reads_holds_up_no_request(tmp_path: Path, origin: Origin, fast_lane: bool) -> None:

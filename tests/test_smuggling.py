@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 
 import h11
 import pytest
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -27,6 +23,7 @@ from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.semantics.texts import brief
 from tests.support import forwarding
 from tests.support.agents import Wire
+from tests.support.http2 import Http2, pseudo
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.scripted import OK, Scripted, asks
@@ -256,41 +253,6 @@ def test_pseudo_header_fields_that_are_none(name: str, value: bytes) -> None:
 def test_fields_of_http2_that_are_none(field: tuple[bytes, bytes]) -> None:
     assert why_malformed([(b"a", b"b\xff\t")]) is None
     assert why_malformed([field]) is not None
-
-
-class Http2:
-    """A client that speaks HTTP/2 over TLS to a proxy in front of an origin, and lets nobody check what it sends."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        trusting = ssl.create_default_context()
-        trusting.check_hostname = False
-        trusting.verify_mode = ssl.CERT_NONE
-        trusting.set_alpn_protocols(["h2"])
-        self.socket = trusting.wrap_socket(socket.create_connection(address, PATIENCE), server_hostname="a.example")
-        assert self.socket.selected_alpn_protocol() == "h2"
-        config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
-        self.connection = H2Connection(config)
-        self.connection.initiate_connection()
-
-    def ask(self, fields: list[tuple[bytes, bytes]], body: bytes = b"") -> int:
-        """The status; 0 if the connection or the stream ends without one."""
-        stream = self.connection.get_next_available_stream_id()
-        self.connection.send_headers(stream, fields, end_stream=not body)
-        if body:
-            self.connection.send_data(stream, body, end_stream=True)
-        self.socket.sendall(self.connection.data_to_send())
-        while data := self.socket.recv(65536):
-            for event in self.connection.receive_data(data):
-                if isinstance(event, ResponseReceived):
-                    return int(dict(event.headers)[b":status"])
-                if isinstance(event, (StreamReset, ConnectionTerminated)):
-                    return 0
-            self.socket.sendall(self.connection.data_to_send())
-        return 0
-
-
-def pseudo(method: bytes = b"POST", path: bytes = b"/x", authority: bytes = b"a.example") -> list[tuple[bytes, bytes]]:
-    return [(b":method", method), (b":scheme", b"https"), (b":authority", authority), (b":path", path)]
 
 
 def test_http2_in_front_of_http1(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:

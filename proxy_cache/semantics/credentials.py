@@ -1,8 +1,9 @@
-"""Which request fields say who is asking.
+"""Names that speak of secrets and of who is asking: of request fields, and of parameters in URLs.
 
-RFC 9111 §3.5 speaks of Authorization alone, but many services take something else: a key, a token, a cookie. What is
-answered to a request with one of these may be for its sender only, they are not kept where they can be read, and they
-are not sent back to anybody.
+The one list of them. RFC 9111 §3.5 speaks of Authorization alone, but many services take something else: a key, a
+token, a cookie, or what a gateway in front says of the user. What is answered to a request with one of these fields may
+be for its sender only, they are not kept where they can be read, and they are not sent back to anybody. Parameters with
+such names are not shown in logs.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .headers import Headers
+if TYPE_CHECKING:
+    from .headers import Headers
 
 # Names that are in use, so that nobody has to wonder whether the expression below finds one. Package registries and
 # repository managers, continuous integration, clouds, and what frameworks use.
@@ -30,14 +32,39 @@ LISTED: Final = frozenset(
         "x-ms-authorization-auxiliary", "x-functions-key", "x-zumo-auth", "ocp-apim-subscription-key",
         "x-consul-token", "x-nomad-token", "x-vault-token", "dd-api-key", "dd-application-key",
         "x-shopify-access-token", "x-figma-token",
+        # What gateways and TLS terminators say of who is asking (RFC 9440 and its forerunners).
+        "remote-user", "remote-name", "remote-email", "remote-groups", "x-remote-user", "x-remote-group", "x-user",
+        "x-user-id", "x-user-email", "x-username", "x-email", "x-forwarded-user", "x-forwarded-email",
+        "x-forwarded-groups", "x-forwarded-preferred-username", "x-authenticated-user", "x-auth-request-user",
+        "x-webauth-user", "x-amzn-oidc-data", "x-amzn-oidc-identity", "x-amzn-oidc-accesstoken",
+        "x-goog-authenticated-user-email", "x-goog-iap-jwt-assertion", "cf-access-jwt-assertion",
+        "cf-access-authenticated-user-email", "x-ms-client-principal", "x-ms-client-principal-id",
+        "x-ms-client-principal-name", "x-consumer-username", "x-consumer-id", "x-consumer-custom-id",
+        "tailscale-user-login", "tailscale-user-name", "impersonate-user", "impersonate-group", "client-cert",
+        "client-cert-chain", "x-client-cert", "x-forwarded-client-cert", "x-ssl-client-cert", "ssl-client-cert",
+        "x-ssl-client-s-dn", "x-ssl-client-dn", "x-client-dn", "x-arr-clientcert", "x-client-subject-dn",
     }
 )  # fmt: skip
 
 # And what looks like one of them. Too much is better than too little: a name too many costs a response that says
-# nothing about caching its place in the cache.
-_LOOKS_LIKE_ONE: Final = re.compile(
-    r"auth(?!or(?!i))|cookie|token|secret|passw|credential|signature|session|jwt|otp$|api-?key|key$"
+# nothing about caching its place in the cache, and a parameter its value in the log. Long stems count anywhere in the
+# name, short ones as a word of their own ("sig" but not "design", "pin" but not "ping").
+_STEMS: Final = (
+    r"token|secret|passw|passphrase|passcode|signature|credential|session|sess[_-]?id|jwt|saml|bearer|cookie"
+    r"|access[_-]?key|api[_-]?key|key$|otp$|auth(?!or(?!i[sz]))"
 )
+_WORDS: Final = r"sig|pass|pwd|sid|otp|pin"
+_WHO: Final = r"|(?:^|[_-])user(?:$|[_-]?(?:name|id|email|login)$)|principal|impersonate|oidc|client[_-]?cert|[_-]dn$"
+_FIELD: Final = re.compile(rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS})(?:$|[^a-z0-9]){_WHO}")
+# A parameter may say who somebody is: that is no secret.
+_PARAMETER: Final = re.compile(
+    rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS}|key|code|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])", re.DOTALL
+)
+
+
+def is_secret_parameter(name: str) -> bool:
+    """Whether the value of a parameter of this name, which is lower-case, opens something."""
+    return _PARAMETER.search(name) is not None
 
 
 def is_credential(name: str, more: Set[str] = frozenset()) -> bool:
@@ -56,7 +83,21 @@ def credentials_of(request: Headers, more: Set[str] = frozenset()) -> frozenset[
 
 
 def _is_one(name: str) -> bool:
-    return name in LISTED or _LOOKS_LIKE_ONE.search(name) is not None
+    return name in LISTED or _FIELD.search(name) is not None
 
 
 _remembered = lru_cache(maxsize=1024)(_is_one)
+
+
+_named: frozenset[str] = frozenset()
+
+
+def use(names: frozenset[str]) -> None:
+    """Fields that the operator has named as well, for what :func:`is_shown` tells; for the process."""
+    global _named
+    _named = names
+
+
+def is_shown(name: str) -> bool:
+    """Whether a log may have the value of a field of this name, which is lower-case."""
+    return not is_credential(name, _named)

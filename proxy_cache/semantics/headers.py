@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Set
 from functools import lru_cache
 from typing import Final, TypeAlias
+
+from . import credentials
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Field lines, name and value, exactly as received."""
@@ -323,9 +324,7 @@ def _named_by(options: tuple[str, ...]) -> frozenset[str]:
 _remembered = lru_cache(maxsize=64)(_named_by)
 
 
-_CREDENTIALS: Final = re.compile(rb"auth(?!or(?!i))|cookie|token|secret|passw|session|credential|key$", re.IGNORECASE)
-
-
 def _shown_line(name: bytes, value: bytes) -> str:
     """For a log, where nobody's credentials belong."""
-    return repr((name + b": " + (b"***" if _CREDENTIALS.search(name) else value)).decode("latin-1"))
+    shown = value if credentials.is_shown(name.lower().decode("latin-1")) else b"***"
+    return repr((name + b": " + shown).decode("latin-1"))

@@ -15,18 +15,12 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
+from .credentials import is_secret_parameter
+
 HIDDEN: Final = "***"
 LONGEST: Final = 4096
 """Characters of a URL that are shown."""
 
-# Names of parameters whose values open something. Long stems count anywhere in the name, short ones as a word of
-# their own ("sig" but not "design", "code" but not "country").
-_SECRET: Final = re.compile(
-    r"token|secret|passw|passphrase|passcode|signature|credential|session|sess_?id|jwt|saml|bearer|accesskey|apikey"
-    r"|key$|auth(?!or)|authoriz"
-    r"|(?:^|[^a-z0-9])(?:sig|key|code|pass|pwd|sid|otp|pin|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])",
-    re.DOTALL,
-)
 # What stands before a secret in a path. Not "key", "auth" and "session", after which words of an API come as well.
 _NAMES_NEXT: Final = re.compile(
     r"(?:access|auth|api|private|deploy|job|personal)?[_-]?tokens?|secrets?|api[_-]?keys?|passwords?|passwd|jwt|bearer"
@@ -49,11 +43,22 @@ _CHANGE: Final = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za
 # "//user:password@", also of a URL within a URL, as it is or percent-encoded.
 _USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}(?:@|%40)")
 
+# What is within a parameter, or a segment.
+_NESTING: Final = re.compile(r"[=%:/]")
+_BEFORE_NAME: Final = re.compile(r"[^\w.-]")
+_AROUND_WORDS: Final = re.compile(r"[/?&;=#\"',\s]")
+NAME_MOST: Final = 64
+"""Characters of a name, from its end, that are looked at there."""
+LEVELS: Final = 3
+"""How often that may have been encoded."""
+
 _SEPARATOR: Final = re.compile(r"([&;])")
 # What a URL has in it that may not be shown as it is, each by an expression that is fast to search for: a class of
 # characters, or one that begins with a slash. This is asked for every miss.
 _ODD: Final = re.compile(r"[^!\"$-:<>A-~]")
 """What is not visible, and ``#;=?@``."""
+_ENCODED: Final = re.compile(r"%(?:40|3[Dd]|25|22|27|2[Ff])")
+"""``@`` and what parameters are made of."""
 _LONG: Final = re.compile(r"/(?:[^/.]{20}|eyJ|ya29\.|hv[bs]\.)")
 _BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]{0,4}/")
 """The end of a name that calls the next segment a secret."""
@@ -91,7 +96,7 @@ def shown(url: str) -> str:
         or _LONG.search(url)
         or _BEFORE.search(url)
         or url.count(":") > _USUAL_COLONS
-        or "%40" in url
+        or ("%" in url and _ENCODED.search(url))
         or len(url) > LONGEST
     ):
         return redacted(url)
@@ -159,6 +164,8 @@ def _after(segment: str) -> int:
 
 
 def _redacted_segment(segment: str, shortest: int) -> str:
+    if "%" in segment and _has_secrets(segment):
+        return HIDDEN
     if ";" in segment or "=" in segment:
         # RFC 3986 §3.3: "the semicolon and equals reserved characters are often used to delimit parameters", as in
         # ";jsessionid=…".
@@ -192,9 +199,29 @@ def _redacted_parameter(parameter: str) -> str:
     if not value:
         return name + equals
     plain = unquote(name).lower() if len(name) <= 256 else name.lower()
-    if plain in _rules.names or _SECRET.search(plain) or _MARKED.fullmatch(value):
+    if _is_secret(plain) or _MARKED.fullmatch(value) or (_NESTING.search(value) and _has_secrets(value)):
         return f"{name}={HIDDEN}"
     return name + equals + value
+
+
+def _is_secret(name: str) -> bool:
+    return name in _rules.names or is_secret_parameter(name)
+
+
+def _has_secrets(value: str) -> bool:
+    """Whether there is a secret in the URL, the parameters or the JSON that a parameter or a segment has in it, however
+    often that was encoded."""
+    for level in range(LEVELS + 1):
+        *names, _ = value.replace('":', "=").replace("':", "=").split("=")
+        if any(_is_secret(_BEFORE_NAME.split(text[-NAME_MOST:].rstrip("]"))[-1].lower()) for text in names):
+            return True
+        if any(map(_MARKED.fullmatch, _AROUND_WORDS.split(value))) or (level > 1 and _USERINFO.search(value)):
+            return True
+        plain = unquote(value)
+        if plain == value:
+            return False
+        value = plain
+    return True  # nobody encodes anything so often without wanting to hide it
 
 
 def one_line(text: str) -> str:
@@ -207,10 +234,24 @@ def _visible(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+def _in_text(match: re.Match[str]) -> str:
+    """A URL at which a text was cut off is told to its last whole part: what follows may be half a secret, or userinfo
+    of which the ``@`` is missing."""
+    url = match[0]
+    cut = next((mark for mark in _CUT_OFF if url.endswith(mark)), "")
+    if not cut:
+        return redacted(url)
+    return redacted(url[: max(map(url.rfind, "/?&;")) + 1]) + cut
+
+
+_CUT_OFF: Final = ("[...]", "...")
+"""The ends of a text that was shortened (:func:`.texts.brief`)."""
+
+
 def for_log(text: str, *, keep_lines: bool = False) -> str:
     """A text of any kind for a log: URLs in it redacted, and on one line, or as many as it has (a traceback)."""
     if "://" in text:
-        text = _URL.sub(lambda match: redacted(match[0]), text)
+        text = _URL.sub(_in_text, text)
     if keep_lines and "\n" in text:
         return "\n".join(map(one_line, text.split("\n")))
     return one_line(text)

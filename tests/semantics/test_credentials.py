@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.semantics.credentials import LISTED, has_credentials, is_credential
+from proxy_cache.semantics import credentials
+from proxy_cache.semantics.credentials import LISTED, has_credentials, is_credential, is_secret_parameter
 from proxy_cache.semantics.policy import Policy
+from proxy_cache.semantics.redaction import redacted
 from proxy_cache.semantics.storing import judge, why_not_shared, why_not_storable
 from proxy_cache.semantics.vary import matches, selecting_values
 
@@ -15,7 +17,26 @@ MODIFIED = f"Last-Modified: {http_date(-9)}"
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(LISTED), "x-acme-token", "acme-apikey", "x-acme-api-key", "x-my-authorization", "session-id"]
+    "name",
+    [
+        *sorted(LISTED),
+        "x-acme-token",
+        "acme-apikey",
+        "x-acme-api-key",
+        "x-my-authorization",
+        "session-id",
+        "x-saml-assertion",
+        "x-bearer",
+        "x-passphrase",
+        "x-passcode",
+        "x-pwd",
+        "x-sid",
+        "x-pin",
+        "x-acme-user",
+        "oidc-claim-sub",
+        "impersonate-extra-scopes",
+        "x-acme-client-cert",
+    ],
 )
 def test_a_credential(name: str) -> None:
     assert is_credential(name)
@@ -29,6 +50,7 @@ def test_a_credential(name: str) -> None:
         "accept", "accept-encoding", "user-agent", "range", "if-none-match", "host", "via", "cache-control", "pragma",
         "x-forwarded-for", "x-request-id", "traceparent", "referer", "origin", "dnt", "x-author", "content-type",
         "npm-in-ci", "npm-command", "pip-version", "x-keyboard", "sec-fetch-mode", "priority", "te",
+        "x-user-agent", "x-users", "x-country-code", "x-design", "ping", "x-spin", "x-cdn", "from",
     ],
 )  # fmt: skip
 def test_none(name: str) -> None:
@@ -87,3 +109,33 @@ def test_none_is_kept_where_vary_names_it() -> None:
     for name, value in values:
         assert value is not None
         assert not matches(values, request.set(name, value))
+
+
+SECRET_NAMES = [
+    "token", "my_secret", "password", "passphrase", "passcode", "signature", "credential", "session", "sessid", "jwt",
+    "saml", "bearer", "cookie", "access_key", "api-key", "key", "otp", "auth", "authorization", "authorisation", "sig",
+    "pass", "pwd", "sid", "pin",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_one_list_of_what_is_secret(name: str) -> None:
+    """What is a credential in a field is one in a URL, and is in no log from either."""
+    assert is_credential(f"x-{name}")
+    assert is_secret_parameter(name)
+    assert redacted(f"http://a.example/?{name}=hush") == f"http://a.example/?{name}=***"
+    assert "hush" not in repr(h(f"X-{name.title()}: hush"))
+
+
+@pytest.mark.parametrize("name", sorted(LISTED))
+def test_no_credential_is_in_a_log(name: str) -> None:
+    assert "hush" not in repr(h(f"{name.title()}: hush"))
+
+
+def test_fields_that_an_operator_names_are_in_no_log() -> None:
+    assert "plain" in repr(h("X-Tenant: plain"))
+    credentials.use(frozenset({"x-tenant"}))
+    try:
+        assert "plain" not in repr(h("X-Tenant: plain"))
+    finally:
+        credentials.use(frozenset())

@@ -9,6 +9,7 @@ from proxy_cache.semantics import redaction
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.redaction import LONGEST, Rules, for_log, one_line, redacted, shown
+from proxy_cache.semantics.texts import brief
 
 from . import given
 
@@ -97,6 +98,61 @@ def test_secrets_in_paths(path: str, expected: str) -> None:
     assert Target.of("http", "example.com", 80, path).shown == f"http://example.com:80{expected}"
 
 
+NESTED = [
+    "/?url=https://s3/x?X-Amz-Signature=hush",
+    "/?url=https://s3/x?a=b;token=hush",
+    "/?url=https%3A%2F%2Fs3%2Fx%3FX-Amz-Signature%3Dhush",
+    "/?url=https%253A%252F%252Fs3%252Fx%253FX-Amz-Signature%253Dhush",
+    "/?a=b%2526c%252525253Dhush",
+    "/?x=1%26token=hush&y",
+    "/?x=1%26user%5Btoken%5D%3Dhush&y",
+    "/?x=%23access_token%3Dhush",
+    "/?state=token%3Dhush",
+    "/?body=%7B%22token%22%3A%22hush%22%7D",
+    "/?body=%7B'password'%3A%20'hush'%7D",
+    "/?url=http%253A%252F%252Fu%253Ahush%2540inner.example",
+    "/fetch/https%3A%2F%2Fs3%2Fx%3FX-Amz-Signature%3Dhush/a",
+    "/8%3Bjsessionid%3Dhush",
+    "/8%3bjsessionid%3dhush?a=1",
+    f"/?next=/reset/{JWT.replace('dozjg', 'hush')}",
+    f"/?next=%2Freset%2F{JWT.replace('dozjg', 'hush')}",
+    f"/next%2Freset%2F{JWT.replace('dozjg', 'hush')}",
+]
+
+
+@pytest.mark.parametrize("path", NESTED)
+def test_secrets_of_urls_within_urls(path: str) -> None:
+    assert "hush" not in redacted(f"http://example.com{path}")
+    assert "hush" not in Target.of("http", "example.com", 80, path).shown
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "a=b=c",
+        "url=https://inner.example/a?b=c&d=e",
+        "url=https%3A%2F%2Fa%2Fb%3Fc%3Dd%26e",
+        "q=50%25",
+        "filter=a%3Ab",
+        "scope=repository:acme/image:pull",
+        "range=1%2D2",
+        "json=%7B%22a%22%3A1%7D",
+        "path=/a/b/c",
+    ],
+)
+def test_what_is_within_urls_and_no_secret_stays_readable(query: str) -> None:
+    assert redacted(f"http://example.com/?{query}") == f"http://example.com/?{query}"
+
+
+@pytest.mark.parametrize("url", ["http://user:hush", "http://h/user:hush", "http://h/?url=http://user:hush",
+                                 "http://h/?token=hush", "http://h/?a=b&toke", "http://h/token/hushhush"])  # fmt: skip
+def test_nothing_is_told_of_where_a_text_was_cut_off(url: str) -> None:
+    text = f"cannot get {url}"
+    for cut in (brief(text + "x" * 500 + "@a.example/", len(text)), f"{text}[...]"):
+        assert "hush" not in for_log(cut)
+        assert for_log(cut).startswith("cannot get http://")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -127,7 +183,27 @@ def test_what_packages_are_called_stays_readable(path: str) -> None:
 
 
 SECRETS = st.sampled_from(
-    ["token", "/", "/token/", ";", "=", "?", "&", "@", "//", "eyJ", ".", "bot123:", "A1b2", "%40", "a"]
+    [
+        "token",
+        "/",
+        "/token/",
+        ";",
+        "=",
+        "?",
+        "&",
+        "@",
+        "//",
+        "eyJ",
+        ".",
+        "bot123:",
+        "A1b2",
+        "%40",
+        "a",
+        "%3D",
+        "%25",
+        "%2F",
+        "%22",
+    ]
 )
 
 
@@ -146,7 +222,27 @@ def test_what_is_shown_is_bounded_and_of_what_is_cut_nothing_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "/", "//", "a=", ";", "&a=1", "@", "://", "%2F%2F", "eyJa.", "x-amz-", "A1", "/token/"]
+    "unit",
+    [
+        "a",
+        "/",
+        "//",
+        "a=",
+        ";",
+        "&a=1",
+        "@",
+        "://",
+        "%2F%2F",
+        "eyJa.",
+        "x-amz-",
+        "A1",
+        "/token/",
+        "%25",
+        "?a=%25",
+        "?a=b=",
+        "?a=%22:",
+        "%3Da",
+    ],
 )
 def test_redaction_takes_as_long_as_the_url_is(unit: str) -> None:
     """Up to what is shown, which bounds it: a megabyte takes no longer than what is shown of it."""

@@ -161,3 +161,38 @@ def test_tracebacks_keep_their_lines_and_nothing_else(log: tuple[logging.Logger,
     (text,) = kept.lines
     assert text.splitlines()[-1] == "ValueError: http://example.com/?token=*** \\x1b[2J"
     assert len(text.splitlines()) >= 4
+
+
+@pytest.mark.parametrize("text", ["x" * 5_000_000, "x\n" * 2_500_000, "x" * 20_000 + "\n" + "y" * 20_000])
+def test_errors_and_tracebacks_are_bounded(log: tuple[logging.Logger, Kept], text: str) -> None:
+    logger, kept = log
+    logger.error("an error: %s, and its end", text)
+    assert kept.lines[0].startswith("an error: x")
+    try:
+        raise ValueError(f"{text} and its end")
+    except ValueError:
+        logger.exception("it failed")
+    assert kept.lines[1].startswith("it failed\nTraceback (most recent call last):\n")
+    assert "ValueError: x" in kept.lines[1]
+    assert max(map(len, kept.lines)) < 40_000
+
+
+def test_a_trace_that_somebody_has_written_is_safe_as_well(log: tuple[logging.Logger, Kept]) -> None:
+    logger, kept = log
+    record = logger.makeRecord(logger.name, logging.ERROR, "a.py", 1, "it failed", (), None)
+    record.exc_text = "ValueError: http://a.example/?token=hush\x1b[2J" + "x" * 100_000
+    logger.handle(record)
+    assert "hush" not in kept.lines[0]
+    assert "\x1b" not in kept.lines[0]
+    assert len(kept.lines[0]) < 20_000
+
+
+def test_a_secret_is_not_shown_since_a_message_was_cut_there(log: tuple[logging.Logger, Kept]) -> None:
+    logger, kept = log
+    for before in range(8_100, 8_192, 7):
+        for level in (logging.WARNING, logging.ERROR):
+            logger.log(level, "%s", "x" * before + f" http://user:{'hush' * 100}@a.example/")
+    for before in range(16_200, 16_384, 7):
+        logger.error("%s", "x\n" * (before // 2) + f"http://user:{'hush' * 100}@a.example/" + "\nx" * 40_000)
+        logger.error("%s", "x\n" * 40_000 + f"http://user:{'hush' * 100}@a.example/" + "\nx" * (before // 2))
+    assert "hush" not in "".join(kept.lines)
