@@ -21,6 +21,8 @@ class Cell:
     rates: list[float] = field(default_factory=list)
     """Requests per second, one number a run."""
     troubles: list[str] = field(default_factory=list)
+    pairs: list[float] = field(default_factory=list)
+    """Rates by those of another run right before or after, where the two are to be compared closely."""
 
     @property
     def rate(self) -> float:
@@ -65,13 +67,12 @@ def range_ratios(rows: Sequence[Row]) -> str:
 
 
 def rule_ratios(rows: Sequence[Row]) -> str:
-    """Hits with rules to hits without, by this proxy: the median of neighbouring runs."""
-    rates = {name: cells["ours"].rates for name, cells in rows if "ours" in cells}
-    ratios = []
-    for name, ruled in rates.items():
-        kind, _, size = name.partition(", ")
-        if kind == "hits with five rules" and (free := rates.get(f"hit, {size}")):
-            ratios.append(f"{statistics.median(a / b for a, b in zip(ruled, free, strict=True)):.2f} ({size})")
+    """Hits with rules to hits without, by this proxy: the median of pairs of neighbouring runs."""
+    ratios = [
+        f"{statistics.median(cells['ours'].pairs):.2f} ({name.partition(', ')[2]})"
+        for name, cells in rows
+        if "ours" in cells and cells["ours"].pairs
+    ]
     return f"Hits with five rules to hits without any: {', '.join(ratios)}." if ratios else ""
 
 

@@ -35,6 +35,8 @@ FIVE_RULES = (
     "cache_key_ignore_query=/~d objects.example/X-Amz-*",
 )
 """As an operator has them: for some mirrors, and none of them asks for more than the target."""
+PAIRS = 4
+"""Pairs of hits with and without them that are compared closely, for each run."""
 
 
 def main() -> None:
@@ -131,9 +133,24 @@ def measure(
                         f"{kind}, {name}, run {run + 1}: {contender} {result.rate:.0f}/s, {cpu:.2f} ms of CPU each",
                         file=sys.stderr,
                     )
+        if "ours" in proxies:
+            cells[RULED]["ours"].pairs = paired(proxies["ours"], proxies[RULED], url, PAIRS * options.runs, other_core)
     if "plain" in proxies:
         cells[HIT]["plain"] = Cell(cells[MISS]["plain"].rates)
     return [(f"{kind}, {name}", row) for kind, row in cells.items()]
+
+
+def paired(free: Mitmdump, ruled: Mitmdump, url: str, count: int, core: int | None) -> list[float]:
+    """Hits of ``ruled`` by those of ``free`` in runs of a second, one right after the other and every second pair the
+    other way round: what is looked for is smaller than what the machine does between runs that lie apart."""
+    ratios = []
+    for number in range(count):
+        rates = {}
+        for proxy in (free, ruled) if number % 2 else (ruled, free):
+            wait_until_idle([free, ruled])
+            rates[proxy.name] = load.run(proxy.port, url, 1, core).rate
+        ratios.append(rates[ruled.name] / rates[free.name])
+    return ratios
 
 
 def arguments(contender: str, cache_dir: Path) -> list[str]:

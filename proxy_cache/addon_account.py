@@ -60,7 +60,7 @@ class Accounts:
         headers, told = None, ""
         if refused is not None:
             status, state.size, error, note = refused
-            state.source, side, told = "error", "", f" error={error}"
+            state.source, state.cut, side, told = "error", "", "", f" error={error}"
         elif status == NO_STATUS or response is None or not (state.is_begun or not note):
             state.source, state.size = "error", 0
             told = f" error={error_type(note)}" if side == "origin" else ""

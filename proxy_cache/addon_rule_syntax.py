@@ -31,7 +31,7 @@ _OUTSIDE_OF_HOSTS = re.compile(r"[&,;!=@\s]")
 _REGEX_SYNTAX = re.compile(r"\{\d*,\d*\}|\(\?<?[!=]")
 _EVERYTHING = frozenset({".*", "^.*", ".*$", "^.*$"})
 """Who writes these means it."""
-_WHOLE_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)+")
+_WHOLE_HOST = re.compile(r"[\w-]++(?:\.[\w-]++)++")
 
 _OPERATORS = frozenset({"&", "&&", "|", "||", "!", "and", "or", "not"})
 _OF_RESPONSES = (

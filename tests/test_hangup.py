@@ -382,7 +382,8 @@ class Terminal:
     def __init__(self, folder: Path, *, nohup: bool = False, stdout: object = None, **options: object) -> None:
         self.proxy = Proxy(folder, **options)  # type: ignore[arg-type]
         self.master, slave = pty.openpty()
-        shell = ["sh", "-c", ("trap '' HUP; " if nohup else "") + 'exec "$@"', "sh"]
+        # As from a shell of its own, also where the tests were started with nohup.
+        shell = ["env", "--default-signal=HUP", "sh", "-c", ("trap '' HUP; " if nohup else "") + 'exec "$@"', "sh"]
         self.process = subprocess.Popen(
             shell + self.proxy.command(),
             stdin=slave,

@@ -421,15 +421,13 @@ def test_parts_are_put_together_by_a_date_that_is_not_told_again(proxy: Proxy, o
 
 
 def test_mirrors_with_a_tag_of_their_own(proxy: Proxy, odd_origin: OddOrigin) -> None:
-    """A long response breaks off where the next part is another version. The second try gets all, in one piece. (The
-    whole that came in place of the part is too long to be finished for nobody.)"""
+    """A long response breaks off where the next part is another version. The second try gets all of it."""
     odd = Odd("another tag each time", 8_000_000, "seed", STRONG)
     url = odd_origin.answer("/mirrors", odd)
     assert not ranged(proxy, url, "0-4000000").complete
     proxy.wait_until_idle()
     answer = ranged(proxy, url, "0-4000000")
     assert (answer.status, answer.body == odd.body[:4_000_001]) == (206, True)
-    assert asked(odd_origin, "/mirrors")[-1] == "bytes=0-4000000"
 
 
 @pytest.mark.parametrize("headers", [UNQUOTED_AND_DATE, UNQUOTED], ids=["with a date", "without"])

@@ -55,7 +55,7 @@ _STEMS: Final = (
 )
 _WORDS: Final = r"sig|pass|pwd|sid|otp|pin"
 _WHO: Final = r"|(?:^|[_-])user(?:$|[_-]?(?:name|id|email|login)$)|principal|impersonate|oidc|client[_-]?cert|[_-]dn$"
-_FIELD: Final = re.compile(rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS})(?:$|[^a-z0-9]){_WHO}")
+_SENSITIVE: Final = re.compile(rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS})(?:$|[^a-z0-9]){_WHO}")
 # A parameter may say who somebody is: that is no secret.
 _PARAMETER: Final = re.compile(
     rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS}|key|code|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])", re.DOTALL
@@ -83,7 +83,7 @@ def credentials_of(request: Headers, more: Set[str] = frozenset()) -> frozenset[
 
 
 def _is_one(name: str) -> bool:
-    return name in LISTED or _FIELD.search(name) is not None
+    return name in LISTED or _SENSITIVE.search(name) is not None
 
 
 _remembered = lru_cache(maxsize=1024)(_is_one)

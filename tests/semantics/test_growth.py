@@ -92,12 +92,13 @@ def test_the_measure_knows_linear_from_quadratic() -> None:
 
 # -- every pattern -------------------------------------------------------------------------------------------------
 
-BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*"]}
+BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]}
 """Functions that compile what an operator has given, and examples of it."""
 
 
-OPERATORS_OWN = {("options", "_redaction"), ("addon_requests", "_is_mapped")}
-"""Functions that compile an expression of the operator's, who is told to keep it linear."""
+OPERATORS_OWN = {("options", "_redaction"), ("addon_requests", "_is_mapped"), ("options", "_v6_host")}
+"""Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address
+on behalf of one above)."""
 
 
 def modules() -> list[types.ModuleType]:

@@ -40,8 +40,11 @@ class Recorder:
     def __init__(self) -> None:
         self.errors: list[Exception] = []
 
-    def refused(self, client: Client, status: int, error: str, detail: str) -> http.Response:
+    def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
         return refusal(status, error, detail, self.via)
+
+    def stream_gone(self, flow: http.HTTPFlow) -> None:
+        """Nothing waits here."""
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         return refusal(502, "connection_terminated", message, self.via)

@@ -143,7 +143,10 @@ class _Client:
             self.all.counts["left before the head"] += 1
             self._close()
             return
-        _, status, fields = parse_head(await reader.readuntil(b"\r\n\r\n"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        if url == target and not head.startswith(b"HTTP/"):
+            raise Broken("what the origin sends through a tunnel is no HTTP")
+        _, status, fields = parse_head(head)
         self._wait_on()
         if leaves and status in (200, 206):
             await reader.read(self.chance.choice((1, 5000, 100_000)))
