@@ -325,7 +325,7 @@ class FillTable:
     def is_uncacheable(self, key: str, headers: Headers) -> bool:
         """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
         be either."""
-        mark = self._uncacheable.get(key if len(key) <= KEY_MOST else key_hash(key))
+        mark = self._uncacheable.get(_short(key))
         return mark is not None and mark.is_about(headers)
 
     def remember(self, request: FillRequest, response: Headers, why_not: str | None, status: int = 200) -> None:
@@ -336,7 +336,7 @@ class FillTable:
         self.known.discard(key)
         if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
             return
-        at = key if len(key) <= KEY_MOST else key_hash(key)
+        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, without the call: every miss comes here
         before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return

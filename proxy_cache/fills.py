@@ -865,12 +865,8 @@ class Fill:
         self.state = FillState.FAILED
         if self.body is not None:
             self.body.fail(error)
-        suits = None
-        if (
-            error.error in PROVOKED
-            and self.head is None
-            and (self.request.part is None or self.request.part.of is None)
-        ):
+        suits, part = None, self.request.part
+        if error.error in PROVOKED and self.head is None and (part is None or part.of is None):
             suits = self.table.trouble.concerns(self.request)
         for waiter in list(self.waiters):
             if suits is None or waiter.leads or suits(waiter.headers):
