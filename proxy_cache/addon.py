@@ -248,6 +248,7 @@ class CacheAddon:
             stop_watching(self)
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
         ctx.options.update(connection_strategy="lazy")
+        self.reload.started()
         self.reload.quieten(ctx.options)
         settle_connection_lines(ctx.options)
         self.access_log.open()
@@ -318,6 +319,7 @@ class CacheAddon:
         self.late_hooks.leave()
         try:
             _closing = asyncio.get_running_loop().create_task(self._stop(_closing))
+            _closing.add_done_callback(lambda _: self.reload.stop())
         except RuntimeError:
             return None
         return _closing

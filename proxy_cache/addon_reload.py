@@ -36,6 +36,14 @@ class Reload:
         self._file.started(options)
         hangup.listen(self._hung_up)
 
+    def started(self) -> None:
+        """mitmproxy has its own handlers by now."""
+        hangup.calm()
+
+    def stop(self) -> None:
+        """Listen no more: the proxy has stopped."""
+        hangup.ignore(self._hung_up)
+
     def quieten(self, options: Any) -> None:
         """Leave out mitmdump's own lines for flows, unless somebody has asked for them. (mitmweb has none.)"""
         if "flow_detail" in options and not self._file.is_set(options, "flow_detail"):

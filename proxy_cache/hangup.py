@@ -1,8 +1,9 @@
 """SIGHUP, from the first moment on: unhandled, it would end the process without a drain.
 
 It is caught before anything that takes long is imported (so this file imports little), and remembered until somebody
-asks to hear of it. The handler stays for as long as the process lives: one that went with the event loop would leave
-a gap at the end.
+asks to hear of it. Once the proxy has stopped the signal is ignored, not unhandled: a handler beside an event loop
+that closes makes Python write to the loop's closed socket, or to what has its number by then
+(``signal.set_wakeup_fd``), and no handler would leave a gap at the end.
 """
 
 from __future__ import annotations
@@ -33,18 +34,33 @@ def catch() -> None:
     _was_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signal.signal(signal.SIGHUP, _on_signal)
     # Python puts the default action back, at the very end, for what has a handler: not for what is ignored.
-    atexit.register(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    atexit.register(_handle, signal.SIG_IGN)
 
 
 def listen(callback: Callable[[], None]) -> None:
-    """Call this on the running loop for each signal from now on, in place of whoever listened before; at once if one
-    has come already."""
-    global _listener, _pending
-    loop = asyncio.get_running_loop()
-    _listener = (loop, callback)
+    """Call this on the running loop for the signals from now on, in place of whoever listened before; at once if one
+    has come already. Signals that come faster than the loop turns are one."""
+    global _listener
+    _listener = (asyncio.get_running_loop(), callback)
+    _handle(_on_signal)
     if _pending:
-        _pending = False
-        loop.call_soon(callback)
+        _listener[0].call_soon(_tell)
+
+
+def calm() -> None:
+    """Let signals that come faster than the loop turns be lost in silence. Python reports each that no longer fits
+    into the loop's socket, and in 3.11 the report takes a lock inside the signal handler: a process that happens to
+    hold it stands still for good. Call it once mitmproxy has its own handlers."""
+    if _caught and threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
+
+
+def ignore(callback: Callable[[], None]) -> None:
+    """Ignore the signal from now on, unless somebody else listens by now (a script that was loaded again)."""
+    global _listener
+    if _listener is not None and _listener[1] == callback:
+        _listener = None
+        _handle(signal.SIG_IGN)
 
 
 def was_ignored() -> bool:
@@ -52,14 +68,30 @@ def was_ignored() -> bool:
     return _was_ignored
 
 
+def _handle(handler: Any) -> None:
+    if not _caught or threading.current_thread() is not threading.main_thread():
+        return
+    # Blocked meanwhile: Python complains of a signal that came for a handler which is no more.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        signal.signal(signal.SIGHUP, handler)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+
+
 def _on_signal(number: int, frame: object) -> None:
     global _pending
-    if _listener is not None:
-        loop, callback = _listener
-        with contextlib.suppress(RuntimeError):  # it is closed: the process ends
-            loop.call_soon_threadsafe(callback)
-        return
-    _pending = True
+    was_pending, _pending = _pending, True
+    if _listener is not None and not was_pending:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+            _listener[0].call_soon_threadsafe(_tell)
+
+
+def _tell() -> None:
+    global _pending
+    if _pending and _listener is not None:
+        _pending = False
+        _listener[1]()
 
 
 def terminal_is_gone() -> bool:
