@@ -3,7 +3,8 @@
 Its own measure is how many objects have been made, and hits make none. What a connection of mitmproxy's has held,
 megabytes of buffers perhaps, hangs in circles of few objects, and would stay until misses bring enough of them. So a
 while after connections have closed the young objects are looked at, and now and then all of them: in a moment when
-nobody waits for the loop, or if that takes no time worth speaking of.
+nobody waits for the loop, or as soon as it takes no longer than the time since the last look pays for. (The looks at
+the young ones keep Python's own measure from ever being reached: nothing else would look at the old ones.)
 """
 
 from __future__ import annotations
@@ -22,9 +23,16 @@ FULL_AFTER: Final = 32
 FULL_EVERY: Final = 10.0
 """Seconds between looks at everything."""
 PAUSE: Final = 0.004
-"""Seconds that a look at everything may take while requests come. If it takes longer, it waits for a quiet moment."""
+"""Seconds that a look at everything may take while requests come, for each :data:`FULL_EVERY` since the last one. If it
+takes longer, it waits for a quiet moment, but"""
+PATIENCE: Final = 120.0
+"""seconds at most, if there is much more than what that look has left: garbage that grows is worth any pause."""
+GROWTH: Final = 1.25
+"""Which is so many times as many objects (as in CPython's own rule, which keeps the looks' cost linear), and"""
 FEW: Final = 20_000
-"""Old objects that can be looked at in about that time. They may have become many since the last time."""
+"""so many more."""
+OBJECT: Final = 2e-7
+"""Seconds that one old object takes, before that was measured."""
 QUIET_FOR: Final = 0.25
 """Seconds without a request, which is such a moment."""
 
@@ -52,9 +60,13 @@ class Collector:
         self._is_trimmed = True
         """Whether what is free has been given back to the system."""
         self._timer: asyncio.TimerHandle | None = None
-        self._full_took = 0.0
-        """Seconds that it took the last time. (There is little to look at after :func:`calm`.)"""
-        self._full_at = float("-inf")
+        self._full_at = time.monotonic() - FULL_EVERY
+        self._asked_at = self._full_at
+        """When it was last asked whether that is too long ago."""
+        self._left = 0
+        """Old objects that the last look at everything has left, and"""
+        self._object = OBJECT
+        """the seconds that it took for each."""
         self._trim = _malloc_trim()
 
     def connection_closed(self) -> None:
@@ -81,7 +93,7 @@ class Collector:
             if gc.collect(1):
                 self._is_trimmed = False
         is_due = self._closed_since_full >= FULL_AFTER
-        if is_due and time.monotonic() >= self._full_at + FULL_EVERY and (is_quiet or self._full_is_cheap()):
+        if is_due and time.monotonic() >= self._full_at + FULL_EVERY and (is_quiet or self._is_worth_it()):
             is_due = False
             self._look_at_all()
         if is_quiet and not self._is_trimmed:
@@ -90,14 +102,25 @@ class Collector:
         if is_due or not self._is_trimmed:
             self._look_after(QUIET_FOR)
 
-    def _full_is_cheap(self) -> bool:
-        return self._full_took <= PAUSE and len(gc.get_objects(2)) <= FEW
+    def _is_worth_it(self) -> bool:
+        """Whether everything is to be looked at although requests come."""
+        now = time.monotonic()
+        if now < self._asked_at + FULL_EVERY:
+            return False  # to count the objects takes time, too
+        self._asked_at = now
+        elapsed, old = now - self._full_at, len(gc.get_objects(2))
+        if old * self._object <= PAUSE * elapsed / FULL_EVERY:
+            return True
+        return elapsed >= PATIENCE and old >= GROWTH * self._left + FEW
 
     def _look_at_all(self) -> None:
+        old = len(gc.get_objects(2))
         started = time.monotonic()
         gc.collect()
         self._full_at = time.monotonic()
-        self._full_took = self._full_at - started
+        self._left = len(gc.get_objects(2))
+        if old >= FEW / 10:
+            self._object = (self._full_at - started) / old
         self._closed_since_full = 0
         self._is_trimmed = False
 

@@ -49,31 +49,57 @@ def test_what_a_closed_connection_leaves_is_collected_without_any_traffic() -> N
     asyncio.run(close())
 
 
-def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "FULL_EVERY", 0.0)
-    monkeypatch.setattr(collector, "FEW", 0)  # so that it is worth waiting for one
-    requests = 0
-    busy = True
+class Busy:
+    """There are requests all the time, until it is over."""
 
-    def activity() -> int:
-        nonlocal requests
-        requests += busy
-        return requests
+    def __init__(self) -> None:
+        self.requests = 0
+        self.is_over = False
+
+    def activity(self) -> int:
+        self.requests += not self.is_over
+        return self.requests
+
+
+def old_garbage() -> weakref.ref[Buffers]:
+    old = Buffers()
+    for _ in range(3):
+        gc.collect()  # it is among the oldest now
+    return weakref.ref(old)
+
+
+def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "FULL_EVERY", 0.001)
+    monkeypatch.setattr(collector, "PAUSE", 0.0)  # so that it is worth waiting for one
 
     async def close() -> None:
-        nonlocal busy
-        old = Buffers()
-        left = weakref.ref(old)
-        for _ in range(3):
-            gc.collect()  # it is among the oldest now
-        del old
-        collected = Collector(activity)
+        busy = Busy()
+        left = old_garbage()
+        collected = Collector(busy.activity)
         for _ in range(collector.FULL_AFTER):
             collected.connection_closed()
         for _ in range(20):
             await asyncio.sleep(0.01)
-            assert left() is not None  # there are requests all the time
-        busy = False
+            assert left() is not None
+        busy.is_over = True
+        await until_gone(left)
+
+    asyncio.run(close())
+
+
+@pytest.mark.parametrize("changed", [{"PAUSE": 10.0}, {"PAUSE": 0.0, "PATIENCE": 0.1, "FEW": 0}], ids=["cheap", "much"])
+def test_what_was_there_for_long_is_collected_while_requests_come_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    """At once where that takes no time, and after a while where there is much of it: memory would grow for ever."""
+    for name, value in {"FULL_EVERY": 0.001, **changed}.items():
+        monkeypatch.setattr(collector, name, value)
+
+    async def close() -> None:
+        left = old_garbage()
+        collected = Collector(Busy().activity)
+        for _ in range(collector.FULL_AFTER):
+            collected.connection_closed()
         await until_gone(left)
 
     asyncio.run(close())
