@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout, installed or not
 
-from proxy_cache import hangup
+from proxy_cache.runtime import hangup
 
 hangup.catch()  # before what follows, which takes a while
 
-from proxy_cache.addon import CacheAddon  # noqa: E402
+from proxy_cache.mitm.addon import CacheAddon  # noqa: E402
 
 addons = [CacheAddon()]

@@ -159,24 +159,24 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
 @pytest.mark.parametrize(
     "where",
     [
-        "proxy_cache.cache:Cache.get",
-        "proxy_cache.cache:Cache.get_now",
-        "proxy_cache.cache:Cache.begin",
-        "proxy_cache.cache:Cache.begun",
-        "proxy_cache.fill_table:FillTable.start",
-        "proxy_cache.fill_table:FillTable.find",
+        "proxy_cache.caching.cache:Cache.get",
+        "proxy_cache.caching.cache:Cache.get_now",
+        "proxy_cache.caching.cache:Cache.begin",
+        "proxy_cache.caching.cache:Cache.begun",
+        "proxy_cache.caching.fills.table:FillTable.start",
+        "proxy_cache.caching.fills.table:FillTable.find",
         "proxy_cache.store.store:Store.lookup",
-        "proxy_cache.addon:is_cacheable",
-        "proxy_cache.addon:CacheAddon._answer",
-        "proxy_cache.addon:target_of",
-        "proxy_cache.origin:OriginClient._send",
+        "proxy_cache.mitm.addon:is_cacheable",
+        "proxy_cache.mitm.addon:CacheAddon._answer",
+        "proxy_cache.mitm.addon:target_of",
+        "proxy_cache.upstream.origin:OriginClient._send",
     ],
 )
 def test_a_bug_lets_nothing_through_to_the_origin(
     start_proxy: Callable[..., Proxy], origin: Origin, where: str
 ) -> None:
     """Fail closed: 502 or 503, a traceback in the log, no request past the limiter, and the next one is served."""
-    options = {"fast_lane": False} if where.startswith("proxy_cache.addon:") else {}
+    options = {"fast_lane": False} if where.startswith("proxy_cache.mitm.addon:") else {}
     in_the_lane_only = where.endswith((".begin", ".begun"))
     if in_the_lane_only:
         options = {"fast_lane": True}

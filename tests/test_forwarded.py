@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mitmproxy.test import tflow
 
-from proxy_cache import addon
+from proxy_cache.mitm import addon
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
 from tests.support.origin import PATIENCE, Origin, Reply

@@ -15,12 +15,13 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.test import taddons
 
-from proxy_cache import layers_heads, outgoing
-from proxy_cache.layers_chunks import CHUNK_LINE_MOST, ChunkReader
-from proxy_cache.layers_hygiene import why_malformed, why_malformed_request
-from proxy_cache.outgoing import Mismatch
+from proxy_cache.mitm.forwarded import heads as forwarded_heads
 from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.semantics.texts import brief
+from proxy_cache.wire import outgoing
+from proxy_cache.wire.chunks import CHUNK_LINE_MOST, ChunkReader
+from proxy_cache.wire.head_checks import why_malformed, why_malformed_request
+from proxy_cache.wire.outgoing import Mismatch
 from tests.support import forwarding
 from tests.support.agents import Wire
 from tests.support.http2 import Http2, pseudo
@@ -124,25 +125,25 @@ def request(**changed: object) -> http.Request:
 def test_what_is_not_meant_never_leaves(changed: dict[str, object], mode: HTTPMode) -> None:
     """The one assertion in front of every connection to an origin."""
     with pytest.raises(Mismatch):
-        layers_heads.for_origin(request(**changed), "via", mode, binary=False)
+        forwarded_heads.for_origin(request(**changed), "via", mode, binary=False)
 
 
 @pytest.mark.parametrize("mode", list(HTTPMode))
 def test_what_leaves_is_made_from_the_target(mode: HTTPMode) -> None:
     came = request(authority=b"evil.example", http_version=b"HTTP/2.0", path=b"/x#evil")
-    left = layers_heads.for_origin(came, "via", mode, binary=False)
+    left = forwarded_heads.for_origin(came, "via", mode, binary=False)
     assert left.headers.get_all("host") == ["a.example"]
     assert left.http_version == "HTTP/1.1"
     assert left.path == "/x"
     assert left.authority == ("a.example" if mode is HTTPMode.upstream else "")
-    assert layers_heads.for_origin(came, "via", mode, binary=True).authority == "a.example"
+    assert forwarded_heads.for_origin(came, "via", mode, binary=True).authority == "a.example"
 
 
 def test_a_body_of_http2_has_a_length_in_http1() -> None:
     """No field need say over HTTP/2 that there is one: the origin would take it for its next request."""
     came = request(http_version=b"HTTP/2.0")
-    assert "transfer-encoding" not in layers_heads.for_origin(came, "v", HTTPMode.transparent, binary=False).headers
-    left = layers_heads.for_origin(came, "v", HTTPMode.transparent, binary=False, has_body=True)
+    assert "transfer-encoding" not in forwarded_heads.for_origin(came, "v", HTTPMode.transparent, binary=False).headers
+    left = forwarded_heads.for_origin(came, "v", HTTPMode.transparent, binary=False, has_body=True)
     assert left.headers["Transfer-Encoding"] == "chunked"
 
 
@@ -638,8 +639,8 @@ def test_the_origin_gets_what_was_meant() -> None:
 
 
 def test_the_comparison_finds_what_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.layers_http1.checked_request", lambda lines, limits: None)
-    monkeypatch.setattr(layers_heads, "request_head", lambda *given: None)
-    assert outgoing.request_head is not layers_heads.request_head
+    monkeypatch.setattr("proxy_cache.mitm.forwarded.http1.checked_request", lambda lines, limits: None)
+    monkeypatch.setattr(forwarded_heads, "request_head", lambda *given: None)
+    assert outgoing.request_head is not forwarded_heads.request_head
     with taddons.context(Proxyserver()) as context:
         assert any(forwarding.check(context.options, 0, number) for number in range(1500))

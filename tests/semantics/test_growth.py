@@ -23,11 +23,7 @@ from typing import Any
 import pytest
 
 import proxy_cache
-from proxy_cache import options
-from proxy_cache.http1 import absolute_target, parse_request
-from proxy_cache.origin_connection import OriginConnection
-from proxy_cache.origin_response import OriginError, content_length, parse_head, persistence
-from proxy_cache.outgoing import request_head
+from proxy_cache.mitm import options
 from proxy_cache.semantics import ranges, targets, validation
 from proxy_cache.semantics.credentials import has_credentials
 from proxy_cache.semantics.dates import parse_http_date
@@ -43,6 +39,10 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.semantics.storing import judge, why_not_shared
 from proxy_cache.semantics.targeted import parse_targeted
 from proxy_cache.semantics.vary import matches, normalised, selecting_values, vary_names
+from proxy_cache.upstream.connection import OriginConnection
+from proxy_cache.wire.outgoing import request_head
+from proxy_cache.wire.requests import absolute_target, parse_request
+from proxy_cache.wire.responses import OriginError, content_length, parse_head, persistence
 from tests.support.shapes import SHAPES, Shape
 
 from . import NOW
@@ -96,7 +96,7 @@ BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a
 """Functions that compile what an operator has given, and examples of it."""
 
 
-OPERATORS_OWN = {("options", "_redaction"), ("addon_requests", "_is_mapped"), ("options", "_v6_host")}
+OPERATORS_OWN = {("options", "_redaction"), ("late_hooks", "_is_mapped"), ("options", "_v6_host")}
 """Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address
 on behalf of one above)."""
 
@@ -538,7 +538,7 @@ class Socket:
 @pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize("step", [1 << 20, 1024], ids=["at once", "in pieces"])
 def test_bodies_in_chunks_are_linear(monkeypatch: pytest.MonkeyPatch, name: str, step: int) -> None:
-    monkeypatch.setattr("proxy_cache.origin_connection.read_at_once", lambda loop, transport: lambda: None)
+    monkeypatch.setattr("proxy_cache.upstream.connection.read_at_once", lambda loop, transport: lambda: None)
     before, piece = CHUNKS[name]
 
     def work(size: int) -> Callable[[], object]:

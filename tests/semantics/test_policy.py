@@ -104,7 +104,7 @@ def test_guess() -> None:
 
 
 def test_what_a_rule_is_about() -> None:
-    """Without naming a status in its filter, a rule is about resources that are there (see addon_rules.py)."""
+    """Without naming a status in its filter, a rule is about resources that are there (see rules.py)."""
     assert {200, 203, 204, 300, 301, 308} == RULED
 
 

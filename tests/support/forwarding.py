@@ -22,8 +22,8 @@ from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons
 
-from proxy_cache.addon_flows import has_body, refusal, target_of
-from proxy_cache.layers import CacheHttpLayer
+from proxy_cache.mitm.flows import has_body, refusal, target_of
+from proxy_cache.mitm.layers import CacheHttpLayer
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
 

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxy_cache import admin, listening
-from proxy_cache.admin import AdminServer
+from proxy_cache.observe import admin
+from proxy_cache.observe import listener as listening
+from proxy_cache.observe.admin import AdminServer
 
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

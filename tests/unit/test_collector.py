@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxy_cache import collector
-from proxy_cache.collector import Collector
+from proxy_cache.runtime import collector
+from proxy_cache.runtime.collector import Collector
 
 
 class Buffers:

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.fill_table import FillTable
-from proxy_cache.fills import FillRequest, FillState
-from proxy_cache.limiter import Limits, OriginLimiter
-from proxy_cache.metrics import Metrics
-from proxy_cache.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.origin_connection import Stale
-from proxy_cache.origin_response import OriginResponse
+from proxy_cache.caching.fills.fill import FillRequest, FillState
+from proxy_cache.caching.fills.table import FillTable
+from proxy_cache.caching.fills.waiting import ClientGone, Waiter
+from proxy_cache.caching.limiter import Limits, OriginLimiter
+from proxy_cache.observe.metrics import Metrics
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.store import Room, Store
-from proxy_cache.waiter import ClientGone, Waiter
+from proxy_cache.upstream.connection import Stale
+from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.wire.responses import OriginResponse
 
 from .test_origin_connection import CLOSE, HOLD, RawOrigin, until
 

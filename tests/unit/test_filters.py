@@ -14,8 +14,8 @@ from mitmproxy import flowfilter, http
 from mitmproxy.connection import Client
 from mitmproxy.test import tflow
 
-from proxy_cache.addon_filters import NO_RESPONSE, SOME_RESPONSE, Facts, Filter, by_its_target, flow_of
-from proxy_cache.addon_rules import MAX_REMEMBERED, Rules, Spec
+from proxy_cache.mitm.filters import NO_RESPONSE, SOME_RESPONSE, Facts, Filter, by_its_target, flow_of
+from proxy_cache.mitm.rules import MAX_REMEMBERED, Rules, Spec
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.policy import TtlRule

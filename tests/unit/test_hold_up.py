@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_cache.contention import LOOK_EVERY, READER_PACE, READER_PATIENCE, HoldUp
+from proxy_cache.caching.fills.contention import LOOK_EVERY, READER_PACE, READER_PATIENCE, HoldUp
 from proxy_cache.store.body import TAIL_LIMIT, Body, Reader
 from proxy_cache.store.store import Store
 from tests.support.stores import with_store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.http1 import CLOSE, KEEP_ALIVE, Request, absolute_target, parse_request
 from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from proxy_cache.wire.requests import CLOSE, KEEP_ALIVE, Request, absolute_target, parse_request
 
 PLAIN = b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\nAccept: */*\r\n\r\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_cache.log_files import LogFiles
+from proxy_cache.observe.log_files import LogFiles
 
 
 @pytest.fixture

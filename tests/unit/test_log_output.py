@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from proxy_cache.log_output import WAITING_MOST, LogOutput, make_records_safe, output_for
+from proxy_cache.observe.log_output import WAITING_MOST, LogOutput, make_records_safe, output_for
 
 LINE = "a line of the log, as long as most of them are\n"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from proxy_cache import loop as proxy_loop
-from proxy_cache.loop import (
+from proxy_cache.runtime import loop as proxy_loop
+from proxy_cache.runtime.loop import (
     ACCEPTED_AT_ONCE,
     FEWEST,
     ShortTurns,

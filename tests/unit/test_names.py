@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxy_cache import names
-from proxy_cache.names import Names, NameTimeout
+from proxy_cache.upstream import names
+from proxy_cache.upstream.names import Names, NameTimeout
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 

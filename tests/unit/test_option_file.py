@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from mitmproxy import exceptions
 
-from proxy_cache.addon_option_file import _check_start
+from proxy_cache.mitm.option_file import _check_start
 
 
 def test_scripts_that_the_next_start_would_not_find(tmp_path: Path) -> None:

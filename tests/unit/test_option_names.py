@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_cache.option_names import complaint, like
-from proxy_cache.options import NAMES
+from proxy_cache.mitm.option_names import complaint, like
+from proxy_cache.mitm.options import NAMES
 
 KNOWN = [*NAMES, "listen_port", "listen_host", "mode"]
 

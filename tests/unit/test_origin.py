@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.semantics.headers import Fields, Headers
 from proxy_cache.semantics.keys import Target
-from proxy_cache.trust import Trust
+from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.upstream.trust import Trust
 from tests.support.certificates import folder_of, self_signed, server_context
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Odd: \xff\r\n\r\nok"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.origin_connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
-from proxy_cache.origin_response import OriginResponse, parse_head
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.limits import HeadLimits
+from proxy_cache.upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
+from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.wire.responses import OriginResponse, parse_head
 
 CLOSE = b"close"
 """In a list of pieces: the origin ends the connection."""
@@ -609,7 +609,7 @@ def test_an_interim_response_that_does_not_end() -> None:
 
 
 def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.origin.KEPT_FOR", 0.05)
+    monkeypatch.setattr("proxy_cache.upstream.origin.KEPT_FOR", 0.05)
 
     async def run() -> None:
         origin = RawOrigin([[OK]])

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.copying import copy
-from proxy_cache.origin_response import OriginError, OriginResponse
+from proxy_cache.caching.fills.transfer import copy
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
 from proxy_cache.store.store import Store
+from proxy_cache.wire.responses import OriginError, OriginResponse
 from tests.support.looks import is_open_still
 from tests.support.stores import with_store
 

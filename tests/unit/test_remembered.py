@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy_cache import fill_table, known_heads
-from proxy_cache.fill_table import FillTable
-from proxy_cache.fills import FillRequest
-from proxy_cache.known_heads import HEAD_LARGEST, KnownHeads
+from proxy_cache.caching.fills import known_heads
+from proxy_cache.caching.fills.fill import FillRequest
+from proxy_cache.caching.fills.known_heads import HEAD_LARGEST, KnownHeads
+from proxy_cache.caching.fills.table import FIELD_OVERHEAD, MARK_MOST, FillTable
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.stored import StoredResponse
@@ -93,7 +93,7 @@ def test_what_is_too_much_to_be_remembered_is_not(tmp_path: Path) -> None:
         table.remember(asked, response(", ".join(names)), "no-store")
         assert table.is_uncacheable(asked.key, Headers())
 
-    assert 30 * (128 + fill_table.FIELD_OVERHEAD) > fill_table.MARK_MOST
+    assert 30 * (128 + FIELD_OVERHEAD) > MARK_MOST
     with_table(tmp_path, story)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mitmproxy import exceptions
 
-from proxy_cache import options
-from proxy_cache.addon_rule_syntax import parsed
+from proxy_cache.mitm import options
+from proxy_cache.mitm.rule_syntax import parsed
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from __future__ import annotations
 import functools
 import re
 
-from proxy_cache.answers import Answer, Exchange
-from proxy_cache.cache import Cache
+from proxy_cache.caching.answers import Answer, Exchange
+from proxy_cache.caching.cache import Cache
 
 
 def told(exchange: Exchange, answer: object) -> object:

@@ -1,0 +1,829 @@
+"""The pipeline for one GET: look it up, join or start a fill, answer with a head and a body to read.
+
+Fresh → from the store. Stale → validate, which is a fill. Miss → join the fill of the key, or start one. (A lookup at
+peers has its place where a fill begins, before it asks for a slot.) The result is an :class:`Answer`; nothing here
+writes to a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from ..semantics.directives import NOTHING, CacheControl
+from ..semantics.headers import Headers
+from ..semantics.keys import Target, related_targets
+from ..semantics.ranges import if_range_holds, requested, strong_validator
+from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
+from ..semantics.spans import Span, Spans
+from ..semantics.status_fields import cache_status
+from ..semantics.stored import StoredResponse
+from ..semantics.storing import why_not_shared
+from ..semantics.validation import CONDITIONAL, is_another_version, is_conditional, may_stand_for
+from ..semantics.vary import matches
+from ..store.files import OpenBody
+from ..store.index import Entry
+from ..store.store import Store
+from ..wire.responses import OriginError
+from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
+from .fills.fill import Fill, FillRequest
+from .fills.known_heads import asks_for_changes, condition_holds
+from .fills.range_fetch import Part
+from .fills.table import FillTable
+from .fills.waiting import ClientGone, FillHead, SentOn, Waiter
+from .headers import NAME, Heads, conditionally, put
+from .insisting import not_before, until_next, waits_for, was_asked_since
+from .limiter import Overloaded
+from .prepared import ReadyHits
+from .ranges.ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
+from .ranges.gap_reader import (
+    GapReader,
+    exact_part,
+    exact_range,
+    first_part,
+    from_origin,
+    is_bound,
+    is_for_its_client,
+    is_taken_for_short,
+)
+from .ranges.selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
+
+logger = logging.getLogger(__name__)
+
+NO_FIELDS = Headers()
+CANDIDATES_MOST = 15
+"""Other variants that are validated along with the one that a request selects."""
+ROUNDS = 8
+"""How often one request may be sent on from a fill that was not for it, before it asks alone."""
+REFUSALS = 3
+"""How often, if what came was an error for whoever had asked (401, 403, …): where every client is refused, they must
+not be refused one after the other."""
+
+
+CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """What an operator may choose about answers."""
+
+    serve_stale_on_overload: bool = False
+
+
+class Cache:
+    """Answers GETs, from the store or from fills. One per proxy."""
+
+    def __init__(self, store: Store, fills: FillTable, settings: CacheSettings, heads: Heads) -> None:
+        self.store = store
+        self.fills = fills
+        self.settings = settings
+        self.heads = heads
+        self.ready = ReadyHits(store, heads).find
+        """What most hits are answered with, see :mod:`.prepared`."""
+
+    # -- the story of one GET -----------------------------------------------------------------------------------
+
+    async def get(self, exchange: Exchange, *, alone: bool = False) -> Answer:
+        """The answer to a GET. Never raises for what the origin, the disk or the queue do: those have answers too.
+
+        ``alone``: it has been sent on from a fill, and is to wait for no other. Raises :class:`ClientGone` when the
+        client left while its answer was awaited.
+        """
+        key = exchange.key
+        came = time.monotonic()
+        waited = False
+        refusals = 0
+        for turn in range(ROUNDS):
+            if not self.store.is_loaded(key):
+                await self.store.load(key)
+            if exchange.gone:
+                raise ClientGone(queued=False)
+            now = time.time()
+            entry = self._select(key, exchange.headers)
+            known = self.fills.known.newer(key, exchange.headers, entry)
+            if known is not None:
+                entry = None  # the client has what is newer than this, as far as is known
+            if (entry is None or entry.spans is not None) and asks_for_changes(exchange.headers):
+                answer = self._unchanged(exchange, entry, now)
+                if answer is not None:
+                    return answer
+            if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
+                # Who is given what is for nobody else (RFC 9111 §3.5), or what can't be put to the rest, asks for just
+                # that.
+                alone = alone or not _may_share(exchange, entry) or self._is_beside(exchange, entry)
+                entry = None
+            shown = entry.response if entry is not None else known
+            decision = decide(exchange.wanted, shown, now) if shown is not None else None
+            if waited and entry is not None and was_asked_since(exchange.wanted, entry.response, came):
+                decision = decide(NOTHING, entry.response, now)
+            if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
+                try:
+                    answer = await self._from_store(exchange, entry, now, decision)
+                except SentOn as sent_on:
+                    refusals += sent_on.refused
+                    alone = sent_on.alone or refusals >= REFUSALS
+                    continue
+                except (Overloaded, OriginError) as error:
+                    return await self._without_origin(exchange, None, decision, error)
+                if answer is not None:
+                    return answer
+                continue  # the body could not be read: the entry is gone, fetch it again
+            if exchange.wanted.only_if_cached:
+                if entry is None and await self.fills.settled(key):
+                    continue
+                fwd = self._forward_reason(key, decision)
+                return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
+            if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
+                continue
+            try:
+                if not waited and (earlier := self._asked_before(exchange, entry, came, alone=alone)) is not None:
+                    waited = True
+                    await until_next(exchange, earlier)
+                    continue
+                answer = await self._from_fill(exchange, entry, decision, came, alone=alone or turn == ROUNDS - 1)
+            except SentOn as sent_on:
+                refusals += sent_on.refused
+                alone = sent_on.alone or refusals >= REFUSALS
+                continue
+            except (Overloaded, OriginError) as error:
+                return await self._without_origin(exchange, entry, decision, error)
+            if answer is not None:
+                return answer
+        return self.heads.error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
+
+    async def head(self, exchange: Exchange) -> Answer | str:
+        """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2), else why it goes forward."""
+        key = exchange.key
+        # RFC 9110 §14.2: "A server MUST ignore a Range header field received with a request method that is
+        # unrecognized or for which range handling is not defined", which it is for GET alone.
+        exchange.headers = exchange.headers.without("range")
+        if not self.store.is_loaded(key):
+            await self.store.load(key)
+        entry = self._select(key, exchange.headers)
+        if entry is None and await self.fills.settled(key):
+            entry = self._select(key, exchange.headers)
+        if entry is None:
+            return self._forward_reason(key, None)
+        now = time.time()
+        decision = decide(exchange.wanted, entry.response, now)
+        if decision.reuse is Reuse.FRESH and entry.spans is not None:
+            status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
+            headers = put(entry.response.headers, "Age", str(entry.response.age(now)))
+            headers = self.heads.own(headers, entry.response, status)
+            return conditionally(exchange, Answer(200, "", headers, b"", entry.length, "hit"))
+        if decision.reuse is Reuse.FRESH:
+            answer = await self._from_store(exchange, entry, now, decision)
+            if answer is not None:
+                return answer
+        return decision.reason or "bypass"
+
+    def head_answered(self, exchange: Exchange, headers: Headers, request_time: float, response_time: float) -> None:
+        """The origin answered a HEAD with 200: it tells what a GET would have brought (RFC 9111 §4.3.5)."""
+        if not self.store.is_loaded(exchange.key):
+            # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
+            self.store.remove_key(exchange.key)
+        entry = self._select(exchange.key, exchange.headers)
+        self.fills.known.discard(exchange.key)
+        length = headers.get("content-length")
+        if entry is None and length is not None and length.isascii() and length.isdigit():
+            self.fills.length_is(exchange.key, int(length[:18]))
+            if headers.get("accept-ranges") == "bytes":
+                self.fills.can_be_put_together(exchange.key, headers)
+        if entry is None or entry.response.status != 200:
+            return
+        response = entry.response
+        updated = response.updated_by(headers, request_time, response_time, exchange.headers, exchange.policy)
+        if why_not_shared(exchange.headers, updated.headers, exchange.policy) is not None:
+            return  # it was for whoever has asked
+        # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
+        if updated is response or updated.must_not_be_kept or not _same_validators(response.headers, headers):
+            self.store.remove(entry)
+        elif length is not None and length != str(entry.length):
+            # A length alone is a hint, as many a HEAD has a wrong one. Whether it was right a validator tells.
+            if not any(name in response.headers for name in _VALIDATORS):
+                self.store.remove(entry)
+            elif time.time() < response.fresh_until:
+                self.store.update(entry, response.made_stale())
+        elif any(name in headers for name in _VALIDATORS):
+            self.store.update(entry, updated)
+        # Without a validator it may be about anything of that length: no reason to call the stored body by its fields.
+
+    def invalidate(self, target: Target, headers: Headers = NO_FIELDS, key: str | None = None) -> None:
+        """An unsafe method succeeded on this URL: what is stored, or on its way, is out of date (RFC 9111 §4.4).
+
+        So is what the answer's ``headers`` name as changed or made, on the same origin. ``key``: of what is stored for
+        ``target``, if it isn't the URL.
+        """
+        for changed in (key or target.key, *(one.key for one in related_targets(target, headers))):
+            self.fills.invalidate(changed)
+            self.store.remove_key(changed)
+
+    # -- from the store -----------------------------------------------------------------------------------------
+
+    def _unchanged(self, exchange: Exchange, entry: Entry | None, now: float) -> Answer | None:
+        """304 by a head alone, if that is fresh: of an entry with gaps, or of what isn't stored."""
+        response = entry.response if entry is not None else self.fills.known.find(exchange.key, exchange.headers)
+        if response is None or decide(exchange.wanted, response, now).reuse is not Reuse.FRESH:
+            return None
+        status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+        return self._unchanged_by(exchange, response, now, status, "hit")
+
+    def _unchanged_by(
+        self, exchange: Exchange, response: StoredResponse, now: float, status: str, source: str
+    ) -> Answer | None:
+        if not condition_holds(exchange.headers, response):
+            return None
+        headers = put(response.headers, "Age", str(response.age(now)))
+        return conditionally(exchange, Answer(200, "", self.heads.own(headers, response, status), b"", 0, source))
+
+    def _select(self, key: str, headers: Headers) -> Entry | None:
+        """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
+        found = None
+        for entry in self.store.lookup(key):
+            if (
+                matches(entry.response.vary, headers)
+                and (found is None or entry.response.date >= found.response.date)
+                and not is_another_version(headers, entry.response)
+            ):
+                found = entry
+        return found
+
+    def get_now(self, exchange: Exchange) -> Answer | None:
+        """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
+        now = time.time()
+        entry = self._select(exchange.key, exchange.headers)
+        if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
+            return None
+        spans = selected(exchange, entry.response, entry.length)
+        if entry.spans is not None and first_gap(entry, spans) is not None:
+            return None
+        body = self.store.open_now(entry)
+        if body is None:
+            return None
+        status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
+        return self._serve_open(exchange, entry, body, entry.response, now, status, "hit", spans)
+
+    async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
+        ttl = entry.response.ttl(now)
+        if decision.reuse is Reuse.STALE_WHILE_REVALIDATE:
+            self._revalidate_in_background(exchange, entry)
+            status = cache_status(NAME, hit=True, ttl=ttl, detail="stale-while-revalidate")
+            return await self._serve_entry(exchange, entry, entry.response, now, status, "stale")
+        status = cache_status(NAME, hit=True, ttl=ttl)
+        return await self._serve_entry(exchange, entry, entry.response, now, status, "hit")
+
+    async def _serve_entry(
+        self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
+    ) -> Answer | None:
+        """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
+        if entry.spans is not None:
+            unchanged = self._unchanged_by(exchange, response, now, status, source)
+            if unchanged is not None:
+                return unchanged  # no gap is filled for a client that has it all
+        spans = selected(exchange, response, entry.length)
+        if entry.spans is not None and not entry.spans and (gap := first_gap(entry, spans)) is not None:
+            return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
+        body = await self.store.open_body(entry)
+        if body is None:
+            return None
+        if entry.spans is not None and (gap := first_gap(entry, spans)) is not None:
+            # The file is open from here on: what is in there stays to be had if the entry is evicted meanwhile.
+            assert not isinstance(body, bytes)
+            return await self._fill_gap(exchange, entry, response, spans, gap, "partial", file=body)
+        return self._serve_open(exchange, entry, body, response, now, status, source, spans)
+
+    def _serve_open(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        body: OpenBody | bytes,
+        response: StoredResponse,
+        now: float,
+        status: str,
+        source: str,
+        spans: Selected,
+    ) -> Answer:
+        self.store.touch(entry)
+        headers = response.headers
+        if source != "revalidated" or response.initial_age:
+            # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
+            # this request".
+            headers = put(headers, "Age", str(response.age(now)))
+        reader: Seekable
+        if isinstance(body, bytes):
+            reader = exchange.source = MemoryReader(body)
+        else:
+            elsewhere = partial(from_origin, self.fills, exchange, entry, response)
+            reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length, elsewhere)
+        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
+
+    # -- ranges -------------------------------------------------------------------------------------------------
+
+    def _can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
+        """Whether an entry with gaps can answer this request, by what it has or by filling them."""
+        if has_it_all(exchange, entry):
+            return True
+        if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
+            return False
+        if not _may_share(exchange, entry) or exchange.key in self.fills.unusable:
+            return False
+        if strong_validator(entry.response.headers) is not None:
+            return True
+        here_or_coming = self.fills.here_or_coming(entry)
+        if not here_or_coming:
+            self.store.remove(entry)
+        return self._is_within(exchange, entry, here_or_coming)
+
+    def _is_within(self, exchange: Exchange, entry: Entry, here_or_coming: Spans) -> bool:
+        """Whether what is wanted of an entry without a strong validator is here, or on its way in one piece: nothing
+        can be put to that (RFC 9111 §3.4)."""
+        spans = selected(exchange, entry.response, entry.length)
+        if isinstance(spans, list) and len(spans) > 1:
+            return first_gap(entry, spans) is None  # what is on its way passes once
+        return first_gap(entry, spans, here_or_coming) is None
+
+    def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
+        """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
+        own, and what there is stays for those who want that."""
+        return (
+            "range" in exchange.headers and strong_validator(entry.response.headers) is None and self.store.holds(entry)
+        )
+
+    async def _fill_gap(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        response: StoredResponse,
+        spans: Selected,
+        gap: int,
+        fwd: str,
+        waiter: Waiter | None = None,
+        file: OpenBody | None = None,
+    ) -> Answer | None:
+        """Answer with a body that has gaps, from the first of which the head is awaited: what goes wrong until then
+        has an answer of its own. ``waiter``: has the head of a piece already. ``file``: the entry's."""
+        assert spans != "unsatisfiable"
+        if exchange.wanted.only_if_cached:
+            if file is not None:
+                self.store.files.release(file)
+            return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
+        reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None, file=file)
+        exchange.source = reader
+        collapsed = exchange.collapsed
+        try:
+            if waiter is None or not waiter.fill.brings(gap):
+                if waiter is not None:
+                    waiter.leave()  # before another slot is waited for
+                stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
+                waiter, collapsed = reader.wait_for(gap, stop)
+            with waiter:
+                head = await self._head_of(exchange, waiter)
+                exchange.collapsed = collapsed
+                if not reader.suits(head):
+                    return await self._in_place_of_piece(exchange, entry, waiter, head, fwd)
+                if not reader.is_within(waiter, head, gap):
+                    raise SentOn(alone=False)
+                reader.hold(waiter, gap)
+        except BaseException:
+            reader.close()
+            exchange.source = None
+            raise
+        now = time.time()
+        self.store.touch(entry)
+        source = "coalesced" if collapsed else "miss"
+        if fwd == "partial" and collapsed and first_gap(entry, spans, self.fills.arrived(entry)) is None:
+            source = "hit"
+            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+        else:
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206,
+                stored=head.body is not None and head.body.kept,
+                collapsed=collapsed, ttl=response.ttl(now),
+            )  # fmt: skip
+        headers = response.headers
+        if fwd == "partial" or response.initial_age:
+            headers = put(headers, "Age", str(response.age(now)))
+        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
+
+    async def _in_place_of_piece(
+        self, exchange: Exchange, entry: Entry, waiter: Waiter, head: FillHead, fwd: str
+    ) -> Answer | None:
+        """The answer to what was asked for on behalf of a gap is none that goes into it."""
+        if exchange.source is not None:
+            exchange.source.close()
+            exchange.source = None
+        if head.response.status not in (200, 206, 416):
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=head.response.status, collapsed=exchange.collapsed,
+                detail=head.why_not_stored,
+            )  # fmt: skip
+            return self._serve_fill(exchange, waiter, head, status, None)
+        if head.response.status == 200 and head.length is None and "content-range" not in head.response.headers:
+            return await self._from_head(exchange, waiter, head, None, fwd, complete=False, alone=False)
+        if head.response.status == 416:
+            self.store.remove(entry)  # it is not as long as it was
+        raise SentOn(alone=False)
+
+    async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
+        exchange.waiter, waiter.asker = waiter, exchange
+        if exchange.gone:
+            waiter.client_gone()  # nobody would tell it any more
+        try:
+            return await waiter.head()
+        finally:
+            exchange.queued_for += waiter.queued_for
+
+    def _revalidate_in_background(self, exchange: Exchange, entry: Entry) -> None:
+        """RFC 5861 §3. The fill has a waiter that stays while there is something to store, and a slot like any."""
+        key = exchange.key
+        if self.fills.find(key, exchange.headers, lambda response: True) is not None:
+            return
+        headers = _without_conditions(exchange.headers)
+        try:
+            part = self._part_of(exchange, entry) if "range" in exchange.headers else None
+            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part)
+            self.fills.start(request, reads=False)
+        except Overloaded:
+            logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)
+
+    # -- from a fill --------------------------------------------------------------------------------------------
+
+    def begin(self, exchange: Exchange) -> Waiter | Answer | None:
+        """Start the fill for a GET without range, condition or directive that has nothing to meet here: nothing is
+        stored, nobody else asks, nothing is known of the key. Most misses are like that, and take no task but the
+        fill's, if that: the waiter's ``on_head`` is for the caller to set, and :meth:`begun` makes the answer then.
+
+        ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
+        """
+        key = exchange.key
+        if self.store.may_have(key) or self.fills.knows(key):
+            return None
+        request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
+        try:
+            waiter = exchange.waiter = self._listening(exchange, self.fills.start(request))
+        except Overloaded as error:
+            return self._error(error, "uri-miss")
+        return waiter
+
+    def begun(self, exchange: Exchange, waiter: Waiter) -> Answer:
+        """The answer to what :meth:`begin` has started, when its head is here.
+
+        Raises :class:`SentOn`, or :class:`ClientGone`.
+        """
+        with waiter:
+            exchange.queued_for += waiter.queued_for
+            try:
+                head = waiter.result()
+            except (Overloaded, OriginError) as error:
+                return self._error(error, "uri-miss")
+            return self._serve_head(exchange, waiter, head, "uri-miss")
+
+    async def _from_fill(
+        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, came: float, *, alone: bool
+    ) -> Answer | None:
+        """``came``: when the request was here, by the monotonic clock."""
+        key = exchange.key
+        fwd = self._forward_reason(key, decision)
+        waiter, collapsed, complete = self._wait_for_fill(exchange, stale, came, alone=alone)
+        with waiter:
+            head = await self._head_of(exchange, waiter)
+            exchange.collapsed = collapsed
+            return await self._from_head(exchange, waiter, head, stale, fwd, complete=complete, alone=alone)
+
+    async def _from_head(
+        self,
+        exchange: Exchange,
+        waiter: Waiter,
+        head: FillHead,
+        stale: Entry | None,
+        fwd: str,
+        *,
+        complete: bool,
+        alone: bool,
+    ) -> Answer | None:
+        now, collapsed = time.time(), exchange.collapsed
+        response = head.response
+        if (
+            stale is not None
+            and response.status >= 500
+            and has_it_all(exchange, stale)
+            and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
+        ):
+            waiter.leave()
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=response.status, collapsed=collapsed, ttl=stale.response.ttl(now),
+                detail="stale-if-error",
+            )  # fmt: skip
+            return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
+        if head.entry is not None:
+            waiter.leave()
+            if head.own is not None and waiter.leads:
+                response = replace(response, headers=head.own)
+            status = cache_status(
+                NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now), detail=head.why_not_stored
+            )
+            return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
+        if head.piece_of is not None:
+            return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
+        if "range" in exchange.headers and head.content is None and not alone:
+            beside = await self._beside(exchange, waiter, head)
+            if beside is not None:
+                return await self._from_piece(exchange, waiter, beside, response, fwd)
+        if complete:
+            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
+            return self._serve_fill(exchange, waiter, head, status, "hit")
+        return self._serve_head(exchange, waiter, head, fwd)
+
+    async def _beside(self, exchange: Exchange, waiter: Waiter, head: FillHead) -> Entry | None:
+        """The entry to read a range from that lies ahead of a running fill of the whole (see :mod:`.ranges.ahead`).
+
+        Raises :class:`SentOn` if it is far ahead, and what is asked for beside the fill can't be put to it.
+        """
+        fill, body = waiter.fill, head.body
+        if body is None or head.length is not None:
+            return None
+        if body.total is None:
+            # Of what is of unknown length no part can be given: all of it would go out. But the origin sends parts.
+            if fill.request.part is None and sends_ranges(head.response) and _selects_part(exchange, head.response):
+                waiter.leave()
+                raise SentOn(alone=True)
+            return None
+        spans = selected(exchange, head.response, body.total)
+        if not isinstance(spans, list) or not any(is_ahead(fill, span.start) for span in spans):
+            return None
+        ahead = ahead_of(self.fills, fill)
+        if ahead is None:
+            return None
+        # RFC 9111 §3.5: what a client with Authorization is given may be for it alone, and can't be put to the rest.
+        shared = why_not_shared(exchange.headers, head.response.headers, exchange.policy) is None
+        as_it_is = exact_range(exchange) is not None or is_bound(exchange)
+        if body.kept and may_be_combined(fill) and shared and not as_it_is:
+            return ahead.entry
+        wanted = sum(span.length for span in spans)
+        reader = waiter.reader
+        if reader is None or wanted > self.fills.spans.most - ahead.twice or not sends_ranges(head.response):
+            return None
+        last = max(spans)
+        reader.seek(*last)
+        if not await ahead.is_far(reader, last.stop):
+            return None
+        ahead.twice += wanted
+        waiter.leave()
+        raise SentOn(alone=True)
+
+    def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
+        """From what the origin has just answered."""
+        response = head.response
+        stored = head.why_not_stored is None and (head.body is None or head.body.kept)
+        status = cache_status(
+            NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=exchange.collapsed,
+            ttl=response.ttl(time.time()) if stored else None, detail=head.why_not_stored,
+        )  # fmt: skip
+        return self._serve_fill(exchange, waiter, head, status, None)
+
+    async def _from_piece(
+        self, exchange: Exchange, waiter: Waiter, entry: Entry, response: StoredResponse, fwd: str
+    ) -> Answer | None:
+        """The origin has answered with a piece: it goes on as with any entry that has gaps."""
+        now = time.time()
+        spans = selected(exchange, response, entry.length)
+        gap = first_gap(entry, spans)
+        if gap is not None:
+            if strong_validator(response.headers) is None:
+                if not self._is_within(exchange, entry, self.fills.here_or_coming(entry)):
+                    # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
+                    # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
+                    raise SentOn(alone=spans is None and "range" in exchange.headers)
+            elif not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
+                raise SentOn(alone=True)
+            return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
+        waiter.leave()
+        collapsed = exchange.collapsed
+        status = cache_status(NAME, fwd=fwd, fwd_status=206, stored=True, collapsed=collapsed, ttl=response.ttl(now))
+        return await self._serve_entry(exchange, entry, response, now, status, "coalesced" if collapsed else "miss")
+
+    def _forward_reason(self, key: str, decision: Decision | None) -> str:
+        """Why a request goes forward, as RFC 9211 §2.2 has it."""
+        if decision is not None:
+            return decision.reason or "partial"
+        return "vary-miss" if self.store.lookup(key) else "uri-miss"
+
+    def _nothing_to_join(self, exchange: Exchange, since: float | None = None, came: float | None = None) -> bool:
+        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
+        return self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came) is None
+
+    def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
+        """A fill at the origin that this request may not share, since that was asked too early, but waits for."""
+        since = not_before(exchange.wanted, came)
+        fills = self.fills.at_the_origin(exchange.key, answered=since is None)
+        if not fills or self._is_private(exchange, alone=alone) or not self._nothing_to_join(exchange, since, came):
+            return None
+        return waits_for(fills, exchange, stale, since, came)
+
+    def _is_private(self, exchange: Exchange, *, alone: bool) -> bool:
+        """Whether a fill for this request is to be shared with nobody."""
+        headers = exchange.headers
+        return (
+            alone
+            or exchange.wanted.no_store
+            or _is_for_the_origin(headers)
+            or is_bound(exchange)
+            or self.fills.is_uncacheable(exchange.key, headers)
+            or ("range" in headers and is_for_its_client(exchange, self.fills))
+        )
+
+    def _wait_for_fill(
+        self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool
+    ) -> tuple[Waiter, bool, bool]:
+        """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
+        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
+        since = not_before(wanted, came)
+        for_origin = _is_for_the_origin(headers)
+        if not (alone or wanted.no_store or for_origin):
+            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came)
+            if fill is not None:
+                complete = fill.body is not None and fill.body.complete
+                waiter = fill.join(exchange.client, headers, exchange.policy.patience)
+                return self._listening(exchange, waiter), True, complete
+        private = self._is_private(exchange, alone=alone)
+        candidates = self._candidates(exchange, stale)
+        if stale is None and candidates and self.fills.known.expects_304(key, headers):
+            candidates = ()  # the client's own condition is the one that holds
+        retries = part = None
+        is_short = False
+        if private and (stale is None or for_origin):
+            # Nobody shares this, so the client's own conditions and ranges may go through as they are.
+            candidates = ()
+            keep = not (wanted.no_store or "range" in headers)
+        else:
+            keep = not wanted.no_store
+            if "range" in headers and not private:
+                part = self._part_of(exchange, stale)
+                is_short = part is None and stale is None and is_taken_for_short(exchange, self.fills)
+            if (
+                candidates
+                or part is not None
+                or not is_conditional(headers)
+                or self.fills.known.expects_body(key, headers)
+            ):
+                headers = _without_conditions(headers)
+            else:
+                headers = headers.without("range", "if-range")  # all of it is for whoever waits, and may be stored
+            # The condition is passed on then: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
+            # stored, and a 304 costs the origin less than the whole. It answers all who wait with the same.
+            if stale is not None:
+                retries = self._retries_of_validation(wanted, stale)
+        request = FillRequest(
+            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
+            is_short,
+        )  # fmt: skip
+        return self._listening(exchange, self.fills.start(request)), False, False
+
+    def _part_of(self, exchange: Exchange, stale: Entry | None) -> Part | None:
+        """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
+        another version."""
+        if stale is None:
+            if exchange.policy.signed_url and exchange.policy.rule_for(200, NO_FIELDS) is None:
+                return exact_part(exchange)  # most of a block would be for nobody
+            return first_part(exchange, self.fills)
+        spans = selected(exchange, stale.response, stale.length)
+        if spans is None or spans == "unsatisfiable" or self.fills.spans.fetches_whole(stale.length):
+            return None
+        part = first_part(exchange, self.fills)
+        return replace(part, of=stale) if part is not None else None
+
+    def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
+        waiter.on_interim = exchange.on_interim
+        waiter.asker = exchange
+        return waiter
+
+    def _candidates(self, exchange: Exchange, selected: Entry | None) -> tuple[Entry, ...]:
+        """What the origin may say is still good: the entry that the request selects, and every other variant that can
+        be told by its tag, all in one request (RFC 9111 §4.3.1)."""
+        if selected is not None and selected.response.etag is None:
+            return (selected,)
+        others = [
+            entry
+            for entry in self.store.lookup(exchange.key)
+            if entry is not selected and may_stand_for(exchange.headers, entry.response)
+        ]
+        others = others[-CANDIDATES_MOST:]
+        return (selected, *others) if selected is not None else tuple(others)
+
+    def _retries_of_validation(self, wanted: CacheControl, stale: Entry) -> int | None:
+        """Where something stale may stand in for an answer, nobody is kept waiting for the third failure."""
+        now = time.time()
+        if may_serve_stale(wanted, stale.response, now, disconnected=False):
+            return 0
+        return None
+
+    def _serve_fill(
+        self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
+    ) -> Answer:
+        response, body, content = head.response, head.body, head.content
+        source = source or ("coalesced" if exchange.collapsed else "miss")
+        own = head.own if waiter.leads else None
+        headers, spans = own or response.headers, None
+        if content is not None:
+            length: int | None = len(content)
+        else:
+            assert body is not None
+            length = body.total if head.length is None else head.length
+        as_it_came = waiter.fill.request.private and waiter.fill.request.part is None
+        if length is not None and not as_it_came and "content-range" not in response.headers:
+            spans = selected(exchange, response, length)
+            if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
+                # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
+                raise SentOn(alone=True)
+            if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
+                if waiter.reader is not None and waiter.reader.offset != body.start:
+                    raise SentOn(alone=True)  # it has looked ahead, see _beside, and the beginning may be gone by now
+                spans = None  # what is not kept passes once, in its order
+        if response.initial_age or source == "hit":
+            headers = put(headers, "Age", str(response.age(time.time())))
+        if response.status == 304:
+            return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
+        reader: Seekable
+        if content is None:
+            assert waiter.reader is not None
+            reader = waiter.reader
+            if body is not None and body.kept:
+                waiter.reader.elsewhere = partial(from_origin, self.fills, exchange, None, response)
+        else:
+            reader = MemoryReader(content)
+        waiter.hand_on()  # to the exchange, which leaves it when the answer has been sent
+        exchange.source = reader
+        reason = "" if source == "hit" else head.reason  # which is not stored
+        return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)
+
+    # -- when there is no answer from the origin ------------------------------------------------------------------
+
+    async def _without_origin(
+        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, error: Exception
+    ) -> Answer:
+        """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
+        now = time.time()
+        overload = isinstance(error, Overloaded)
+        fwd = self._forward_reason(exchange.key, decision)
+        if stale is not None and has_it_all(exchange, stale):
+            disconnected = self.settings.serve_stale_on_overload if overload else True
+            if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
+                disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
+            ):
+                ttl = stale.response.ttl(now)
+                if overload:
+                    status = cache_status(NAME, hit=True, ttl=ttl, detail="overload")
+                else:
+                    status = cache_status(NAME, fwd=fwd, ttl=ttl, detail="origin-error")
+                answer = await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
+                if answer is not None:
+                    return answer
+        return self._error(error, fwd)
+
+    def _error(self, error: Exception, fwd: str) -> Answer:
+        if isinstance(error, Overloaded):
+            return self.heads.overloaded(error.outcome, error.retry_after, fwd)
+        assert isinstance(error, OriginError)
+        return self.heads.error(error.status, error.error, fwd, detail=error.detail)
+
+
+_VALIDATORS = ("etag", "last-modified")
+
+
+def _same_validators(stored: Headers, new: Headers) -> bool:
+    """RFC 9111 §4.3.5: whether the validators of a HEAD's answer are those that are stored, as far as it has any."""
+    return all(
+        name not in new or (new.get(name) or "").removeprefix("W/") == (stored.get(name) or "").removeprefix("W/")
+        for name in _VALIDATORS
+    )
+
+
+def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:
+    return decide(wanted, response, time.time()).reuse is Reuse.FRESH
+
+
+def _selects_part(exchange: Exchange, response: StoredResponse) -> bool:
+    """Whether ranges are wanted of a response whose length isn't known, and conditions don't have it otherwise."""
+    return (
+        response.status == 200
+        and requested(exchange.headers) is not None
+        and if_range_holds(exchange.headers, response.headers)
+    )
+
+
+def _may_share(exchange: Exchange, entry: Entry) -> bool:
+    """Whether what this request is given may be put to an entry, as far as that is up to the request."""
+    return why_not_shared(exchange.headers, entry.response.headers, exchange.policy) is None
+
+
+def _is_for_the_origin(headers: Headers) -> bool:
+    """RFC 9111 §4.3.2: these conditions "are not applicable to a cache"; only the origin may evaluate them."""
+    return "if-match" in headers or "if-unmodified-since" in headers
+
+
+def _without_conditions(headers: Headers) -> Headers:
+    """A shared fill asks for all of it: the client's own conditions and ranges are answered from what comes back."""
+    return headers.without_any(CONDITIONAL_OR_RANGE)

@@ -1,0 +1,1 @@
+"""Fills: one origin request for a key, whoever waits for it, and what comes of it."""

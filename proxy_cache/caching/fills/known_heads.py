@@ -1,0 +1,113 @@
+"""Heads of responses whose bodies are not stored: enough to answer a condition (RFC 9111 §4.3.2).
+
+Agents that have an object already ask whether it has changed. What the origin answers to one of them, a 304, has the
+validators and the lifetime that a 200 would have (RFC 9110 §15.4.5): as long as that is fresh it answers all others who
+have the same, and after that it tells that a condition will hold, so that nobody begins to fetch a body for a 304.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ...semantics.headers import Headers
+from ...semantics.stored import StoredResponse
+from ...semantics.validation import NOT_MODIFIED_FIELDS, entity_tag, not_modified
+from ...semantics.vary import matches
+from ...store.entry import head_size
+
+if TYPE_CHECKING:
+    from ...store.index import Entry
+
+HEADS_MOST: Final = 4096
+"""Heads that are kept in memory; the least recently told makes room."""
+HEAD_LARGEST: Final = 4096
+"""Bytes of a head that is kept, with what it was selected by, and of its key."""
+_KEPT: Final = NOT_MODIFIED_FIELDS | {"last-modified"}
+
+REVALIDATING: Final = frozenset({"if-none-match", "if-modified-since"})
+"""The conditions that a cache may evaluate (RFC 9111 §4.3.2)."""
+_FOR_THE_ORIGIN: Final = frozenset({"if-match", "if-unmodified-since"})
+
+
+def asks_for_changes(request: Headers) -> bool:
+    """Whether a GET is answered 304 if nothing has changed, and a cache may say so."""
+    return request.has_any(REVALIDATING) and not request.has_any(_FOR_THE_ORIGIN)
+
+
+def condition_holds(request: Headers, response: StoredResponse) -> bool:
+    """Whether what this request asks for is answered with 304, by a 200 with this head."""
+    return asks_for_changes(request) and response.status == 200 and not_modified(request, 200, response.headers)
+
+
+def head_of_304(request: Headers, headers_304: Headers) -> Headers:
+    """The header that a 200 would have had, as far as a 304 tells. If it names no validator it was the client's own
+    that held: its only tag, or "not modified since" its date."""
+    headers = headers_304
+    if "etag" not in headers:
+        tag = entity_tag(Headers().add("ETag", request.get("if-none-match") or ""))
+        if tag is not None:
+            headers = headers.add("ETag", tag)
+    if "last-modified" not in headers and "if-none-match" not in request:
+        since = request.get("if-modified-since")
+        if since is not None:
+            headers = headers.add("Last-Modified", since)
+    return headers
+
+
+class KnownHeads:
+    """The heads by key, one a key: the last that was told."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, StoredResponse] = {}
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._heads
+
+    def tell(self, key: str, response: StoredResponse) -> None:
+        """The origin has said so, and it may be stored."""
+        self.discard(key)
+        kept = _KEPT if response.targeted is None else _KEPT | {response.targeted}
+        headers = response.headers.without_any(frozenset(response.headers.names - kept))
+        if response.etag is None and response.last_modified is None:
+            return
+        kept_response = StoredResponse(
+            200, headers, response.request_time, response.response_time, response.vary, response.initial_age,
+            response.assigned_lifetime, response.targeted,
+        )  # fmt: skip
+        if len(key) + head_size(kept_response) > HEAD_LARGEST:
+            return
+        if len(self._heads) >= HEADS_MOST:
+            del self._heads[next(iter(self._heads))]
+        self._heads[key] = kept_response
+
+    def discard(self, key: str) -> None:
+        """It may be out of date."""
+        self._heads.pop(key, None)
+
+    def find(self, key: str, request: Headers) -> StoredResponse | None:
+        """The head that this request selects (RFC 9111 §4.1), fresh or not."""
+        response = self._heads.get(key)
+        return response if response is not None and matches(response.vary, request) else None
+
+    def newer(self, key: str, request: Headers, stored: Entry | None) -> StoredResponse | None:
+        """The head by which this request's condition holds, if that is newer than what is ``stored``: a version of
+        which some client wanted no body, so that none came to be stored."""
+        if stored is None or key not in self._heads:
+            return None
+        response = self.find(key, request)
+        if response is None or response.request_time <= stored.response.request_time:
+            return None
+        return response if condition_holds(request, response) else None
+
+    def expects_304(self, key: str, request: Headers) -> bool:
+        """Whether this request's condition, by the last that was told, is going to hold."""
+        response = self.find(key, request)
+        return response is not None and condition_holds(request, response)
+
+    def expects_body(self, key: str, request: Headers) -> bool:
+        """Whether this conditional request, by the last that was told, is going to be answered with a body."""
+        response = self.find(key, request)
+        return response is not None and not condition_holds(request, response)

@@ -1,0 +1,185 @@
+"""One flow's interest in a fill: it waits for the head of the response, and then reads its body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from ...semantics.headers import Headers
+from ...semantics.stored import StoredResponse
+from ...store.body import Body, Reader
+from ...store.index import Entry
+from ..limiter import Overloaded, Place
+
+if TYPE_CHECKING:
+    from .fill import Fill
+
+
+class SentOn(Exception):
+    """The response of this fill is not for this waiter. ``alone``: it must ask for itself and wait for nobody;
+    otherwise the response was another variant than the one it selects, or (``refused``) an error that was meant for
+    whoever had asked."""
+
+    def __init__(self, *, alone: bool, refused: bool = False) -> None:
+        super().__init__("sent on")
+        self.alone = alone
+        self.refused = refused
+
+
+class ClientGone(Exception):
+    """The waiter's client went away. ``queued`` tells whether it was still waiting for a slot."""
+
+    def __init__(self, queued: bool) -> None:
+        super().__init__("client disconnected")
+        self.queued = queued
+
+
+@dataclass(slots=True, eq=False)
+class FillHead:
+    """What a waiter gets: the response's head, and where its body comes from (``entry`` after a 304)."""
+
+    response: StoredResponse
+    reason: str
+    body: Body | None
+    entry: Entry | None
+    why_not_stored: str | None
+    own: Headers | None = None
+    """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
+    piece_of: Entry | None = None
+    """The entry, with gaps, that the body is a piece of."""
+    content: bytes | None = None
+    """All of the body, where it has come with the head; there is no ``body`` then."""
+    length: int | None = None
+    """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
+
+
+class Asker(Protocol):
+    """Whoever a waiter is there for: a client's request."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been answered, or its client has left."""
+
+
+class Waiter:
+    """One flow's interest in a fill, from the wait for its head to the last byte read.
+
+    A context: whatever way its block is left, the waiter leaves the fill with it, unless it was handed on
+    (:meth:`hand_on`) to who reads the body. One that stays without being read holds up a body that isn't kept, and with
+    it the fill and its slot.
+    """
+
+    __slots__ = (
+        "_awaited", "_is_handed_on", "_outcome", "_place", "asker", "fill", "headers", "leads", "on_gone", "on_head",
+        "on_interim", "queued_for", "reader", "reads",
+    )  # fmt: skip
+
+    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
+        """``reads``: whether it is for a client, and not for what is to be stored."""
+        self.fill = fill
+        self.reads = reads
+        self.leads = leads
+        """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
+        would be garbage for the collector to find, with the body's tail.)"""
+        self.headers = headers
+        self.asker: Asker | None = None
+        """Until it leaves."""
+        self.on_interim: Callable[[int, Headers], None] | None = None
+        self.on_head: Callable[[], None] | None = None
+        """Called when :meth:`result` has something to tell, by whoever doesn't wait for :meth:`head`."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the client leaves, for who has the head and waits for more than that."""
+        self._outcome: FillHead | Exception | None = None
+        self._awaited: asyncio.Future[None] | None = None
+        self._place: Place | None = None
+        self._is_handed_on = False
+        self.reader: Reader | None = None
+        """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
+        self.queued_for = 0.0
+        """Seconds this waiter spent in the limiter's queue."""
+
+    def __enter__(self) -> Self:
+        self._is_handed_on = False  # whoever it was handed on to has it in this block
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_handed_on:
+            self.leave()
+
+    def hand_on(self) -> None:
+        """Somebody else lets go of it from here on: the exchange whose answer is read from it, or a reader of gaps."""
+        self._is_handed_on = True
+
+    async def head(self) -> FillHead:
+        """Wait for the head. Raises what :meth:`result` does."""
+        if self._outcome is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
+        return self.result()
+
+    def result(self) -> FillHead:
+        """The head, which is here. Raises :class:`OriginError`, :class:`Overloaded`, :class:`SentOn` or
+        :class:`ClientGone` if there will be none."""
+        outcome = self._outcome
+        if isinstance(outcome, FillHead):
+            return outcome
+        assert outcome is not None
+        raise outcome
+
+    def overloaded(self, overloaded: Overloaded) -> None:
+        self.queued_for = overloaded.waited
+        self._fail(overloaded)
+        self.fill.leave(self)
+
+    def client_gone(self) -> None:
+        """The client disconnected: whoever waits for the head gets :class:`ClientGone`."""
+        if self._place is not None:
+            self.queued_for = time.monotonic() - self._place.since
+        self._fail(ClientGone(self.fill.is_queued))
+        if self.on_gone is not None:
+            self.on_gone()
+        self.leave()
+
+    def leave(self) -> None:
+        """Not interested any more. Idempotent; the fill goes on if it has other waiters, or little left to do."""
+        if self._place is not None:
+            place, self._place = self._place, None
+            place.leave()
+        if self.reader is not None:
+            self.reader.close()
+        self.asker = None
+        self.fill.leave(self)
+
+    def _fail(self, error: Exception) -> None:
+        if self._outcome is None:
+            self._outcome = error
+            self._tell()
+
+    def _tell(self) -> None:
+        """There is an outcome. Who waits for it hears of it in a turn of its own."""
+        if self._awaited is not None:
+            if not self._awaited.done():
+                self._awaited.set_result(None)
+        elif self.on_head is not None:
+            on_head, self.on_head = self.on_head, None
+            self.fill.table.heads.add(on_head)
+
+    def admitted(self) -> None:
+        if self._place is not None:
+            self.queued_for = time.monotonic() - self._place.since
+            self._place = None
+
+    def give(self, head: FillHead) -> None:
+        if self._outcome is None:
+            if head.body is not None and self.reads:
+                self.reader = head.body.reader()
+            self._outcome = head
+            self._tell()
+            if head.body is not None and not self.reads and not head.body.kept:
+                self.fill.leave(self)  # nothing will be stored

@@ -1,0 +1,153 @@
+"""The watchdog: fills that get nowhere are ended, whatever the reason.
+
+A fill ends when its origin has sent all, or has sent nothing for ``origin_timeout``; it is ended when its clients have
+left. Between the two lies a body that isn't kept: its writer waits for its readers, and as long as they take nothing
+the fill holds its slot, and a connection to the origin. So each fill whose body has begun is looked at now and then:
+
+- A waiter whose client's request is over is made to leave. (There is none, unless somebody has forgotten it.)
+- No byte has come in or gone out for ``origin_timeout``, since the readers take nothing. What they lack is set aside
+  (see :mod:`store.spill`), so that a client that pauses for minutes loses nothing, and the origin's last byte gives
+  the slot back. If there is no room for that, or it doesn't help, the slowest reader is dropped, and the fill ends with
+  the last of them. An origin wouldn't have waited much longer either: servers have such a limit of their own.
+- No byte has moved although nobody is waited for, for longer than all tries of a fill could take: it is ended.
+
+Time is counted in looks, so that a process that was stopped meanwhile does nobody wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .fill import Fill
+    from .table import FillTable
+
+logger = logging.getLogger(__name__)
+
+LOOKS: Final = 4
+"""Looks in an ``origin_timeout``."""
+LATE: Final = 1.0
+"""Seconds by which a look may be late. One that is later tells that nothing else could run either."""
+TRY_MARGIN: Final = 5.0
+"""Seconds that a try may take beyond the two timeouts in it (to connect, and to hear something)."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """What the looks at one fill have found."""
+
+    movement: tuple[int, ...]
+    idle: float = 0.0
+    """Seconds in which nothing has moved."""
+    set_aside: bool = False
+    """Whether that was tried since something has moved."""
+
+
+class Watch:
+    """Looks at the fills of a table, as long as there are any."""
+
+    def __init__(self, table: FillTable) -> None:
+        self._table = table
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_on = False
+        """Whether it looks at the fills."""
+        self._due = 0.0
+        self._seen: dict[Fill, _Seen] = {}
+
+    def begin(self) -> None:
+        """Look at the fills, from now on until there are none."""
+        loop, interval = asyncio.get_running_loop(), self._interval
+        self._due = loop.time() + interval
+        self._timer = loop.call_at(self._due, self._look, interval)
+        self.is_on = True
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.is_on = False
+        self._seen.clear()
+
+    @property
+    def _timeout(self) -> float:
+        return self._table.origin.settings.timeout
+
+    @property
+    def _interval(self) -> float:
+        return self._timeout / LOOKS
+
+    def _look(self, interval: float) -> None:
+        self._timer = None
+        self.is_on = False
+        fills = self._table.fills
+        if asyncio.get_running_loop().time() <= self._due + LATE:
+            before, self._seen = self._seen, {}
+            for fill in fills:
+                if fill.body is not None and fill.is_running:
+                    self._seen[fill] = seen = before.get(fill) or _Seen(())
+                    self._look_at(fill, seen, interval)
+        if fills:
+            self.begin()
+
+    def _look_at(self, fill: Fill, seen: _Seen, interval: float) -> None:
+        body = fill.body
+        assert body is not None
+        forgotten = [waiter for waiter in fill.waiters if waiter.asker is not None and waiter.asker.is_over]
+        if forgotten:
+            self._end(fill, f"{len(forgotten)} of its readers have no client any more")
+            for waiter in forgotten:
+                waiter.leave()
+            fill.stalled = not fill.waiters
+            return
+        movement = body.movement
+        if movement != seen.movement:
+            seen.movement, seen.idle, seen.set_aside = movement, 0.0, False
+            return
+        seen.idle += interval
+        if body.is_held_up:
+            if seen.idle >= self._timeout:
+                self._go_on(fill, seen)
+        elif seen.idle >= (2 * self._timeout + TRY_MARGIN) * (self._table.origin.settings.retries + 2):
+            self._end(fill, f"nothing has come in or gone out for {seen.idle:.0f} s")
+            fill.abandon()
+
+    def _go_on(self, fill: Fill, seen: _Seen) -> None:
+        """Nobody takes anything."""
+        body = fill.body
+        assert body is not None
+        if not seen.set_aside and body.spill():
+            seen.set_aside, seen.idle = True, 0.0
+            logger.debug("%r: nobody has read for a while, so the rest is set aside", fill)
+            return
+        reader = body.slowest_reader
+        self._end(fill, f"nothing has come in or gone out for {seen.idle:.0f} s, and there is no room to set it aside")
+        if reader is not None:
+            fill.drop_reader(reader)
+        if not fill.has_client:
+            fill.abandon()
+        fill.stalled = not fill.waiters
+        seen.idle = 0.0
+
+    @staticmethod
+    def _end(fill: Fill, why: str) -> None:
+        fill.stalled = True
+        logger.warning("%s: %s; %s", fill.request.target.shown, why, state_of(fill))
+
+
+def state_of(fill: Fill) -> str:
+    """A fill in words, for the log."""
+    body = fill.body
+    if body is None:
+        return f"{fill.state.value}, {len(fill.waiters)} waiters"
+    clients = sum(waiter.reads and not (waiter.asker is not None and waiter.asker.is_over) for waiter in fill.waiters)
+    held = "held up by its readers" if body.is_held_up else "not held up"
+    slowest = body.slowest_reader
+    at = f", the slowest at {slowest.offset}" if slowest is not None else ""
+    total = body.total if body.total is not None else "unknown"
+    return (
+        f"{fill.state.value}, bytes {body.start} to {body.length} of {total}"
+        f" ({'kept' if body.kept else 'not kept'}, {held}{at}), {len(fill.waiters)} waiters, {clients} with a client"
+    )

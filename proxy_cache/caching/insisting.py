@@ -1,0 +1,114 @@
+"""Requests that insist on a new answer: ``no-cache``, ``max-age``, ``min-fresh`` (RFC 9111 §5.2.1), ``Pragma``. And
+those that have to, since the answer that is on its way says so (``no-cache``, §5.2.2.4, or it is stale as it comes).
+
+What the origin was asked for before such a request came is from before it, too: somebody may have pushed in between.
+But 200 agents that insist at the same time are not 200 requests, nor 200 bodies. Whoever comes while the origin is
+being asked, or sends the body, waits until that is stored, and then all of them share the next request, which validates
+it: a burst costs two. Nobody waits for ever: after :data:`PATIENCE` the next request begins beside a long body, and who
+came before that shares it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from ..semantics.directives import CacheControl
+from ..semantics.headers import Headers
+from ..semantics.stored import StoredResponse
+from ..semantics.vary import matches
+from ..store.index import Entry
+from ..wire.responses import OriginError
+from .answers import Exchange
+from .fills.known_heads import condition_holds
+from .limiter import Overloaded
+
+if TYPE_CHECKING:
+    from .fills.fill import Fill
+
+PATIENCE: Final = 10.0
+"""Seconds that are waited for an earlier answer, its head and its body, at most: a request of one's own may be faster
+than what hangs. Of a body that takes longer one more is begun in so many seconds, however many insist."""
+
+
+def not_before(wanted: CacheControl, came: float) -> float | None:
+    """When the origin may have been asked at the earliest for what this request takes; ``None``: at any time.
+
+    ``came``: when the request was here. An answer is as old as its request (RFC 9111 §4.2.3, response_delay), so
+    ``max-age`` lets it be that much older, and ``min-fresh`` has to be told the lifetime before: it takes the next.
+    """
+    if wanted.no_cache or wanted.min_fresh is not None:
+        return came
+    return came - wanted.max_age if wanted.max_age is not None else None
+
+
+def was_asked_since(wanted: CacheControl, response: StoredResponse, came: float) -> bool:
+    """Whether the origin was asked for a stored response after this request came, so that it is as new as it wants."""
+    return wanted.min_fresh is None and response.request_time >= time.time() - (time.monotonic() - came)
+
+
+def waits_for(
+    fills: Iterable[Fill], exchange: Exchange, stale: Entry | None, since: float | None, came: float
+) -> Fill | None:
+    """Which of these fills of its key, none of which it may share, a request waits for, so that it can share the next
+    one with others. ``since``: what :func:`not_before` says. ``stale``: the entry that it would validate."""
+    latest = None
+    for fill in fills:
+        if fill.asked is None or fill.asked >= came:
+            continue
+        if fill.head is None:
+            if since is not None and fill.asked < since:
+                latest = fill
+        elif will_be_validated(fill, exchange.headers) and (
+            stale is None or fill.head.response.request_time > stale.response.request_time
+        ):
+            return fill  # the first of them is the first to end, mostly
+    return latest
+
+
+def will_be_validated(fill: Fill, headers: Headers) -> bool:
+    """Whether the end of this fill is worth waiting for: what it brings will be stored, and can be validated then.
+
+    Not by a range, which is little as it is, unless nearly all is here. Nor by a condition that holds by the head that
+    has come: it is passed on, and the answer to it has no body.
+    """
+    head, body = fill.head, fill.body
+    return (
+        head is not None
+        and head.why_not_stored is None
+        and head.piece_of is None
+        and body is not None
+        and body.kept
+        and not fill.doomed
+        and (fill.is_running or fill.is_being_stored)
+        and matches(head.response.vary, headers)
+        and ("range" not in headers or fill.bytes_left >= 0)
+        and not condition_holds(headers, head.response)
+    )
+
+
+async def until_next(exchange: Exchange, earlier: Fill) -> None:
+    """Wait until it is time for the request after ``earlier``.
+
+    Raises :class:`~.fills.waiting.SentOn` if what that brings may not be shared, so that all go alone and at once, and
+    :class:`~.fills.waiting.ClientGone`.
+    """
+    try:
+        waiter = earlier.join(exchange.client, exchange.headers, exchange.policy.patience, reads=False)
+    except Overloaded:
+        return
+    exchange.waiter, waiter.asker = waiter, exchange
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(PATIENCE) as patience:
+            await waiter.head()
+            if will_be_validated(earlier, exchange.headers):
+                waiter.on_gone = lambda: None if patience.expired() else patience.reschedule(loop.time())
+                await earlier.ending()
+    except (TimeoutError, OriginError):
+        pass
+    finally:
+        exchange.waiter = waiter.on_gone = None
+        waiter.leave()

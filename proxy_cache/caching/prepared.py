@@ -1,0 +1,108 @@
+"""Hits that are ready in memory, head and body: what most requests are answered with, in a few microseconds."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from ..semantics.headers import Headers
+from ..semantics.status_fields import cache_status
+from ..semantics.stored import StoredResponse
+from ..semantics.vary import matches
+from ..store.files import WARM_LARGEST, OpenBody
+from ..store.index import Entry
+from ..store.memory import LARGEST, SMALL
+from ..store.store import Store
+from ..wire.requests import response_head
+from .answers import Answer
+from .headers import NAME, Heads, put
+
+SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
+"""Bytes of bodies for which the kernel's page cache beats our memory: sending it takes no copy, but a second system
+call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
+docs/performance.md.)"""
+AGE_MARK: Final = secrets.token_hex(16)
+TTL_MARK: Final = secrets.token_hex(16)
+"""Stand in a template for numbers that change by the second. No origin can know them."""
+
+
+class Prepared:
+    """The head of an entry's hits, made once, but for its age and its ttl."""
+
+    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response")
+
+    def __init__(self, response: StoredResponse, template: bytes) -> None:
+        self.response = response
+        self._before, _, rest = template.partition(AGE_MARK.encode())
+        self._between, _, self._after = rest.partition(TTL_MARK.encode())
+        self._from = self._until = 0.0
+        self._bytes = b""
+
+    def head(self, now: float) -> bytes:
+        if not self._from <= now < self._until:
+            response = self.response
+            age = response.age(now)
+            self._from = response.response_time + age - response.initial_age
+            self._until = self._from + 1
+            self._bytes = b"%b%d%b%d%b" % (self._before, age, self._between, response.lifetime - age, self._after)
+        return self._bytes
+
+
+class ReadyHits:
+    """What of the store can be sent as it is."""
+
+    def __init__(self, store: Store, heads: Heads) -> None:
+        self._store = store
+        self._index, self._memory = store.index, store.memory
+        self._heads = heads
+
+    def find(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None, int] | None:
+        """Head, body, file and status for a GET without range, condition or directive, if a fresh entry has them ready.
+
+        The file is the descriptor of the body's if it is better sent from there (see :data:`SENDFILE`). It is good
+        until somebody else has had a turn on the loop.
+        """
+        entry = self._index.only(key)
+        if entry is None:
+            return None
+        response = entry.response
+        if not now < response.fresh_until or (response.vary and not matches(response.vary, headers)):
+            return None
+        if entry.memory is None and not self._brought_to_memory(entry):
+            return None
+        prepared = entry.prepared
+        if prepared is None or prepared.response is not response:
+            prepared = entry.prepared = Prepared(response, self._template(entry))
+            response.headers.pack()
+        self._index.touch(entry, now)
+        self._memory.touch(entry)
+        body = entry.memory
+        assert body is not None
+        file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
+        return prepared.head(now), body, file, response.status
+
+    def _brought_to_memory(self, entry: Entry) -> bool:
+        """Whether its body is worth having in memory and can be had without waiting."""
+        if entry.length > LARGEST or entry.spans is not None or entry.response.status in (204, 304):
+            return False
+        file = self._store.open_now(entry)
+        if isinstance(file, OpenBody):
+            try:
+                data = self._store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
+            except OSError:
+                return False  # who reads it the usual way finds out, and drops the entry
+            finally:
+                self._store.files.release(file)
+            if data is not None and len(data) == entry.length:
+                self._store.bring_to_memory(entry, data)
+        return entry.memory is not None
+
+    def _template(self, entry: Entry) -> bytes:
+        """The head of a hit as :class:`~.cache.Cache` would make it, with marks where age and ttl belong."""
+        response = entry.response
+        headers = put(response.headers, "Age", AGE_MARK)
+        if response.status == 200 and "accept-ranges" not in headers:
+            headers = headers.add("Accept-Ranges", "bytes")
+        headers = self._heads.own(headers, response, f"{cache_status(NAME, hit=True)}; ttl={TTL_MARK}")
+        answer = Answer(response.status, "", headers, b"", entry.length, "hit")
+        return response_head(answer.status, answer.reason_phrase, answer.framed(http11=True, head=False)[0])

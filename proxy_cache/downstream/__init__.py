@@ -1,0 +1,1 @@
+"""Towards clients: plain GETs on their sockets, and how bodies are sent."""

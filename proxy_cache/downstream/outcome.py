@@ -1,0 +1,68 @@
+"""How a request ended, in the words of the access log: why it was forwarded, why its response was not stored, which
+error it was, and who broke a response off.
+
+The words are those that its client is told, in Cache-Status (RFC 9211) and Proxy-Status (RFC 9209). So they are read
+from there, and whoever makes an answer says it once. That is done for the log alone: nothing of it where that is off.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from ..caching.limiter import Overloaded
+from ..semantics.headers import Headers
+from ..wire.responses import OriginError
+
+NO_STATUS: Final = 499
+"""Of requests whose clients left before they were sent a status, as nginx has it."""
+
+_FWD: Final = re.compile(r"; fwd=([a-z-]+)")
+_STORED: Final = re.compile(r"; stored(?:;|$)")
+_DETAIL: Final = re.compile(r'; detail=(?:"((?:[^"\\]|\\.)*)"|([^;"\s]+))')
+_ERROR: Final = re.compile(r"; error=([a-z_]+)")
+_NOT_IN_WORD: Final = re.compile(r"[^!-~]+")
+_REMEMBER_LENGTH: Final = 256  # characters
+
+
+def reasons(headers: Headers, source: str) -> str:
+    """What an answer of ours says about itself, as ``key=value`` with spaces before: ``fwd`` (RFC 9211 §2.2),
+    ``not_stored``, ``detail``, ``error`` (RFC 9209 §2.3). Nothing for a hit."""
+    values = headers.get_all("cache-status")
+    own = values[-1] if values else ""  # those before are of caches further on
+    if source == "error":
+        return _told(own, source, headers.get("proxy-status"))
+    # Those of misses are mostly the same.
+    return (_remembered if len(own) <= _REMEMBER_LENGTH else _told)(own, source)
+
+
+def _told(own: str, source: str, proxy_status: str | None = None) -> str:
+    text = ""
+    if (fwd := _FWD.search(own)) is not None:
+        text = f" fwd={fwd[1]}"
+    detail = _DETAIL.search(own)
+    why = _NOT_IN_WORD.sub("-", detail[1] or detail[2] or "") if detail is not None else ""
+    if source in ("miss", "coalesced") and not _STORED.search(own):
+        return f"{text} not_stored={why or 'store'}"
+    if proxy_status is not None and (error := _ERROR.search(proxy_status)):
+        text += f" error={error[1]}"
+        if why == error[1]:
+            why = ""
+    return f"{text} detail={why}" if why else text
+
+
+_remembered = lru_cache(maxsize=256)(_told)
+
+
+def cut_by(error: BaseException | None, *, gone: bool) -> tuple[str, str]:
+    """Who broke a response off that had begun (``client``, ``origin``, ``proxy``), and the type of the origin's error
+    if it was that. ``gone``: the client has left, which may show as any error at all."""
+    if gone or isinstance(error, OSError):  # what goes wrong with a file is not raised as one
+        return "client", ""
+    cause = error.__cause__ if error is not None else None
+    if isinstance(cause, Overloaded):
+        return "proxy", "connection_limit_reached"  # no slot for the next span of it
+    if isinstance(cause, OriginError) and cause.error != "proxy_internal_error":
+        return "origin", cause.error
+    return "proxy", ""  # the disk, the end of the proxy, a client that was dropped because it takes nothing

@@ -1,0 +1,199 @@
+"""Clients, from the moment they connect.
+
+What mitmproxy does for a connection before its first byte (a handler, three tasks, two hooks for forty addons) takes
+four times as long as a hit. A client that is only going to be answered by its lane has no need of it: it gets the lane
+at once, and mitmproxy hears of the client when the lane has something to hand over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import ctx
+from mitmproxy.connection import Client
+from mitmproxy.proxy import mode_specs, server
+
+from ..downstream.lane import Lane
+from ..runtime.loop import ProtocolFactory, read_at_once
+from .backpressure import GatedReader, gate_of, with_gate
+from .lane_host import ClientLane
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+ADMITTED = 10_000
+"""Addresses that are remembered."""
+SWEEPS = 4
+"""Looks at idle connections within the time that they may be idle."""
+
+_connection_log = logging.getLogger("mitmproxy.proxy.server")
+
+
+class Clients:
+    """Who is connected with a lane, and who may be without mitmproxy's knowing."""
+
+    def __init__(self, addon: CacheAddon) -> None:
+        self._addon = addon
+        self._lanes: dict[ClientLane, Lane] = {}
+        self._admitted: set[str] = set()
+        """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._half_closed: dict[str, GatedReader] = {}
+        """What is read of clients, known to mitmproxy, that send no more and wait for an answer."""
+
+    def configure(self) -> None:
+        """An option has changed: whoever connects is shown to mitmproxy again."""
+        self._admitted.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self.sweep()
+
+    # -- as they come -------------------------------------------------------------------------------------------
+
+    def front(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
+        """What asyncio is to make for a new connection, in place of what mitmproxy's ``factory`` makes."""
+        return lambda: Arrival(self, mode, factory)
+
+    def arrived(self, transport: Any, mode: mode_specs.ProxyMode, inner: Any) -> bool:
+        """Give a new connection its lane, if mitmproxy need not hear of it yet."""
+        peername = transport.get_extra_info("peername")
+        if (
+            not peername
+            or peername[0] not in self._admitted
+            or self._addon.lane_cache() is None
+            or self._addon.others.watch_connections()
+            or _connection_log.isEnabledFor(logging.INFO)
+        ):
+            return False
+        host = ClientLane(self._addon, mode, transport)
+        if not host.has_requests:
+            return False
+        writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
+        self._open(host, Lane(host, writer, inner, introduced=False), transport)
+        return True
+
+    def connected(self, client: Client) -> None:
+        """mitmproxy has heard of a client: of one that has a lane already, or is to have one before mitmproxy's
+        protocol if it can."""
+        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        io = handler.transports.get(client) if handler is not None else None
+        if io is not None:
+            with_gate(io, lambda: self._addon.half_closed_clients)
+        reader, writer = (io.reader, io.writer) if io is not None else (None, None)
+        if isinstance(reader, GatedReader):
+            reader = reader.reader
+        if (
+            client.error is not None
+            or not isinstance(reader, asyncio.StreamReader)
+            or not isinstance(writer, asyncio.StreamWriter)  # not a socket of asyncio's
+        ):
+            return
+        if len(self._admitted) >= ADMITTED:
+            self._admitted.clear()
+        if client.peername:
+            self._admitted.add(client.peername[0])
+        transport: Any = writer.transport
+        inner: Any = transport.get_protocol()
+        if isinstance(inner, Lane):
+            assert isinstance(inner.host, ClientLane)
+            inner.host.introduced(client, handler)
+            return
+        host = ClientLane(self._addon, client.proxy_mode, transport)
+        if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
+            return
+        host.introduced(client, handler)
+        host.lane_is_back()
+        # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane.
+        buffer: Any = getattr(reader, "_buffer", b"")
+        early = bytes(buffer)
+        if early:
+            buffer.clear()
+        self._open(host, Lane(host, writer, inner), transport, early)
+
+    def _open(self, host: ClientLane, lane: Lane, transport: Any, early: bytes = b"") -> None:
+        transport.set_protocol(lane)
+        self._lanes[host] = lane
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            if early:
+                lane.data_received(early)
+            if not lane.lost and not transport.is_closing():
+                host.end_reading = read_at_once(loop, transport)
+
+        if early:
+            loop.call_soon(begin)  # nothing is to be read before that
+        else:
+            begin()
+
+    def still_listens(self, client: Client) -> bool:
+        """Whether a client of which the end has been read is to have its answers (option ``half_closed_clients``). It
+        may be gone at any time from now on, and mitmproxy, which reads it no more, has to be told."""
+
+        def gone() -> None:
+            handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+            io = handler.transports.get(client) if handler is not None else None
+            if io is not None and io.handler is not None:
+                io.handler.cancel("reset by the client")
+
+        gate = gate_of(client)
+        if gate is None or not gate.is_half_closed(gone):
+            return False
+        self._half_closed[client.id] = gate
+        return True
+
+    def disconnected(self, client: Client) -> None:
+        """mitmproxy has done with a client."""
+        gate = self._half_closed.pop(client.id, None)
+        if gate is not None:
+            gate.end_watch()
+
+    def failed(self, error: Exception) -> None:
+        self._addon.failed(error)
+
+    # -- as they go ---------------------------------------------------------------------------------------------
+
+    def lost(self, host: ClientLane) -> None:
+        self._lanes.pop(host, None)
+        self._addon.collector.connection_closed()
+
+    def sweep(self) -> None:
+        """Close what has been idle for as long as mitmproxy lets a connection be (its option ``tcp_timeout``)."""
+        patience = float(getattr(ctx.options, "tcp_timeout", 0) or getattr(server, "TCP_TIMEOUT", 600))
+        before = time.monotonic() - patience
+        for lane in list(self._lanes.values()):
+            if (since := lane.idle_since) is not None and since < before:
+                lane.give_up()
+        self._sweeper = asyncio.get_running_loop().call_later(patience / SWEEPS, self.sweep)
+
+    async def close(self, deadline: float) -> None:
+        """End those that mitmproxy does not know, and wait until they are gone, to the deadline (monotonic clock) at
+        the most."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        ours = [lane for lane in self._lanes.values() if not lane.is_introduced]
+        for lane in ours:
+            lane.close()
+        while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
+            await asyncio.sleep(0.01)
+
+
+class Arrival(asyncio.Protocol):
+    """A connection that has just been accepted: decides whose it is."""
+
+    def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> None:
+        self._clients, self._mode, self._factory = clients, mode, factory
+
+    def connection_made(self, transport: Any) -> None:
+        inner: Any = self._factory()
+        try:
+            if self._clients.arrived(transport, self._mode, inner):
+                return
+        except Exception as error:  # mitmproxy's then
+            self._clients.failed(error)
+        transport.set_protocol(inner)
+        inner.connection_made(transport)

@@ -1,0 +1,191 @@
+"""Between mitmproxy's flows and the cache's terms: what a request asks for, and how an answer becomes a response."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable
+
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client
+from mitmproxy.net.http import status_codes
+from mitmproxy.proxy import mode_specs
+
+from ..caching.answers import Answer
+from ..caching.headers import NAME, REASONS
+from ..downstream.body_sender import Delivery
+from ..semantics.headers import Headers, end_to_end
+from ..semantics.keys import Target
+from ..semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
+from ..semantics.texts import brief
+from .layers import HAS_BODY, client_writer
+from .options import Settings
+
+
+def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
+    """A GET that the cache answers: without a body, without Upgrade, for a host that is to be cached."""
+    request = flow.request
+    return (
+        request.method == "GET"
+        and "upgrade" not in request.headers
+        and not has_body(flow)
+        and settings.caches(request.host, request.port)
+        and means_its_target(flow)
+    )
+
+
+def means_its_target(flow: http.HTTPFlow) -> bool:
+    """Whether the origin is asked for what the key says.
+
+    Where the client's Host goes on, it chooses the resource and is no part of the key: what is asked for under another
+    name than the target's is not cached, nor does the answer to it say anything about what is. A path that is no UTF-8
+    has no key.
+    """
+    if host_is_the_clients(flow) and flow.request.host_header != target_of(flow).authority:
+        return False
+    return flow.request.data.path.isascii() or _is_text(flow.request.data.path)
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def host_is_the_clients(flow: http.HTTPFlow) -> bool:
+    """Whether the Host that the client has written goes on: in reverse mode if ``keep_host_header`` says so, and where
+    mitmproxy has nothing but an address (its modes ``transparent``, ``socks5`` and their like)."""
+    mode = flow.client_conn.proxy_mode
+    if isinstance(mode, mode_specs.ReverseMode):
+        return bool(ctx.options.keep_host_header)
+    return not isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
+
+
+def method_of(flow: http.HTTPFlow) -> str:
+    """The method as it came: mitmproxy shows it in capital letters, whatever it is."""
+    return flow.request.data.method.decode("ascii", "replace")
+
+
+def has_body(flow: http.HTTPFlow) -> bool:
+    """Whether a body follows the request's header (RFC 9112 §6.3)."""
+    headers = flow.request.headers
+    return (
+        "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0" or HAS_BODY in flow.metadata
+    )
+
+
+def target_of(flow: http.HTTPFlow) -> Target:
+    """The request target. Never the Host header: the client may write there what it likes."""
+    request = flow.request
+    return Target.of(request.scheme, request.host, request.port, request.path)
+
+
+def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
+    """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
+    headers = end_to_end(Headers(flow.request.headers.fields))
+    return headers.without("host", "content-length", "expect").add("Via", f"1.1 {via}")
+
+
+def address(client: Client) -> str:
+    """Who a client is, for fairness and the log: its address without the port."""
+    return str(client.peername[0]) if client.peername else "unknown"
+
+
+def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Response:
+    """The answer as a response: bytes as content, everything else as a :class:`Delivery` in ``stream``.
+
+    ``last``: the connection is closed after it (RFC 9112 §9.6).
+    """
+    fields, chunked = answer.framed(http11=flow.request.http_version == "HTTP/1.1", head=flow.request.method == "HEAD")
+    headers = http.Headers(fields.fields)
+    if last:
+        headers["Connection"] = "close"
+    content = answer.body if isinstance(answer.body, bytes) else None
+    if content is not None and flow.request.method != "HEAD":
+        content = answer.content()
+    response = http.Response(
+        b"HTTP/1.1", answer.status, answer.reason_phrase.encode("latin-1", "replace"), headers, content, None,
+        time.time(), None,
+    )  # fmt: skip
+    if not isinstance(answer.body, bytes):
+        response.stream = Delivery(answer.body, answer.length, chunked=chunked)
+    return response
+
+
+def error_type(message: str) -> str:
+    """The proxy error type (RFC 9209 §2.3) of what mitmproxy, or our ends of its connections, say of a failure."""
+    said = message.partition(": ")[0]
+    if said in PROXY_ERRORS:
+        return said
+    message = message.lower()
+    if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
+        return "dns_timeout"
+    if "certificate verify failed" in message:
+        return "tls_certificate_error"
+    if "agree on a tls version" in message or ("openssl" in message and "alert" in message):
+        return "tls_alert_received"
+    if "openssl" in message or "does not speak tls" in message:
+        return "tls_protocol_error"
+    if "refused" in message or f"[errno {errno.ECONNREFUSED}]" in message:
+        return "connection_refused"
+    if "getaddrinfo" in message or "name or service" in message or "name resolution" in message:
+        return "dns_error"
+    if "cannot parse" in message or "protocol error" in message:
+        return "http_protocol_error"
+    if "closed" in message or "disconnected" in message or "reset" in message:
+        return "connection_terminated"
+    return "destination_unavailable"
+
+
+def error_status(error: str) -> int:
+    """502, or 504 where it is about time, as for fills (:class:`wire.responses.OriginError`)."""
+    return 504 if PROXY_ERRORS.get(error) == 504 else 502
+
+
+def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass") -> http.Response:
+    """An answer of our own where the cache has none to give. ``error`` is a proxy error type (RFC 9209 §2.3)."""
+    detail = brief(detail)
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Cache-Control": "no-store",
+        "Proxy-Status": proxy_status(NAME, error, detail=detail),
+        "Cache-Status": cache_status(NAME, fwd=fwd, detail=error),
+        "Via": f"1.1 {via}",
+    }
+    if status == 503:
+        headers |= {"Retry-After": "1", "Connection": "close"}
+    title = REASONS.get(status) or status_codes.RESPONSES.get(status, "Error")
+    text = f"{status} {title}: {error.replace('_', ' ')} ({detail})\n"
+    response = http.Response.make(status, text.encode("utf-8", "replace"), headers)
+    response.reason = title
+    return response
+
+
+def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers], None] | None:
+    """Takes a 1xx to a client while its answer is waited for; ``None`` if it can't be told.
+
+    Not to HTTP/1.0 (RFC 9110 §15.2), nor through TLS or HTTP/2, where the bytes are not ours to write.
+    """
+    if http_version != "HTTP/1.1" or client.tls:
+        return None
+
+    def send(status: int, headers: Headers) -> None:
+        writer = client_writer(client)
+        if isinstance(writer, asyncio.StreamWriter):
+            send_interim(writer.transport, status, headers)
+
+    return send
+
+
+def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
+    """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
+    for a client that doesn't take what it has been sent already."""
+    if not transport.is_closing() and not transport.get_write_buffer_size():
+        reason = status_codes.RESPONSES.get(status, "")
+        lines = [f"HTTP/1.1 {status} {reason}".encode()]
+        lines += [name + b": " + value for name, value in end_to_end(headers).fields]
+        transport.write(b"\r\n".join([*lines, b"", b""]))

@@ -1,0 +1,187 @@
+"""The fast lane's view of mitmproxy: when it is open, which client it is for, and what its requests come to."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mitmproxy import ctx
+from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.proxy import mode_specs
+
+from ..caching.answers import Answer, Exchange
+from ..caching.cache import Cache
+from ..downstream.body_sender import InFlight
+from ..semantics.headers import Headers
+from ..semantics.keys import Target
+from ..semantics.limits import DEFAULT_HEAD_LIMITS
+from ..semantics.policy import Policy
+from ..wire.requests import Request, absolute_target
+from .filters import flow_of
+from .flows import send_interim
+from .layers import CacheHttpLayer
+from .options import Settings
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+
+async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
+    """What mitmproxy's watchdog of a connection is to do when it thinks that time is up. It looks only before it
+    falls asleep whether it has been disarmed."""
+    if watchdog.blocker:
+        await watchdog.watch()
+    else:
+        await callback()
+
+
+Base: TypeAlias = tuple[str, str, int] | None
+"""Scheme, host and port of all requests, where the proxy stands in for an origin."""
+
+
+class Targets:
+    """Which requests are the cache's. What has been found out holds until an option changes."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
+        self._onboarding_host: str | None = None
+        self._keep_host = False
+
+    def known(self, base: Base) -> dict[bytes, tuple[Request, Target, str]]:
+        """Requests that need not be looked at again, of all lanes with this base."""
+        return self._known.setdefault(base, {})
+
+    def forget(self) -> None:
+        for known in self._known.values():
+            known.clear()
+        self._onboarding_host = None
+
+    def find(self, text: str, base: Base) -> Target | None:
+        """What the target of a request line stands for, if that is for the cache to answer."""
+        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
+            self._onboarding_host = str(ctx.options.onboarding_host)
+            self._keep_host = bool(ctx.options.keep_host_header)
+        if base is None:
+            target = absolute_target(text)
+        elif text.startswith("/") and not self._keep_host:
+            target = Target.of(*base, text)
+        else:
+            target = None
+        if (
+            target is None
+            or self.settings is None
+            or target.host == self._onboarding_host
+            or target.path.endswith(".crl")
+            or not self.settings.caches(target.host, target.port)
+        ):
+            return None
+        return target
+
+
+class ClientLane:
+    """What :class:`~downstream.lane.Lane` asks, answered for one client's connection."""
+
+    def __init__(self, addon: CacheAddon, mode: mode_specs.ProxyMode, transport: Any) -> None:
+        self.addon = addon
+        self.via = addon.via
+        peername = transport.get_extra_info("peername")
+        self.client = str(peername[0]) if peername else "unknown"
+        self.sends, self.ends = addon.sends, addon.ends
+        settings = addon.settings
+        self.head_limits = settings.head_limits if settings is not None else DEFAULT_HEAD_LIMITS
+        """As they were when the client connected: each request of a lane looks at them."""
+        self.end_reading: Callable[[], None] = lambda: None
+        self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
+        self.base: Base = None
+        if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
+            self.base = (mode.scheme, *mode.address)
+        self.known = addon.lane_targets.known(self.base)
+        self._mode = mode
+        self._transport = transport
+        self._client: Client | None = None
+        self._watchdog: Any = None
+        self._disarmed = contextlib.ExitStack()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether requests of this mode of mitmproxy's may be the cache's."""
+        return self.absolute or self.base is not None
+
+    def introduced(self, client: Client, handler: Any) -> None:
+        """mitmproxy has heard of this client."""
+        self._client = client
+        self._watchdog = watchdog = handler.timeout_watchdog
+        watchdog.callback = partial(_unless_disarmed, watchdog, watchdog.callback)
+
+    def lane_lost(self) -> None:
+        self.end_reading()
+        self.addon.clients.lost(self)
+
+    def lane_is_aside(self) -> None:
+        self._disarmed.close()
+
+    def lane_is_back(self) -> None:
+        # mitmproxy counts the seconds since it has heard something, and hears nothing of what a lane does.
+        if self._watchdog is not None:
+            self._disarmed.enter_context(self._watchdog.disarm())
+
+    def lane_cache(self) -> Cache | None:
+        return self.addon.lane_cache() if self._client is None or self._client.error is None else None
+
+    @property
+    def asks_clients(self) -> bool:
+        settings = self.addon.settings
+        return settings is None or settings.rules.ask_clients
+
+    @property
+    def half_closed_clients(self) -> bool:
+        return self.addon.half_closed_clients
+
+    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+        addon = self.addon
+        addon.metrics.hit(size)
+        if addon.settings is not None and addon.settings.access_log:
+            addon.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
+
+    def lane_target(self, text: str) -> Target | None:
+        return self.addon.lane_targets.find(text, self.base)
+
+    def lane_policy(self, request: Request, target: Target) -> Policy:
+        assert self.addon.settings is not None
+        rules = self.addon.settings.rules
+        if rules.are_none:
+            return rules.base
+        return rules.policy(
+            target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.fields.lines)
+        )
+
+    def _unheard_of(self) -> Client:
+        """The client as mitmproxy would see it, for the filters of rules."""
+        said = self._transport.get_extra_info
+        return Client(
+            peername=said("peername"), sockname=said("sockname"), timestamp_start=time.time(),
+            proxy_mode=self._mode, state=ConnectionState.OPEN,
+        )  # fmt: skip
+
+    def lane_child_is_idle(self, handed: int) -> bool:
+        layer = self.addon.http_layers.get(self._client.id) if self._client is not None else None
+        return isinstance(layer, CacheHttpLayer) and layer.is_idle_after(handed)
+
+    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
+        return partial(send_interim, self._transport) if http11 else None
+
+    def lane_begin(self, exchange: Exchange) -> InFlight:
+        return self.addon.begin(exchange)
+
+    def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
+        self.addon.metrics.answered(answer.source, exchange.collapsed)
+
+    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
+        self.addon.end(state, answer, self.client, note)
+
+    def failed(self, error: Exception) -> None:
+        self.addon.failed(error)

@@ -1,0 +1,127 @@
+"""Requests as other addons leave them: our hooks for them are called after everybody else's.
+
+mitmproxy calls the hooks of its scripts before those of most of its own addons. A cache that answered there would
+never see what ``map_remote``, ``modify_headers`` or a script that comes later make of a request. So these two hooks are
+at the end of mitmproxy's chain: what is looked up, stored and fetched is what a plain mitmdump would have sent.
+
+Responses are another matter: what is stored is what the origin has sent, and other addons change what a client gets of
+it, from the cache or not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from mitmproxy import ctx, http
+from mitmproxy.utils import human
+
+from ..downstream.body_sender import Delivery
+from ..store.body import BodyError
+from .flows import refusal
+from .forwarded.heads import is_chunked
+from .observers import IDLE_WITHOUT, REQUESTS_NAME
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+WITH_HEADS: Final = ("blocklist", "anticache", "anticomp", "maplocal", "stickyauth", "stickycookie")
+"""mitmproxy's addons that wait for the end of a request to look at its head, in the order of its chain. Each does the
+same again when it is asked twice."""
+
+
+class LateHooks:
+    """The end of mitmproxy's chain of addons."""
+
+    name = REQUESTS_NAME
+
+    def __init__(self, addon: CacheAddon) -> None:
+        self._addon = addon
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        self._addon.begin_request(flow)
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        await self._addon.answer_request(flow)
+
+    def join(self) -> None:
+        """Go to the end of the chain."""
+        earlier = ctx.master.addons.get(self.name)
+        if earlier is not None:
+            ctx.master.addons.remove(earlier)
+        ctx.master.addons.add(self)
+
+    def leave(self) -> None:
+        """If the script ends, and not the process: then requests on connections that are open still come here."""
+        if not ctx.master.should_exit.is_set() and ctx.master.addons.get(self.name) is self:
+            ctx.master.addons.remove(self)
+
+
+def may_stream(flow: http.HTTPFlow) -> bool:
+    """Whether a request's body may go to the origin as it comes. What other addons want with the request is done
+    before: mitmproxy asks them once the body is complete, and by then its head would be gone.
+
+    ``False`` also if one of them has answered.
+    """
+    for name in WITH_HEADS:
+        addon = _at_work(name)
+        if addon is not None:
+            addon.request(flow)
+    if flow.response is not None or flow.error is not None:
+        return False
+    # Who reads the body, or would send it somewhere else when asked again, has to wait for all of it.
+    return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
+
+
+async def make_whole(flow: http.HTTPFlow, via: str) -> bool:
+    """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole. Whether it
+    was; a body that breaks off makes an error of it."""
+    response = flow.response
+    delivery = response.stream if response is not None else None
+    if response is None or not isinstance(delivery, Delivery) or not wants_whole(flow):
+        return False
+    chunks = []
+    try:
+        while chunk := delivery.checked(await delivery.source.read()):
+            chunks.append(chunk)
+            delivery.sent += len(chunk)
+    except (BodyError, OSError) as error:
+        flow.response = refusal(502, "http_response_incomplete", str(error), via)
+        return True
+    finally:
+        delivery.close()
+    response.stream = False
+    if is_chunked(response):
+        del response.headers["Transfer-Encoding"]
+    response.raw_content = b"".join(chunks)
+    response.headers["Content-Length"] = str(len(response.raw_content))
+    return True
+
+
+def wants_whole(flow: http.HTTPFlow) -> bool:
+    """Whether ``modify_body`` changes the body of this response. As in mitmproxy, one that is longer than its option
+    ``stream_large_bodies`` is streamed and stays as it is."""
+    if flow.response is None or flow.request.method == "HEAD" or not _has_rule("modifybody", flow):
+        return False
+    most = human.parse_size(ctx.options.stream_large_bodies)
+    length: str = flow.response.headers.get("content-length", "")
+    return most is None or not (length.isascii() and length.isdigit()) or int(length) <= most
+
+
+def _at_work(name: str) -> Any:
+    """One of mitmproxy's own addons, if an option has it do something."""
+    addon = ctx.master.addons.get(name)
+    options = IDLE_WITHOUT.get(name, ())
+    return addon if addon is not None and any(getattr(ctx.options, option, None) for option in options) else None
+
+
+def _is_mapped(flow: http.HTTPFlow) -> bool:
+    """Whether ``map_remote`` sends a request somewhere else."""
+    addon = _at_work("mapremote")
+    url = flow.request.pretty_url
+    return addon is not None and any(spec.matches(flow) and re.search(spec.subject, url) for spec in addon.replacements)
+
+
+def _has_rule(name: str, flow: http.HTTPFlow) -> bool:
+    addon = _at_work(name)
+    return addon is not None and any(spec.matches(flow) for spec in addon.replacements)

@@ -1,0 +1,85 @@
+"""The process around the proxy: its connections at the end, its limits at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import time
+from functools import partial
+from typing import Any
+
+from mitmproxy import ctx
+
+from ..runtime.loop import accept_in_turns, take_short_turns
+from .accept import Clients
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn."""
+
+
+async def stop_listening(proxyserver: Any) -> None:
+    """Close what listens. If it is a script that ends, and not the process, it may be loaded again, and is to be found
+    where it was: a port that was mitmproxy's choice (``listen_port`` 0) is its port from then on."""
+    if not ctx.master.should_exit.is_set() and ctx.options.listen_port == 0:
+        for server in proxyserver.servers:
+            if server.mode.custom_listen_port is None and server.listen_addrs:
+                ctx.options.update(listen_port=server.listen_addrs[0][1])
+                break
+    await proxyserver.servers.update([])
+
+
+async def listen_again(proxyserver: Any) -> None:
+    """Have mitmproxy listen where it was told to, if nothing does: an earlier instance has closed it all. It says in
+    the log what it could not open."""
+    if not len(proxyserver.servers):
+        await proxyserver.setup_servers()
+
+
+async def close_connections(proxyserver: Any, clients: Clients) -> None:
+    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
+    for handler in list(proxyserver.connections.values()):
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("shutting down")
+    deadline = time.monotonic() + 1
+    await clients.close(deadline)
+    while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
+        await asyncio.sleep(0.01)
+
+
+def human_size(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1024 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def raise_file_limit() -> None:
+    """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("open files stay limited to %d: %s", soft, error)
+
+
+def welcome_bursts(proxyserver: Any, clients: Clients) -> None:
+    """asyncio lets 100 connections wait to be accepted, so that the 101st agent of a burst would try again after a
+    second; and it accepts them all in one go, which holds up everybody else."""
+    take_short_turns(asyncio.get_running_loop())
+    for server in proxyserver.servers:
+        for listener in getattr(server, "_servers", ()):
+            for listening in getattr(listener, "sockets", ()):
+                if listening.type == socket.SOCK_STREAM:
+                    with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                        same.listen(BACKLOG)
+            if isinstance(listener, asyncio.Server):
+                accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.front, server.mode))

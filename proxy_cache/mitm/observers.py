@@ -1,0 +1,121 @@
+"""Who else in mitmproxy sees our flows.
+
+A flow's four hooks are eight trips through mitmproxy's forty addons, most of what a hit costs. Where no other addon
+does anything with a plain GET, our own hooks are called directly instead (see ``CacheHttpLayer``); any script with
+such a hook, and any option that makes a built-in addon look at flows, brings the trips back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mitmproxy import addonmanager, ctx, http
+from mitmproxy.addons import block
+
+UPGRADE_HOOKS = (
+    "websocket_start",
+    "websocket_message",
+    "websocket_end",
+    "tcp_start",
+    "tcp_message",
+    "tcp_end",
+    "tcp_error",
+)
+"""What is called of a connection that is HTTP's no longer."""
+CONNECTION_HOOKS = ("client_connected", "client_disconnected")
+REQUESTS_NAME = "proxy_cache_requests"
+"""The part of ours that is an addon of its own, see :mod:`.late_hooks`."""
+HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
+GOOD_FOR = 1.0
+"""Seconds. mitmproxy itself looks for changed scripts once a second."""
+
+IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
+    "anticache": ("anticache",),
+    "anticomp": ("anticomp",),
+    "blocklist": ("block_list",),
+    "maplocal": ("map_local",),
+    "mapremote": ("map_remote",),
+    "modifybody": ("modify_body",),
+    "modifyheaders": ("modify_headers",),
+    "proxyauth": ("proxyauth",),
+    "save": ("save_stream_file",),
+    "savehar": ("hardump",),
+    "serverplayback": ("server_replay",),
+    "stickyauth": ("stickyauth",),
+    "stickycookie": ("stickycookie",),
+    "upstreamauth": ("upstream_auth",),
+    "dumper": ("flow_detail",),
+    # These act on requests that are never answered directly, see `plain`.
+    "disableh2c": (),
+    "onboarding": (),
+    "tlsconfig": (),
+    # Only for responses of a reverse proxy's own connection.
+    "updatealtsvc": (),
+    # Its `update` is not a hook.
+    "proxyserver": (),
+}
+"""mitmproxy's own addons with hooks for flows, and the options without which these do nothing."""
+
+
+class Others:
+    """Tells, from one second to the next, whether we are alone with our flows."""
+
+    def __init__(self, own_name: str) -> None:
+        self._own_name = own_name
+        self._why: str | None = "not looked yet"
+        self._watch_connections = True
+        self._until = 0.0
+
+    def forget(self) -> None:
+        """Something was configured: look again."""
+        self._until = 0.0
+
+    def absent(self) -> bool:
+        """Whether no other addon does anything with flows."""
+        return self.present() is None
+
+    def present(self) -> str | None:
+        """Who else does something with flows, in words; ``None`` if nobody does."""
+        self._look()
+        return self._why
+
+    def watch_connections(self) -> bool:
+        """Whether an addon has to hear of every client that comes or goes. mitmproxy's own one decides by the address,
+        see :mod:`.accept`."""
+        self._look()
+        return self._watch_connections
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now >= self._until:
+            found = map(self._what_it_does, addonmanager.traverse(ctx.master.addons.chain))
+            self._why = next((what for what in found if what is not None), None)
+            self._watch_connections = any(
+                callable(getattr(addon, hook, None)) and not self._is_known(addon)
+                for addon in addonmanager.traverse(ctx.master.addons.chain)
+                for hook in CONNECTION_HOOKS
+            )
+            self._until = now + GOOD_FOR
+
+    def _is_known(self, addon: Any) -> bool:
+        return isinstance(addon, block.Block) or getattr(addon, "name", None) == self._own_name
+
+    def watch_upgrades(self) -> bool:
+        """Whether an addon looks at what follows a 101. Not remembered: it is asked once an upgrade."""
+        return any(self._what_it_does(addon, UPGRADE_HOOKS) for addon in addonmanager.traverse(ctx.master.addons.chain))
+
+    def _what_it_does(self, addon: Any, which: tuple[str, ...] = HOOKS) -> str | None:
+        hooks = [hook for hook in which if callable(getattr(addon, hook, None))]
+        name = getattr(addon, "name", type(addon).__name__.lower())
+        if not hooks or name in (self._own_name, REQUESTS_NAME):
+            return None
+        options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
+        if options is None:
+            return f"addon {name} has the hook {hooks[0]}"
+        return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)
+
+
+def plain(request: http.Request) -> bool:
+    """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
+    return request.host != ctx.options.onboarding_host and not request.path.endswith(".crl")

@@ -1,0 +1,114 @@
+"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are begun anew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import addonmanager, ctx, exceptions
+
+from ..observe.log_files import LogFiles
+from ..runtime import hangup
+from .option_file import OUR_DEFAULTS, OptionFile
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN = 0.05
+"""Seconds, while mitmproxy is still starting."""
+
+
+class Reload:
+    """Hears of the signal, and does what it means: once the proxy has started, and until it stops."""
+
+    def __init__(self, addon: CacheAddon) -> None:
+        self._addon = addon
+        self._file = OptionFile()
+        self._logs = LogFiles()
+
+    def load(self, options: Any) -> None:
+        """Listen from now on."""
+        hangup.catch()
+        self._file.started(options)
+        hangup.listen(self._hung_up)
+
+    def started(self) -> None:
+        """mitmproxy has its own handlers by now."""
+        hangup.calm()
+
+    def stop(self) -> None:
+        """Listen no more: the proxy has stopped."""
+        hangup.ignore(self._hung_up)
+
+    def quieten(self, options: Any) -> None:
+        """Leave out mitmdump's own lines for flows, unless somebody has asked for them. (mitmweb has none.)"""
+        if "flow_detail" in options and not self._file.is_set(options, "flow_detail"):
+            options.update(flow_detail=OUR_DEFAULTS["flow_detail"])
+
+    def _hung_up(self) -> None:
+        if hangup.terminal_is_gone() and not hangup.was_ignored():
+            logger.info("proxy-cache: SIGHUP, and the terminal is gone: stopping")
+            ctx.master.shutdown()
+        elif self._addon.is_stopping:
+            logger.info("proxy-cache: SIGHUP while stopping: nothing to do")
+        elif not self._addon.has_started or _mitmproxy_is_starting():
+            # An error in the log would end the start, and what is wrong may be right before it is over.
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
+        else:
+            self._reopen()
+            self._read_again()
+            self._addon.renew_trust()
+
+    def _reopen(self) -> None:
+        self._addon.access_log.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        try:
+            for name in self._logs.reopen():
+                logger.info("proxy-cache: SIGHUP: log goes on in a new %s", name)
+        except OSError as error:
+            logger.warning(
+                "proxy-cache: SIGHUP: log goes on where it was: %s: %s", error.filename or "log", error.strerror
+            )
+
+    def _read_again(self) -> None:
+        try:
+            logger.info("proxy-cache: SIGHUP: config.yaml read again: %s", self._file.read_again(ctx.options))
+        except exceptions.OptionsError as error:
+            logger.error(
+                "proxy-cache: SIGHUP: config.yaml not taken, nothing changed: %s", " ".join(str(error).split())
+            )
+        except Exception as error:
+            self._addon.failed(error)
+
+
+def settle_connection_lines(options: Any) -> None:
+    """mitmproxy logs two lines a connection, each shown to every addon: only for who wants mitmproxy's lines."""
+    mitmproxys = not options.access_log and getattr(options, "flow_detail", 1) > 0
+    wanted = mitmproxys or getattr(options, "termlog_verbosity", "") == "debug"
+    logging.getLogger("mitmproxy.proxy.server").setLevel(logging.NOTSET if wanted else logging.WARNING)
+
+
+def _mitmproxy_is_starting() -> bool:
+    """Whether an error in the log still ends the process."""
+    check = ctx.master.addons.get("errorcheck")
+    return check is not None and getattr(check, "logger", None) in logging.getLogger().handlers
+
+
+def stop_watching(addon: Any) -> None:
+    """mitmproxy looks at a script's file once a second: one that has been touched (``git pull``) is loaded again, which
+    ends what the proxy is doing; one that is missing for a moment is unloaded, and the proxy goes on without its cache.
+    """
+    loader = ctx.master.addons.get("scriptloader")
+    for script in getattr(loader, "addons", ()):
+        task = getattr(script, "reloadtask", None)
+        if task is not None and addon in addonmanager.traverse([script]):
+            task.cancel()
+            script.reloadtask = None

@@ -1,0 +1,143 @@
+"""One line per request in mitmdump's log (its format: docs/access-log.md).
+
+mitmproxy hands every log record to every addon, which costs more than the rest of a hit. In mitmdump, where the log
+is what is printed, lines are therefore printed here, many at a time; elsewhere (mitmweb) they are log records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mitmproxy import ctx
+
+from .log_output import LogOutput, make_records_safe, output_for
+from ..semantics.redaction import for_log, one_line
+from ..semantics.texts import brief
+
+logger = logging.getLogger(__name__)
+
+FLUSH_AFTER = 0.05
+"""Seconds for which lines are collected, and"""
+LINES_MOST = 256
+"""how many of them: printing thousands at once would hold up who is next."""
+METHOD_LONGEST = 32
+
+
+class AccessLog:
+    """Writes access lines to where mitmproxy's log goes, and sees to it that neither they nor anything else that is
+    logged can break the log, or be held up by it. ``on_lost(lines)`` hears of lines that could not be written."""
+
+    def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
+        self._on_lost = on_lost
+        self._lines: list[str] = []
+        self._second, self._clock, self._zone = 0, "", ""
+        self._millisecond, self._text = 0, ""
+        self._print = False
+        self._flush_is_due = False
+        self._enabled = True
+        self._output: LogOutput | None = None
+        self._terminal: Any = None
+        """mitmproxy's handler that prints records, and"""
+        self._terminal_file: Any = None
+        """what it printed to."""
+        self._end_safety: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        """Find out where the log goes, and whether it shows lines of this level (``termlog_verbosity``)."""
+        level = getattr(ctx.options, "termlog_verbosity", "info")
+        self._enabled = level in ("info", "debug")
+        self._print = ctx.master.addons.get("dumper") is not None
+        self._end_safety = make_records_safe(("proxy_cache", "mitmproxy", "asyncio", "aiohttp"))
+        if self._print:
+            self._output = output_for(sys.stdout, self._on_lost)
+            # mitmproxy's own handler would end the process where the log can't be written. One output for both, so
+            # that lines stay in their order.
+            term_log = getattr(ctx.master.addons.get("termlog"), "logger", None)
+            if self._output is not None and getattr(term_log, "file", None) is sys.stdout:
+                self._terminal, self._terminal_file = term_log, sys.stdout
+                self._terminal.file = self._output
+
+    def write(
+        self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
+        note: str = "", reasons: str = "",
+    ) -> None:  # fmt: skip
+        """``TIME GET http://host/path 200 1024 B 12.3 ms miss queued=250ms fwd=uri-miss [127.0.0.1]``.
+
+        ``url`` as it may be shown; ``reasons``: ``key=value``, each with a space before it.
+        """
+        if not self._enabled:
+            return
+        wait = f" queued={queued * 1000:.0f}ms" if queued >= 0.001 else ""
+        tail = f" ({for_log(brief(note))})" if note else ""
+        took = f"{seconds * 1000:.1f} ms"
+        word = method if method == "GET" else _word(method)
+        line = f"{self._stamp()}{word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
+        self._take(line if line.isprintable() else one_line(line))
+
+    def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
+        """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
+        if self._enabled:
+            took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
+            self._take(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
+
+    def _take(self, line: str) -> None:
+        if not self._print:
+            logger.info("%s", line)
+            return
+        self._lines.append(line)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self._flush_now)
+        elif len(self._lines) >= LINES_MOST:
+            self.flush()
+
+    def _stamp(self) -> str:
+        """The time of day, in ISO 8601 with milliseconds and zone."""
+        now = int(time.time() * 1000)
+        if now != self._millisecond:
+            self._millisecond = now
+            second, left = divmod(now, 1000)
+            if second != self._second:
+                self._second = second
+                local = time.localtime(second)
+                zone = time.strftime("%z", local)
+                self._clock, self._zone = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:-2]}:{zone[-2:]} "
+            self._text = f"{self._clock}{left:03d}{self._zone}"
+        return self._text
+
+    def _flush_now(self) -> None:
+        self._flush_is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        text = "\n".join(lines) + "\n"
+        if self._output is not None:
+            self._output.write(text)
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            self._on_lost(len(lines))
+
+    def close(self) -> None:
+        self.flush()
+        self._end_safety()
+        if self._terminal is not None and self._terminal.file is self._output:
+            self._terminal.file = self._terminal_file
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+
+def _word(method: str) -> str:
+    """A method as one word of a line: clients may send anything."""
+    return method if method.isalpha() and len(method) <= METHOD_LONGEST else method[:METHOD_LONGEST].replace(" ", "%20")

@@ -1,0 +1,88 @@
+"""The port that shows the numbers: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``. Read-only."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from .listener import Listener
+
+IDLE_MOST = 15.0
+"""Seconds that a connection may be without a whole request."""
+
+
+class AdminError(Exception):
+    """The port cannot be had. The message names the option and the reason."""
+
+
+class AdminServer:
+    """A small HTTP server beside the proxy. ``ready`` says whether requests can be served, ``status`` what goes on."""
+
+    def __init__(
+        self, registry: CollectorRegistry, ready: Callable[[], bool], status: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._registry = registry
+        self._ready = ready
+        self._status = status
+        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, with the port that was picked for port 0. Raises :class:`AdminError`."""
+        app = web.Application()
+        app.on_response_prepare.append(_never_stored)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/status", self._show_status)
+        # Counted from the connection's begin, or its last answer: also for who sends half a request.
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MOST, lingering_time=1.0
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None
+        self._listener = Listener(self._runner.server)
+        try:
+            return await self._listener.open(host, port)
+        except (OSError, UnicodeError) as error:
+            await self.stop()
+            reason = (
+                "the port is taken"
+                if getattr(error, "errno", None) == errno.EADDRINUSE
+                else getattr(error, "strerror", None) or str(error)
+            )
+            raise AdminError(
+                f"metrics_listen: cannot listen on {host}:{port}: {reason}; "
+                f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
+            ) from error
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if self._ready() else web.Response(status=503, text="not ready\n")
+
+    async def _show_status(self, request: web.Request) -> web.Response:
+        return web.json_response(self._status())
+
+
+async def _never_stored(request: web.Request, response: web.StreamResponse) -> None:
+    """Agents may be allowed to see these through the proxy, but not as they were two minutes ago."""
+    response.headers["Cache-Control"] = "no-store"

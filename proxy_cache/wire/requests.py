@@ -1,0 +1,157 @@
+"""HTTP/1 heads as bytes: requests in, responses out. Pure functions, no I/O (RFC 9112).
+
+Only for requests that leave no question open: a GET whose lines end in CRLF, whose fields are spelt as the grammar has
+them, and that has no body. Everything else is :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here has
+to know how it treats what is odd or wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from ..semantics.directives import NOTHING, CacheControl, request_cache_control
+from ..semantics.headers import Headers, connection_options, end_to_end
+from ..semantics.keys import Target
+from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..semantics.targets import TargetError, absolute, is_host_field
+from ..semantics.validation import is_conditional
+
+UNUSUAL: Final = "unusual"
+CLOSE: Final = b"Connection: close\r\n"
+KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_REMEMBER_LENGTH: Final = 2048
+"""Bytes of field lines that are remembered; what is longer is parsed each time."""
+
+_LINE: Final = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
+_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
+# These are more than a plain GET, or decide who may have an answer.
+_MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
+
+
+@dataclass(slots=True, eq=False)
+class RequestFields:
+    """What the field lines of a request say. The same lines, which is all that an agent ever sends to one host, are
+    parsed once."""
+
+    headers: Headers
+    """End-to-end, and without Host: what a fill may repeat."""
+    wanted: CacheControl
+    plain: bool
+    """Neither a range nor a condition nor a directive: any fresh response will do."""
+    unconditional: bool
+    """Neither a range nor a condition: plain, for those whose directives count for nothing."""
+    close: bool | None
+    """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
+    via: tuple[str, ...]
+    lines: bytes
+    """As they came."""
+    _forward: Headers | None = None
+
+    def forward(self, via: str) -> Headers:
+        """``headers`` as they go on, with a Via of ours (RFC 9110 §7.6.3), which is the same in all of a process."""
+        forward = self._forward
+        if forward is None:
+            forward = self._forward = self.headers.add("Via", f"1.1 {via}")
+        return forward
+
+
+@dataclass(slots=True)
+class Request:
+    """One GET. ``size`` is the bytes that its head takes; ``close``, whether the connection ends with the response;
+    ``persistence``, the field line that its client is told so with, if that has to be told (RFC 9112 §9.3, §9.6)."""
+
+    target: str
+    http11: bool
+    fields: RequestFields
+    size: int
+    close: bool
+    persistence: bytes
+
+
+def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:
+    """The request that ``data`` begins with; ``None`` if its end hasn't come yet. One that exceeds a limit is unusual:
+    it is mitmproxy's path that refuses it."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
+        if len(data) >= limits.total or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
+            return UNUSUAL
+        return UNUSUAL if b"\n\n" in data or b"\n\r\n" in data else None
+    line = _LINE.match(data)
+    if line is None:
+        return UNUSUAL
+    lines = data[line.end() : end + 2]
+    if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
+        return UNUSUAL
+    fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
+    if fields is None:
+        return UNUSUAL
+    http11 = line[2] == b"1"
+    close = not http11 if fields.close is None else fields.close
+    persistence = CLOSE if close else b"" if http11 else KEEP_ALIVE
+    return Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence)
+
+
+def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
+    """Whether there are too many bytes, too many lines, or one that is too long (``first``: of the request line)."""
+    return (
+        first + len(lines) + 2 > limits.total
+        or first > limits.line
+        or lines.count(b"\n") > limits.fields
+        or max(map(len, lines.split(b"\n")), default=0) >= limits.line
+    )
+
+
+def _fields(lines: bytes) -> RequestFields | None:
+    """``None`` if there is anything unusual."""
+    if _FIELDS.fullmatch(lines) is None:
+        return None
+    pairs = []
+    for line in lines[:-2].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        pairs.append((name, value.strip(b" \t")))
+    headers = Headers(pairs)
+    hosts = headers.get_all("host")
+    if len(hosts) != 1 or not is_host_field(hosts[0]) or any(name in headers for name in _MORE_THAN_PLAIN):
+        return None
+    connection = headers.get_all("connection")
+    options = connection_options(connection)
+    # What is no ASCII, mitmproxy may take for white space.
+    if "upgrade" in options or not all(map(str.isascii, connection)):
+        return None
+    close = True if "close" in options else False if "keep-alive" in options else None
+    headers = end_to_end(headers).without("host")
+    wanted = request_cache_control(headers)
+    unconditional = "range" not in headers and not is_conditional(headers)
+    plain = unconditional and wanted is NOTHING
+    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"), lines)
+
+
+_remembered = lru_cache(maxsize=4096)(_fields)
+
+
+def absolute_target(text: str) -> Target | None:
+    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a valid http URL. The
+    rest is left to mitmproxy's path: what is wrong with it is told there."""
+    try:
+        target = absolute(text)
+    except TargetError:
+        return None
+    return target if target.scheme == "http" else None
+
+
+def with_line(head: bytes, line: bytes) -> bytes:
+    """A head with one more field line."""
+    return b"%b%b\r\n" % (head[:-2], line)
+
+
+def response_head(status: int, reason: str, headers: Headers) -> bytes:
+    """A status line and field lines, with the empty line at the end (RFC 9112 §4)."""
+    lines = [b"HTTP/1.1 %d %b" % (status, reason.encode("latin-1", "replace"))]
+    lines += [name + b": " + value for name, value in headers.fields]
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

@@ -1,0 +1,307 @@
+"""The answer of an origin: its head taken apart, and its body to read (RFC 9112).
+
+A head is matched by expressions that accept nothing but what the grammar has, or is easily brought there in the ways
+that RFC 9112 gives; everything that leaves a question open is an error. None of them takes more than one try at a byte:
+what they read is somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol
+
+from ..semantics.field_lines import UnclearLength, mended
+from ..semantics.headers import Headers, Line, connection_options, field_line
+from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..semantics.status_fields import PROXY_ERRORS
+from ..semantics.texts import brief
+
+READ_AHEAD = 256 * 1024
+"""Bytes of a body that are read ahead of the fill before the connection has to wait."""
+_USUAL_MOST: Final = 16 * 1024
+_ALL_DIFFERENT: Final = frozenset({"age", "content-length", "etag", "last-modified"})
+"""Fields whose lines are not worth remembering. (Others that are, will soon be forgotten: it is not known which.)"""
+
+_STATUS_LINE: Final = rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?"
+_STATUS: Final = re.compile(_STATUS_LINE + rb"\r?\n")
+_USUAL_STATUS: Final = re.compile(_STATUS_LINE)
+_FIELD: Final = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+:[ \t]*+([^\r\n\0]*+)"
+_USUAL_FIELD: Final = re.compile(_FIELD)
+FIELD: Final = re.compile(rb"^" + _FIELD + rb"\r?\n", re.MULTILINE)
+"""A field line. RFC 9112 §5.1: a proxy has to remove white space before the colon of a response's field."""
+
+
+class OriginError(Exception):
+    """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        detail = brief(detail)
+        super().__init__(f"{error}: {detail}")
+        self.error = error
+        self.detail = detail
+        # 502 or 504, as gateways have always said it (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 has 503 or 500.
+        self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """What the head of a response says. ``size``: bytes that it takes."""
+
+    status: int
+    reason: str
+    headers: Headers
+    """Without those that are about the connection, which are"""
+    hop: dict[str, str]
+    http11: bool
+    size: int
+    skipped: int = 0
+    """Lines that are no fields."""
+
+
+def parse_head(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> ResponseHead | None:
+    """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
+    end = data.find(b"\r\n\r\n")
+    # Where the whole is no longer than a line may be, no line is.
+    usual = 0 <= end <= _USUAL_MOST and end + 4 <= limits.line and end + 4 <= limits.total
+    return (_usual_head(data, end, limits.fields) if usual else None) or _any_head(data, limits)
+
+
+def _usual_head(data: bytes, end: int, most: int) -> ResponseHead | None:
+    """A head as nearly all are, up to ``end``: lines that end in CRLF, and have in them what they should. Most are the
+    same as in some response before, and were taken apart then."""
+    first, *rest = data[:end].split(b"\r\n")
+    status = _status_of(first) if len(first) <= 256 else None
+    if status is None or len(rest) > most:
+        return None
+    lines = []
+    for line in rest:
+        known = _lines.get(line) or _taken_apart(line)
+        if known is None:
+            return None
+        lines.append(known)
+    headers, hop = Headers.received(lines)
+    return ResponseHead(status[0], status[1], headers, hop, status[2], end + 4)
+
+
+@lru_cache(maxsize=256)
+def _status_of(line: bytes) -> tuple[int, str, bool] | None:
+    found = _USUAL_STATUS.fullmatch(line)
+    return (int(found[2]), (found[3] or b"").decode("latin-1"), found[1] != b"0") if found else None
+
+
+def _taken_apart(line: bytes) -> Line | None:
+    found = _USUAL_FIELD.fullmatch(line)
+    if found is None:
+        return None
+    known = field_line(found[1], found[2].rstrip(b" \t"))
+    if known[1] not in _ALL_DIFFERENT and len(line) <= 256:
+        if len(_lines) >= 1024:
+            _lines.clear()
+        _lines[line] = known
+    return known
+
+
+_lines: Final[dict[bytes, Line]] = {}
+"""Field lines that have come before."""
+
+
+def _any_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
+    crlf = data.find(b"\n\r\n")
+    # RFC 9112 §2.2: "a recipient MAY recognize a single LF as a line terminator and ignore any preceding CR".
+    bare = data.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(data))
+    end = bare + 2 if bare >= 0 else crlf + 3 if crlf >= 0 else 0
+    if (end or len(data)) > limits.total:
+        raise OriginError("http_response_header_section_size", f"more than {limits.total} bytes")
+    line = _STATUS.match(data)
+    if line is None:
+        if data[:5] != b"HTTP/"[: len(data)] or data.find(b"\n", 0, limits.line) >= 0:
+            raise OriginError("http_protocol_error", f"not the status line of HTTP/1: {data[:40]!r}")
+        if len(data) > limits.line:
+            raise OriginError("http_response_header_size", f"a status line of more than {limits.line} bytes")
+        return None
+    start = line.end()
+    if start > limits.line:
+        raise OriginError("http_response_header_size", f"a status line of more than {limits.line} bytes")
+    if not end:
+        return None
+    fields, skipped = _fields_of(data[start:end], limits) if end - start > 2 else ([], 0)
+    headers, hop = Headers.received(field_line(*field) for field in fields)
+    return ResponseHead(int(line[2]), (line[3] or b"").decode("latin-1"), headers, hop, line[1] != b"0", end, skipped)
+
+
+def _fields_of(lines: bytes, limits: HeadLimits) -> tuple[list[tuple[bytes, bytes]], int]:
+    """The fields of lines that end with an empty one, and how many lines are none."""
+    if lines.count(b"\n") - 1 > limits.fields:
+        raise OriginError("http_response_header_section_size", f"more than {limits.fields} fields")
+    if len(lines) > limits.line and max(map(len, lines.split(b"\n"))) >= limits.line:
+        raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
+    fields: list[tuple[bytes, bytes]] = FIELD.findall(lines)
+    skipped = 0
+    if len(fields) != lines.count(b"\n") - 1:
+        try:
+            fields, skipped = mended(line.removesuffix(b"\r") for line in lines.split(b"\n")[:-2])
+        except UnclearLength as error:
+            raise OriginError("http_protocol_error", str(error)) from error
+    elif b" \r" in lines or b" \n" in lines or b"\t\r" in lines or b"\t\n" in lines:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    # Folded lines (obs-fold) make one field.
+    if len(lines) > limits.line and any(len(name) + len(value) > limits.line for name, value in fields):
+        raise OriginError("http_response_header_size", f"a field of more than {limits.line} bytes")
+    return fields, skipped
+
+
+def content_length(headers: Headers) -> int | None:
+    """RFC 9112 §6.3: of several values all have to be the same."""
+    value = headers.get("content-length")
+    if value is None:
+        return None
+    if not value.isdigit():
+        values = {part.strip(" \t") for part in value.split(",")}
+        value = values.pop() if len(values) == 1 else ""
+    if not (value.isdigit() and value.isascii()) or len(value.lstrip("0")) > 18:
+        raise OriginError("http_protocol_error", f"Content-Length: {(headers.get('content-length') or '')[:40]!r}")
+    return int(value)
+
+
+def persistence(connection: str) -> str | None:
+    """``close`` or ``keep-alive``, if a Connection header says so (RFC 9112 §9.3)."""
+    return _remembered(connection) if len(connection) <= 64 else _persistence(connection)
+
+
+def _persistence(connection: str) -> str | None:
+    options = connection_options((connection,))
+    return "close" if "close" in options else "keep-alive" if "keep-alive" in options else None
+
+
+_remembered = lru_cache(maxsize=256)(_persistence)
+
+
+class Source(Protocol):
+    """What a response comes from."""
+
+    def go_on(self) -> None: ...
+
+    @property
+    def pourable(self) -> int:
+        """Bytes to come that :meth:`pour` can move."""
+
+    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
+        """Move what has come to a pipe: how much, ``None`` if nothing has, and ``when_readable`` is called when it
+        does, 0 if it can't be moved. Raises :class:`OriginError` where the body broke off."""
+
+    def abort(self) -> None: ...
+
+
+class OriginResponse:
+    """The head of an answer, and its body to read. :meth:`close` it when done."""
+
+    __slots__ = (
+        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
+        "request_time", "response_time", "status",
+    )  # fmt: skip
+
+    def __init__(self, head: ResponseHead, length: int | None, connection: Source, asked: float) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.content_length = length
+        self.response_time = time.time()
+        # RFC 9111 §4.2.3 wants what is between them, which a clock that is set meanwhile must not change.
+        self.request_time = self.response_time - (time.monotonic() - asked)
+        self._connection: Source | None = connection
+        """Until the last byte has come."""
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        """Bytes that wait to be read."""
+        self._complete = False
+        self._error: OriginError | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    def read_now(self) -> bytes | None:
+        """The next bytes; ``b""`` at the end, ``None`` if they have not come yet.
+
+        Raises :class:`OriginError` where the body broke off.
+        """
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            self._held -= len(chunk)
+            if self._connection is not None and self._held <= READ_AHEAD:
+                self._connection.go_on()
+            return chunk
+        if self._error is not None:
+            raise self._error
+        return b"" if self._complete else None
+
+    async def read(self) -> bytes:
+        """Like :meth:`read_now`, but waits."""
+        while (chunk := self.read_now()) is None:
+            if self._connection is not None:
+                self._connection.go_on()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return chunk
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has come: :meth:`take_held` gives the body, unless some of it has been read."""
+        return self._complete
+
+    @property
+    def pourable(self) -> int:
+        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`take_held`; 0 if it can't."""
+        return self._connection.pourable if self._connection is not None else 0
+
+    def take_held(self) -> bytes:
+        """What has been read already, which comes before anything that is poured."""
+        held = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._held = 0
+        return held
+
+    async def pour(self, pipe: int, most: int) -> int:
+        """Move the next bytes, ``most`` of them at the most, to a pipe; how many, 0 if they have to be read after all.
+
+        Raises :class:`OriginError`.
+        """
+        while True:
+            if self._error is not None:
+                raise self._error
+            assert self._connection is not None
+            count = self._connection.pour(pipe, most, self._wake)
+            if count is not None:
+                return count
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def close(self) -> None:
+        """End the connection, unless it has gone back to the pool with the last byte. Idempotent."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    # -- for the connection -------------------------------------------------------------------------------------
+
+    def put(self, chunk: bytes) -> bool:
+        """More of the body. Whether there may be still more."""
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        if self._waiting is not None:
+            self._wake()
+        return self._held <= READ_AHEAD
+
+    def end(self, error: OriginError | None = None) -> None:
+        self._connection = None
+        self._error = error
+        self._complete = error is None
+        if self._waiting is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
