@@ -246,7 +246,7 @@ class CacheAddon:
         self.reload.started()
         self.reload.quieten(ctx.options)
         settle_connection_lines(ctx.options)
-        self.access_log.open()
+        start.open_log(self.access_log)
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)

@@ -13,6 +13,7 @@ from typing import Any
 from mitmproxy import certs, ctx
 from mitmproxy.options import CONF_BASENAME
 
+from ..observe.access_log import AccessLog
 from ..store.room import Space
 from .listening import human_size
 
@@ -39,6 +40,15 @@ def check_confdir(options: Any) -> None:
             "confdir: mitmproxy's folder %s cannot be used: %s: %s; another one: --set confdir=FOLDER",
             folder, where, " ".join(reason.split()),
         )  # fmt: skip
+
+
+def open_log(log: AccessLog) -> None:
+    """Begin the access log where mitmproxy's own log goes, at the level that it shows (``termlog_verbosity``)."""
+    log.open(
+        is_shown=getattr(ctx.options, "termlog_verbosity", "info") in ("info", "debug"),
+        is_printed=ctx.master.addons.get("dumper") is not None,
+        terminal=getattr(ctx.master.addons.get("termlog"), "logger", None),
+    )
 
 
 def check_space(space: Space) -> None:

@@ -1,7 +1,7 @@
-"""One line per request in mitmdump's log (its format: docs/access-log.md).
+"""One line per request in the log (its format: docs/access-log.md).
 
-mitmproxy hands every log record to every addon, which costs more than the rest of a hit. In mitmdump, where the log
-is what is printed, lines are therefore printed here, many at a time; elsewhere (mitmweb) they are log records.
+A log record costs more than the rest of a hit. Where the log is what is printed (mitmdump), lines are therefore printed
+here, many at a time; elsewhere (mitmweb) they are log records.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mitmproxy import ctx
-
-from .log_output import LogOutput, make_records_safe, output_for
 from ..semantics.redaction import for_log, one_line
 from ..semantics.texts import brief
+from .log_output import LogOutput, make_records_safe, output_for
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +40,23 @@ class AccessLog:
         self._enabled = True
         self._output: LogOutput | None = None
         self._terminal: Any = None
-        """mitmproxy's handler that prints records, and"""
+        """Who prints log records, and"""
         self._terminal_file: Any = None
         """what it printed to."""
         self._end_safety: Callable[[], None] = lambda: None
 
-    def open(self) -> None:
-        """Find out where the log goes, and whether it shows lines of this level (``termlog_verbosity``)."""
-        level = getattr(ctx.options, "termlog_verbosity", "info")
-        self._enabled = level in ("info", "debug")
-        self._print = ctx.master.addons.get("dumper") is not None
+    def open(self, *, is_shown: bool, is_printed: bool, terminal: Any = None) -> None:
+        """Begin. ``is_shown``: whether the log shows lines of this level; ``is_printed``: whether they are printed, and
+        not recorded; ``terminal``: whoever prints log records, with the ``file`` to which it does."""
+        self._enabled = is_shown
+        self._print = is_printed
         self._end_safety = make_records_safe(("proxy_cache", "mitmproxy", "asyncio", "aiohttp"))
-        if self._print:
+        if is_printed:
             self._output = output_for(sys.stdout, self._on_lost)
-            # mitmproxy's own handler would end the process where the log can't be written. One output for both, so
+            # A handler of log records might end the process where the log can't be written. One output for both, so
             # that lines stay in their order.
-            term_log = getattr(ctx.master.addons.get("termlog"), "logger", None)
-            if self._output is not None and getattr(term_log, "file", None) is sys.stdout:
-                self._terminal, self._terminal_file = term_log, sys.stdout
+            if self._output is not None and getattr(terminal, "file", None) is sys.stdout:
+                self._terminal, self._terminal_file = terminal, sys.stdout
                 self._terminal.file = self._output
 
     def write(

@@ -1,0 +1,102 @@
+"""The rooms of proxy_cache: who may import whom (the list is in ``proxy_cache/__init__.py``)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "proxy_cache"
+FLOORS = ["mitm", "downstream", "caching", "upstream", "store", "wire", "semantics"]
+"""From the top to the ground."""
+BESIDE = {"observe", "runtime"}
+"""May be imported from any floor, but for what is named in :data:`ONLY_FROM`, and import ``semantics`` alone."""
+ONLY_FROM = {"observe.metrics": {"mitm"}, "observe.admin": {"mitm"}}
+"""Whoever is told of an event doesn't know who counts it."""
+
+
+def parsed() -> dict[str, ast.Module]:
+    """All modules by their names within the package."""
+    modules = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
+    return modules
+
+
+MODULES = parsed()
+
+
+def imports(name: str, *, for_types: bool) -> Iterator[str]:
+    """The modules of ours that one imports. ``for_types``: also where only a type checker does."""
+    tree = MODULES[name]
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    is_package = (PACKAGE / name.replace(".", "/")).is_dir()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or (id(node) in unseen and not for_types):
+            continue
+        if node.level:
+            parts = name.split(".")
+            keep = len(parts) - node.level + (1 if is_package else 0)
+            base = ".".join([*parts[:keep], *([node.module] if node.module else [])])
+        elif node.module is not None and node.module.partition(".")[0] == "proxy_cache":
+            base = node.module.partition(".")[2]
+        else:
+            continue
+        for alias in node.names:
+            inner = f"{base}.{alias.name}".strip(".")
+            yield inner if inner in MODULES else base
+
+
+def room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_imports_run_down() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name in MODULES
+        if name
+        for imported in imports(name, for_types=True)
+        if imported and room(imported) != room(name) and not may_import(room(name), imported)
+    ]
+    assert not wrong
+
+
+def may_import(above: str, imported: str) -> bool:
+    if room(imported) in BESIDE:
+        return above in ONLY_FROM.get(imported, {*FLOORS, *BESIDE})
+    return room(imported) in (["semantics"] if above in BESIDE else FLOORS[FLOORS.index(above) + 1 :])
+
+
+def test_every_module_has_a_room() -> None:
+    assert {room(name) for name in MODULES if name} == {*FLOORS, *BESIDE}
+    assert [name for name in MODULES if name and "." not in name and not (PACKAGE / name).is_dir()] == []
+
+
+def test_mitmproxy_is_known_in_one_room() -> None:
+    found = []
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            if any(one.partition(".")[0] == "mitmproxy" for one in names) and room(name) != "mitm":
+                found.append(f"{name}, line {node.lineno}")
+    assert not found
+
+
+def test_no_circles() -> None:
+    """Of imports as they run."""
+    arrows = {name: set(imports(name, for_types=False)) - {name, ""} for name in MODULES}
+    while free := [name for name, targets in arrows.items() if not targets]:
+        for name in free:
+            del arrows[name]
+        for targets in arrows.values():
+            targets.difference_update(free)
+    assert not arrows
