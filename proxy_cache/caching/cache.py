@@ -81,7 +81,8 @@ class Cache:
         self.fills = fills
         self.settings = settings
         self.heads = heads
-        self.ready = ReadyHits(store, heads).find
+        hits = ReadyHits(store, heads)
+        self.ready, self.ready_range = hits.find, hits.find_range
         """What most hits are answered with, see :mod:`.prepared`."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------
