@@ -18,6 +18,7 @@ from ..store.files import READ_SIZE, OpenBody, TornFile
 from ..store.index import Entry
 from ..store.store import Store
 from .fills.waiting import Waiter
+from .requirements import Requirements
 
 
 class Source(Protocol):
@@ -86,8 +87,8 @@ class Exchange:
     """One client's request on its way through the cache, and what there is to end when the client leaves."""
 
     __slots__ = (
-        "client", "collapsed", "gone", "headers", "is_closed", "key", "on_interim", "policy", "queued_for", "source",
-        "target", "waiter", "wanted",
+        "_requirements", "client", "collapsed", "gone", "headers", "is_closed", "key", "on_interim", "policy",
+        "queued_for", "source", "target", "waiter", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +119,14 @@ class Exchange:
         self.collapsed = False
         self.gone = False
         self.is_closed = False
+        self._requirements: Requirements | None = None
+
+    @property
+    def requirements(self) -> Requirements:
+        """What its header requires of the answer. Most misses never ask."""
+        if self._requirements is None:
+            self._requirements = Requirements(self.headers, self.target.path)
+        return self._requirements
 
     @property
     def is_over(self) -> bool:

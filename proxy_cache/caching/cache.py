@@ -11,59 +11,41 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
 
-from ..semantics.directives import NOTHING, CacheControl
 from ..semantics.headers import Headers
 from ..semantics.keys import Target, related_targets
-from ..semantics.ranges import if_range_holds, requested, strong_validator
+from ..semantics.ranges import if_range_holds, strong_validator
 from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
-from ..semantics.spans import Span, Spans
+from ..semantics.spans import Span
 from ..semantics.status_fields import cache_status
 from ..semantics.stored import StoredResponse
 from ..semantics.storing import why_not_shared
-from ..semantics.validation import CONDITIONAL, is_another_version, is_conditional, may_stand_for
-from ..semantics.vary import matches
 from ..store.files import OpenBody
 from ..store.index import Entry
 from ..store.store import Store
 from ..wire.responses import OriginError
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
-from .fills.fill import Fill, FillRequest
-from .fills.known_heads import asks_for_changes, condition_holds
-from .fills.range_fetch import Part
+from .fills.fill import FillRequest
+from .fills.known_heads import condition_holds
 from .fills.table import FillTable
 from .fills.waiting import ClientGone, FillHead, SentOn, Waiter
 from .headers import NAME, Heads, conditionally, put
-from .insisting import not_before, until_next, waits_for, was_asked_since
+from .insisting import until_next
 from .limiter import Overloaded
+from .plan import Fetch, Join, Plan, Planner, Progress, Refuse, Serve, Settle, Unchanged, WaitFor, without_conditions
 from .prepared import ReadyHits
 from .ranges.ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
 from .ranges.gap_reader import (
     GapReader,
-    exact_part,
-    exact_range,
-    first_part,
     from_origin,
-    is_bound,
-    is_for_its_client,
-    is_taken_for_short,
 )
 from .ranges.selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
 
 logger = logging.getLogger(__name__)
 
 NO_FIELDS = Headers()
-CANDIDATES_MOST = 15
-"""Other variants that are validated along with the one that a request selects."""
 ROUNDS = 8
 """How often one request may be sent on from a fill that was not for it, before it asks alone."""
-REFUSALS = 3
-"""How often, if what came was an error for whoever had asked (401, 403, …): where every client is refused, they must
-not be refused one after the other."""
-
-
-CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +63,9 @@ class Cache:
         self.fills = fills
         self.settings = settings
         self.heads = heads
-        self.ready = ReadyHits(store, heads).find
+        self.planner = Planner(store, fills)
+        hits = ReadyHits(store, heads)
+        self.ready, self.ready_range = hits.find, hits.find_range
         """What most hits are answered with, see :mod:`.prepared`."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------
@@ -92,67 +76,55 @@ class Cache:
         ``alone``: it has been sent on from a fill, and is to wait for no other. Raises :class:`ClientGone` when the
         client left while its answer was awaited.
         """
-        key = exchange.key
-        came = time.monotonic()
-        waited = False
-        refusals = 0
+        progress = Progress(time.monotonic(), alone)
         for turn in range(ROUNDS):
-            if not self.store.is_loaded(key):
-                await self.store.load(key)
+            if not self.store.is_loaded(exchange.key):
+                await self.store.load(exchange.key)
             if exchange.gone:
                 raise ClientGone(queued=False)
-            now = time.time()
-            entry = self._select(key, exchange.headers)
-            known = self.fills.known.newer(key, exchange.headers, entry)
-            if known is not None:
-                entry = None  # the client has what is newer than this, as far as is known
-            if (entry is None or entry.spans is not None) and asks_for_changes(exchange.headers):
-                answer = self._unchanged(exchange, entry, now)
-                if answer is not None:
-                    return answer
-            if entry is not None and entry.spans is not None and not self._can_add_to(exchange, entry, alone=alone):
-                # Who is given what is for nobody else (RFC 9111 §3.5), or what can't be put to the rest, asks for just
-                # that.
-                alone = alone or not _may_share(exchange, entry) or self._is_beside(exchange, entry)
-                entry = None
-            shown = entry.response if entry is not None else known
-            decision = decide(exchange.wanted, shown, now) if shown is not None else None
-            if waited and entry is not None and was_asked_since(exchange.wanted, entry.response, came):
-                decision = decide(NOTHING, entry.response, now)
-            if entry is not None and decision is not None and decision.reuse is not Reuse.VALIDATE:
-                try:
-                    answer = await self._from_store(exchange, entry, now, decision)
-                except SentOn as sent_on:
-                    refusals += sent_on.refused
-                    alone = sent_on.alone or refusals >= REFUSALS
-                    continue
-                except (Overloaded, OriginError) as error:
-                    return await self._without_origin(exchange, None, decision, error)
-                if answer is not None:
-                    return answer
-                continue  # the body could not be read: the entry is gone, fetch it again
-            if exchange.wanted.only_if_cached:
-                if entry is None and await self.fills.settled(key):
-                    continue
-                fwd = self._forward_reason(key, decision)
-                return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
-            if entry is None and self._nothing_to_join(exchange) and await self.fills.settled(key):
-                continue
+            plan = self.planner.plan(exchange, progress, time.time(), is_last=turn == ROUNDS - 1)
+            progress.alone = plan.alone
+            if plan.drops is not None:
+                self.store.remove(plan.drops)
             try:
-                if not waited and (earlier := self._asked_before(exchange, entry, came, alone=alone)) is not None:
-                    waited = True
-                    await until_next(exchange, earlier)
-                    continue
-                answer = await self._from_fill(exchange, entry, decision, came, alone=alone or turn == ROUNDS - 1)
+                answer = await self._act(exchange, plan, progress)
             except SentOn as sent_on:
-                refusals += sent_on.refused
-                alone = sent_on.alone or refusals >= REFUSALS
-                continue
+                progress.sent_on(alone=sent_on.alone, refused=sent_on.refused)
             except (Overloaded, OriginError) as error:
-                return await self._without_origin(exchange, entry, decision, error)
-            if answer is not None:
-                return answer
+                return await self._without_origin(exchange, plan.stale, plan.fwd, error)
+            else:
+                if answer is not None:
+                    return answer
         return self.heads.error(502, "proxy_internal_error", "miss", detail="no answer after several attempts")
+
+    async def _act(self, exchange: Exchange, plan: Plan, progress: Progress) -> Answer | None:
+        """Do what was planned. ``None``: plan again, with what there is now."""
+        action = plan.action
+        match action:
+            case Serve():
+                # The body may turn out to be unreadable: then the entry is gone.
+                return await self._from_store(exchange, action.entry, time.time(), action.decision)
+            case Fetch():
+                waiter = self._listening(exchange, self.fills.start(action.request))
+                return await self._from_fill(exchange, waiter, plan)
+            case Join():
+                body = action.fill.body
+                is_complete = body is not None and body.complete
+                waiter = action.fill.join(exchange.client, exchange.headers, exchange.policy.patience)
+                self._listening(exchange, waiter)
+                return await self._from_fill(exchange, waiter, plan, collapsed=True, is_complete=is_complete)
+            case Settle():
+                await self.fills.settled(exchange.key)
+                return None
+            case WaitFor():
+                progress.has_waited = True
+                await until_next(exchange, action.fill)
+                return None
+            case Unchanged():
+                status = cache_status(NAME, hit=True, ttl=action.response.ttl(time.time()))
+                return self._unchanged_by(exchange, action.response, time.time(), status, "hit")
+            case Refuse():
+                return self.heads.error(504, "http_request_denied", plan.fwd, detail="only-if-cached")
 
     async def head(self, exchange: Exchange) -> Answer | str:
         """The answer to a HEAD, if a fresh entry can give it (RFC 9110 §9.3.2), else why it goes forward."""
@@ -162,11 +134,11 @@ class Cache:
         exchange.headers = exchange.headers.without("range")
         if not self.store.is_loaded(key):
             await self.store.load(key)
-        entry = self._select(key, exchange.headers)
+        entry = self.planner.select(key, exchange.headers)
         if entry is None and await self.fills.settled(key):
-            entry = self._select(key, exchange.headers)
+            entry = self.planner.select(key, exchange.headers)
         if entry is None:
-            return self._forward_reason(key, None)
+            return self.planner.forward_reason(key, None)
         now = time.time()
         decision = decide(exchange.wanted, entry.response, now)
         if decision.reuse is Reuse.FRESH and entry.spans is not None:
@@ -185,7 +157,7 @@ class Cache:
         if not self.store.is_loaded(exchange.key):
             # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
             self.store.remove_key(exchange.key)
-        entry = self._select(exchange.key, exchange.headers)
+        entry = self.planner.select(exchange.key, exchange.headers)
         self.fills.known.discard(exchange.key)
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
@@ -223,14 +195,6 @@ class Cache:
 
     # -- from the store -----------------------------------------------------------------------------------------
 
-    def _unchanged(self, exchange: Exchange, entry: Entry | None, now: float) -> Answer | None:
-        """304 by a head alone, if that is fresh: of an entry with gaps, or of what isn't stored."""
-        response = entry.response if entry is not None else self.fills.known.find(exchange.key, exchange.headers)
-        if response is None or decide(exchange.wanted, response, now).reuse is not Reuse.FRESH:
-            return None
-        status = cache_status(NAME, hit=True, ttl=response.ttl(now))
-        return self._unchanged_by(exchange, response, now, status, "hit")
-
     def _unchanged_by(
         self, exchange: Exchange, response: StoredResponse, now: float, status: str, source: str
     ) -> Answer | None:
@@ -239,22 +203,10 @@ class Cache:
         headers = put(response.headers, "Age", str(response.age(now)))
         return conditionally(exchange, Answer(200, "", self.heads.own(headers, response, status), b"", 0, source))
 
-    def _select(self, key: str, headers: Headers) -> Entry | None:
-        """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
-        found = None
-        for entry in self.store.lookup(key):
-            if (
-                matches(entry.response.vary, headers)
-                and (found is None or entry.response.date >= found.response.date)
-                and not is_another_version(headers, entry.response)
-            ):
-                found = entry
-        return found
-
     def get_now(self, exchange: Exchange) -> Answer | None:
         """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
         now = time.time()
-        entry = self._select(exchange.key, exchange.headers)
+        entry = self.planner.select(exchange.key, exchange.headers)
         if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
             return None
         spans = selected(exchange, entry.response, entry.length)
@@ -321,36 +273,6 @@ class Cache:
         return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
 
     # -- ranges -------------------------------------------------------------------------------------------------
-
-    def _can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
-        """Whether an entry with gaps can answer this request, by what it has or by filling them."""
-        if has_it_all(exchange, entry):
-            return True
-        if alone or exchange.wanted.no_store or _is_for_the_origin(exchange.headers) or is_bound(exchange):
-            return False
-        if not _may_share(exchange, entry) or exchange.key in self.fills.unusable:
-            return False
-        if strong_validator(entry.response.headers) is not None:
-            return True
-        here_or_coming = self.fills.here_or_coming(entry)
-        if not here_or_coming:
-            self.store.remove(entry)
-        return self._is_within(exchange, entry, here_or_coming)
-
-    def _is_within(self, exchange: Exchange, entry: Entry, here_or_coming: Spans) -> bool:
-        """Whether what is wanted of an entry without a strong validator is here, or on its way in one piece: nothing
-        can be put to that (RFC 9111 §3.4)."""
-        spans = selected(exchange, entry.response, entry.length)
-        if isinstance(spans, list) and len(spans) > 1:
-            return first_gap(entry, spans) is None  # what is on its way passes once
-        return first_gap(entry, spans, here_or_coming) is None
-
-    def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
-        """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
-        own, and what there is stays for those who want that."""
-        return (
-            "range" in exchange.headers and strong_validator(entry.response.headers) is None and self.store.holds(entry)
-        )
 
     async def _fill_gap(
         self,
@@ -441,9 +363,9 @@ class Cache:
         key = exchange.key
         if self.fills.find(key, exchange.headers, lambda response: True) is not None:
             return
-        headers = _without_conditions(exchange.headers)
+        headers = without_conditions(exchange.headers)
         try:
-            part = self._part_of(exchange, entry) if "range" in exchange.headers else None
+            part = self.planner.part_of(exchange, entry) if "range" in exchange.headers else None
             request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part)
             self.fills.start(request, reads=False)
         except Overloaded:
@@ -482,16 +404,15 @@ class Cache:
             return self._serve_head(exchange, waiter, head, "uri-miss")
 
     async def _from_fill(
-        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, came: float, *, alone: bool
+        self, exchange: Exchange, waiter: Waiter, plan: Plan, *, collapsed: bool = False, is_complete: bool = False
     ) -> Answer | None:
-        """``came``: when the request was here, by the monotonic clock."""
-        key = exchange.key
-        fwd = self._forward_reason(key, decision)
-        waiter, collapsed, complete = self._wait_for_fill(exchange, stale, came, alone=alone)
+        """``is_complete``: all of its body was here when it was joined."""
         with waiter:
             head = await self._head_of(exchange, waiter)
             exchange.collapsed = collapsed
-            return await self._from_head(exchange, waiter, head, stale, fwd, complete=complete, alone=alone)
+            return await self._from_head(
+                exchange, waiter, head, plan.stale, plan.fwd, complete=is_complete, alone=plan.alone
+            )
 
     async def _from_head(
         self,
@@ -559,7 +480,7 @@ class Cache:
             return None
         # RFC 9111 §3.5: what a client with Authorization is given may be for it alone, and can't be put to the rest.
         shared = why_not_shared(exchange.headers, head.response.headers, exchange.policy) is None
-        as_it_is = exact_range(exchange) is not None or is_bound(exchange)
+        as_it_is = exchange.requirements.exact_range is not None or exchange.requirements.is_bound
         if body.kept and may_be_combined(fill) and shared and not as_it_is:
             return ahead.entry
         wanted = sum(span.length for span in spans)
@@ -593,11 +514,11 @@ class Cache:
         gap = first_gap(entry, spans)
         if gap is not None:
             if strong_validator(response.headers) is None:
-                if not self._is_within(exchange, entry, self.fills.here_or_coming(entry)):
+                if not self.planner.is_on_its_way(exchange, entry):
                     # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
                     # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
                     raise SentOn(alone=spans is None and "range" in exchange.headers)
-            elif not waiter.fill.brings(gap) and not self._can_add_to(exchange, entry, alone=False):
+            elif not waiter.fill.brings(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
                 raise SentOn(alone=True)
             return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
         waiter.leave()
@@ -605,120 +526,10 @@ class Cache:
         status = cache_status(NAME, fwd=fwd, fwd_status=206, stored=True, collapsed=collapsed, ttl=response.ttl(now))
         return await self._serve_entry(exchange, entry, response, now, status, "coalesced" if collapsed else "miss")
 
-    def _forward_reason(self, key: str, decision: Decision | None) -> str:
-        """Why a request goes forward, as RFC 9211 §2.2 has it."""
-        if decision is not None:
-            return decision.reason or "partial"
-        return "vary-miss" if self.store.lookup(key) else "uri-miss"
-
-    def _nothing_to_join(self, exchange: Exchange, since: float | None = None, came: float | None = None) -> bool:
-        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
-        return self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came) is None
-
-    def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
-        """A fill at the origin that this request may not share, since that was asked too early, but waits for."""
-        since = not_before(exchange.wanted, came)
-        fills = self.fills.at_the_origin(exchange.key, answered=since is None)
-        if not fills or self._is_private(exchange, alone=alone) or not self._nothing_to_join(exchange, since, came):
-            return None
-        return waits_for(fills, exchange, stale, since, came)
-
-    def _is_private(self, exchange: Exchange, *, alone: bool) -> bool:
-        """Whether a fill for this request is to be shared with nobody."""
-        headers = exchange.headers
-        return (
-            alone
-            or exchange.wanted.no_store
-            or _is_for_the_origin(headers)
-            or is_bound(exchange)
-            or self.fills.is_uncacheable(exchange.key, headers)
-            or ("range" in headers and is_for_its_client(exchange, self.fills))
-        )
-
-    def _wait_for_fill(
-        self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool
-    ) -> tuple[Waiter, bool, bool]:
-        """Join the fill of the key or start one: the waiter, whether it joined, and whether the fill was complete."""
-        key, headers, wanted = exchange.key, exchange.headers, exchange.wanted
-        since = not_before(wanted, came)
-        for_origin = _is_for_the_origin(headers)
-        if not (alone or wanted.no_store or for_origin):
-            fill = self.fills.find(key, headers, lambda response: _fresh(wanted, response), since, came)
-            if fill is not None:
-                complete = fill.body is not None and fill.body.complete
-                waiter = fill.join(exchange.client, headers, exchange.policy.patience)
-                return self._listening(exchange, waiter), True, complete
-        private = self._is_private(exchange, alone=alone)
-        candidates = self._candidates(exchange, stale)
-        if stale is None and candidates and self.fills.known.expects_304(key, headers):
-            candidates = ()  # the client's own condition is the one that holds
-        retries = part = None
-        is_short = False
-        if private and (stale is None or for_origin):
-            # Nobody shares this, so the client's own conditions and ranges may go through as they are.
-            candidates = ()
-            keep = not (wanted.no_store or "range" in headers)
-        else:
-            keep = not wanted.no_store
-            if "range" in headers and not private:
-                part = self._part_of(exchange, stale)
-                is_short = part is None and stale is None and is_taken_for_short(exchange, self.fills)
-            if (
-                candidates
-                or part is not None
-                or not is_conditional(headers)
-                or self.fills.known.expects_body(key, headers)
-            ):
-                headers = _without_conditions(headers)
-            else:
-                headers = headers.without("range", "if-range")  # all of it is for whoever waits, and may be stored
-            # The condition is passed on then: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
-            # stored, and a 304 costs the origin less than the whole. It answers all who wait with the same.
-            if stale is not None:
-                retries = self._retries_of_validation(wanted, stale)
-        request = FillRequest(
-            key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
-            is_short,
-        )  # fmt: skip
-        return self._listening(exchange, self.fills.start(request)), False, False
-
-    def _part_of(self, exchange: Exchange, stale: Entry | None) -> Part | None:
-        """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
-        another version."""
-        if stale is None:
-            if exchange.policy.signed_url and exchange.policy.rule_for(200, NO_FIELDS) is None:
-                return exact_part(exchange)  # most of a block would be for nobody
-            return first_part(exchange, self.fills)
-        spans = selected(exchange, stale.response, stale.length)
-        if spans is None or spans == "unsatisfiable" or self.fills.spans.fetches_whole(stale.length):
-            return None
-        part = first_part(exchange, self.fills)
-        return replace(part, of=stale) if part is not None else None
-
     def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
         waiter.on_interim = exchange.on_interim
         waiter.asker = exchange
         return waiter
-
-    def _candidates(self, exchange: Exchange, selected: Entry | None) -> tuple[Entry, ...]:
-        """What the origin may say is still good: the entry that the request selects, and every other variant that can
-        be told by its tag, all in one request (RFC 9111 §4.3.1)."""
-        if selected is not None and selected.response.etag is None:
-            return (selected,)
-        others = [
-            entry
-            for entry in self.store.lookup(exchange.key)
-            if entry is not selected and may_stand_for(exchange.headers, entry.response)
-        ]
-        others = others[-CANDIDATES_MOST:]
-        return (selected, *others) if selected is not None else tuple(others)
-
-    def _retries_of_validation(self, wanted: CacheControl, stale: Entry) -> int | None:
-        """Where something stale may stand in for an answer, nobody is kept waiting for the third failure."""
-        now = time.time()
-        if may_serve_stale(wanted, stale.response, now, disconnected=False):
-            return 0
-        return None
 
     def _serve_fill(
         self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
@@ -761,13 +572,10 @@ class Cache:
 
     # -- when there is no answer from the origin ------------------------------------------------------------------
 
-    async def _without_origin(
-        self, exchange: Exchange, stale: Entry | None, decision: Decision | None, error: Exception
-    ) -> Answer:
+    async def _without_origin(self, exchange: Exchange, stale: Entry | None, fwd: str, error: Exception) -> Answer:
         """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
         now = time.time()
         overload = isinstance(error, Overloaded)
-        fwd = self._forward_reason(exchange.key, decision)
         if stale is not None and has_it_all(exchange, stale):
             disconnected = self.settings.serve_stale_on_overload if overload else True
             if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
@@ -801,29 +609,10 @@ def _same_validators(stored: Headers, new: Headers) -> bool:
     )
 
 
-def _fresh(wanted: CacheControl, response: StoredResponse) -> bool:
-    return decide(wanted, response, time.time()).reuse is Reuse.FRESH
-
-
 def _selects_part(exchange: Exchange, response: StoredResponse) -> bool:
     """Whether ranges are wanted of a response whose length isn't known, and conditions don't have it otherwise."""
     return (
         response.status == 200
-        and requested(exchange.headers) is not None
+        and exchange.requirements.ranges is not None
         and if_range_holds(exchange.headers, response.headers)
     )
-
-
-def _may_share(exchange: Exchange, entry: Entry) -> bool:
-    """Whether what this request is given may be put to an entry, as far as that is up to the request."""
-    return why_not_shared(exchange.headers, entry.response.headers, exchange.policy) is None
-
-
-def _is_for_the_origin(headers: Headers) -> bool:
-    """RFC 9111 §4.3.2: these conditions "are not applicable to a cache"; only the origin may evaluate them."""
-    return "if-match" in headers or "if-unmodified-since" in headers
-
-
-def _without_conditions(headers: Headers) -> Headers:
-    """A shared fill asks for all of it: the client's own conditions and ranges are answered from what comes back."""
-    return headers.without_any(CONDITIONAL_OR_RANGE)

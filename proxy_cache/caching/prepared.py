@@ -1,11 +1,13 @@
-"""Hits that are ready in memory, head and body: what most requests are answered with, in a few microseconds."""
+"""Hits that are ready, head and body, whole or one range: what most requests are answered with, in microseconds."""
 
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..semantics.headers import Headers
+from ..semantics.ranges import RangeSpec, without_digests
+from ..semantics.spans import Span
 from ..semantics.status_fields import cache_status
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import matches
@@ -21,9 +23,17 @@ SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
 """Bytes of bodies for which the kernel's page cache beats our memory: sending it takes no copy, but a second system
 call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
 docs/performance.md.)"""
+RANGE_MOST: Final = 256 * 1024
+"""Bytes of a range that is read from its file at once. What is longer is read as its client takes it."""
 AGE_MARK: Final = secrets.token_hex(16)
 TTL_MARK: Final = secrets.token_hex(16)
-"""Stand in a template for numbers that change by the second. No origin can know them."""
+RANGE_MARK: Final = secrets.token_hex(16)
+LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
+"""Stand in a template for what changes by the second, or by the range. No origin can know them."""
+
+
+Hit: TypeAlias = tuple[bytes, bytes | memoryview, int | None, int]
+"""Head, body, file and status."""
 
 
 class Prepared:
@@ -48,6 +58,34 @@ class Prepared:
         return self._bytes
 
 
+class PreparedRange:
+    """The head of a 206 with one range of an entry, made once, but for its age, its ttl, the range and its length."""
+
+    __slots__ = ("_age", "_format", "_from", "_is_length_first", "_ttl", "_until", "response")
+
+    def __init__(self, response: StoredResponse, template: bytes) -> None:
+        self.response = response
+        length = str(LENGTH_MARK).encode()
+        self._is_length_first = template.index(length) < template.index(AGE_MARK.encode())
+        template = template.replace(b"%", b"%%").replace(length, b"%d")
+        template = template.replace(AGE_MARK.encode(), b"%d").replace(TTL_MARK.encode(), b"%d")
+        self._format = template.replace(RANGE_MARK.encode(), b"%d-%d")
+        self._from = self._until = 0.0
+        self._age = self._ttl = 0
+
+    def head(self, now: float, span: Span) -> bytes:
+        if not self._from <= now < self._until:
+            response = self.response
+            self._age = age = response.age(now)
+            self._ttl = response.lifetime - age
+            self._from = response.response_time + age - response.initial_age
+            self._until = self._from + 1
+        start, stop = span
+        if self._is_length_first:
+            return self._format % (stop - start, self._age, start, stop - 1, self._ttl)
+        return self._format % (self._age, start, stop - 1, self._ttl, stop - start)
+
+
 class ReadyHits:
     """What of the store can be sent as it is."""
 
@@ -56,7 +94,7 @@ class ReadyHits:
         self._index, self._memory = store.index, store.memory
         self._heads = heads
 
-    def find(self, key: str, headers: Headers, now: float) -> tuple[bytes, bytes, int | None, int] | None:
+    def find(self, key: str, headers: Headers, now: float) -> Hit | None:
         """Head, body, file and status for a GET without range, condition or directive, if a fresh entry has them ready.
 
         The file is the descriptor of the body's if it is better sent from there (see :data:`SENDFILE`). It is good
@@ -81,6 +119,45 @@ class ReadyHits:
         file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
         return prepared.head(now), body, file, response.status
 
+    def find_range(self, key: str, headers: Headers, spec: RangeSpec, now: float) -> Hit | None:
+        """The same for a GET with one range and, but for that, plain: if all of the range is in memory, or in a file
+        that is open, and in the page cache."""
+        entry = self._index.only(key)
+        if entry is None:
+            return None
+        response = entry.response
+        if response.status != 200 or not now < response.fresh_until:
+            return None
+        if response.vary and ("range" in dict(response.vary) or not matches(response.vary, headers)):
+            return None  # (``headers`` are without the Range)
+        span = spec.within(entry.length)
+        if span is None:
+            return None
+        start, stop = span
+        body: memoryview | None
+        if entry.memory is not None:
+            body = memoryview(entry.memory)[start:stop]
+            self._memory.touch(entry)
+        else:
+            body = self._read_now(entry, start, stop)
+            if body is None:
+                return None
+        prepared = entry.prepared_range
+        if prepared is None or prepared.response is not response:
+            prepared = entry.prepared_range = PreparedRange(response, self._range_template(entry))
+        self._index.touch(entry, now)
+        return prepared.head(now, span), body, None, 206
+
+    def _read_now(self, entry: Entry, start: int, stop: int) -> memoryview | None:
+        """Bytes of a body that has a file of its own."""
+        if stop - start > RANGE_MOST or (entry.spans is not None and not entry.spans.covers(start, stop)):
+            return None
+        file = self._store.files.peek(entry.id)
+        if file is None or file.is_bad:
+            return None
+        buffer = memoryview(bytearray(stop - start))
+        return buffer if self._store.files.read_into(file.fd, buffer, start) == stop - start else None
+
     def _brought_to_memory(self, entry: Entry) -> bool:
         """Whether its body is worth having in memory and can be had without waiting."""
         if entry.length > LARGEST or entry.spans is not None or entry.response.status in (204, 304):
@@ -103,6 +180,18 @@ class ReadyHits:
         headers = put(response.headers, "Age", AGE_MARK)
         if response.status == 200 and "accept-ranges" not in headers:
             headers = headers.add("Accept-Ranges", "bytes")
+        return self._finished(response, response.status, headers, entry.length)
+
+    def _range_template(self, entry: Entry) -> bytes:
+        """The same for a 206, with marks for the range and its length, too."""
+        response = entry.response
+        headers = put(response.headers, "Age", AGE_MARK)
+        if "accept-ranges" not in headers:
+            headers = headers.add("Accept-Ranges", "bytes")
+        headers = put(without_digests(headers), "Content-Range", f"bytes {RANGE_MARK}/{entry.length}")
+        return self._finished(response, 206, headers, LENGTH_MARK)
+
+    def _finished(self, response: StoredResponse, status: int, headers: Headers, length: int) -> bytes:
         headers = self._heads.own(headers, response, f"{cache_status(NAME, hit=True)}; ttl={TTL_MARK}")
-        answer = Answer(response.status, "", headers, b"", entry.length, "hit")
+        answer = Answer(status, "", headers, b"", length, "hit")
         return response_head(answer.status, answer.reason_phrase, answer.framed(http11=True, head=False)[0])

@@ -286,7 +286,11 @@ class Lane(asyncio.Protocol):
         """Answer with what is ready in memory, if it is; most requests are answered here."""
         started = time.monotonic()
         try:
-            ready = cache.ready(key, request.fields.headers, time.time())
+            headers, spec = request.fields.headers, request.range
+            if spec is None:
+                ready = cache.ready(key, headers, time.time())
+            else:
+                ready = cache.ready_range(key, headers, spec, time.time())
         except Exception:
             return False  # the longer way meets it again, and has an answer for it
         if ready is None:
@@ -304,7 +308,7 @@ class Lane(asyncio.Protocol):
             self._run(self._make_room())
         return True
 
-    def _send(self, head: bytes, body: bytes, file: int | None) -> bool:
+    def _send(self, head: bytes, body: bytes | memoryview, file: int | None) -> bool:
         """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
         descriptor of a file with the same body, if sending that is faster."""
         transport = self._transport
@@ -333,7 +337,7 @@ class Lane(asyncio.Protocol):
     def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
             fields = request.fields
-            exchange = Exchange(target, fields.forward(self.host.via), self.host.client, policy, fields.wanted)
+            exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
             state = self.host.lane_begin(exchange)
         except Exception as error:
             self.host.failed(error)
@@ -342,7 +346,7 @@ class Lane(asyncio.Protocol):
         self._exchange = exchange
         answer: Answer | None = None
         try:
-            if fields.plain:
+            if fields.plain and request.range is None:
                 exchange.on_interim = self.host.lane_interim(request.http11)
                 begun = cache.begin(exchange)
                 if isinstance(begun, Waiter):

@@ -155,9 +155,7 @@ class ClientLane:
         rules = self.addon.settings.rules
         if rules.are_none:
             return rules.base
-        return rules.policy(
-            target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.fields.lines)
-        )
+        return rules.policy(target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.lines))
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from .dates import parse_http_date
@@ -75,8 +76,11 @@ def select(request: Headers, response: Headers, length: int) -> list[Span] | Lit
     Ranges that lie outside the body are left out (RFC 9110 §15.3.7.2).
     """
     specs = requested(request)
-    if specs is None or not if_range_holds(request, response):
-        return None
+    return spans_of(specs, length) if specs is not None and if_range_holds(request, response) else None
+
+
+def spans_of(specs: Sequence[RangeSpec], length: int) -> list[Span] | Literal["unsatisfiable"] | None:
+    """What these ranges select of a body of ``length`` bytes; ``None``: all of it."""
     spans = [span for span in (spec.within(length) for spec in specs) if span is not None]
     if not spans:
         if length == 0 and any(spec.first is None and spec.last for spec in specs):

@@ -36,8 +36,8 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "response", "size", "slot",
-        "spans", "sums", "unwritten", "used", "weight", "written",
+        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "prepared_range", "response",
+        "size", "slot", "spans", "sums", "unwritten", "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,10 @@ class Entry:
         self.weight = 0
         """Bytes that it is counted with in the index's working set."""
         self.prepared: Any = None
-        """What somebody has worked out from ``response`` and wants to find again; dropped when that changes."""
+        """What somebody has worked out from ``response`` and wants to find again; dropped when that changes. And the
+        same for"""
+        self.prepared_range: Any = None
+        """parts of it."""
 
     def measure(self) -> None:
         """Work out its size anew: there is more of its body, or another head."""

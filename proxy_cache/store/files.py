@@ -280,6 +280,13 @@ class BodyFiles:
             body.users += 1
         return body
 
+    def peek(self, entry_id: int) -> OpenBody | None:
+        """The body, if its file is open already, to be used before anybody else has a turn on the loop."""
+        body = self._open.get(entry_id)
+        if body is not None and not body.users:
+            self._idle.move_to_end(entry_id)
+        return body
+
     def warm(self, entry_id: int, length: int, now: float) -> int | None:
         """The descriptor of a whole body whose file is open and in the page cache, to send it from there at once.
 

@@ -229,7 +229,7 @@ class Index:
         for entries in (self._entries, self._alive):
             for entry in list(entries.values()):
                 set_back(entry.response, by, now)
-                entry.prepared = None
+                entry.prepared = entry.prepared_range = None
         self._steps.add(Step(self._next_id, now + by, now, by))
         self._touched = dict.fromkeys(self._touched, now)
         self._writer.put(ClockSet(self._steps.dump(), now))
@@ -377,7 +377,7 @@ class Index:
         distrust_the_future(response, time.time())
         entry.response = response
         response.headers.pack()
-        entry.prepared = None
+        entry.prepared = entry.prepared_range = None
         self._measure(entry)
         if entry.slot:
             self._save(entry)
@@ -390,7 +390,7 @@ class Index:
         entry.spans = None if spans.covers(0, entry.length) else spans
         entry.sums = with_runs(entry.sums, sums)
         entry.written = now
-        entry.prepared = None
+        entry.prepared = entry.prepared_range = None
         self._measure(entry)
         self._save(entry)
 

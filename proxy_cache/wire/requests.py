@@ -16,6 +16,7 @@ from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..semantics.ranges import RangeSpec
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
 
@@ -28,6 +29,10 @@ _REMEMBER_LENGTH: Final = 2048
 _LINE: Final = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
 _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
+# One range of bytes. Any other Range is a field like all others, for the usual way to read.
+_RANGE: Final = re.compile(
+    rb"^range:[\t ]*+(bytes=(?!-[\t \r])([0-9]{0,18}+)-([0-9]{0,18}+))[\t ]*+\r\n", re.IGNORECASE | re.MULTILINE
+)
 # These are more than a plain GET, or decide who may have an answer.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
@@ -47,8 +52,6 @@ class RequestFields:
     close: bool | None
     """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
-    lines: bytes
-    """As they came."""
     _forward: Headers | None = None
 
     def forward(self, via: str) -> Headers:
@@ -67,9 +70,21 @@ class Request:
     target: str
     http11: bool
     fields: RequestFields
+    """Without the Range field, if there is a ``range``: the other lines are the same from one to the next."""
     size: int
     close: bool
     persistence: bytes
+    lines: bytes
+    """All field lines."""
+    range: RangeSpec | None = None
+    """The one range of bytes that is asked for, without any condition. It may make no sense."""
+    range_value: str = ""
+    """As it came."""
+
+    def headers(self, via: str) -> Headers:
+        """The header as it goes on, see :meth:`RequestFields.forward`."""
+        headers = self.fields.forward(via)
+        return headers if self.range is None else headers.add("Range", self.range_value)
 
 
 def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:
@@ -87,13 +102,23 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
     lines = data[line.end() : end + 2]
     if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
         return UNUSUAL
-    fields = _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
+    fields = part = None
+    if b"ytes=" in lines and (part := _RANGE.search(lines)) is not None:
+        fields = _fields_of(lines[: part.start()] + lines[part.end() :])
+        if fields is None or not fields.unconditional:
+            part = None  # another Range, or a condition
+    if part is None:
+        fields = _fields_of(lines)
     if fields is None:
         return UNUSUAL
     http11 = line[2] == b"1"
     close = not http11 if fields.close is None else fields.close
     persistence = CLOSE if close else b"" if http11 else KEEP_ALIVE
-    return Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence)
+    request = Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence, lines)
+    if part is not None:
+        first, last = int(part[2]) if part[2] else None, int(part[3]) if part[3] else None
+        request.range, request.range_value = RangeSpec(first, last), part[1].decode("ascii")
+    return request
 
 
 def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
@@ -128,10 +153,14 @@ def _fields(lines: bytes) -> RequestFields | None:
     wanted = request_cache_control(headers)
     unconditional = "range" not in headers and not is_conditional(headers)
     plain = unconditional and wanted is NOTHING
-    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"), lines)
+    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"))
 
 
 _remembered = lru_cache(maxsize=4096)(_fields)
+
+
+def _fields_of(lines: bytes) -> RequestFields | None:
+    return _remembered(lines) if len(lines) <= _REMEMBER_LENGTH else _fields(lines)
 
 
 def absolute_target(text: str) -> Target | None:

@@ -101,12 +101,48 @@ def test_whether_the_connection_ends(version: str, connection: str, close: bool,
 
 
 @pytest.mark.parametrize(
-    "field", ["Range: bytes=0-1", "If-None-Match: *", "Cache-Control: no-cache", "Pragma: no-cache"]
+    "field",
+    ["Range: bytes=0-1,5-6", "Range: items=0-1", "If-None-Match: *", "Cache-Control: no-cache", "Pragma: no-cache"],
 )
 def test_not_plain(field: str) -> None:
     request = parse_request(f"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n".encode())
     assert isinstance(request, Request)
     assert not request.fields.plain
+
+
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        ("Range: bytes=0-1", (0, 1)), ("range:\tBytes=7-  ", (7, None)), ("RANGE: bytes=-5", (None, 5)),
+        ("Range: bytes=9-2", (9, 2)),  # which no body has
+    ],
+)  # fmt: skip
+def test_one_range_of_bytes(field: str, spec: tuple[int | None, int | None]) -> None:
+    """The other lines are looked up without it: they are the same for all ranges."""
+    lines = f"Host: a\r\nAccept: */*\r\n{field}\r\nTE: x\r\n"
+    request = parse_request(f"GET http://a.example/ HTTP/1.1\r\n{lines}\r\n".encode())
+    assert isinstance(request, Request)
+    assert request.range == spec
+    assert request.fields.plain
+    assert "range" not in request.fields.headers
+    assert request.headers("via").get("range") == field.partition(":")[2].strip()
+    assert request.lines == lines.encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Range: bytes=-", "Range: bytes=0-1,2-3", "Range: bytes = 0-1", "Range: bytes=0-1\r\nRange: bytes=0-1",
+        'Range: bytes=0-1\r\nIf-Range: "a"', 'If-None-Match: "a"\r\nRange: bytes=0-1', "If-Range: bytes=0-1",
+        f"Range: bytes=0-{'9' * 19}",
+    ],
+)  # fmt: skip
+def test_more_than_one_range_of_bytes(fields: str) -> None:
+    request = parse_request(f"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n".encode())
+    assert isinstance(request, Request)
+    assert request.range is None
+    assert not request.fields.plain
+    assert len(request.fields.headers.fields) == fields.count("\n") + 1
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,10 @@ class FillTable:
         remembered of it."""
         return key in self._joinable or (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
 
+    def has_arrived(self, key: str) -> bool:
+        """Whether there are fills of ``key`` whose bytes are all here and on their way into the store."""
+        return any(fill.state is FillState.COMPLETE for fill in self._joinable.get(key, ()))
+
     async def settled(self, key: str) -> bool:
         """Wait for fills of ``key`` whose bytes are all here and on their way into the store. Whether there were any:
         what they stored can be validated, where going to the origin now would fetch it a second time."""

@@ -17,8 +17,7 @@ import time
 from typing import Final
 
 from ...semantics import ranges
-from ...semantics.ranges import RangeSpec, is_same_representation, requested, strong_validator
-from ...semantics.signatures import signed_fields
+from ...semantics.ranges import RangeSpec, is_same_representation, strong_validator
 from ...semantics.spans import Span, Spans
 from ...semantics.stored import StoredResponse
 from ...semantics.validation import CONDITIONAL
@@ -96,7 +95,7 @@ class GapReader:
             return self._on_behalf(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
         if strong_validator(entry.response.headers) is None:
             raise SentOn(alone="range" in exchange.headers)
-        signed = exact_range(exchange)
+        signed = exchange.requirements.exact_range
         if signed is None and exchange.key in self._table.unusable:
             return self._wait_for_whole()
         if signed is not None:
@@ -174,7 +173,7 @@ class GapReader:
         if self._slow is not None or not self._table.store.holds(entry):
             return  # what isn't kept is to come when it is read: it holds a slot until then
         gap = entry.spans.first_missing(offset, self.stop) if entry.spans is not None else None
-        if gap is None or exact_range(self._exchange) is not None:
+        if gap is None or self._exchange.requirements.exact_range is not None:
             return
         if self._ahead is not None:
             if self._ahead.fill.brings(gap):
@@ -247,7 +246,12 @@ class GapReader:
     async def _is_far(self, piece: Reader) -> bool:
         """Whether what this piece is to bring next was found to be far away, and comes from elsewhere now."""
         waiter, exchange = self._waiter, self._exchange
-        if waiter is None or self._is_lost or not may_be_combined(waiter.fill) or exact_range(exchange) is not None:
+        if (
+            waiter is None
+            or self._is_lost
+            or not may_be_combined(waiter.fill)
+            or exchange.requirements.exact_range is not None
+        ):
             return False
         fill, entry = waiter.fill, self.entry
         if not is_ahead(fill, self.offset):
@@ -461,83 +465,11 @@ def from_origin(
 
     ``entry``: what they were read from, if it was stored. Those who lose the same entry share what is fetched.
     """
-    if response.status != 200 or strong_validator(response.headers) is None or is_bound(exchange):
+    if response.status != 200 or strong_validator(response.headers) is None or exchange.requirements.is_bound:
         return None
     if entry is None:
         entry = Entry(table.store.index.new_id(), exchange.key, response, length, time.time(), Spans())
     return GapReader(table, exchange, entry, Span(start, stop), whole=True, is_lost=True)
-
-
-def first_part(exchange: Exchange, table: FillTable) -> Part | None:
-    """What to ask for, when a range is wanted of what isn't stored; ``None``: all of it.
-
-    The block around the first range. Of the end of what is of unknown length no block can be named, but the last so
-    many bytes can.
-    """
-    specs = requested(exchange.headers)
-    if specs is None or is_taken_for_short(exchange, table):
-        return None
-    exact = exact_range(exchange)
-    is_single, is_own = len(specs) == 1, "if-range" not in exchange.headers
-    if exact is not None:
-        return Part(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
-    need = ask = specs[0]
-    block, most = table.spans.block, table.spans.most
-    if block and not (is_single and (exchange.key in table.exact or exchange.key in table.weak)):
-        first, last = ask
-        if first is None:
-            ask = RangeSpec(None, -(-(last or 0) // block) * block or 1)
-        else:
-            span = table.first_span(first, first + most if last is None else last + 1)
-            ask = RangeSpec(span.start, span.stop - 1)
-            need = RangeSpec(first, first if last is None else min(last, span.stop - 1))
-    is_exact = is_single and ask == specs[0]
-    return Part(ask, need, is_exact=is_exact, is_own=is_exact and is_own)
-
-
-def is_taken_for_short(exchange: Exchange, table: FillTable) -> bool:
-    """Whether a range is wanted of what a HEAD has said is short enough to be fetched whole."""
-    length = table.length_of(exchange.key)
-    return length is not None and table.spans.fetches_whole(length) and requested(exchange.headers) is not None
-
-
-def is_for_its_client(exchange: Exchange, table: FillTable) -> bool:
-    """Whether a range is to be asked for as it came, and the answer passed on as it comes: its origin has just shown
-    that nothing can be made of what it answers, or not of several ranges."""
-    key, specs = exchange.key, requested(exchange.headers)
-    if specs is None or is_taken_for_short(exchange, table):
-        return False
-    return key in table.unusable or (len(specs) > 1 and (key in table.exact or key in table.weak))
-
-
-def exact_part(exchange: Exchange) -> Part | None:
-    """Just the first range that is wanted, of what is probably not going to be stored; ``None``: all of it."""
-    specs = requested(exchange.headers)
-    if specs is None:
-        return None
-    first, last = specs[0]
-    need = specs[0] if first is None or last is not None else RangeSpec(first, first)
-    is_exact = len(specs) == 1
-    return Part(specs[0], need, is_exact=is_exact, is_own=is_exact and "if-range" not in exchange.headers)
-
-
-def exact_range(exchange: Exchange) -> RangeSpec | None:
-    """The range of a request that is signed for just this range; ``None`` if another may be asked for."""
-    specs = requested(exchange.headers)
-    if specs is None or len(specs) != 1 or "range" not in signed_fields(exchange.headers, exchange.target.path):
-        return None
-    return specs[0]
-
-
-def is_bound(exchange: Exchange) -> bool:
-    """Whether a request cannot be asked in any other way than it came: its signature covers conditions, or several
-    ranges."""
-    signed = signed_fields(exchange.headers, exchange.target.path)
-    if not signed or signed.isdisjoint({"range", *CONDITIONAL}):
-        return False
-    if any(name in exchange.headers for name in signed & CONDITIONAL):
-        return True
-    return "range" in signed and "range" in exchange.headers and exact_range(exchange) is None
 
 
 class MultipartReader:

@@ -21,9 +21,10 @@ _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag
 
 def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selected:
     """The spans that are wanted of a body of this length; ``None``: all of it."""
-    if response.status != 200 or "range" not in exchange.headers:
+    asked = exchange.requirements.ranges
+    if response.status != 200 or asked is None or not ranges.if_range_holds(exchange.headers, response.headers):
         return None
-    return ranges.select(exchange.headers, response.headers, length)
+    return ranges.spans_of(asked, length)
 
 
 def first_gap(entry: Entry, spans: Selected, here: Spans | None = None) -> int | None:
