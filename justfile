@@ -38,6 +38,10 @@ lint:
     {{ python }} -m ruff format --check .
     {{ python }} -m mypy
 
+# Print the files and functions that a hit, a miss, a range and a queued client go through, in order
+trace:
+    {{ python }} -m tests.support.trace
+
 # Compare with a textbook mitmproxy addon and with plain mitmdump (about 5 minutes; --quick: 1; --help: more)
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"

@@ -55,6 +55,33 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+README_LINES = (
+    ("hit", "ours", "hit"),
+    ("hit", "textbook", "hit, mitmproxy with a simple cache addon"),
+    ("hits with five rules", "ours", "hit, with five rules set"),
+    ("range hit", "ours", "range hit: that much of a bigger file"),
+    ("miss", "ours", "miss"),
+    ("miss", "textbook", "miss, mitmproxy with a simple cache addon"),
+    ("miss", "plain", "mitmproxy without a cache"),
+)
+"""What of the measurements stands in the README: kind of request, contender, and how a reader is told."""
+
+
+def readme_table(rows: Sequence[Row]) -> str:
+    """A line for each kind and contender, a column for each size: to be read without an explanation."""
+    rates: dict[tuple[str, str, str], float] = {}
+    for name, cells in rows:
+        kind, _, size = name.partition(", ")
+        rates |= {(kind, contender, size): cell.rate for contender, cell in cells.items()}
+    sizes = list(dict.fromkeys(size for _, _, size in rates))
+    lines = [f"| requests per second | {' | '.join(sizes)} |", f"|---|{'---:|' * len(sizes)}"]
+    for kind, contender, told in README_LINES:
+        numbers = [_number(rates.get((kind, contender, size))) for size in sizes]
+        if any((kind, contender, size) in rates for size in sizes):
+            lines.append(f"| {told} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 def range_ratios(rows: Sequence[Row]) -> str:
     """Range hits to whole hits of the same size, by this proxy."""
     rates = {name: cells["ours"].rate for name, cells in rows if "ours" in cells}
@@ -91,20 +118,42 @@ def machine() -> str:
     return match[1].strip() if match else platform.machine()
 
 
-def markdown(rows: Sequence[Row], *, runs: int, seconds: int, cores: int, command: str) -> str:
-    """The table with what a reader needs to judge it."""
-    pinned = "the proxy on one core, nginx and wrk on another" if cores > 1 else "everything on one core"
-    times = f"Medians of {runs} runs of {seconds} s" if runs > 1 else f"One run of {seconds} s"
-    parts = [
-        f"{times}, 32 connections, {pinned}: `{command}`, {datetime.date.today().isoformat()}, "
-        f"Python {platform.python_version()}, mitmproxy {importlib.metadata.version('mitmproxy')}, "
-        f"{cores} {'core' if cores == 1 else 'cores'} of {machine()}.",
-        table(rows),
-    ]
-    parts += filter(None, (rule_ratios(rows), range_ratios(rows)))
-    if found := troubles(rows):
-        parts.append("Not clean:\n\n" + "\n".join(f"- {trouble}" for trouble in found))
-    return "\n\n".join(parts)
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How it was measured."""
+
+    runs: int
+    seconds: int
+    cores: int
+    command: str
+
+    def __str__(self) -> str:
+        pinned = "the proxy on one core, nginx and wrk on another" if self.cores > 1 else "everything on one core"
+        many = self.runs > 1
+        times = f"Medians of {self.runs} runs of {self.seconds} s" if many else f"One run of {self.seconds} s"
+        return (
+            f"{times}, 32 connections, {pinned}: `{self.command}`, {datetime.date.today().isoformat()}, "
+            f"Python {platform.python_version()}, mitmproxy {importlib.metadata.version('mitmproxy')}, "
+            f"{self.cores} {'core' if self.cores == 1 else 'cores'} of {machine()}."
+        )
+
+
+def markdown(rows: Sequence[Row], conditions: Conditions) -> str:
+    """All of it, with what whoever measures needs to judge it."""
+    return _parts(str(conditions), table(rows), rule_ratios(rows), range_ratios(rows), _not_clean(rows))
+
+
+def for_readme(rows: Sequence[Row], conditions: Conditions) -> str:
+    return _parts(str(conditions), readme_table(rows), _not_clean(rows))
+
+
+def _not_clean(rows: Sequence[Row]) -> str:
+    found = troubles(rows)
+    return "Not clean:\n\n" + "\n".join(f"- {trouble}" for trouble in found) if found else ""
+
+
+def _parts(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts))
 
 
 def write_readme(readme: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
     just bench                  about five minutes
     just bench --quick          under a minute, and rougher
-    just bench --write-readme   the same, with the table put into the README
+    just bench --write-readme   the same, with a shorter table put into the README
 
 How it measures, and how to read it: benchmarks/README.md.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import load
 from processes import BIG, ROOT, SIZES, Mitmdump, Origin, wait_until_idle
-from report import Cell, Row, markdown, write_readme
+from report import Cell, Conditions, Row, for_readme, markdown, write_readme
 
 CONTENDERS = ("ours", "textbook", "plain")
 HIT, RULED, MISS, RANGE = "hit", "hits with five rules", "miss", "range hit"
@@ -54,14 +54,14 @@ def main() -> None:
             origin.wait_until_listening()
             for name in options.sizes:
                 rows += measure(name, origin, folder, proxy_core, other_core, options)
-    # The README reads better with the hits first.
+    # It reads better with the hits first.
     rows.sort(key=lambda row: [HIT, RULED, RANGE, MISS].index(row[0].partition(",")[0]))
 
     command = shlex.join(["just", "bench", *(argument for argument in sys.argv[1:] if argument != "--write-readme")])
-    text = markdown(rows, runs=options.runs, seconds=options.seconds, cores=len(cores), command=command)
-    print(text)
+    conditions = Conditions(options.runs, options.seconds, len(cores), command)
+    print(markdown(rows, conditions))
     if options.write_readme:
-        write_readme(ROOT / "README.md", text)
+        write_readme(ROOT / "README.md", for_readme(rows, conditions))
 
 
 def measure(
