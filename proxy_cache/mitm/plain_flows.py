@@ -1,0 +1,60 @@
+"""The proxy without layers of its own (``compat.LAYERS`` is off): by mitmproxy's hooks alone.
+
+Whatever has to be done to a flow is done to its request and response, where other addons see it. Bodies of answers are
+held until they are complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import http
+from mitmproxy.proxy import mode_specs
+
+from ..caching.headers import NAME
+from ..semantics.status_fields import cache_status
+from .compat import find
+from .flows import host_is_the_clients
+from .forwarded import heads
+
+if TYPE_CHECKING:
+    from mitmproxy.proxy.layer import NextLayer
+
+
+def clean_request(flow: http.HTTPFlow, via: str, *, has_body: bool) -> None:
+    """Make the request one that may leave (RFC 9110 §7.6): without hop-by-hop fields, with ``Via`` and the Host of its
+    target. Raises :class:`wire.outgoing.Mismatch` if another one than the one that is meant would leave."""
+    request = flow.request
+    kept = request.host_header if host_is_the_clients(flow) else None
+    to_parent = isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode)
+    binary = bool(request.is_http2 or request.is_http3)
+    cleaned = heads.for_origin(
+        request, via, to_parent=to_parent, binary=False,
+        host=kept.encode("utf-8", "surrogateescape") if kept is not None else None, has_body=has_body,
+    )  # fmt: skip
+    if binary:  # mitmproxy says of it what HTTP/1 has to be told, once it knows that it is HTTP/1
+        cleaned.headers.pop("transfer-encoding", None)
+    request = request.copy()  # the connection still goes by what has come
+    request.headers = cleaned.headers
+    request.stream = flow.request.stream
+    flow.request = request
+
+
+def clean_response(flow: http.HTTPFlow, via: str, reason: str) -> None:
+    """The same for an origin's response on its way to the client."""
+    assert flow.response is not None
+    stream = flow.response.stream
+    fwd = cache_status(NAME, fwd=reason, fwd_status=flow.response.status_code)
+    response = flow.response.copy()
+    response.headers = heads.for_client(response, flow.request, via, fwd).headers
+    response.stream = stream
+    flow.response = response
+
+
+def relay(data: NextLayer) -> None:
+    """Relay what follows a CONNECT as it is. mitmproxy would look into it."""
+    layer: Any = find("mitmproxy.proxy.layers.tcp:TCPLayer") or find("mitmproxy.proxy.layers:TCPLayer")
+    try:
+        data.layer = layer(data.context, ignore=True)
+    except TypeError:
+        data.layer = layer(data.context)
