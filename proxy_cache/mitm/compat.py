@@ -321,9 +321,7 @@ def check() -> None:
     version = owner()
     for part in PARTS:
         part.check(version)
-    if not LAYERS.is_on:
-        for part in _WITHIN_LAYERS:
-            part.is_on = False
+    _settle()
 
 
 def check_addons(addons: Any) -> None:
@@ -339,10 +337,16 @@ def check_addons(addons: Any) -> None:
         if addon is None or not hasattr(addon, needs):
             for part in parts:
                 if part.is_on:
-                    part.lose(f"the addon {name}" if addon is None else f"{name}.{needs} (gone)")
+                    part.lose(f"the addon {name} (gone)" if addon is None else f"{name}.{needs} (gone)")
+    _settle()
+
+
+def _settle() -> None:
     if not LAYERS.is_on:
         for part in _WITHIN_LAYERS:
             part.is_on = False
+    if not NEIGHBOURS.is_on and LANE.is_on:
+        LANE.is_on = False  # nobody could say whether others have to see what goes through it
 
 
 def tell() -> None:
