@@ -124,6 +124,39 @@ def test_plain_flows_keep_the_limit_and_the_loop_check(tmp_path: Path, origin: O
         assert len(origin.seen()) == seen
 
 
+def test_plain_flows_refuse_what_could_be_read_otherwise(tmp_path: Path, origin: Origin) -> None:
+    url = origin.serve("/a", Reply(size=10))
+    with changed(tmp_path, f"{HTTP}._base:ReceiveHttp", fast_lane=False, head_max_fields=20) as proxy:
+        for status, fields in (
+            (400, [("Host", origin.netloc), ("Host", "other.example")]),
+            (431, [(f"X-{number}", "1") for number in range(30)]),
+        ):
+            assert proxy.request("POST", url, body=b"", headers=fields).status == status
+        assert origin.seen() == []
+
+
+@pytest.mark.parametrize("mode", ["reverse", "upstream"])
+def test_plain_flows_in_other_modes(tmp_path: Path, origin: Origin, mode: str) -> None:
+    """Where the proxy stands in for an origin, and where it has a parent."""
+    origin.serve("/a", Reply(size=70_000))
+    url = origin.url("/a")
+    with changed(tmp_path, f"{HTTP}._base:ReceiveHttp", mode=f"{mode}:{origin.base}") as proxy:
+        if mode == "upstream":
+            origin.serve(url, Reply(size=100))
+            assert proxy.request("POST", url, body=b"x" * 1000).status == 200
+            return
+        with Wire(proxy.address) as wire:
+            for hit in (False, True):
+                wire.send("GET /a HTTP/1.1\r\nHost: some.example\r\n\r\n")
+                response = wire.response()
+                assert response.ok
+                assert response.hit is hit
+            wire.send("POST /a HTTP/1.1\r\nHost: some.example\r\nContent-Length: 3\r\n\r\nabc")
+            assert wire.response().ok
+        (request,) = origin.seen("/a", method="POST")
+        assert request.header("Host") == origin.netloc
+
+
 def test_the_loop_may_be_left_as_it_is(tmp_path: Path, origin: Origin) -> None:
     url = origin.serve("/a", Reply(size=70_000))
     with changed(tmp_path, "?selectors:EpollSelector._selector", tune_event_loop=False) as proxy:

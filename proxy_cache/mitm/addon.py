@@ -39,6 +39,7 @@ from ..semantics.signatures import without_parameters
 from ..store.store import Store, StoreError
 from ..upstream.names import Names
 from ..upstream.origin import OriginClient, OriginSettings
+from ..wire.head_checks import RefusedHead
 from . import compat, lane_host, option_names, options, plain_flows, start
 from .accept import Clients
 from .account import Accounts
@@ -123,7 +124,7 @@ class CacheAddon:
         self._in_flight: dict[str | int, InFlight] = {}
         self.http_layers: dict[str, Any] = {}
         """Our HTTP layers, by their clients."""
-        self._connects: dict[str, str] = {}
+        self._connects: dict[str, list[str]] = {}
         """Targets of CONNECT that are mitmproxy's to answer, by their clients."""
         self._lane_closed: str | None = "not asked yet"
         self.lane_targets = lane_host.Targets()
@@ -379,10 +380,9 @@ class CacheAddon:
         try:
             if data.layer is not None:
                 return
-            target = self._connects.pop(data.context.client.id, None)
-            if target is not None:
+            if targets := self._connects.get(data.context.client.id):
                 plain_flows.relay(data)
-                self.tunnel_opened(data.context.client, target, None)
+                self.tunnel_opened(data.context.client, targets.pop(0), None)
                 return
             if not compat.LAYERS.is_on:
                 return
@@ -478,7 +478,11 @@ class CacheAddon:
         if self._draining or self.settings is None:
             flow.response = refusal(503, "proxy_internal_error", "shutting down", self.via)
         elif not compat.TUNNELS.is_on and flow.response is None:
-            self._connects[flow.client_conn.id] = f"{flow.request.host}:{flow.request.port}"
+            if plain_flows.can_relay:
+                target = f"{flow.request.host}:{flow.request.port}"
+                self._connects.setdefault(flow.client_conn.id, []).append(target)
+            else:  # mitmproxy would look into the tunnel
+                flow.response = refusal(502, "proxy_internal_error", "no tunnels", self.via)
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
         self.accounts.connect_ended(flow)
@@ -495,6 +499,8 @@ class CacheAddon:
         if flow.response is not None or flow.error is not None:
             return
         try:
+            if not compat.LAYERS.is_on:
+                plain_flows.check_request(flow.request, self.head_limits)
             if hops_left(flow.request) == 0:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
                 flow.response = final_answer(flow, self.via, credentials)
@@ -505,6 +511,11 @@ class CacheAddon:
                     plain_flows.clean_request(flow, self.via, has_body=True)
             if flow.response is not None:
                 flow.request.stream = False
+        except RefusedHead as refused:
+            flow.request.stream = False
+            flow.response = refusal(refused.status, refused.error, refused.detail, self.via)
+            flow.response.headers["Connection"] = "close"
+            self._answered_here(flow, "error")
         except Exception as error:
             self._refuse(flow, error)
 
@@ -570,7 +581,11 @@ class CacheAddon:
     def _pass_on_plain(self, flow: http.HTTPFlow, state: InFlight) -> None:
         """An origin's response, without a layer of ours that would make its head a clean one."""
         assert flow.response is not None
-        plain_flows.clean_response(flow, self.via, self.forward_reason(flow))
+        try:
+            plain_flows.clean_response(flow, self.via, self.forward_reason(flow))
+        except RefusedHead:
+            flow.kill()  # too late for another response
+            return
         if not wants_whole(flow):
             flow.response.stream = self._count(state)
 

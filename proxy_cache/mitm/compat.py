@@ -285,6 +285,7 @@ FILTERS: Final = Part(
         *attributes("mitmproxy.flowfilter:FDomain", "re expr code help"),
         *attributes("mitmproxy.flowfilter:FUrl", "re expr"),
         *attributes("mitmproxy.flowfilter:FMethod", "re expr"),
+        *attributes("mitmproxy.flowfilter:_Rex", "re expr code help"),
         *attributes("mitmproxy.flowfilter:FCode", "num"),
         *attributes("mitmproxy.flowfilter:FAnd", "lst"),
         *attributes("mitmproxy.flowfilter:FOr", "lst"),
@@ -370,7 +371,8 @@ def io_of(client: Client | Connection, connection: Connection) -> Any:
 
 def client_writer(client: Client) -> Any:
     """The writer of a client's socket, if it is still connected."""
-    io = io_of(client, client)
+    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+    io = handler.transports.get(client) if handler is not None else None
     return io.writer if io is not None else None
 
 

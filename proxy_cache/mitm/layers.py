@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from mitmproxy import flow, http
+from mitmproxy import ctx, flow, http
 from mitmproxy.connection import Client, Connection, ConnectionState, Server
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
@@ -44,7 +44,7 @@ from ..semantics.status_fields import cache_status
 from ..semantics.texts import brief
 from ..wire.head_checks import why_malformed_request, why_malformed_response
 from .backpressure import HELD_MOST, gate_of
-from .compat import TUNNELS, client_writer, find, handler_of
+from .compat import TUNNELS, client_writer, find
 from .forwarded import heads as forwarded_heads
 from .forwarded import requests as forwarded_requests
 from .forwarded.disconnects import hear_out
@@ -626,7 +626,7 @@ class CacheHttpLayer(ConnectionChoice):
         for outer, stream in itertools.pairwise(self.context.layers):
             if isinstance(outer, HttpLayer):
                 outer.command_sources[command] = stream
-        handler = handler_of(self.context.client)
+        handler = ctx.master.addons.get("proxyserver").connections[self.context.client.id]
 
         async def run() -> None:
             try:

@@ -12,13 +12,30 @@ from mitmproxy import http
 from mitmproxy.proxy import mode_specs
 
 from ..caching.headers import NAME
+from ..semantics.limits import HeadLimits
 from ..semantics.status_fields import cache_status
+from ..wire.head_checks import RefusedHead, checked_request, why_malformed_request
 from .compat import find
 from .flows import host_is_the_clients
 from .forwarded import heads
+from .forwarded.framing import settle_framing
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
+
+
+def check_request(request: http.Request, limits: HeadLimits) -> None:
+    """Refuse what others would read otherwise, as our own layers do when a head is read; here mitmproxy has read it.
+    Raises :class:`RefusedHead`."""
+    if request.is_http2 or request.is_http3:
+        data, fields = request.data, request.headers.fields
+        if (why := why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)) is not None:
+            raise RefusedHead(400, "http_request_error", why)
+        if (why := limits.why_too_large(fields, len(data.path) + len(data.authority))) is not None:
+            raise RefusedHead(431, "http_request_error", why)
+        return
+    first = b"%b %b %b" % (request.data.method, request.data.path or b"/", request.data.http_version)
+    checked_request([first, *(b"%b: %b" % field for field in request.headers.fields)], limits)
 
 
 def clean_request(flow: http.HTTPFlow, via: str, *, has_body: bool) -> None:
@@ -41,20 +58,25 @@ def clean_request(flow: http.HTTPFlow, via: str, *, has_body: bool) -> None:
 
 
 def clean_response(flow: http.HTTPFlow, via: str, reason: str) -> None:
-    """The same for an origin's response on its way to the client."""
+    """The same for an origin's response on its way to the client. Raises :class:`RefusedHead` if nobody can tell where
+    it ends."""
     assert flow.response is not None
     stream = flow.response.stream
     fwd = cache_status(NAME, fwd=reason, fwd_status=flow.response.status_code)
     response = flow.response.copy()
     response.headers = heads.for_client(response, flow.request, via, fwd).headers
+    settle_framing(response)
     response.stream = stream
     flow.response = response
 
 
+_TCP: Any = find("mitmproxy.proxy.layers.tcp:TCPLayer") or find("mitmproxy.proxy.layers:TCPLayer")
+can_relay = _TCP is not None
+
+
 def relay(data: NextLayer) -> None:
     """Relay what follows a CONNECT as it is. mitmproxy would look into it."""
-    layer: Any = find("mitmproxy.proxy.layers.tcp:TCPLayer") or find("mitmproxy.proxy.layers:TCPLayer")
     try:
-        data.layer = layer(data.context, ignore=True)
+        data.layer = _TCP(data.context, ignore=True)
     except TypeError:
-        data.layer = layer(data.context)
+        data.layer = _TCP(data.context)

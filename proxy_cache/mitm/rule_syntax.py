@@ -188,7 +188,7 @@ def _why_not_meant(part: Any) -> str | None:
     text: str = part.expr
     if _GLUED.search(text) is not None:
         return f"{text!r} is one word to mitmproxy: &, | and ! need a space before them (the characters: [&], [|], [!])"
-    if text not in _EVERYTHING and part.re.search(b"" if part.is_binary else ""):
+    if text not in _EVERYTHING and part.re.search(b"" if isinstance(part.re.pattern, bytes) else ""):
         return f"~{part.code} {text!r} matches even an empty text, and so everything; who means that writes .* or ~all"
     return None
 
