@@ -16,7 +16,6 @@ HTTP = "mitmproxy.proxy.layers.http"
 CHANGES: dict[str, tuple[str, list[str]]] = {
     "a class of the layers is gone": (f"{HTTP}._base:ReceiveHttp", ["answers as they come"]),
     "a method of the layers takes more": (f"{HTTP}:HttpStream.check_killed()", ["answers as they come"]),
-    "a function of the layers takes more": (f"{HTTP}._http1:make_body_reader()", ["answers as they come"]),
     "an event of the layers is gone": (f"{HTTP}._events:ResponseTrailers", ["answers as they come"]),
     "tunnels": (f"{HTTP}:HttpStream.handle_connect_finish()", ["tunnels dialled first"]),
     "the watchdog": (

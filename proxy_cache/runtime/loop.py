@@ -65,7 +65,13 @@ ACCEPTING: Final = Part(
         *names("asyncio.events:Handle", "_args _callback"),
     ),
 )
-PARTS: Final = (TURNS, READS, ACCEPTING)
+SOCKETS: Final = Part(
+    "bodies sent from their files",
+    "the fast lane sends them from memory",
+    attributes("asyncio.trsock:TransportSocket", "_sock"),
+)
+"""Which ``downstream/lane.py`` looks up for each client."""
+PARTS: Final = (TURNS, READS, ACCEPTING, SOCKETS)
 """What depends on asyncio's insides, all of it on Linux and on its own loop alone."""
 for _part in PARTS:
     _part.check(f"Python {platform.python_version()}")
