@@ -34,6 +34,7 @@ ONCE = {
     "test_trust",
     "test_hangup",
     "test_silent_origins",
+    "test_compat",
     "test_http2",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""

@@ -125,25 +125,28 @@ def request(**changed: object) -> http.Request:
 def test_what_is_not_meant_never_leaves(changed: dict[str, object], mode: HTTPMode) -> None:
     """The one assertion in front of every connection to an origin."""
     with pytest.raises(Mismatch):
-        forwarded_heads.for_origin(request(**changed), "via", mode, binary=False)
+        forwarded_heads.for_origin(request(**changed), "via", to_parent=mode is HTTPMode.upstream, binary=False)
 
 
 @pytest.mark.parametrize("mode", list(HTTPMode))
 def test_what_leaves_is_made_from_the_target(mode: HTTPMode) -> None:
     came = request(authority=b"evil.example", http_version=b"HTTP/2.0", path=b"/x#evil")
-    left = forwarded_heads.for_origin(came, "via", mode, binary=False)
+    left = forwarded_heads.for_origin(came, "via", to_parent=mode is HTTPMode.upstream, binary=False)
     assert left.headers.get_all("host") == ["a.example"]
     assert left.http_version == "HTTP/1.1"
     assert left.path == "/x"
     assert left.authority == ("a.example" if mode is HTTPMode.upstream else "")
-    assert forwarded_heads.for_origin(came, "via", mode, binary=True).authority == "a.example"
+    assert (
+        forwarded_heads.for_origin(came, "via", to_parent=mode is HTTPMode.upstream, binary=True).authority
+        == "a.example"
+    )
 
 
 def test_a_body_of_http2_has_a_length_in_http1() -> None:
     """No field need say over HTTP/2 that there is one: the origin would take it for its next request."""
     came = request(http_version=b"HTTP/2.0")
-    assert "transfer-encoding" not in forwarded_heads.for_origin(came, "v", HTTPMode.transparent, binary=False).headers
-    left = forwarded_heads.for_origin(came, "v", HTTPMode.transparent, binary=False, has_body=True)
+    assert "transfer-encoding" not in forwarded_heads.for_origin(came, "v", to_parent=False, binary=False).headers
+    left = forwarded_heads.for_origin(came, "v", to_parent=False, binary=False, has_body=True)
     assert left.headers["Transfer-Encoding"] == "chunked"
 
 

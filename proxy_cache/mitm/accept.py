@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 from mitmproxy.connection import Client
-from mitmproxy.proxy import mode_specs, server
+from mitmproxy.proxy import mode_specs
 
 from ..downstream.lane import Lane
 from ..runtime.loop import ProtocolFactory, read_at_once
+from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
 from .lane_host import ClientLane
 
@@ -29,6 +30,7 @@ ADMITTED = 10_000
 SWEEPS = 4
 """Looks at idle connections within the time that they may be idle."""
 
+logger = logging.getLogger(__name__)
 _connection_log = logging.getLogger("mitmproxy.proxy.server")
 
 
@@ -41,6 +43,8 @@ class Clients:
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
         self._sweeper: asyncio.TimerHandle | None = None
+        self._has_looked = False
+        """Whether a client of mitmproxy's has been seen to be what the lane takes it for."""
         self._half_closed: dict[str, GatedReader] = {}
         """What is read of clients, known to mitmproxy, that send no more and wait for an answer."""
 
@@ -62,6 +66,7 @@ class Clients:
         peername = transport.get_extra_info("peername")
         if (
             not peername
+            or not compat.LANE.is_on
             or peername[0] not in self._admitted
             or self._addon.lane_cache() is None
             or self._addon.others.watch_connections()
@@ -78,8 +83,15 @@ class Clients:
     def connected(self, client: Client) -> None:
         """mitmproxy has heard of a client: of one that has a lane already, or is to have one before mitmproxy's
         protocol if it can."""
-        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-        io = handler.transports.get(client) if handler is not None else None
+        if not (compat.LANE.is_on or compat.BACKPRESSURE.is_on):
+            return
+        handler = compat.handler_of(client)
+        if not self._has_looked and handler is not None:
+            self._has_looked = True
+            self._look(handler, client)
+        if handler is None:
+            return
+        io = handler.transports.get(client)
         if io is not None:
             with_gate(io, lambda: self._addon.half_closed_clients)
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
@@ -87,6 +99,7 @@ class Clients:
             reader = reader.reader
         if (
             client.error is not None
+            or not compat.LANE.is_on
             or not isinstance(reader, asyncio.StreamReader)
             or not isinstance(writer, asyncio.StreamWriter)  # not a socket of asyncio's
         ):
@@ -113,6 +126,21 @@ class Clients:
             buffer.clear()
         self._open(host, Lane(host, writer, inner), transport, early)
 
+    def _look(self, handler: Any, client: Client) -> None:
+        """Look at the first client, of which only the instance tells."""
+
+        def for_gate() -> None:
+            io = handler.transports[client]
+            _ = io.handler, io.reader, io.writer
+
+        def for_lane() -> None:
+            for_gate()
+            watchdog = handler.timeout_watchdog
+            _ = watchdog.callback, watchdog.blocker, watchdog.disarm, watchdog.watch
+
+        compat.LANE.guard(logger, for_lane)
+        compat.BACKPRESSURE.guard(logger, for_gate)
+
     def _open(self, host: ClientLane, lane: Lane, transport: Any, early: bytes = b"") -> None:
         transport.set_protocol(lane)
         self._lanes[host] = lane
@@ -134,8 +162,7 @@ class Clients:
         may be gone at any time from now on, and mitmproxy, which reads it no more, has to be told."""
 
         def gone() -> None:
-            handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-            io = handler.transports.get(client) if handler is not None else None
+            io = compat.io_of(client, client)
             if io is not None and io.handler is not None:
                 io.handler.cancel("reset by the client")
 
@@ -162,7 +189,9 @@ class Clients:
 
     def sweep(self) -> None:
         """Close what has been idle for as long as mitmproxy lets a connection be (its option ``tcp_timeout``)."""
-        patience = float(getattr(ctx.options, "tcp_timeout", 0) or getattr(server, "TCP_TIMEOUT", 600))
+        patience = float(
+            getattr(ctx.options, "tcp_timeout", 0) or compat.find("mitmproxy.proxy.server:TCP_TIMEOUT") or 600
+        )
         before = time.monotonic() - patience
         for lane in list(self._lanes.values()):
             if (since := lane.idle_since) is not None and since < before:

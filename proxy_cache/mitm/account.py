@@ -20,7 +20,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
 from .flows import address, error_type
-from .forwarded.outcome import CUT, REFUSED
+from .metadata import CUT, REFUSED
 
 
 class Accounts:

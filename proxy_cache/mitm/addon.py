@@ -11,15 +11,12 @@ import asyncio
 import logging
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client, Connection
 from mitmproxy.flow import Error
-from mitmproxy.proxy.commands import StartHook
-from mitmproxy.proxy.layer import Layer, NextLayer
-from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.tls import TlsData
 
 from ..caching.answers import Answer, Exchange
@@ -32,7 +29,7 @@ from ..downstream.body_sender import Delivery, InFlight
 from ..observe.access_log import AccessLog
 from ..observe.admin import AdminError, AdminServer
 from ..observe.metrics import Metrics, method_label
-from ..runtime import collector
+from ..runtime import collector, loop
 from ..runtime.batches import Stage
 from ..semantics import credentials, redaction
 from ..semantics.headers import Headers
@@ -42,7 +39,8 @@ from ..semantics.signatures import without_parameters
 from ..store.store import Store, StoreError
 from ..upstream.names import Names
 from ..upstream.origin import OriginClient, OriginSettings
-from . import lane_host, layers, option_names, options, start
+from ..wire.head_checks import RefusedHead
+from . import compat, lane_host, option_names, options, plain_flows, start
 from .accept import Clients
 from .account import Accounts
 from .flows import (
@@ -64,15 +62,23 @@ from .forwarded import requests as forwarded_requests
 from .late_hooks import LateHooks, make_whole, may_stream, wants_whole
 from .listening import close_connections, human_size, listen_again, raise_file_limit, stop_listening, welcome_bursts
 from .max_forwards import final_answer, hops_left
+from .metadata import FORWARD_REASON
 from .observers import Others, plain
 from .options import Settings
 from .reload import Reload, settle_connection_lines, stop_watching
 from .trust import ForwardTrust
 
+if TYPE_CHECKING:
+    from mitmproxy.proxy.layer import NextLayer
+
+if compat.LAYERS.is_on:
+    try:
+        from . import layers
+    except (ImportError, AttributeError, TypeError) as found:  # a name that the table doesn't have
+        compat.LAYERS.lose(" ".join(str(found).split()))
+
 logger = logging.getLogger(__name__)
 
-FORWARD_REASON = "proxy_cache_fwd"
-"""In a flow's metadata: why a request that the cache might have answered goes forward (RFC 9211 §2.2)."""
 LEFT_BEHIND = 60.0
 """Seconds after its client has gone, at which a request that nothing has ended is. Hooks may run on for a while."""
 
@@ -116,7 +122,10 @@ class CacheAddon:
         self._starting: asyncio.Task[None] | None = None
         self._draining = False
         self._in_flight: dict[str | int, InFlight] = {}
-        self.http_layers: dict[str, Layer] = {}
+        self.http_layers: dict[str, Any] = {}
+        """Our HTTP layers, by their clients."""
+        self._connects: dict[str, list[str]] = {}
+        """Targets of CONNECT that are mitmproxy's to answer, by their clients."""
         self._lane_closed: str | None = "not asked yet"
         self.lane_targets = lane_host.Targets()
         self.sends, self.ends = Stage(), Stage()
@@ -156,6 +165,7 @@ class CacheAddon:
 
     def load(self, loader: Loader) -> None:
         start.hint_at_free_ports()
+        compat.check_addons(loader.master.addons)
         self.reload.load(loader.master.options)
         options.load(loader)
         self.late_hooks.join()
@@ -247,10 +257,13 @@ class CacheAddon:
         self.reload.quieten(ctx.options)
         settle_connection_lines(ctx.options)
         start.open_log(self.access_log)
+        compat.tell()
+        if ctx.options.tune_event_loop:
+            loop.tell()
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
-        welcome_bursts(proxyserver, self.clients)
+        welcome_bursts(proxyserver, self.clients, tuned=ctx.options.tune_event_loop)
         collector.calm()
         self.names.install(asyncio.get_running_loop())
         metrics = self.metrics
@@ -296,7 +309,8 @@ class CacheAddon:
             }
         )
         self.clients.sweep()
-        self.lane_cache()
+        if compat.LANE.is_on:
+            self.lane_cache()
         limits = settings.limits
         logger.info(
             "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
@@ -307,7 +321,8 @@ class CacheAddon:
             metrics_at,
         )
         start.check_space(store.space)
-        start.say_what_is_next(proxyserver)
+        if compat.LISTENING.is_on:
+            start.say_what_is_next(proxyserver)
 
     def done(self) -> asyncio.Task[None] | None:
         global _closing
@@ -365,11 +380,16 @@ class CacheAddon:
         try:
             if data.layer is not None:
                 return
+            if targets := self._connects.get(data.context.client.id):
+                plain_flows.relay(data)
+                self.tunnel_opened(data.context.client, targets.pop(0), None)
+                return
+            if not compat.LAYERS.is_on:
+                return
             # A script's hook runs before the built-in one: let that one choose, then put our layer in its place.
             ctx.master.addons.get("nextlayer").next_layer(data)
-            chosen: Layer | None = data.layer
-            if chosen is not None:
-                data.layer = layers.with_cache(chosen, self)
+            if data.layer is not None:
+                data.layer = layers.with_cache(data.layer, self)
         except Exception as error:
             self.failed(error)
             raise
@@ -390,7 +410,7 @@ class CacheAddon:
         except Exception as error:  # no lane then
             self.failed(error)
 
-    def layer_chosen(self, client: Client, layer: Layer) -> None:
+    def layer_chosen(self, client: Client, layer: Any) -> None:
         self.http_layers.setdefault(client.id, layer)
 
     def lane_cache(self) -> Cache | None:
@@ -409,6 +429,7 @@ class CacheAddon:
     def client_disconnected(self, client: Client) -> None:
         self.clients.disconnected(client)
         self.http_layers.pop(client.id, None)
+        self._connects.pop(client.id, None)
         self.collector.connection_closed()
         for exchange in list(self._by_client.get(client.id, ())):
             exchange.client_gone()
@@ -456,6 +477,12 @@ class CacheAddon:
         self.metrics.forwarded.labels("CONNECT").inc()
         if self._draining or self.settings is None:
             flow.response = refusal(503, "proxy_internal_error", "shutting down", self.via)
+        elif not compat.TUNNELS.is_on and flow.response is None:
+            if plain_flows.can_relay:
+                target = f"{flow.request.host}:{flow.request.port}"
+                self._connects.setdefault(flow.client_conn.id, []).append(target)
+            else:  # mitmproxy would look into the tunnel
+                flow.response = refusal(502, "proxy_internal_error", "no tunnels", self.via)
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
         self.accounts.connect_ended(flow)
@@ -472,14 +499,23 @@ class CacheAddon:
         if flow.response is not None or flow.error is not None:
             return
         try:
+            if not compat.LAYERS.is_on:
+                plain_flows.check_request(flow.request, self.head_limits)
             if hops_left(flow.request) == 0:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
                 flow.response = final_answer(flow, self.via, credentials)
                 self._answered_here(flow, "own")
             elif has_body(flow) and self._may_go(flow) and may_stream(flow):
                 flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
+                if not compat.LAYERS.is_on:
+                    plain_flows.clean_request(flow, self.via, has_body=True)
             if flow.response is not None:
                 flow.request.stream = False
+        except RefusedHead as refused:
+            flow.request.stream = False
+            flow.response = refusal(refused.status, refused.error, refused.detail, self.via)
+            flow.response.headers["Connection"] = "close"
+            self._answered_here(flow, "error")
         except Exception as error:
             self._refuse(flow, error)
 
@@ -498,11 +534,13 @@ class CacheAddon:
             assert self.settings is not None
             if is_cacheable(flow, self.settings):
                 await self._answer(flow)
-                if await make_whole(flow, self.via):
+                if await make_whole(flow, self.via, always=not compat.LAYERS.is_on):
                     self._is_whole(flow)
             elif flow.request.method == "HEAD":
                 await self._answer_head(flow)
             if flow.response is None:
+                if not compat.LAYERS.is_on:
+                    plain_flows.clean_request(flow, self.via, has_body=has_body(flow))
                 self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
         except Exception as error:
             self._refuse(flow, error)
@@ -520,6 +558,8 @@ class CacheAddon:
                 state.is_passed_on = True
                 if flow.response.raw_content is not None:
                     self._answered_here(flow, "addon")  # an origin's has not come yet
+                elif not compat.LAYERS.is_on:
+                    self._pass_on_plain(flow, state)
                 elif not wants_whole(flow):
                     flow.response.stream = self._count(state)
             if self.cache is None:
@@ -537,6 +577,17 @@ class CacheAddon:
                 self.cache.invalidate(target, Headers(flow.response.headers.fields), key)
         except Exception as error:
             self.failed(error)
+
+    def _pass_on_plain(self, flow: http.HTTPFlow, state: InFlight) -> None:
+        """An origin's response, without a layer of ours that would make its head a clean one."""
+        assert flow.response is not None
+        try:
+            plain_flows.clean_response(flow, self.via, self.forward_reason(flow))
+        except RefusedHead:
+            flow.kill()  # too late for another response
+            return
+        if not wants_whole(flow):
+            flow.response.stream = self._count(state)
 
     def response(self, flow: http.HTTPFlow) -> None:
         state = self._in_flight.get(flow.id)
@@ -566,19 +617,19 @@ class CacheAddon:
             self.failed(error)
             return False
 
-    def run_hook(self, hook: StartHook) -> bool:
+    def run_hook(self, name: str, flow: http.HTTPFlow) -> bool:
         """Call our own hook for a flow that we are alone with. ``False`` if it has to wait."""
-        match hook:
-            case http_hooks.HttpRequestHook():
-                return self._request_now(hook.flow)
-            case http_hooks.HttpRequestHeadersHook():
-                self.begin_request(hook.flow)
-            case http_hooks.HttpResponseHeadersHook():
-                self.responseheaders(hook.flow)
-            case http_hooks.HttpResponseHook():
-                self.response(hook.flow)
-            case http_hooks.HttpErrorHook():
-                self.error(hook.flow)
+        match name:
+            case "request":
+                return self._request_now(flow)
+            case "requestheaders":
+                self.begin_request(flow)
+            case "responseheaders":
+                self.responseheaders(flow)
+            case "response":
+                self.response(flow)
+            case "error":
+                self.error(flow)
         return True
 
     # -- answering ----------------------------------------------------------------------------------------------

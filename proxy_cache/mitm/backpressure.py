@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from mitmproxy import ctx
 from mitmproxy.connection import Connection
 
 from ..runtime.loop import when_hung_up
+from .compat import BACKPRESSURE, io_of
 
 HELD_MOST: Final = 256 * 1024
 """Bytes of a client's that wait in mitmproxy before no more is read. asyncio and the kernel hold a little more."""
@@ -82,12 +82,11 @@ class GatedReader:
 
 def with_gate(io: Any, half_closed: Callable[[], bool]) -> None:
     """``io``: mitmproxy's reader and writer of a connection that it has not begun to read."""
-    if isinstance(io.reader, asyncio.StreamReader):
+    if BACKPRESSURE.is_on and isinstance(io.reader, asyncio.StreamReader):
         transport = io.writer.transport
         io.reader = GatedReader(io.reader, transport.get_extra_info("socket"), transport, half_closed)
 
 
 def gate_of(client: Connection) -> GatedReader | None:
-    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-    io = handler.transports.get(client) if handler is not None else None
+    io = io_of(client, client) if BACKPRESSURE.is_on else None
     return io.reader if io is not None and isinstance(io.reader, GatedReader) else None

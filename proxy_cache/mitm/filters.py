@@ -19,9 +19,10 @@ from typing import Any, Final, TypeAlias
 
 from mitmproxy import flowfilter, http
 from mitmproxy.connection import Client, Server
-from mitmproxy.net.http import url as mitmproxy_url
 
 from ..semantics.keys import Target
+from . import compat
+from .compat import NODES as nodes
 
 NO_RESPONSE: Final = 0
 """The status while there is no response yet."""
@@ -61,7 +62,9 @@ Check: TypeAlias = Callable[[Facts], bool | None]
 @lru_cache(maxsize=4096)
 def _names(scheme: str, host: str, authority: str) -> tuple[tuple[str, ...], str]:
     """The host in all its spellings, and what URLs begin with, as mitmproxy has them."""
-    shown = shown_authority(authority)
+    if not compat.FILTERS.is_on:
+        return (host_of_flow(host),), ""  # every filter is asked with a flow
+    mitmproxy_url, shown = compat.find("mitmproxy.net.http:url"), shown_authority(authority)
     pretty_host, pretty_port = mitmproxy_url.parse_authority(shown, check=False)
     port = pretty_port or mitmproxy_url.default_port(scheme) or 443
     hosts = dict.fromkeys((host_of_flow(host), pretty_host))
@@ -105,14 +108,16 @@ class Filter:
 
     @classmethod
     def of(cls, expression: flowfilter.TFilter) -> Filter:
+        if not compat.FILTERS.is_on:
+            return cls(expression, lambda facts: None, True, asks_client=True, uses_url=True, names_status=False)
         kinds = {type(token) for token in _tokens(expression)}
         return cls(
             expression,
             _compiled(expression),
             needs_flow=not kinds <= _COMPILED,
             asks_client=not kinds <= _COMPILED | _ASK_MESSAGES,
-            uses_url=flowfilter.FUrl in kinds,
-            names_status=flowfilter.FCode in kinds,
+            uses_url=nodes.FUrl in kinds,
+            names_status=nodes.FCode in kinds,
         )
 
     def matches(self, flow: http.HTTPFlow) -> bool:
@@ -121,68 +126,66 @@ class Filter:
 
 
 _CONSTANT: Final[dict[type, bool]] = {
-    flowfilter.FAll: True,
-    flowfilter.FHTTP: True,
-    flowfilter.FTCP: False,
-    flowfilter.FUDP: False,
-    flowfilter.FDNS: False,
+    nodes.FAll: True,
+    nodes.FHTTP: True,
+    nodes.FTCP: False,
+    nodes.FUDP: False,
+    nodes.FDNS: False,
 }
 """What is the same for every HTTP flow."""
-_ASK_RESPONSE: Final = frozenset(
-    {flowfilter.FHeadResponse, flowfilter.FContentTypeResponse, flowfilter.FAsset, flowfilter.FBodResponse}
-)
+_ASK_RESPONSE: Final = frozenset({nodes.FHeadResponse, nodes.FContentTypeResponse, nodes.FAsset, nodes.FBodResponse})
 """What does not match before there is a response."""
 _ASK_MESSAGES: Final = _ASK_RESPONSE | {
-    flowfilter.FHead,
-    flowfilter.FHeadRequest,
-    flowfilter.FContentType,
-    flowfilter.FContentTypeRequest,
-    flowfilter.FBod,
-    flowfilter.FBodRequest,
+    nodes.FHead,
+    nodes.FHeadRequest,
+    nodes.FContentType,
+    nodes.FContentTypeRequest,
+    nodes.FBod,
+    nodes.FBodRequest,
 }
 _COMPILED: Final = frozenset(_CONSTANT) | {
-    flowfilter.FDomain,
-    flowfilter.FUrl,
-    flowfilter.FMethod,
-    flowfilter.FCode,
-    flowfilter.FReq,
-    flowfilter.FResp,
+    nodes.FDomain,
+    nodes.FUrl,
+    nodes.FMethod,
+    nodes.FCode,
+    nodes.FReq,
+    nodes.FResp,
 }
 
 
 def _tokens(part: Any) -> list[Any]:
     """What an expression is put together of, without the operators."""
-    if isinstance(part, flowfilter.FNot):
+    if isinstance(part, nodes.FNot):
         return _tokens(part.itm)
-    if isinstance(part, (flowfilter.FAnd, flowfilter.FOr)):
+    if isinstance(part, (nodes.FAnd, nodes.FOr)):
         return [token for one in part.lst for token in _tokens(one)]
     return [part]
 
 
 def _compiled(part: Any) -> Check:
     kind = type(part)
-    if kind is flowfilter.FAnd:
+    if kind is nodes.FAnd:
         return _all([_compiled(one) for one in part.lst])
-    if kind is flowfilter.FOr:
+    if kind is nodes.FOr:
         return _any([_compiled(one) for one in part.lst])
-    if kind is flowfilter.FNot:
+    if kind is nodes.FNot:
         return _not(_compiled(part.itm))
     if kind in _CONSTANT:
         constant = _CONSTANT[kind]
         return lambda facts: constant
-    if kind is flowfilter.FDomain:
+    if kind is nodes.FDomain:
         return _host(part.re.search)
-    if kind is flowfilter.FUrl:
+    if kind is nodes.FUrl:
         in_url = part.re.search
         return lambda facts: None if facts.url is None else in_url(facts.url) is not None
-    if kind is flowfilter.FMethod:
+    if kind is nodes.FMethod:
         in_method = part.re.search
         return lambda facts: in_method(facts.method) is not None
-    if kind is flowfilter.FReq:
+    if kind is nodes.FReq:
         return lambda facts: facts.status == NO_RESPONSE
-    if kind is flowfilter.FResp:
+    if kind is nodes.FResp:
         return lambda facts: facts.status != NO_RESPONSE
-    if kind is flowfilter.FCode:
+    if kind is nodes.FCode:
         code: int = part.num
         return lambda facts: None if facts.status == SOME_RESPONSE else code == facts.status != NO_RESPONSE
     if kind in _ASK_RESPONSE:

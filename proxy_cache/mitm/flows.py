@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
-from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import mode_specs
 
 from ..caching.answers import Answer
@@ -20,8 +19,11 @@ from ..semantics.headers import Headers, end_to_end
 from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
 from ..semantics.texts import brief
-from .layers import HAS_BODY, client_writer
+from .compat import client_writer, find
+from .metadata import HAS_BODY
 from .options import Settings
+
+_PHRASES: dict[int, str] = find("mitmproxy.net.http.status_codes:RESPONSES") or {}
 
 
 def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
@@ -158,7 +160,7 @@ def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass")
     }
     if status == 503:
         headers |= {"Retry-After": "1", "Connection": "close"}
-    title = REASONS.get(status) or status_codes.RESPONSES.get(status, "Error")
+    title = REASONS.get(status) or _PHRASES.get(status, "Error")
     text = f"{status} {title}: {error.replace('_', ' ')} ({detail})\n"
     response = http.Response.make(status, text.encode("utf-8", "replace"), headers)
     response.reason = title
@@ -185,7 +187,7 @@ def send_interim(transport: asyncio.WriteTransport, status: int, headers: Header
     """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
     for a client that doesn't take what it has been sent already."""
     if not transport.is_closing() and not transport.get_write_buffer_size():
-        reason = status_codes.RESPONSES.get(status, "")
+        reason = _PHRASES.get(status, "")
         lines = [f"HTTP/1.1 {status} {reason}".encode()]
         lines += [name + b": " + value for name, value in end_to_end(headers).fields]
         transport.write(b"\r\n".join([*lines, b"", b""]))

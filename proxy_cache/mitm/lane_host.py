@@ -22,7 +22,6 @@ from ..semantics.policy import Policy
 from ..wire.requests import Request, absolute_target
 from .filters import flow_of
 from .flows import send_interim
-from .layers import CacheHttpLayer
 from .options import Settings
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class ClientLane:
 
     def lane_child_is_idle(self, handed: int) -> bool:
         layer = self.addon.http_layers.get(self._client.id) if self._client is not None else None
-        return isinstance(layer, CacheHttpLayer) and layer.is_idle_after(handed)
+        return layer is not None and layer.is_idle_after(handed)
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
         return partial(send_interim, self._transport) if http11 else None

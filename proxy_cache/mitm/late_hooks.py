@@ -14,10 +14,10 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy import ctx, http
-from mitmproxy.utils import human
 
 from ..downstream.body_sender import Delivery
 from ..store.body import BodyError
+from . import compat
 from .flows import refusal
 from .forwarded.heads import is_chunked
 from .observers import IDLE_WITHOUT, REQUESTS_NAME
@@ -73,12 +73,12 @@ def may_stream(flow: http.HTTPFlow) -> bool:
     return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
 
 
-async def make_whole(flow: http.HTTPFlow, via: str) -> bool:
-    """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole. Whether it
-    was; a body that breaks off makes an error of it."""
+async def make_whole(flow: http.HTTPFlow, via: str, *, always: bool) -> bool:
+    """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole, or ``always``.
+    Whether it was; a body that breaks off makes an error of it."""
     response = flow.response
     delivery = response.stream if response is not None else None
-    if response is None or not isinstance(delivery, Delivery) or not wants_whole(flow):
+    if response is None or not isinstance(delivery, Delivery) or not (always or wants_whole(flow)):
         return False
     chunks = []
     try:
@@ -103,7 +103,9 @@ def wants_whole(flow: http.HTTPFlow) -> bool:
     ``stream_large_bodies`` is streamed and stays as it is."""
     if flow.response is None or flow.request.method == "HEAD" or not _has_rule("modifybody", flow):
         return False
-    most = human.parse_size(ctx.options.stream_large_bodies)
+    if not compat.BODY_RULES.is_on:
+        return True
+    most = compat.find("mitmproxy.utils.human:parse_size")(ctx.options.stream_large_bodies)
     length: str = flow.response.headers.get("content-length", "")
     return most is None or not (length.isascii() and length.isdigit()) or int(length) <= most
 
@@ -118,10 +120,14 @@ def _at_work(name: str) -> Any:
 def _is_mapped(flow: http.HTTPFlow) -> bool:
     """Whether ``map_remote`` sends a request somewhere else."""
     addon = _at_work("mapremote")
+    if not compat.BODY_RULES.is_on:
+        return addon is not None
     url = flow.request.pretty_url
     return addon is not None and any(spec.matches(flow) and re.search(spec.subject, url) for spec in addon.replacements)
 
 
 def _has_rule(name: str, flow: http.HTTPFlow) -> bool:
     addon = _at_work(name)
+    if not compat.BODY_RULES.is_on:
+        return addon is not None
     return addon is not None and any(spec.matches(flow) for spec in addon.replacements)

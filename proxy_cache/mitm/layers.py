@@ -30,13 +30,11 @@ from mitmproxy.proxy.layers.http import (
     HttpStream,
     RegisterHttpConnection,
     SendHttp,
-    _upstream_proxy,
 )
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
-from mitmproxy.proxy.tunnel import LayerStack
 
 from ..caching.headers import NAME
 from ..downstream.body_sender import Delivery, reset_at_close
@@ -46,15 +44,18 @@ from ..semantics.status_fields import cache_status
 from ..semantics.texts import brief
 from ..wire.head_checks import why_malformed_request, why_malformed_response
 from .backpressure import HELD_MOST, gate_of
+from .compat import TUNNELS, client_writer, find
 from .forwarded import heads as forwarded_heads
 from .forwarded import requests as forwarded_requests
 from .forwarded.disconnects import hear_out
 from .forwarded.early import is_http1
 from .forwarded.http1 import BROKEN_OFF, ClientConnection, InterimResponse, limit_http2, take_over
+from .forwarded.persistence import with_persistence
 from .forwarded.repeat import ConnectionChoice, RepeatingStream
 from .forwarded.sent import ConnectionExpired
 from .forwarded.timeouts import ConnectTimer
 from .forwarded.trailers import TRAILERS, MalformedTrailers, checked
+from .metadata import HAS_BODY
 from .tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 
 
@@ -95,16 +96,13 @@ class Recorder(TunnelRecorder, Protocol):
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool: ...
 
-    def run_hook(self, hook: StartHook) -> bool: ...
+    def run_hook(self, name: str, flow: http.HTTPFlow) -> bool: ...
 
     async def answer_request(self, flow: http.HTTPFlow) -> None: ...
 
 
-def client_writer(client: Client) -> Any:
-    """The writer of a client's socket, if it is still connected."""
-    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-    transport = handler.transports.get(client) if handler is not None else None
-    return transport.writer if transport is not None else None
+_LAYER_STACK = find("mitmproxy.proxy.tunnel:LayerStack")
+_UPSTREAM_PROXY = find("mitmproxy.proxy.layers.http._upstream_proxy:HttpUpstreamProxy")
 
 
 class Await(commands.Command):
@@ -200,7 +198,7 @@ class CacheStream(RepeatingStream):
         return forwarded_heads.for_origin(
             request,
             self.recorder.via,
-            self.mode,
+            to_parent=self.mode is HTTPMode.upstream,
             binary=not is_http1(self.context.server.alpn),
             host=kept.encode("utf-8", "surrogateescape") if kept is not None else None,
             has_body=self.has_body,
@@ -340,16 +338,22 @@ class CacheStream(RepeatingStream):
     # -- CONNECT ------------------------------------------------------------------------------------------------
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
+        if not TUNNELS.is_on:
+            yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
+            return
         server = self.context.server
         if server.timestamp_start is not None or server.error is not None:
             # An earlier CONNECT of this client's failed. mitmproxy opens no connection a second time.
             self.context.server = self.flow.server_conn = Server(address=server.address, via=server.via)
-        yield from self._connect(LayerStack())
+        yield from self._connect(_LAYER_STACK())
 
     def handle_connect_upstream(self) -> layer.CommandGenerator[None]:
-        yield from self._connect(_upstream_proxy.HttpUpstreamProxy.make(self.context, True))
+        if not TUNNELS.is_on:
+            yield from super().handle_connect_upstream()  # type: ignore[no-untyped-call]
+            return
+        yield from self._connect(_UPSTREAM_PROXY.make(self.context, True))
 
-    def _connect(self, stack: LayerStack) -> layer.CommandGenerator[None]:
+    def _connect(self, stack: Any) -> layer.CommandGenerator[None]:
         """Dial first, answer then: a target that cannot be reached is a 502, not a 200 that goes nowhere."""
         if self.flow.response:  # refused by another addon
             yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
@@ -410,7 +414,7 @@ class CacheStream(RepeatingStream):
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but a half-close of one side of a tunnel stays half a close (RFC 9110 §9.3.6)."""
-        if self.flow.request.method != "CONNECT" or not self.is_http1:
+        if self.flow.request.method != "CONNECT" or not self.is_http1 or not TUNNELS.is_on:
             yield from super().passthrough(event)
             return
         assert self.child_layer is not None
@@ -567,7 +571,7 @@ class CacheHttpLayer(ConnectionChoice):
                         return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
-                    event.response = forwarded_heads.with_persistence(stream.flow.request, event.response)
+                    event.response = with_persistence(stream.flow.request, event.response)
         elif isinstance(event, http_events.RequestHeaders) and not isinstance(child, HttpStream):
             stream = self.streams.get(event.stream_id)
             if isinstance(stream, CacheStream):
@@ -609,7 +613,7 @@ class CacheHttpLayer(ConnectionChoice):
                 self._resume_after(command.work, command)
             elif not isinstance(command, FLOW_HOOKS) or not self._is_direct(stream, command):
                 yield command
-            elif self.recorder.run_hook(command):
+            elif self.recorder.run_hook(command.name, command.flow):
                 del self.command_sources[command]
                 yield from self.event_to_child(stream, events.HookCompleted(command))
             else:  # the one hook of ours that may have to wait
@@ -648,8 +652,6 @@ def nothing() -> layer.CommandGenerator[None]:
 
 
 REST_OF_REQUEST = (http_events.RequestData, http_events.RequestTrailers, http_events.RequestEndOfMessage)
-HAS_BODY = "proxy_cache_has_body"
-"""In a flow's metadata: that the request has a body, where no field says so (HTTP/2)."""
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
 FLOW_HOOKS = (

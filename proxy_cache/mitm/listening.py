@@ -14,6 +14,7 @@ from mitmproxy import ctx
 
 from ..runtime.loop import accept_in_turns, take_short_turns
 from .accept import Clients
+from .compat import ARRIVAL, CLOSING, LISTENING
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ BACKLOG = 4096
 async def stop_listening(proxyserver: Any) -> None:
     """Close what listens. If it is a script that ends, and not the process, it may be loaded again, and is to be found
     where it was: a port that was mitmproxy's choice (``listen_port`` 0) is its port from then on."""
+    if not LISTENING.is_on:
+        return
     if not ctx.master.should_exit.is_set() and ctx.options.listen_port == 0:
         for server in proxyserver.servers:
             if server.mode.custom_listen_port is None and server.listen_addrs:
@@ -35,19 +38,19 @@ async def stop_listening(proxyserver: Any) -> None:
 async def listen_again(proxyserver: Any) -> None:
     """Have mitmproxy listen where it was told to, if nothing does: an earlier instance has closed it all. It says in
     the log what it could not open."""
-    if not len(proxyserver.servers):
+    if LISTENING.is_on and not len(proxyserver.servers):
         await proxyserver.setup_servers()
 
 
 async def close_connections(proxyserver: Any, clients: Clients) -> None:
     """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
-    for handler in list(proxyserver.connections.values()):
+    for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():
         transport = handler.transports.get(handler.client)
         if transport is not None and transport.handler is not None:
             transport.handler.cancel("shutting down")
     deadline = time.monotonic() + 1
     await clients.close(deadline)
-    while proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
+    while CLOSING.is_on and proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
         await asyncio.sleep(0.01)
 
 
@@ -71,15 +74,17 @@ def raise_file_limit() -> None:
             logger.warning("open files stay limited to %d: %s", soft, error)
 
 
-def welcome_bursts(proxyserver: Any, clients: Clients) -> None:
+def welcome_bursts(proxyserver: Any, clients: Clients, *, tuned: bool) -> None:
     """asyncio lets 100 connections wait to be accepted, so that the 101st agent of a burst would try again after a
-    second; and it accepts them all in one go, which holds up everybody else."""
-    take_short_turns(asyncio.get_running_loop())
-    for server in proxyserver.servers:
+    second; and it accepts them all in one go, which holds up everybody else. ``tuned``: the option
+    ``tune_event_loop``."""
+    if tuned:
+        take_short_turns(asyncio.get_running_loop())
+    for server in proxyserver.servers if ARRIVAL.is_on else ():
         for listener in getattr(server, "_servers", ()):
             for listening in getattr(listener, "sockets", ()):
                 if listening.type == socket.SOCK_STREAM:
                     with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                         same.listen(BACKLOG)
-            if isinstance(listener, asyncio.Server):
+            if tuned and isinstance(listener, asyncio.Server):
                 accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.front, server.mode))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mitmproxy import addonmanager, ctx, http
-from mitmproxy.addons import block
+from mitmproxy import ctx, http
+
+from .compat import NEIGHBOURS, find
 
 UPGRADE_HOOKS = (
     "websocket_start",
@@ -58,6 +59,10 @@ IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
 """mitmproxy's own addons with hooks for flows, and the options without which these do nothing."""
 
 
+_traverse = find("mitmproxy.addonmanager:traverse")
+_BLOCK = find("mitmproxy.addons.block:Block")
+
+
 class Others:
     """Tells, from one second to the next, whether we are alone with our flows."""
 
@@ -88,22 +93,26 @@ class Others:
 
     def _look(self) -> None:
         now = time.monotonic()
+        if now >= self._until and not NEIGHBOURS.is_on:
+            self._why, self._watch_connections, self._until = "mitmproxy's other addons can't be seen", True, now + 60.0
         if now >= self._until:
-            found = map(self._what_it_does, addonmanager.traverse(ctx.master.addons.chain))
+            found = map(self._what_it_does, _traverse(ctx.master.addons.chain))
             self._why = next((what for what in found if what is not None), None)
             self._watch_connections = any(
                 callable(getattr(addon, hook, None)) and not self._is_known(addon)
-                for addon in addonmanager.traverse(ctx.master.addons.chain)
+                for addon in _traverse(ctx.master.addons.chain)
                 for hook in CONNECTION_HOOKS
             )
             self._until = now + GOOD_FOR
 
     def _is_known(self, addon: Any) -> bool:
-        return isinstance(addon, block.Block) or getattr(addon, "name", None) == self._own_name
+        return isinstance(addon, _BLOCK) or getattr(addon, "name", None) == self._own_name
 
     def watch_upgrades(self) -> bool:
         """Whether an addon looks at what follows a 101. Not remembered: it is asked once an upgrade."""
-        return any(self._what_it_does(addon, UPGRADE_HOOKS) for addon in addonmanager.traverse(ctx.master.addons.chain))
+        return not NEIGHBOURS.is_on or any(
+            self._what_it_does(addon, UPGRADE_HOOKS) for addon in _traverse(ctx.master.addons.chain)
+        )
 
     def _what_it_does(self, addon: Any, which: tuple[str, ...] = HOOKS) -> str | None:
         hooks = [hook for hook in which if callable(getattr(addon, hook, None))]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import exceptions, optmanager
+from mitmproxy import exceptions
 from mitmproxy.proxy import mode_specs
-from mitmproxy.tools import cmdline
 
 from . import option_names
+from .compat import find
 from .options import NAMES, check_type, number_as_size, parse
 
 FILES = ("config.yaml", "config.yml")
@@ -26,7 +26,7 @@ FILES = ("config.yaml", "config.yml")
 AT_START = frozenset(
     {
         "cache_dir", "confdir", "dev_reload", "listen_host", "listen_port", "metrics_listen", "mode", "scripts",
-        "server", "termlog_verbosity",
+        "server", "termlog_verbosity", "tune_event_loop",
     }
 )  # fmt: skip
 """What is looked at when the proxy starts, and then no more."""
@@ -51,7 +51,7 @@ class CommandLine:
 def command_line(options: Any, arguments: Sequence[str] | None = None) -> CommandLine:
     """As mitmproxy has read it. Nothing, if this is none of its programs."""
     words = sys.argv if arguments is None else arguments
-    make = getattr(cmdline, Path(words[0]).stem, None) if words and words[0] else None
+    make = find(f"mitmproxy.tools.cmdline:{Path(words[0]).stem}") if words and words[0] else None
     if make is None:
         return CommandLine()
     try:
@@ -217,7 +217,7 @@ def _read(options: Any) -> tuple[bool, dict[str, Any]]:
             raise exceptions.OptionsError(f"{path} cannot be read: {reason}") from error
         found = True
         try:
-            data: Any = optmanager.parse(text)
+            data: Any = find("mitmproxy.optmanager:parse")(text)
         except exceptions.OptionsError as error:
             # Three lines: where, a look at it (which may have a secret in it), and what is wrong.
             lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()]

@@ -7,10 +7,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mitmproxy import addonmanager, ctx, exceptions
+from mitmproxy import ctx, exceptions
 
 from ..observe.log_files import LogFiles
 from ..runtime import hangup
+from .compat import RELOAD, SCRIPTS, find
 from .option_file import OUR_DEFAULTS, OptionFile
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Reload:
     def load(self, options: Any) -> None:
         """Listen from now on."""
         hangup.catch()
-        self._file.started(options)
+        if RELOAD.is_on:
+            self._file.started(options)
         hangup.listen(self._hung_up)
 
     def started(self) -> None:
@@ -46,7 +48,7 @@ class Reload:
 
     def quieten(self, options: Any) -> None:
         """Leave out mitmdump's own lines for flows, unless somebody has asked for them. (mitmweb has none.)"""
-        if "flow_detail" in options and not self._file.is_set(options, "flow_detail"):
+        if "flow_detail" in options and not (RELOAD.is_on and self._file.is_set(options, "flow_detail")):
             options.update(flow_detail=OUR_DEFAULTS["flow_detail"])
 
     def _hung_up(self) -> None:
@@ -60,7 +62,8 @@ class Reload:
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
             self._reopen()
-            self._read_again()
+            if RELOAD.is_on:
+                self._read_again()
             self._addon.renew_trust()
 
     def _reopen(self) -> None:
@@ -106,9 +109,11 @@ def stop_watching(addon: Any) -> None:
     """mitmproxy looks at a script's file once a second: one that has been touched (``git pull``) is loaded again, which
     ends what the proxy is doing; one that is missing for a moment is unloaded, and the proxy goes on without its cache.
     """
-    loader = ctx.master.addons.get("scriptloader")
+    if not SCRIPTS.is_on:
+        return
+    traverse, loader = find("mitmproxy.addonmanager:traverse"), ctx.master.addons.get("scriptloader")
     for script in getattr(loader, "addons", ()):
         task = getattr(script, "reloadtask", None)
-        if task is not None and addon in addonmanager.traverse([script]):
+        if task is not None and addon in traverse([script]):
             task.cancel()
             script.reloadtask = None

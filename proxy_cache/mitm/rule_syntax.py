@@ -16,6 +16,8 @@ from mitmproxy import exceptions, flowfilter
 
 from ..semantics.directives import MAX_DELTA
 from ..semantics.storing import is_never_stored
+from .compat import FILTERS
+from .compat import NODES as nodes
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 TIMES = "90, 10m, 12h, 30d"
@@ -35,21 +37,21 @@ _WHOLE_HOST = re.compile(r"[\w-]++(?:\.[\w-]++)++")
 
 _OPERATORS = frozenset({"&", "&&", "|", "||", "!", "and", "or", "not"})
 _OF_RESPONSES = (
-    flowfilter.FCode,
-    flowfilter.FResp,
-    flowfilter.FHeadResponse,
-    flowfilter.FContentTypeResponse,
-    flowfilter.FAsset,
+    nodes.FCode,
+    nodes.FResp,
+    nodes.FHeadResponse,
+    nodes.FContentTypeResponse,
+    nodes.FAsset,
 )
 _OF_NOTHING_HERE = (
-    flowfilter.FBod,
-    flowfilter.FBodRequest,
-    flowfilter.FBodResponse,
-    flowfilter.FErr,
-    flowfilter.FTCP,
-    flowfilter.FUDP,
-    flowfilter.FDNS,
-    flowfilter.FWebSocket,
+    nodes.FBod,
+    nodes.FBodRequest,
+    nodes.FBodResponse,
+    nodes.FErr,
+    nodes.FTCP,
+    nodes.FUDP,
+    nodes.FDNS,
+    nodes.FWebSocket,
 )
 
 
@@ -150,30 +152,32 @@ def _why(text: str, error: ValueError) -> str:
 
 def _why_wrong(part: Any, response: bool, methods: tuple[bytes, ...], negated: bool = False) -> str | None:
     """Why nothing that is asked about here would match, or everything, if some part of the filter is of that kind."""
+    if not FILTERS.is_on:
+        return None
     if isinstance(part, _OF_NOTHING_HERE):
         return f"~{part.code} looks at what a rule has no sight of ({part.help.lower()})"
-    if isinstance(part, flowfilter.FReq) and response:
+    if isinstance(part, nodes.FReq) and response:
         return "~q is for requests without a response, and there is one"
     if isinstance(part, _OF_RESPONSES) and not response:
         return f"~{part.code} looks at the response ({part.help.lower()}), and this is decided before there is one"
-    if isinstance(part, flowfilter.FCode):
+    if isinstance(part, nodes.FCode):
         if not 100 <= part.num <= 999:
             return f"{part.num} is no status"
         if is_never_stored(part.num) and not negated:
             return f"a response of status {part.num} is never stored"
-    if isinstance(part, flowfilter.FUrl) and part.expr.lower() in _OPERATORS:
+    if isinstance(part, nodes.FUrl) and part.expr.lower() in _OPERATORS:
         # mitmproxy takes any word that is nothing else for a part of the URL.
         return f"{part.expr!r} stands where a part of the URL would; and, or, not are &, |, ! between two filters"
-    if isinstance(part, flowfilter._Rex) and (why := _why_not_meant(part)) is not None:
+    if isinstance(part, nodes._Rex) and (why := _why_not_meant(part)) is not None:
         return why
-    if isinstance(part, flowfilter.FDomain) and (why := _why_no_host(part.expr)) is not None:
+    if isinstance(part, nodes.FDomain) and (why := _why_no_host(part.expr)) is not None:
         return why
-    if isinstance(part, flowfilter.FMethod) and not negated and not any(map(part.re.search, methods)):
+    if isinstance(part, nodes.FMethod) and not negated and not any(map(part.re.search, methods)):
         asked = " and ".join(method.decode() for method in methods)
         return f"~m {part.expr} matches none of the requests that this is about ({asked})"
-    if isinstance(part, flowfilter.FAnd) and not negated and (why := _why_not_both(part.lst)) is not None:
+    if isinstance(part, nodes.FAnd) and not negated and (why := _why_not_both(part.lst)) is not None:
         return why
-    if isinstance(part, flowfilter.FNot):
+    if isinstance(part, nodes.FNot):
         return _why_wrong(part.itm, response, methods, not negated)
     inner = getattr(part, "lst", ())
     return next((why for one in inner if (why := _why_wrong(one, response, methods, negated)) is not None), None)
@@ -184,7 +188,7 @@ def _why_not_meant(part: Any) -> str | None:
     text: str = part.expr
     if _GLUED.search(text) is not None:
         return f"{text!r} is one word to mitmproxy: &, | and ! need a space before them (the characters: [&], [|], [!])"
-    if text not in _EVERYTHING and part.re.search(b"" if part.is_binary else ""):
+    if text not in _EVERYTHING and part.re.search(b"" if isinstance(part.re.pattern, bytes) else ""):
         return f"~{part.code} {text!r} matches even an empty text, and so everything; who means that writes .* or ~all"
     return None
 
@@ -202,12 +206,10 @@ def _why_no_host(text: str) -> str | None:
 
 def _why_not_both(parts: list[Any]) -> str | None:
     """Why what is joined by "and", which is also what mitmproxy reads where there is no operator, is never true."""
-    codes = sorted({part.num for part in parts if isinstance(part, flowfilter.FCode)})
+    codes = sorted({part.num for part in parts if isinstance(part, nodes.FCode)})
     if len(codes) > 1:
         return f"no response has the statuses {codes[0]} and {codes[1]}; | stands for 'or'"
-    hosts = [
-        part.expr.strip("^$").replace("\\.", ".").lower() for part in parts if isinstance(part, flowfilter.FDomain)
-    ]
+    hosts = [part.expr.strip("^$").replace("\\.", ".").lower() for part in parts if isinstance(part, nodes.FDomain)]
     hosts = [host for host in hosts if _WHOLE_HOST.fullmatch(host)]
     for one, other in itertools.combinations(hosts, 2):
         if one not in other and other not in one:

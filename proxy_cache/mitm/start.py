@@ -10,11 +10,11 @@ import socket
 import sys
 from typing import Any
 
-from mitmproxy import certs, ctx
-from mitmproxy.options import CONF_BASENAME
+from mitmproxy import ctx
 
 from ..observe.access_log import AccessLog
 from ..store.room import Space
+from .compat import CONFDIR, find
 from .listening import human_size
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,13 @@ TRIES = 100
 def check_confdir(options: Any) -> None:
     """mitmproxy keeps its certificates there, and has a traceback for a folder that it can't use. One line before that
     ends the start."""
+    if not CONFDIR.is_on:
+        return
+    store, basename = find("mitmproxy.certs:CertStore"), find("mitmproxy.options:CONF_BASENAME")
     folder = os.path.expanduser(options.confdir)
     passphrase = options.cert_passphrase.encode("utf8") if options.cert_passphrase else None
     try:
-        certs.CertStore.from_store(folder, CONF_BASENAME, options.key_size, passphrase)
+        store.from_store(folder, basename, options.key_size, passphrase)
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         where = getattr(error, "filename", None) or folder

@@ -11,9 +11,13 @@ from typing import Any
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.tls import ServerTLSLayer, TLSLayer
-from mitmproxy.proxy.tunnel import TunnelLayer
 from OpenSSL import SSL
+
+from .compat import TLS_CLOSE, find
+
+_SERVER_TLS = find("mitmproxy.proxy.layers.tls:ServerTLSLayer")
+_TLS = find("mitmproxy.proxy.layers.tls:TLSLayer")
+_TUNNEL = find("mitmproxy.proxy.tunnel:TunnelLayer")
 
 
 class WatchedTls:
@@ -49,16 +53,18 @@ class WatchedTls:
 
 def watch(context: Context) -> None:
     """Have the ends of the TLS to an origin, and to a parent proxy, remembered."""
-    for each in context.layers:
-        if isinstance(each, ServerTLSLayer) and each.tls is not None and not isinstance(each.tls, WatchedTls):
-            each.tls = WatchedTls(each.tls)  # type: ignore[assignment]
+    each: Any
+    for each in context.layers if TLS_CLOSE.is_on else ():
+        if isinstance(each, _SERVER_TLS) and each.tls is not None and not isinstance(each.tls, WatchedTls):
+            each.tls = WatchedTls(each.tls)
 
 
 def tls_of(context: Context, connection: Connection) -> Any:
     """The TLS that what is sent and received on ``connection`` goes through first; ``None`` without any."""
-    for each in reversed(context.layers):
-        if isinstance(each, TunnelLayer) and each.conn is connection:
-            if isinstance(each, TLSLayer):
+    each: Any
+    for each in reversed(context.layers) if TLS_CLOSE.is_on else ():
+        if isinstance(each, _TUNNEL) and each.conn is connection:
+            if isinstance(each, _TLS):
                 return each.tls
             connection = each.tunnel_connection  # to a parent proxy, perhaps in TLS
     return None

@@ -13,6 +13,7 @@ from mitmproxy.tls import TlsData
 from OpenSSL import SSL, crypto
 
 from ..upstream.trust import Trust, system_locations
+from .compat import TRUST
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class ForwardTrust:
 
     def start_server(self, data: TlsData) -> None:
         """The hook ``tls_start_server``: what mitmproxy does there, by our certificates and not by its own."""
-        if data.ssl_conn is not None or self._trust is None:
-            return  # another addon's
+        if data.ssl_conn is not None or self._trust is None or not TRUST.is_on:
+            return  # another addon's, or mitmproxy's
         if isinstance(data.conn, Server) and data.conn.address is not None:
             # RFC 6066 §3: a HostName is "without a trailing dot", and certificates are for such names. mitmproxy takes
             # the target as it is.

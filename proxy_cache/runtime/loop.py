@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import platform
 import select
 import selectors
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from .privates import Part, attributes, calls, names, report
 
 TURN = 0.003
 """Seconds that a turn of the loop should take at the most."""
@@ -30,6 +34,55 @@ FEWEST, MOST = 1, 64
 """Events of a turn, however long they take, and however short."""
 ACCEPTED_AT_ONCE = 4
 """Connections accepted in one turn, at some 0.4 ms each; asyncio takes up to a hundred."""
+
+
+TURNS: Final = Part(
+    "short turns of the event loop",
+    "who connects may wait behind all that is under way, and a client that is not being read and leaves is noticed "
+    "late; tune_event_loop=false says that this is meant",
+    (
+        *attributes("asyncio.selector_events:BaseSelectorEventLoop", "_selector"),
+        *attributes("selectors:EpollSelector", "_selector"),
+    ),
+)
+READS: Final = Part(
+    "reads without detours",
+    "each read costs a little more",
+    (
+        *attributes("asyncio.selector_events:_SelectorSocketTransport", "_read_ready_cb"),
+        *calls("asyncio.selector_events:_SelectorSocketTransport", _read_ready="self"),
+    ),
+)
+ACCEPTING: Final = Part(
+    "accepting a few at a time",
+    "bursts of connections hold up the others, and mitmproxy hears of every client first",
+    (
+        *attributes("asyncio.selector_events:BaseSelectorEventLoop", "_selector"),
+        *calls(
+            "asyncio.selector_events:BaseSelectorEventLoop",
+            _accept_connection="self, protocol_factory, sock, sslcontext, server, backlog",
+        ),
+        *names("asyncio.events:Handle", "_args _callback"),
+    ),
+)
+SOCKETS: Final = Part(
+    "bodies sent from their files",
+    "the fast lane sends them from memory",
+    attributes("asyncio.trsock:TransportSocket", "_sock"),
+)
+"""Which ``downstream/lane.py`` looks up for each client."""
+PARTS: Final = (TURNS, READS, ACCEPTING, SOCKETS)
+"""What depends on asyncio's insides, all of it on Linux and on its own loop alone."""
+for _part in PARTS:
+    _part.check(f"Python {platform.python_version()}")
+
+logger = logging.getLogger(__name__)
+
+
+def tell() -> None:
+    """One line in the log for each change that has switched something off, once."""
+    if hasattr(selectors, "EpollSelector"):
+        report(PARTS, logger)
 
 
 class ShortTurns:
@@ -77,6 +130,8 @@ class ShortTurns:
 def take_short_turns(loop: asyncio.AbstractEventLoop) -> None:
     """Does nothing on loops other than asyncio's own on Linux, but for the other threads' turns."""
     sys.setswitchinterval(SWITCH)
+    if not TURNS.is_on:
+        return
     selector: Any = getattr(loop, "_selector", None)
     epoll = getattr(selector, "_selector", None)
     if isinstance(selector, selectors.EpollSelector) and epoll is not None and not isinstance(epoll, ShortTurns):
@@ -87,7 +142,7 @@ def read_at_once(loop: asyncio.AbstractEventLoop, transport: Any) -> Callable[[]
     """Have a transport of the loop read as soon as the loop knows that there is something. Returns what ends that, to
     be called before the socket is closed."""
     turns = getattr(getattr(loop, "_selector", None), "_selector", None)
-    if not isinstance(turns, ShortTurns) or not hasattr(transport, "_read_ready_cb"):
+    if not READS.is_on or not isinstance(turns, ShortTurns) or not hasattr(transport, "_read_ready_cb"):
         return lambda: None
     readers, descriptor = turns.readers, transport.get_extra_info("socket").fileno()
     readers[descriptor] = transport
@@ -141,7 +196,7 @@ def accept_in_turns(
 ) -> None:
     """Have a server accept fewer connections at once, and ask ``front`` for what makes their protocols. The handler of
     its socket stays what it is, with other arguments."""
-    selector: Any = getattr(loop, "_selector", None)
+    selector: Any = getattr(loop, "_selector", None) if ACCEPTING.is_on else None
     for listening in listener.sockets:
         if listening.type != socket.SOCK_STREAM or not isinstance(selector, selectors.BaseSelector):
             continue

@@ -13,8 +13,9 @@ import os
 import select
 from typing import Any, Final
 
-from mitmproxy import ctx
 from mitmproxy.connection import Connection
+
+from ..compat import HEARING, io_of
 
 READ_MOST: Final = 256 * 1024
 """Bytes that are read of what came before the connection broke."""
@@ -61,7 +62,7 @@ class HeardReader(asyncio.StreamReader):
 
 def hear_out(client: Connection, connection: Connection) -> None:
     """Have all that came over a connection read, however it ends. For one that has just been opened."""
-    io = io_of(client, connection)
+    io = io_of(client, connection) if HEARING.is_on else None
     if io is not None and type(io.reader) is asyncio.StreamReader and isinstance(io.writer, asyncio.StreamWriter):
         io.reader.__class__ = HeardReader  # asyncio's protocol has it already
         io.writer = HeardOut(io.writer, io.reader)
@@ -69,13 +70,13 @@ def hear_out(client: Connection, connection: Connection) -> None:
 
 def was_reset(client: Connection, connection: Connection) -> bool:
     """Whether a connection ended with an error, and not in good order."""
-    return bool(getattr(getattr(io_of(client, connection), "reader", None), "was_reset", False))
+    return HEARING.is_on and bool(getattr(getattr(io_of(client, connection), "reader", None), "was_reset", False))
 
 
 def has_ended(client: Connection, connection: Connection) -> bool:
     """Whether an idle connection is known to have ended, though mitmproxy has not heard of it yet. (What it sends while
     nobody has asked ends it as well.)"""
-    io = io_of(client, connection)
+    io = io_of(client, connection) if HEARING.is_on else None
     if io is None or io.writer is None:
         return False
     if io.writer.is_closing():
@@ -89,9 +90,3 @@ def _is_readable(descriptor: int) -> bool:
     looking = select.poll()
     looking.register(descriptor, select.POLLIN)
     return bool(looking.poll(0))
-
-
-def io_of(client: Connection, connection: Connection) -> Any:
-    """What mitmproxy has of a connection: its task, reader and writer. ``None`` if it is gone."""
-    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-    return handler.transports.get(connection) if handler is not None else None

@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 
 from mitmproxy import http
-from mitmproxy.net.http import http1
-from mitmproxy.proxy.layers.http import HTTPMode
 
 from ...semantics.dates import format_http_date
-from ...semantics.headers import Headers, connection_options, end_to_end
+from ...semantics.headers import Headers, end_to_end
 from ...semantics.keys import Target
 from ...wire.head_checks import why_malformed_request
 from ...wire.outgoing import Mismatch, authority_of, path_of, request_head
@@ -21,19 +19,19 @@ from ..max_forwards import hops_left
 
 
 def for_origin(
-    request: http.Request, via: str, mode: HTTPMode, *, binary: bool, host: bytes | None = None, has_body: bool = False
+    request: http.Request, via: str, *, to_parent: bool, binary: bool, host: bytes | None = None, has_body: bool = False
 ) -> http.Request:
     """A request as it goes on, to an origin or a parent proxy: method and fields as they came, all else from the target
     that is the key of what is stored. Raises :class:`Mismatch` if that is not what would leave.
 
-    ``binary``: over HTTP/2 or 3. ``host``: a Host that is the client's choice, where that is wanted. ``has_body``: of a
-    request that came over HTTP/2, where no field need say so.
+    ``to_parent``: to a parent proxy. ``binary``: over HTTP/2 or 3. ``host``: a Host that is the client's choice, where
+    that is wanted. ``has_body``: of a request that came over HTTP/2, where no field need say so.
     """
     target = Target.of(request.scheme, request.host, request.port, request.path)
     authority = authority_of(target) if host is None else host
     path = path_of(target)
     headers = _forwarded(request.headers, via, "upgrade" in request.headers)
-    if mode is HTTPMode.upstream and "proxy-authorization" in request.headers:
+    if to_parent and "proxy-authorization" in request.headers:
         headers["Proxy-Authorization"] = request.headers["proxy-authorization"]
     hops = hops_left(request)
     if hops:
@@ -48,8 +46,8 @@ def for_origin(
         if came_binary:
             _as_http1(headers, has_body)
         # To a parent in absolute form (RFC 9112 §3.2.2), through whatever tunnel in origin form.
-        to_parent = mode is HTTPMode.upstream and target.scheme == "http"
-        form = b"http://" + authority + (path if path != b"*" else b"") if to_parent else path
+        absolute = to_parent and target.scheme == "http"
+        form = b"http://" + authority + (path if path != b"*" else b"") if absolute else path
         request_head(data.method, form, authority, bytes(headers), len(headers.fields))  # raises
     if binary and (why := why_malformed_request(data.method, target.scheme.encode(), authority, path, headers.fields)):
         raise Mismatch(why)
@@ -138,32 +136,3 @@ def ends_with_connection(request: http.Request, response: http.Response) -> bool
 def _is_binary(message: http.Message) -> bool:
     """HTTP/2 or 3, which mitmproxy translates by itself."""
     return bool(message.is_http2 or message.is_http3)
-
-
-def with_persistence(request: http.Request, response: http.Response) -> http.Response:
-    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
-    HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
-    nothing to that."""
-    if response.status_code < 200 or request.method == "CONNECT" or not request.http_version.startswith("HTTP/1"):
-        return response
-    if request.is_http10 and is_chunked(response):
-        # RFC 9112 §6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
-        # request indicates HTTP/1.1". Without it mitmproxy makes no chunks, and closes the connection after the body.
-        response = response.copy()
-        del response.headers["Transfer-Encoding"]
-    if "connection" in response.headers:
-        return response
-    try:
-        to_the_end = http1.expected_http_body_size(request, response) == -1
-    except ValueError:
-        to_the_end = False
-    ends = http1.connection_close(request.http_version, request.headers)  # it knows no options but in small letters
-    if to_the_end or ends or "close" in connection_options(request.headers.get_all("connection")):
-        told = "close"
-    elif request.http_version == "HTTP/1.0":
-        told = "keep-alive"
-    else:
-        return response
-    response = response.copy()
-    response.headers["Connection"] = told
-    return response

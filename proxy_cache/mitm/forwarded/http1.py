@@ -7,6 +7,7 @@ nothing above this ever sees them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from ...semantics.methods import is_idempotent
 from ...upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST
 from ...wire.chunks import ChunkReader
 from ...wire.head_checks import RefusedHead, checked_request, cleaned_response, without_quotes
+from ..compat import HTTP2_LIMITS
 from ..tls_close import say_closed, was_cut_short, watch
 from .disconnects import was_reset
 from .framing import settle_framing
@@ -49,6 +51,8 @@ from .outcome import BadBody
 from .requests import request_of
 from .sent import ConnectionExpired, SentRequest
 from .timeouts import SilenceTimer
+
+logger = logging.getLogger(__name__)
 
 # mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
@@ -479,6 +483,10 @@ def take_over(stack: layer.Layer, limits: HeadLimits, timeout: Callable[[], floa
 def limit_http2(connection: Any, limits: HeadLimits) -> None:
     """Fields of more than this in all end the connection (RFC 9113 §10.5.1); h2 bounds the frames that they come in.
     And what h2 finds wrong is told without the field's value, which it quotes: it may be a credential."""
-    connection.h2_conn.decoder.max_header_list_size = limits.total
-    end = connection.protocol_error
-    connection.protocol_error = lambda message, *code: end(without_quotes(message), *code)
+
+    def limit() -> None:
+        connection.h2_conn.decoder.max_header_list_size = limits.total
+        end = connection.protocol_error
+        connection.protocol_error = lambda message, *code: end(without_quotes(message), *code)
+
+    HTTP2_LIMITS.guard(logger, limit)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from mitmproxy import http
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
-CUT: Final = "proxy_cache_cut"
-"""In a flow's metadata: ``client`` or ``origin``, whichever broke off first."""
-
-
-REFUSED: Final = "proxy_cache_refused"
-"""There too: status, bytes, error type and detail of the answer that its client has been sent past mitmproxy, as
-``[400, 62, "http_request_error", "not the size of a chunk"]``."""
+from ..metadata import CUT, REFUSED
 
 
 class BadBody(http_events.RequestProtocolError):

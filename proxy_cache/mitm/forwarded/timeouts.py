@@ -15,7 +15,7 @@ from typing import Any
 from mitmproxy.connection import Client, Connection
 
 from ...upstream.origin import NAMES_FIRST
-from .disconnects import io_of
+from ..compat import TIMERS, io_of
 
 
 class ConnectTimer:
@@ -32,7 +32,7 @@ class ConnectTimer:
         self._timer = asyncio.get_running_loop().call_later(self._limit, self._look)
 
     def _look(self) -> None:
-        io = io_of(self._client, self._connection)
+        io = io_of(self._client, self._connection) if TIMERS.is_on else None
         if io is None or io.handler is None:
             return
         left = self._limit
@@ -80,7 +80,7 @@ class SilenceTimer:
 
     def _look(self) -> None:
         self._timer = None
-        io = io_of(self._client, self._connection)
+        io = io_of(self._client, self._connection) if TIMERS.is_on else None
         if io is None or io.handler is None or io.writer is None:
             return
         now = time.monotonic()

@@ -1,0 +1,196 @@
+"""Names inside other people's code that we depend on, and whether they are still what we know.
+
+A private or undocumented name may be gone, or take other arguments, in any release. So each is written down here with
+how we use it, by the part of the proxy that needs it, and looked up before that part is used: where one has changed its
+part is off, and the proxy goes on without. (The tables: ``mitm/compat.py`` for mitmproxy, ``loop.py`` for asyncio.)
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ANY: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name, as ``package.module:Class.method``."""
+
+    where: str
+    parameters: str | None = None
+    """What we call it with: names of parameters by position, after ``*`` by keyword. ``None``: it isn't called."""
+    is_overridden: bool = False
+    """Whether it is a method that we replace: its callers pass what it says, so it has to be the same to a letter."""
+    is_attribute: bool = False
+    """Whether its owner's methods give it to each instance."""
+
+    def problem(self) -> str | None:
+        """What has changed, in words; ``None`` if nothing has."""
+        module_name, _, path = self.where.partition(":")
+        short = f"{module_name.rpartition('.')[2]}.{path}"
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ImportError as error:
+            return f"{module_name} (not importable: {error})"
+        owner_path, _, last = path.rpartition(".")
+        try:
+            for each in owner_path.split(".") if owner_path else ():
+                found = getattr(found, each)
+            if self.is_attribute:
+                return None if _gives(found, last) else f"{short} (gone)"
+            found = getattr(found, last)
+        except AttributeError:
+            return f"{short} (gone)"
+        if self.parameters is None:
+            return None
+        if not callable(found):
+            return f"{short} (no longer callable)"
+        try:
+            signature = inspect.signature(found)
+        except (TypeError, ValueError):
+            return None  # a function of C's that doesn't tell
+        fits = _is_same if self.is_overridden else _takes
+        return None if fits(signature, self.parameters) else f"{short} (takes {_shown(signature)} now)"
+
+
+def find(where: str) -> Any:
+    """The object of this name, ``package.module:Class``, or ``None``: then its part is off, and nobody uses it."""
+    module_name, _, path = where.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for each in path.split("."):
+            found = getattr(found, each)
+    except (ImportError, AttributeError):
+        return None
+    return found
+
+
+def names(owner: str, several: str) -> Iterator[Name]:
+    """That these are there: ``names("package.module", "This That")``, or of a class, ``"package.module:Class"``."""
+    for one in several.split():
+        yield Name(f"{owner}.{one}" if ":" in owner else f"{owner}:{one}")
+
+
+def attributes(owner: str, several: str) -> Iterator[Name]:
+    """The same of what instances of a class have."""
+    for one in several.split():
+        yield Name(f"{owner}.{one}", is_attribute=True)
+
+
+def calls(owner: str, **functions: str) -> Iterator[Name]:
+    """Functions, methods and classes that we call, with the names of the parameters that we pass."""
+    for one, parameters in functions.items():
+        yield Name(f"{owner}.{one}" if ":" in owner else f"{owner}:{one}", parameters)
+
+
+def overrides(owner: str, **methods: str) -> Iterator[Name]:
+    """Methods of a class that one of ours replaces, with their parameters after ``self``."""
+    for one, parameters in methods.items():
+        yield Name(f"{owner}.{one}", f"self, {parameters}" if parameters else "self", is_overridden=True)
+
+
+def _split(parameters: str) -> tuple[list[str], list[str]]:
+    by_position, _, by_keyword = parameters.partition("*")
+    first, second = ([name.strip() for name in text.split(",") if name.strip()] for text in (by_position, by_keyword))
+    return first, second
+
+
+def _takes(signature: inspect.Signature, parameters: str) -> bool:
+    """Whether a call may be made as we make it, and means the same."""
+    by_position, by_keyword = _split(parameters)
+    known = list(signature.parameters.values())
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in known[:1]):
+        return True  # somebody has wrapped it
+    placed = [one.name for one in known if one.kind in _POSITIONAL][: len(by_position)]
+    needed = [one.name for one in known if one.default is one.empty and one.kind not in _ANY]
+    return (
+        placed == by_position
+        and all(name in signature.parameters for name in by_keyword)
+        and not set(needed) - set(by_position) - set(by_keyword)
+    )
+
+
+def _is_same(signature: inspect.Signature, parameters: str) -> bool:
+    by_position, by_keyword = _split(parameters)
+    known = list(signature.parameters.values())
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in known[:1]):
+        return True  # somebody has wrapped it
+    return [one.name for one in known if one.kind in _POSITIONAL] == by_position and [
+        one.name for one in known if one.kind not in _POSITIONAL
+    ] == by_keyword
+
+
+def _shown(signature: inspect.Signature) -> str:
+    return f"({', '.join(signature.parameters)})"
+
+
+def _gives(owner: Any, name: str) -> bool:
+    """Whether instances of a class have this attribute, as far as the class can tell."""
+    for each in owner.__mro__:
+        if name in vars(each) or name in getattr(each, "__annotations__", {}):
+            return True
+        for method in vars(each).values():
+            code = getattr(inspect.unwrap(method) if callable(method) else method, "__code__", None)
+            if code is not None and name in code.co_names:
+                return True
+    return False
+
+
+class Part:
+    """A part of the proxy that is off where one of the names that it needs has changed."""
+
+    __slots__ = ("_owner", "_told", "effect", "is_on", "needs", "problems", "title")
+
+    def __init__(self, title: str, effect: str, needs: Iterable[Name] = ()) -> None:
+        """``title``: of the part; ``effect``: what it means for users that it is off. Both are for the log."""
+        self.title = title
+        self.effect = effect
+        self.needs = tuple(needs)
+        self.problems: list[str] = []
+        self.is_on = True
+        self._told = False
+        self._owner = "mitmproxy"
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {'on' if self.is_on else 'off, ' + ', '.join(self.problems)}>"
+
+    def check(self, owner: str) -> None:
+        """Look all names up. ``owner``: whose they are, with the version, as ``mitmproxy 12.3.1``."""
+        self._owner = owner
+        found = dict.fromkeys(problem for name in self.needs if (problem := name.problem()) is not None)
+        self.problems = list(found)
+        self.is_on = not found
+
+    def lose(self, problem: str, logger: logging.Logger | None = None) -> None:
+        """Switch the part off for something that was found out later; said in ``logger`` at once."""
+        self.problems.append(problem)
+        self.is_on = False
+        if logger is not None:
+            report([self], logger)
+
+    def guard(self, logger: logging.Logger, work: Callable[[], None]) -> None:
+        """Do what touches instances, of which only the first one tells whether they are what we know."""
+        if self.is_on:
+            try:
+                work()
+            except (AttributeError, TypeError) as error:
+                self.lose(" ".join(str(error).split()), logger)
+
+
+def report(parts: Iterable[Part], logger: logging.Logger) -> None:
+    """One line for all parts that are off for the same reason, once."""
+    lost: dict[tuple[str, ...], list[Part]] = {}
+    for part in parts:
+        if not part.is_on and part.problems and not part._told:
+            part._told = True
+            lost.setdefault((part._owner, *part.problems), []).append(part)
+    for (owner, *problems), found in lost.items():
+        shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+        effects = "; ".join(f"{part.title} off: {part.effect}" for part in found)
+        logger.warning("proxy-cache: %s changed %s: %s", owner, shown, effects)
