@@ -654,3 +654,74 @@ def message(raw: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
     text = re.compile(r"(boundary|ttl)=\w+")
     fields = [(name, text.sub(r"\1=", value)) for name, value in fields if name.lower() not in NOISE]
     return status, sorted(fields), body
+
+
+# -- what no way of the cache's leads to --------------------------------------------------------------------------
+
+ANSWERS = """
+from mitmproxy import http
+
+def responseheaders(flow):
+    if flow.response.status_code == 200 and "in-our-place" in flow.request.path:
+        flow.response = http.Response.make(418, b"I'm a teapot")
+
+def request(flow):
+    if "by-a-script" in flow.request.path:
+        flow.response = http.Response.make(418, b"I'm a teapot")
+"""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that wants a password, with a script that answers some requests."""
+    folder = tmp_path_factory.mktemp("guarded")
+    script = folder / "answers.py"
+    script.write_text(ANSWERS)
+    with Proxy(folder, proxyauth="user:secret", scripts=[script], origin_retries=0) as proxy:
+        yield proxy
+
+
+ALLOWED = "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ="
+BODY = "Content-Length: 1"
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "told"),
+    [
+        ("GET", (), "407 addon"),
+        ("HEAD", (), "407 addon"),
+        ("POST", (BODY,), "407 addon"),
+        ("CONNECT", (), "407 addon"),
+        ("GET", ("bad line",), "400 error"),
+        ("TRACE", (ALLOWED, "Max-Forwards: 0"), "200 own"),
+        ("OPTIONS", (ALLOWED, "Max-Forwards: 0"), "200 own"),
+        ("OPTIONS", (ALLOWED, "Max-Forwards: 0", BODY), "200 own"),
+        ("by-a-script", (ALLOWED,), "418 addon"),
+        ("by-a-script", (ALLOWED, BODY), "200 forwarded"),  # it has been passed on before
+        ("in-our-place", (ALLOWED,), "418 addon"),
+    ],
+)
+def test_bytes_are_counted_under_the_source_of_their_line(
+    guarded: Proxy, origin: Origin, method: str, fields: tuple[str, ...], told: str
+) -> None:
+    """And are those that the client was sent, whoever has answered."""
+    path = f"/{method}/{len(fields)}"
+    url = origin.serve(path, Reply(headers=(FRESH,)))
+    verb = method if method.isupper() else "POST" if BODY in fields else "GET"
+    target = origin.netloc if verb == "CONNECT" else url
+    before, mark = guarded.settled(), len(guarded.log)
+    with Wire(guarded.address) as wire:
+        lines = [f"{verb} {target} HTTP/1.1", "Host: x", "Connection: close", *fields]
+        wire.send("\r\n".join([*lines, "", "x" if BODY in fields else ""]))
+        _, _, body = wire.rest().partition(b"\r\n\r\n")
+    shown = "-" if "bad line" in fields else target.rpartition("//")[2]
+
+    def found() -> list[Line]:
+        matches = [LINE.fullmatch(text) for text in guarded.log[mark:]]
+        return [Line(match) for match in matches if match and match["url"].endswith(shown)]
+
+    (line,) = guarded.eventually(found, told="the line of the log")
+    assert f"{line.status} {line.source}" == told
+    assert line.bytes == len(body)
+    counted = [change for change in changes(before, guarded.settled()) if change.startswith("bytes_served")]
+    assert counted == ([f"bytes_served{{{line.source}}}={line.bytes}"] if line.bytes else [])

@@ -14,6 +14,7 @@ from ..semantics.headers import Headers
 from ..semantics.redaction import redacted
 from .flows import address, error_type
 from .forwarded.outcome import CUT, REFUSED
+from .layers import is_bodiless
 
 
 def end_flow(accounts: Accounts, flow: http.HTTPFlow, state: InFlight, note: str, fwd: str) -> None:
@@ -43,7 +44,7 @@ def end_flow(accounts: Accounts, flow: http.HTTPFlow, state: InFlight, note: str
         accounts.ended(state, request.method, url, client, status, error=error, note=note)
         return
     if state.delivery is None and not state.size:
-        state.size = _sent(request, response)
+        state.size = 0 if is_bodiless(flow) else len(response.raw_content or b"")
     if side and state.source != "error":
         state.cut = state.cut or side
     if state.source == "forwarded":
@@ -64,13 +65,6 @@ def _status(flow: http.HTTPFlow, state: InFlight, note: str, side: str) -> int:
     if note:
         return state.status or _refused(note) or (502 if side == "origin" else NO_STATUS)
     return state.status or (response.status_code if response is not None else NO_STATUS)
-
-
-def _sent(request: http.Request, response: http.Response) -> int:
-    """Bytes of a response's body that is sent in one piece."""
-    if request.method == "HEAD" or response.status_code in (204, 304):
-        return 0
-    return len(response.raw_content or b"")
 
 
 def end_connect(accounts: Accounts, flow: http.HTTPFlow, note: str = "") -> None:

@@ -487,7 +487,9 @@ class CacheAddon:
 
     async def answer_request(self, flow: http.HTTPFlow) -> None:
         """The hook ``request``, see :mod:`.late_hooks`."""
-        if flow.response is not None or flow.error is not None or (flow.request.stream and has_body(flow)):
+        if flow.request.stream and has_body(flow):
+            return  # its origin has it: a response is the origin's, early, or one that comes too late to be sent
+        if flow.response is not None or flow.error is not None:
             state = self._in_flight.get(flow.id)
             if flow.response is not None and state is not None and flow.response is not state.made:
                 state.source = "addon"

@@ -137,7 +137,7 @@ class CacheStream(RepeatingStream):
         response = self.flow.response
         delivery = response.stream if response is not None else None
         if already_streamed or not isinstance(delivery, Delivery):
-            yield from super().send_response(already_streamed)
+            yield from self._send_whole(already_streamed)
             if self.is_unread:
                 origin_reads = self.context.server.state & ConnectionState.CAN_READ
                 yield from self.end_response() if origin_reads else self.end_early()
@@ -150,6 +150,17 @@ class CacheStream(RepeatingStream):
             yield from self._break_off(delivery)
         finally:
             delivery.close()
+
+    def _send_whole(self, already_streamed: bool) -> layer.CommandGenerator[None]:
+        """As mitmproxy does, but for the content that an addon has given an answer that can have none: a client would
+        take it for the next response (RFC 9110 §6.4.1, §9.3.2)."""
+        for command in super().send_response(already_streamed):
+            if not (
+                isinstance(command, SendHttp)
+                and isinstance(command.event, http_events.ResponseData)
+                and is_bodiless(self.flow)
+            ):
+                yield command
 
     def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
         assert self.flow.response is not None
@@ -641,6 +652,11 @@ class CacheHttpLayer(ConnectionChoice):
         if isinstance(command, http_hooks.HttpRequestHeadersHook):
             stream.direct = self.recorder.is_alone_with(command.flow)
         return stream.direct
+
+
+def is_bodiless(flow: http.HTTPFlow) -> bool:
+    """Whether the response has no content, whatever it says (RFC 9112 §6.3)."""
+    return flow.request.method == "HEAD" or (flow.response is not None and flow.response.status_code in (204, 304))
 
 
 def nothing() -> layer.CommandGenerator[None]:
