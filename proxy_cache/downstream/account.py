@@ -73,7 +73,7 @@ class Accounts:
             if delivery is not None:
                 delivery.close()
                 state.size = delivery.sent
-                if cut == "client" and delivery.sent == delivery.length:
+                if cut == "client" and status != NO_STATUS and delivery.sent == delivery.length:
                     cut = note = ""  # it has left with all that it had asked for
             source, size = state.source, state.size
             if status == NO_STATUS:
@@ -86,21 +86,11 @@ class Accounts:
                 return
             seconds = time.monotonic() - state.started
             queued = exchange.queued_for if exchange is not None else 0.0
-            told = f" fwd={fwd}" if fwd and headers is None else ""
-            if headers is not None and source != "hit":
-                told = reasons(headers, source)
-                if source == "error":
-                    note = explanation(headers) or note
-            if cut:
-                if cut == "origin":  # which is why, whether or not that was known when the head was sent
-                    told = told.removesuffix(" not_stored=store")
-                if error:
-                    told += f" error={error}"
-                told += f" cut={cut}"
-                if status != NO_STATUS:
-                    note = f"response broke off after {size} bytes: {note}"
-            elif error:
-                told += f" error={error}"
+            told = _told(headers, source, fwd, error, cut)
+            if cut and status != NO_STATUS:
+                note = f"response broke off after {size} bytes: {note}"
+            elif source == "error" and headers is not None:
+                note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
             self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
         except Exception as failure:
@@ -125,3 +115,15 @@ class Accounts:
         self._counts.tunnel_closed(seconds)
         if self.is_logged:
             self._log.write("CONNECT", redacted(target), 200, size, seconds, "tunnel", 0.0, client)
+
+
+def _told(headers: Headers | None, source: str, fwd: str, error: str, cut: str) -> str:
+    """The reasons, as ``key=value`` with spaces before, in the order of docs/access-log.md."""
+    told = f" fwd={fwd}" if fwd else ""
+    if headers is not None:
+        told = reasons(headers, source) if source != "hit" else ""
+    if cut == "origin":  # which is why it was not stored, whether or not that was known when the head was sent
+        told = told.removesuffix(" not_stored=store")
+    if error:
+        told += f" error={error}"
+    return f"{told} cut={cut}" if cut else told
