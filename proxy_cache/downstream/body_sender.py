@@ -210,7 +210,10 @@ def reset_at_close(writer: Any) -> None:
 class InFlight:
     """One request that is being answered: for the access log, the metrics, and the client that may leave."""
 
-    __slots__ = ("cut", "delivery", "exchange", "first", "is_passed_on", "size", "source", "started", "status")
+    __slots__ = (
+        "cut", "delivery", "exchange", "first", "is_counted", "is_passed_on", "made", "size", "source", "started",
+        "status",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -226,6 +229,10 @@ class InFlight:
         """What the client was sent, where that isn't the response's."""
         self.is_passed_on = False
         """Whether mitmproxy has begun to send a response that is not the cache's."""
+        self.is_counted = False
+        """Whether it was counted as forwarded."""
+        self.made: object = None
+        """The response to its flow that we have made. Another one is another addon's."""
 
     @property
     def is_begun(self) -> bool:

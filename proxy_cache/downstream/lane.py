@@ -32,15 +32,13 @@ from ..semantics.signatures import without_parameters
 from ..store.body import BodyError
 from ..wire.requests import CLOSE, Request, parse_request, response_head, with_line
 from .body_sender import CONGESTED, Delivery, InFlight, as_chunk
-from .outcome import NO_STATUS
+from .outcome import LEFT, NO_STATUS
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)
 REMEMBER = 4096
 """Requests that are remembered, and"""
 REMEMBER_LENGTH = 2048
 """bytes of the longest one."""
-LEFT = "client disconnected"
-"""For the log, where there was nobody to answer."""
 READ_AHEAD = 64 * 1024
 """Bytes of further requests that are taken while one is answered; then the client has to wait."""
 
@@ -467,8 +465,8 @@ class Lane(asyncio.Protocol):
             note = "cancelled"
             state.cut = "proxy"
             raise
-        except OSError as error:  # the client's connection
-            note = str(error)
+        except OSError:  # the client's connection
+            note = LEFT
             state.cut = "client"
         except Exception as error:
             self.host.failed(error)
@@ -489,7 +487,7 @@ class Lane(asyncio.Protocol):
             return cache.heads.internal_error(type(error).__name__)
 
     async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
-        """Head and body. What went wrong, and whether the connection ends with it."""
+        """Head and body. What went wrong, if its delivery doesn't tell, and whether the connection ends with it."""
         if self._transport.is_closing():
             state.status = NO_STATUS
             return LEFT, True
@@ -522,7 +520,7 @@ class Lane(asyncio.Protocol):
         if delivery.error is not None:
             if answer.length is None and not chunked:
                 delivery.reset_connection()
-            return f"response broke off after {delivery.sent} bytes: {delivery.error}", True
+            return "", True
         if chunked:
             self._writer.write(b"0\r\n\r\n")
         return "", close

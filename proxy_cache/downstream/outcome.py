@@ -17,11 +17,15 @@ from ..wire.responses import OriginError
 
 NO_STATUS: Final = 499
 """Of requests whose clients left before they were sent a status, as nginx has it."""
+LEFT: Final = "client disconnected"
+"""The note on a client that has left, however that showed."""
 
 _FWD: Final = re.compile(r"; fwd=([a-z-]+)")
 _STORED: Final = re.compile(r"; stored(?:;|$)")
 _DETAIL: Final = re.compile(r'; detail=(?:"((?:[^"\\]|\\.)*)"|([^;"\s]+))')
 _ERROR: Final = re.compile(r"; error=([a-z_]+)")
+_DETAILS: Final = re.compile(r'; details="((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _NOT_IN_WORD: Final = re.compile(r"[^!-~]+")
 _REMEMBER_LENGTH: Final = 256  # characters
 
@@ -53,6 +57,16 @@ def _told(own: str, source: str, proxy_status: str | None = None) -> str:
 
 
 _remembered = lru_cache(maxsize=256)(_told)
+
+
+def explanation(headers: Headers) -> str:
+    """What an error of ours says of itself in words: the ``details`` of its Proxy-Status (RFC 9209 §2.1.5). Nothing if
+    :func:`reasons` tells the same word."""
+    found = _DETAILS.search(headers.get("proxy-status") or "")
+    if found is None:
+        return ""
+    text = _ESCAPED.sub(r"\1", found[1])
+    return "" if (headers.get("cache-status") or "").endswith(f"; detail={text}") else text
 
 
 def cut_by(error: BaseException | None, *, gone: bool) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from ..caching.fills.table import FillTable
 from ..caching.fills.waiting import ClientGone
 from ..caching.headers import Heads
 from ..caching.limiter import OriginLimiter
+from ..downstream.account import Accounts
 from ..downstream.body_sender import Delivery, InFlight
 from ..observe.access_log import AccessLog
 from ..observe.admin import AdminError, AdminServer
@@ -42,7 +43,7 @@ from ..upstream.origin import OriginClient, OriginSettings
 from ..wire.head_checks import RefusedHead
 from . import compat, lane_host, option_names, options, plain_flows, start
 from .accept import Clients
-from .account import Accounts
+from .account import end_connect, end_flow, end_refused
 from .flows import (
     address,
     error_status,
@@ -436,7 +437,7 @@ class CacheAddon:
         if client.id in self._flows:
             asyncio.get_running_loop().call_later(LEFT_BEHIND, self._end_left_behind, client.id)
         for tunnel in self._tunnels.pop(client.id, ()):
-            self.accounts.tunnel_ended(client, tunnel.target, tunnel.size, time.monotonic() - tunnel.started)
+            self.accounts.tunnel_ended(tunnel.target, address(client), tunnel.size, time.monotonic() - tunnel.started)
 
     def stream_gone(self, flow: http.HTTPFlow) -> None:
         """The client wants no answer any more. Over HTTP/2 (RST_STREAM) its connection goes on."""
@@ -485,7 +486,7 @@ class CacheAddon:
                 flow.response = refusal(502, "proxy_internal_error", "no tunnels", self.via)
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
-        self.accounts.connect_ended(flow)
+        end_connect(self.accounts, flow)
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         forwarded_requests.with_brackets(flow.request)
@@ -503,28 +504,31 @@ class CacheAddon:
                 plain_flows.check_request(flow.request, self.head_limits)
             if hops_left(flow.request) == 0:
                 credentials = self.settings.rules.base.credentials if self.settings is not None else frozenset()
-                flow.response = final_answer(flow, self.via, credentials)
-                self._answered_here(flow, "own")
+                self._made(flow, final_answer(flow, self.via, credentials), "own")
             elif has_body(flow) and self._may_go(flow) and may_stream(flow):
                 flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
                 if not compat.LAYERS.is_on:
                     plain_flows.clean_request(flow, self.via, has_body=True)
             if flow.response is not None:
                 flow.request.stream = False
+            elif flow.request.stream and has_body(flow):
+                self._forwarded(flow, state)
         except RefusedHead as refused:
             flow.request.stream = False
-            flow.response = refusal(refused.status, refused.error, refused.detail, self.via)
-            flow.response.headers["Connection"] = "close"
-            self._answered_here(flow, "error")
+            response = refusal(refused.status, refused.error, refused.detail, self.via)
+            response.headers["Connection"] = "close"
+            self._made(flow, response, "error")
         except Exception as error:
             self._refuse(flow, error)
 
     async def answer_request(self, flow: http.HTTPFlow) -> None:
         """The hook ``request``, see :mod:`.late_hooks`."""
-        if flow.response is not None or flow.error is not None or (flow.request.stream and has_body(flow)):
+        if flow.request.stream and has_body(flow):
+            return  # its origin has it: a response is the origin's, early, or one that comes too late to be sent
+        if flow.response is not None or flow.error is not None:
             state = self._in_flight.get(flow.id)
-            if flow.response is not None and state is not None and state.source != "own":
-                self._answered_here(flow, "addon")
+            if flow.response is not None and state is not None and flow.response is not state.made:
+                state.source = "addon"
             return
         try:
             if self.cache is None and self._ready is not None and self.settings is not None:
@@ -535,13 +539,16 @@ class CacheAddon:
             if is_cacheable(flow, self.settings):
                 await self._answer(flow)
                 if await make_whole(flow, self.via, always=not compat.LAYERS.is_on):
-                    self._is_whole(flow)
+                    state = self._in_flight[flow.id]
+                    state.delivery = None
+                    if flow.response is not state.made:  # its body has broken off
+                        state.made, state.source = flow.response, "error"
             elif flow.request.method == "HEAD":
                 await self._answer_head(flow)
             if flow.response is None:
                 if not compat.LAYERS.is_on:
                     plain_flows.clean_request(flow, self.via, has_body=has_body(flow))
-                self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
+                self._forwarded(flow, self._in_flight.get(flow.id))
         except Exception as error:
             self._refuse(flow, error)
 
@@ -553,14 +560,14 @@ class CacheAddon:
             if flow.response.status_code == 101 or flow.id not in self._in_flight:
                 return
             if flow.request.stream:
-                self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
+                self._forwarded(flow, state)
             if state is not None and state.source == "forwarded":
-                state.is_passed_on = True
                 if flow.response.raw_content is not None:
-                    self._answered_here(flow, "addon")  # an origin's has not come yet
+                    state.source = "addon"  # an origin's has not come yet
                 elif not compat.LAYERS.is_on:
                     self._pass_on_plain(flow, state)
                 elif not wants_whole(flow):
+                    state.is_passed_on = True
                     flow.response.stream = self._count(state)
             if self.cache is None:
                 return
@@ -587,18 +594,16 @@ class CacheAddon:
             flow.kill()  # too late for another response
             return
         if not wants_whole(flow):
+            state.is_passed_on = True
             flow.response.stream = self._count(state)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        state = self._in_flight.get(flow.id)
-        if state is not None and state.source == "forwarded" and flow.response is not None and not state.size:
-            self._is_whole(flow)
         self._ended(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         note = flow.error.msg if flow.error else "error"
         if flow.request.method == "CONNECT" and flow.response is None:
-            self.accounts.connect_ended(flow, note)
+            end_connect(self.accounts, flow, note)
         self._ended(flow, note)
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool:
@@ -637,8 +642,7 @@ class CacheAddon:
     def _may_go(self, flow: http.HTTPFlow) -> bool:
         """Whether the request may go anywhere at all; if not, it is answered here."""
         if self.cache is None or self.settings is None or self._draining:
-            flow.response = refusal(503, "proxy_internal_error", "not ready", self.via)
-            self._answered_here(flow, "error")
+            self._made(flow, refusal(503, "proxy_internal_error", "not ready", self.via), "error")
             return False
         if any(self.via in value for value in flow.request.headers.get_all("via")):
             self._respond(flow, self.cache.heads.loop_detected())
@@ -683,8 +687,9 @@ class CacheAddon:
             answer = await self.cache.get(exchange)
         except ClientGone as gone:
             # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
-            answer = self.cache.heads.overloaded("canceled", 1)
+            self._respond(flow, self.cache.heads.overloaded("canceled", 1))
             logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
+            return
         self.metrics.answered(answer.source, exchange.collapsed)
         self._respond(flow, answer)
 
@@ -718,9 +723,10 @@ class CacheAddon:
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
-        response = refusal(error_status(error), error, message, self.via, self.forward_reason(flow))
+        detail = message.removeprefix(f"{error}: ")
+        response = refusal(error_status(error), error, detail, self.via, self.forward_reason(flow))
         if (state := self._in_flight.get(flow.id)) is not None:
-            state.source, state.size, state.is_passed_on = "error", len(response.raw_content or b""), True
+            state.source, state.is_passed_on = "error", True
         return response
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
@@ -728,7 +734,7 @@ class CacheAddon:
         for."""
         response = refusal(status, error, detail, self.via)
         if not has_flow:
-            self.accounts.refused(client, response, detail)
+            end_refused(self.accounts, client, response, detail)
         return response
 
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
@@ -743,42 +749,35 @@ class CacheAddon:
         return str(flow.metadata.get(FORWARD_REASON, default))
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
-        flow.response = response_for(flow, answer, last=self._draining)
+        response = response_for(flow, answer, last=self._draining)
+        state = self._made(flow, response, answer.source)
+        if isinstance(response.stream, Delivery):
+            state.delivery = response.stream
+
+    def _made(self, flow: http.HTTPFlow, response: http.Response, source: str) -> InFlight:
+        """Answer with a response of our own."""
+        flow.response = response
         state = self._in_flight.setdefault(flow.id, InFlight())
-        state.source = answer.source
-        if isinstance(flow.response.stream, Delivery):
-            state.delivery = flow.response.stream
-        elif isinstance(answer.body, bytes) and not (state.exchange is not None and state.exchange.gone):
-            state.size = len(answer.body)
-            self.metrics.served(answer.source, state.size)
+        state.made, state.source = response, source
+        return state
 
-    def _is_whole(self, flow: http.HTTPFlow) -> None:
-        """The body of a response is here to its end, for another addon to change."""
-        state = self._in_flight[flow.id]
-        state.delivery = None
-        if flow.response is not None and flow.response.raw_content:
-            state.size = len(flow.response.raw_content)
-            self.metrics.served(state.source, state.size)
-
-    def _answered_here(self, flow: http.HTTPFlow, source: str) -> None:
-        """With a response that neither the cache nor an origin has made."""
-        state = self._in_flight.get(flow.id)
-        if state is not None and flow.response is not None:
-            state.source, state.size = source, len(flow.response.raw_content or b"")
+    def _forwarded(self, flow: http.HTTPFlow, state: InFlight | None) -> None:
+        """The request goes past the cache, now or when it is complete."""
+        if state is None or not state.is_counted:
+            self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
+        if state is not None:
+            state.is_counted = True
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)
         flow.request.stream = False
-        flow.response = refusal(502, "proxy_internal_error", type(error).__name__, self.via)
-        self._answered_here(flow, "error")
+        self._made(flow, refusal(502, "proxy_internal_error", type(error).__name__, self.via), "error")
 
     def _count(self, state: InFlight) -> Any:
-        """Stream a forwarded body through, and count it."""
-        counter = self.metrics.bytes_served.labels("forwarded")
+        """Stream a forwarded body through, and count its bytes."""
 
         def through(data: bytes) -> bytes:
             state.size += len(data)
-            counter.inc(len(data))
             return data
 
         return through
@@ -812,7 +811,7 @@ class CacheAddon:
                 exchanges.discard(state.exchange)
                 if not exchanges:
                     del self._by_client[flow.client_conn.id]
-        self.accounts.flow_ended(flow, state, note, self.forward_reason(flow))
+        end_flow(self.accounts, flow, state, note, self.forward_reason(flow))
         self._see_if_idle()
 
     def _see_if_idle(self) -> None:

@@ -191,3 +191,8 @@ def send_interim(transport: asyncio.WriteTransport, status: int, headers: Header
         lines = [f"HTTP/1.1 {status} {reason}".encode()]
         lines += [name + b": " + value for name, value in end_to_end(headers).fields]
         transport.write(b"\r\n".join([*lines, b"", b""]))
+
+
+def is_bodiless(flow: http.HTTPFlow) -> bool:
+    """Whether the response has no content, whatever it says (RFC 9112 §6.3)."""
+    return flow.request.method == "HEAD" or (flow.response is not None and flow.response.status_code in (204, 304))

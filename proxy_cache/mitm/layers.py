@@ -45,6 +45,7 @@ from ..semantics.texts import brief
 from ..wire.head_checks import why_malformed_request, why_malformed_response
 from .backpressure import HELD_MOST, gate_of
 from .compat import TUNNELS, client_writer, find
+from .flows import is_bodiless
 from .forwarded import heads as forwarded_heads
 from .forwarded import requests as forwarded_requests
 from .forwarded.disconnects import hear_out
@@ -135,7 +136,7 @@ class CacheStream(RepeatingStream):
         response = self.flow.response
         delivery = response.stream if response is not None else None
         if already_streamed or not isinstance(delivery, Delivery):
-            yield from super().send_response(already_streamed)
+            yield from self._send_whole(already_streamed)
             if self.is_unread:
                 origin_reads = self.context.server.state & ConnectionState.CAN_READ
                 yield from self.end_response() if origin_reads else self.end_early()
@@ -148,6 +149,17 @@ class CacheStream(RepeatingStream):
             yield from self._break_off(delivery)
         finally:
             delivery.close()
+
+    def _send_whole(self, already_streamed: bool) -> layer.CommandGenerator[None]:
+        """As mitmproxy does, but for the content that an addon has given an answer that can have none: a client would
+        take it for the next response (RFC 9110 §6.4.1, §9.3.2)."""
+        for command in super().send_response(already_streamed):
+            if not (
+                isinstance(command, SendHttp)
+                and isinstance(command.event, http_events.ResponseData)
+                and is_bodiless(self.flow)
+            ):
+                yield command
 
     def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
         assert self.flow.response is not None

@@ -103,7 +103,7 @@ class Metrics(Collector):
             self.tunnel_bytes.labels(direction)
         for outcome in ("admitted", "canceled", "timeout", "rejected"):
             self.queue_wait.labels(outcome)
-        for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded"):
+        for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded", "addon", "own"):
             self.bytes_served.labels(source)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
@@ -131,6 +131,10 @@ class Metrics(Collector):
         if child is None:
             child = self._served[source] = self.bytes_served.labels(source)
         self._add(child, size)
+
+    def tunnel_closed(self, seconds: float) -> None:
+        """``seconds``: how long it was open."""
+        self.tunnel_seconds.observe(seconds)
 
     def queue_waited(self, outcome: str, seconds: float) -> None:
         self.queue_wait.labels(outcome).observe(seconds)

@@ -1,0 +1,129 @@
+"""How a request's account ends: its bytes in the metrics, its line in the access log.
+
+Whatever way a request has taken, in a lane, as a flow or past the cache, its account ends in :meth:`Accounts.ended`.
+What docs/access-log.md says of a line is decided here, so that the same end looks the same on all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ..caching.answers import Answer
+from ..observe.access_log import AccessLog
+from ..semantics.headers import Headers
+from ..semantics.keys import Target
+from ..semantics.redaction import redacted
+from .body_sender import InFlight
+from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
+
+
+class Counts(Protocol):
+    """The metrics that are about ends."""
+
+    def served(self, source: str, size: int) -> None:
+        """Bytes of body were sent to a client."""
+
+    def tunnel_closed(self, seconds: float) -> None: ...
+
+
+class Accounts:
+    """Ends requests. ``failed`` hears of what raises here, which must not keep anything from ending."""
+
+    def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
+        self.is_logged = False
+        """The option ``access_log``."""
+        self.is_stopping = False
+        """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
+        self._counts = counts
+        self._log = log
+        self._failed = failed
+
+    def lane_ended(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
+        """A request of the fast lane: it has been answered, or its client has left."""
+        assert state.exchange is not None
+        status = NO_STATUS if answer is None else state.status or answer.status
+        headers = None
+        if answer is not None:
+            state.source, headers = answer.source, answer.headers
+        self.ended(state, "GET", state.exchange.target, client, status, headers, note=note)
+
+    def ended(
+        self, state: InFlight, method: str, url: str | Target, client: str, status: int, headers: Headers | None = None,
+        *, fwd: str = "", error: str = "", note: str = "",
+    ) -> None:  # fmt: skip
+        """A request is over. Never raises.
+
+        ``url`` as it may be shown. ``status``: that the client was sent, :data:`NO_STATUS` if it was sent none.
+        ``headers``: of an answer of our own, which tell the reasons. Where there are none: ``fwd``, why the request
+        was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: words on what has gone
+        wrong.
+        """
+        try:
+            exchange, delivery = state.exchange, state.delivery
+            cut = state.cut
+            if exchange is not None:
+                gone = exchange.gone and not self.is_stopping
+                if delivery is not None and delivery.error is not None:
+                    cut, error = cut_by(delivery.error, gone=gone)
+                    note = LEFT if cut == "client" else str(delivery.error)
+                elif status == NO_STATUS:
+                    cut = "client" if gone else cut or "proxy"
+            if delivery is not None:
+                delivery.close()
+                state.size = delivery.sent
+                if cut == "client" and status != NO_STATUS and delivery.sent == delivery.length:
+                    cut = note = ""  # it has left with all that it had asked for
+            source, size = state.source, state.size
+            if status == NO_STATUS:
+                source, size, headers = "error", 0, None
+            if size:
+                self._counts.served(source, size)
+            if exchange is not None:
+                exchange.close()
+            if not self.is_logged:
+                return
+            seconds = time.monotonic() - state.started
+            queued = exchange.queued_for if exchange is not None else 0.0
+            told = _told(headers, source, fwd, error, cut)
+            if cut and status != NO_STATUS:
+                note = f"response broke off after {size} bytes: {note}"
+            elif source == "error" and headers is not None:
+                note = explanation(headers) or note
+            shown = url if isinstance(url, str) else url.shown
+            self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
+        except Exception as failure:
+            self._failed(failure)
+
+    def ended_early(
+        self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
+        note: str = "",
+    ) -> None:  # fmt: skip
+        """A request that nothing was begun for: one that could not be read, or a CONNECT that was refused. ``size``:
+        bytes of the answer's body; ``seconds`` since the request was here; ``headers``: of the answer."""
+        source = "error" if "proxy-status" in headers or status == NO_STATUS else "addon"
+        if size:
+            self._counts.served(source, size)
+        if self.is_logged:
+            told = " cut=client" if status == NO_STATUS else reasons(headers, source)
+            note = explanation(headers) or note
+            self._log.write(method, redacted(url), status, size, seconds, source, 0.0, client, note, told)
+
+    def tunnel_ended(self, target: str, client: str, size: int, seconds: float) -> None:
+        """``size``: bytes both ways."""
+        self._counts.tunnel_closed(seconds)
+        if self.is_logged:
+            self._log.write("CONNECT", redacted(target), 200, size, seconds, "tunnel", 0.0, client)
+
+
+def _told(headers: Headers | None, source: str, fwd: str, error: str, cut: str) -> str:
+    """The reasons, as ``key=value`` with spaces before, in the order of docs/access-log.md."""
+    told = f" fwd={fwd}" if fwd else ""
+    if headers is not None:
+        told = reasons(headers, source) if source != "hit" else ""
+    if cut == "origin":  # which is why it was not stored, whether or not that was known when the head was sent
+        told = told.removesuffix(" not_stored=store")
+    if error:
+        told += f" error={error}"
+    return f"{told} cut={cut}" if cut else told
