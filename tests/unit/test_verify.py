@@ -101,13 +101,13 @@ def test_one_that_is_held_while_it_is_checked_stays_the_one_object_of_its_id(tmp
         await put(store, "http://x/", bytes(LONG), response_of())
 
     async def story(store: Store) -> None:
-        held = await store.verifier._entry(1)
+        held = await store.verifier.entry(1)
         assert held is not None
         (entry,) = await find(store, "http://x/")
         assert entry is held
         del held, entry
         loading = asyncio.ensure_future(store.load("http://x/"))
-        both = await store.verifier._entry(1)
+        both = await store.verifier.entry(1)
         await loading
         (entry,) = await find(store, "http://x/")
         assert entry is both
