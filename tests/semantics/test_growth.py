@@ -92,7 +92,9 @@ def test_the_measure_knows_linear_from_quadratic() -> None:
 
 # -- every pattern -------------------------------------------------------------------------------------------------
 
-BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]}
+BUILDERS = {
+    ("options", "host_pattern"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]
+}
 """Functions that compile what an operator has given, and examples of it."""
 
 
@@ -461,7 +463,7 @@ PARSERS: dict[str, Parser] = {
     "target": of_text(lambda text: Target.of("http", text, 80, text).shown),
     "absolute_target": of_text(lambda text: (absolute_target("http://" + text), absolute_target(f"http://a/{text}"))),
     "a host": of_text(lambda text: targets.is_host_field(text)),
-    "an authority": of_text(whatever_comes_of_it(lambda text: targets._address.__wrapped__(text, 80))),
+    "an authority": of_text(whatever_comes_of_it(lambda text: targets.address(text, 80))),
     "a target of a request": of_text(
         whatever_comes_of_it(lambda text: targets.of_request("GET", f"http://a?{text}", "", "http"))
     ),
