@@ -15,6 +15,7 @@ from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.wire.responses import OriginResponse, parse_head
+from tests.support.origin import PATIENCE
 from tests.support.tasks import until
 
 CLOSE = b"close"
@@ -132,7 +133,7 @@ def answered(*answers: list[bytes], asks: int | None = None) -> tuple[list[tuple
                     results.append(error.error)
         return results, origin
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
+    return asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def in_pieces(data: bytes) -> list[list[bytes]]:
@@ -442,7 +443,7 @@ def test_what_nobody_has_asked_for_ends_an_idle_connection() -> None:
             assert await body_of(await get()) == b"ok"
             assert origin.connections == 2
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_who_is_cancelled_takes_nobody_else_along(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +462,7 @@ def test_who_is_cancelled_takes_nobody_else_along(monkeypatch: pytest.MonkeyPatc
             assert await body_of(await get()) == b"ok"
             assert origin.connections == 1
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_who_is_cancelled_while_it_waits_ends_the_connection() -> None:
@@ -475,7 +476,7 @@ def test_who_is_cancelled_while_it_waits_ends_the_connection() -> None:
             assert await body_of(await get()) == b"ok"
             assert origin.connections == 2
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 @pytest.mark.parametrize(("body", "left"), [(b"ab", 0), (b"abc", 1)])
@@ -496,7 +497,7 @@ def test_who_is_cancelled_as_the_answer_comes_leaves_no_body_behind(
                 await task
             assert get.client.connections == get.client.idle == left  # type: ignore[attr-defined]
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 @pytest.mark.parametrize("status", [204, 304])
@@ -558,7 +559,7 @@ def test_a_slow_reader_makes_the_origin_wait(monkeypatch: pytest.MonkeyPatch) ->
             assert await body_of(await get()) == b"ok"
             assert origin.connections == 1
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_an_origin_that_says_nothing() -> None:
@@ -575,7 +576,7 @@ def test_an_origin_that_says_nothing() -> None:
             assert not get.client.connections  # type: ignore[attr-defined]
             await until(lambda: not origin.open)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def dripped(piece: bytes, *, first: bytes = b"", last: bytes = b"", count: int = 10_000, timeout: float = 0.5) -> Any:
@@ -603,7 +604,7 @@ def dripped(piece: bytes, *, first: bytes = b"", last: bytes = b"", count: int =
             except OriginError as error:
                 return error.error, error.detail
 
-    return asyncio.run(asyncio.wait_for(run(), 20))
+    return asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 @pytest.mark.parametrize("piece", [b"a", b"\r\nX: y"])
@@ -638,7 +639,7 @@ def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPat
             await origin.ended.wait()
             assert get.client.connections == get.client.idle == 0  # type: ignore[attr-defined]
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_other_settings_mean_other_connections() -> None:
@@ -650,4 +651,4 @@ def test_other_settings_mean_other_connections() -> None:
             await body_of(await get())
             assert origin.connections == 2
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))

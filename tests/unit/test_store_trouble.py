@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from proxy_cache.store import room as room_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
 from proxy_cache.store.store import Room, Store
+from tests.support.origin import PATIENCE
 from tests.support.stores import ROOM, with_store, writer_gate
+from tests.support.tasks import until
 from tests.support.tools import Tmpfs
 
 
@@ -31,13 +32,6 @@ def last_use(folder: Path) -> float:
     with contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as database:
         (used,) = database.execute("SELECT max(used) FROM entries").fetchone()
     return float(used or 0)  # the row may not have been written yet
-
-
-async def until(true: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def test_the_housekeeper_outlives_a_failure(
@@ -100,7 +94,7 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
         assert not store.lookup("http://x/lost")
         assert store.lookup("http://x/kept")
 
-    asyncio.run(asyncio.wait_for(before(), 30))
+    asyncio.run(asyncio.wait_for(before(), PATIENCE))
     assert failures == ["index"]
     with_store(tmp_path, after)
 

@@ -11,8 +11,8 @@ import pytest
 from proxy_cache.store import verify as verify_module
 from proxy_cache.store.store import Store
 from proxy_cache.store.verify import Verdict
-from tests.support.origin import PATIENCE
 from tests.support.stores import with_store
+from tests.support.tasks import until
 
 from ..test_index import find, put, read, response_of
 
@@ -20,9 +20,7 @@ LONG = 3_000_000
 
 
 async def until_gone(store: Store, count: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while len(store.index) > count:  # noqa: ASYNC110 - what goes on inside has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: len(store.index) <= count)
 
 
 def spoil(store: Store, entry_id: int, at: int) -> None:
