@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.origin import Origin, Reply
-from tests.support.proxy import Proxy
+from tests.support.proxy import SCRIPT, SCRIPTS, Proxy
 
 DAY = 86_400
-CLOCK = Path(__file__).parent / "support" / "clock"
 
 
 class Clock:
@@ -33,7 +32,8 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def proxy(start_proxy: Callable[..., Proxy], clock: Clock) -> Proxy:
-    return start_proxy(environment={"PYTHONPATH": str(CLOCK), "CLOCK_AHEAD": str(clock.file)})
+    environment = {"CLOCK_AHEAD": str(clock.file)}
+    return start_proxy(script=SCRIPTS / "clock_ahead.py", scripts=[SCRIPT], environment=environment)
 
 
 def kept_for(origin: Origin, path: str, seconds: int) -> str:

@@ -339,7 +339,7 @@ class EarlyOrigin(ThreadedOrigin):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-            while head := Scripted._head(stream):
+            while head := Scripted.read_head(stream):
                 connection.sendall(f"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\n{self.answer}".encode())
                 lengths = [int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
                 left = sum(lengths)

@@ -43,7 +43,6 @@ def test_an_origin_that_is_too_slow_is_a_504(start_proxy: Callable[..., Proxy], 
     assert response.status == 504
     assert response.complete
     assert "error=http_response_timeout" in (response.header("Proxy-Status") or "")
-    assert response.total < 50
     assert origin.count("/never") == 2
     assert proxy.metrics().value("origin_fetch_retries_total") == 1
 
@@ -167,9 +166,8 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
         "proxy_cache.caching.fills.table:FillTable.find",
         "proxy_cache.store.store:Store.lookup",
         "proxy_cache.mitm.addon:is_cacheable",
-        "proxy_cache.mitm.addon:CacheAddon._answer",
         "proxy_cache.mitm.addon:target_of",
-        "proxy_cache.upstream.origin:OriginClient._send",
+        "proxy_cache.upstream.origin:OriginClient.get",
     ],
 )
 def test_a_bug_lets_nothing_through_to_the_origin(

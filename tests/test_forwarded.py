@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mitmproxy.test import tflow
@@ -13,9 +16,10 @@ from mitmproxy.test import tflow
 from proxy_cache.mitm import addon
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
-from tests.support.origin import PATIENCE, Origin, Reply
+from tests.support.origin import Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.scripted import HINTS, OK, Scripted, asks
+from tests.support.tasks import until
 
 
 @pytest.fixture
@@ -185,21 +189,23 @@ def test_what_fails_in_mitmproxy_ends_the_connection(
 
 
 def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept of it, and that of another client goes on."""
     monkeypatch.setattr(addon, "LEFT_BEHIND", 0.0)
-    flow = tflow.tflow()
     cache = addon.CacheAddon()
 
-    async def leave() -> None:
-        cache.begin_request(flow)
-        cache.client_disconnected(tflow.tclient_conn())
-        await asyncio.sleep(0.001)
-        assert len(cache._in_flight) == 1, "of another client"
-        cache.client_disconnected(flow.client_conn)
-        while cache._in_flight:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    async def leave() -> list[weakref.ref[Any]]:
+        first, second = tflow.tflow(), tflow.tflow()
+        for flow in (first, second):
+            cache.begin_request(flow)
+        cache.client_disconnected(tflow.tclient_conn())  # of nobody's request
+        for flow, left in ((first, 1), (second, 0)):
+            cache.client_disconnected(flow.client_conn)
+            await until(lambda left=left: cache.requests_in_flight == left)  # type: ignore[misc]
+        return [weakref.ref(first), weakref.ref(second)]
 
-    asyncio.run(asyncio.wait_for(leave(), PATIENCE))
-    assert not cache._flows
+    flows = asyncio.run(leave())
+    gc.collect()
+    assert [flow() for flow in flows] == [None, None]
 
 
 # -- Host (RFC 9112 §3.2) --------------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ from proxy_cache.store.entry import Entry
 from proxy_cache.store.memory import SMALL
 from proxy_cache.store.room import EVICT_AT_ONCE
 from proxy_cache.store.store import MAX_VARIANTS, Room, Store
-from tests.support.looks import files_below
-from tests.support.stores import with_store
+from tests.support.looks import files_below, open_files
+from tests.support.stores import hold_reads, with_store, writer_gate
+from tests.support.tasks import begun
 
 MANY = 20_000
 LARGE = b"body" * SMALL
@@ -229,9 +230,10 @@ def test_removing_a_key_that_is_not_loaded(tmp_path: Path) -> None:
         assert len(store.index) == 1
 
     async def while_it_is_read(store: Store) -> None:
-        loading = asyncio.ensure_future(store.load("http://y/"))
-        await asyncio.sleep(0)
+        read_on = hold_reads(store)
+        loading = await begun(store.load("http://y/"))
         store.remove_key("http://y/")
+        read_on.set()
         await loading
         assert list(store.lookup("http://y/")) == []
         await written(store)
@@ -251,10 +253,11 @@ def test_something_stored_while_its_key_is_read(tmp_path: Path) -> None:
         await put(store, "http://x/", b"old", response_of("old"))
 
     async def story(store: Store) -> None:
-        loads = [asyncio.ensure_future(store.load("http://x/")) for _ in range(3)]
-        await asyncio.sleep(0)
+        read_on = hold_reads(store)
+        loads = [await begun(store.load("http://x/")) for _ in range(3)]
         new = store.add_object("http://x/", response_of("new"), 100)
         loads[0].cancel()
+        read_on.set()
         await asyncio.gather(*loads[1:])
         assert list(store.lookup("http://x/")) == [new]
         assert store.index.loaded == len(store.index) == 1
@@ -426,7 +429,7 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
 def test_many_commits_at_once(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))
-        assert not store.files._open, "no file stays open"
+        assert not [name for name in open_files() if name.startswith(str(store.files.bodies))], "no file stays open"
         assert all(await asyncio.gather(*(read(store, entry) for entry in entries[1:])))
         assert store.space.reserved == 0
 
@@ -495,7 +498,7 @@ def test_small_bodies_share_a_file_and_give_its_blocks_back(tmp_path: Path) -> N
             store.remove(entry)
         await written(store)
         assert list(segments(tmp_path)) == ["00000002"], "with its last body a segment goes"
-        assert not store._segments._readers.keys() - {2}
+        assert {name for name in open_files() if "/segments/" in name} <= {str(tmp_path / "segments" / "00000002")}
         store.remove(first)
 
     with_store(tmp_path, story)
@@ -568,27 +571,32 @@ def test_without_holes_every_body_has_a_file(tmp_path: Path, monkeypatch: pytest
 def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[str] = []
     monkeypatch.setattr(store_module, "UNWRITTEN_MOST", 10)
+    gate = writer_gate(monkeypatch)
 
     async def story(store: Store) -> None:
-        first = asyncio.ensure_future(put(store, "http://x/1", b"longer than that"))
-        await asyncio.sleep(0)
+        gate.clear()
+        first = await begun(put(store, "http://x/1", b"longer than that"))
         assert not store.body(4, keep=True).kept
         assert failures == ["busy"]
+        gate.set()
         await first
         assert store.body(4, keep=True).kept
 
     with_store(tmp_path, story, on_failure=failures.append)
 
 
-def test_a_variant_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_variant_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = writer_gate(monkeypatch)
+
     async def story(store: Store) -> None:
         entry = await put(store, "http://x/")
-        task = asyncio.ensure_future(store.add_variant(entry, response_of(vary=(("accept", "x"),))))
-        await asyncio.sleep(0)
+        gate.clear()
+        task = await begun(store.add_variant(entry, response_of(vary=(("accept", "x"),))))
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
         assert store.unwritten == 1
+        gate.set()
 
     async def after(store: Store) -> None:
         assert len(store.index) == 1

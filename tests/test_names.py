@@ -9,16 +9,22 @@ import pytest
 
 from tests.support.agents import Wire, results
 from tests.support.origin import Origin, Reply
-from tests.support.proxy import Proxy
+from tests.support.proxy import SCRIPT, Proxy
 
-NAMES = Path(__file__).parent / "support" / "names"
+NAMES = Path(__file__).parent / "support" / "names" / "sitecustomize.py"
 NAMES_OF_ONE_TRY = 40
 
 
 @pytest.fixture
 def proxy(start_proxy: Callable[..., Proxy], tmp_path: Path) -> Proxy:
-    environment = {"PYTHONPATH": str(NAMES), "ANSWERS": str(tmp_path / "answers")}
-    return start_proxy(environment=environment, origin_timeout=60)
+    return start_with_names(start_proxy, tmp_path, 60)
+
+
+def start_with_names(start_proxy: Callable[..., Proxy], folder: Path, origin_timeout: int) -> Proxy:
+    return start_proxy(
+        script=NAMES, scripts=[SCRIPT], environment={"ANSWERS": str(folder / "answers")},
+        origin_timeout=origin_timeout,
+    )  # fmt: skip
 
 
 def named(origin: Origin, name: str, path: str = "/x") -> str:
@@ -62,8 +68,7 @@ def test_a_silent_name_is_looked_up_once_for_all_who_ask(proxy: Proxy, origin: O
 def test_a_name_that_takes_too_long_is_a_504(
     start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path, method: str
 ) -> None:
-    environment = {"PYTHONPATH": str(NAMES), "ANSWERS": str(tmp_path / "answers")}
-    proxy = start_proxy(environment=environment, origin_timeout=1)
+    proxy = start_with_names(start_proxy, tmp_path, 1)
     if method == "CONNECT":
         with Wire(proxy.address) as wire:
             wire.send(f"CONNECT silent.test:{origin.port} HTTP/1.1\r\nHost: silent.test\r\n\r\n")

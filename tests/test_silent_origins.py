@@ -38,7 +38,7 @@ class Taciturn(ThreadedOrigin):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-            while head := Scripted._head(stream):
+            while head := Scripted.read_head(stream):
                 self.heads.append(head)
                 lengths = [int(line[15:]) for line in head.split("\r\n") if line.startswith("Content-Length:")]
                 stream.read(lengths[0] if lengths else 0)

@@ -492,8 +492,8 @@ def test_what_waits_behind_a_request_is_bounded(proxy: Proxy, scripted: Scripted
     released = threading.Event()
 
     class Slow(Scripted):
-        def _head(self, stream: object) -> str:
-            head = Scripted._head(stream)
+        def read_head(self, stream: object) -> str:
+            head = Scripted.read_head(stream)
             if head:
                 released.wait(60)
             return head

@@ -820,6 +820,11 @@ class CacheAddon:
 
     # -- looking in ---------------------------------------------------------------------------------------------
 
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests of clients that have no answer yet, or not all of it."""
+        return len(self._in_flight)
+
     def _status(self) -> dict[str, Any]:
         """What ``/status`` shows."""
         store, fills = self.store, self.fills
@@ -837,6 +842,6 @@ class CacheAddon:
                 "unwritten": store.unwritten,
                 "unsummed": store.verifier.unsummed,
             },
-            "requests_in_flight": len(self._in_flight),
+            "requests_in_flight": self.requests_in_flight,
             "tunnels": sum(map(len, self._tunnels.values())),
         }

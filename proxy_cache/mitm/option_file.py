@@ -125,7 +125,7 @@ class OptionFile:
                 told.append(_told(name, now, new))
         if changes or later:
             new_options = _Changed(options, changes | later)
-            _check_start(new_options, later)
+            check_start(new_options, later)
             parse(new_options)
         if changes:
             _apply(options, changes)
@@ -142,7 +142,7 @@ def _default(options: Any, name: str) -> Any:
     return OUR_DEFAULTS.get(name, options.default(name))
 
 
-def _check_start(options: Any, names: Collection[str]) -> None:
+def check_start(options: Any, names: Collection[str]) -> None:
     """Whether the next start would take these values, which mitmproxy looks at then. Raises ``OptionsError``."""
     for mode in options.mode if "mode" in names else ():
         try:

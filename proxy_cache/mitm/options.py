@@ -284,7 +284,7 @@ class Settings:
 
 
 def is_one_of(patterns: Iterable[re.Pattern[str]], host: str, port: int) -> bool:
-    """Whether a host, with or without its port, matches one of these (:func:`_host`)."""
+    """Whether a host, with or without its port, matches one of these (:func:`host_pattern`)."""
     name = host.lower()
     with_port = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     return any(pattern.match(name) or pattern.match(with_port) for pattern in patterns)
@@ -391,7 +391,7 @@ def parse(options: Any) -> Settings:
         room=room,
         memory=_byte_size("cache_memory", options.cache_memory),
         verify_rate=_byte_size("cache_verify_rate", options.cache_verify_rate),
-        cache_hosts=tuple(_host(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
+        cache_hosts=tuple(host_pattern(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
         limits=Limits(
             options.origin_max_in_flight,
             options.origin_max_in_flight_per_host,
@@ -484,7 +484,8 @@ def _address(name: str, text: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def _host(pattern: str) -> re.Pattern[str]:
+def host_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of ``cache_hosts``, compiled. Raises ``OptionsError``."""
     if address := _ADDRESS_PATTERN.fullmatch(pattern.lower()):
         return _v6_host(pattern, *address.groups())
     port = _PORT_OF_PATTERN.search(pattern)

@@ -88,6 +88,11 @@ class Rules:
             object.__setattr__(self, name, value)
 
     @property
+    def remembered(self) -> int:
+        """How many policies are remembered, at most ``MAX_REMEMBERED``."""
+        return len(self._known)
+
+    @property
     def specs(self) -> tuple[Spec[Any], ...]:
         """Of all kinds."""
         return (*self.ttl, *self.ignore_directives, *self.ignore_authorization, *self.key_ignores, *self.queue)

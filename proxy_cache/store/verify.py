@@ -280,7 +280,7 @@ class Verifier:
             try:
                 if self._unsummed:
                     await self._until_quiet(QUIET_SOON, fills=False)
-                    entry = await self._entry(self._unsummed[0])
+                    entry = await self.entry(self._unsummed[0])
                     if entry is not None:
                         await self._verify(entry, self._quickly)
                     self._unsummed.popleft()
@@ -342,7 +342,7 @@ class Verifier:
                 self._note()
             return
         for entry_id in ids:
-            entry = await self._entry(entry_id)
+            entry = await self.entry(entry_id)
             if entry is not None:
                 await self._verify(entry, self._slowly)
                 if entry.place or entry.unwritten is not None:
@@ -359,7 +359,7 @@ class Verifier:
         self._noted = time.monotonic()
         self._store.index.note(_NOTE, f"{self._at} {self._next_walk:.0f}")
 
-    async def _entry(self, entry_id: int) -> Entry | None:
+    async def entry(self, entry_id: int) -> Entry | None:
         """An entry by its id. One whose row makes no sense is dropped."""
         store, index = self._store, self._store.index
         entry = index.find(entry_id)

@@ -101,6 +101,16 @@ class OriginClient:
             self._tls = self.settings.trust.context()
         return self._tls
 
+    @property
+    def connections(self) -> int:
+        """How many are open to origins, in use or idle."""
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        """How many of the open connections wait for the next request."""
+        return sum(map(len, self._idle.values()))
+
     async def close(self) -> None:
         for connection in list(self._open):
             connection.abort()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -133,10 +132,3 @@ def test_a_restriction_on_its_own_line_is_seen(garbage: list[str], directive: st
 def test_delta_seconds(text: str) -> None:
     seconds = parse_delta_seconds(text)
     assert seconds is None or 0 <= seconds <= MAX_DELTA
-
-
-@pytest.mark.parametrize("value", ['"\\"' * 20000, '"' * 60001, 'a="\\' * 20000, "," * 60000], ids=range(4))
-def test_long_values_take_no_longer_than_they_are(value: str) -> None:
-    started = time.process_time()
-    parse_cache_control([value])
-    assert time.process_time() - started < 1.0

@@ -92,11 +92,13 @@ def test_the_measure_knows_linear_from_quadratic() -> None:
 
 # -- every pattern -------------------------------------------------------------------------------------------------
 
-BUILDERS = {("options", "_host"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]}
+BUILDERS = {
+    ("mitm.options", "host_pattern"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]
+}
 """Functions that compile what an operator has given, and examples of it."""
 
 
-OPERATORS_OWN = {("options", "_redaction"), ("late_hooks", "_is_mapped"), ("options", "_v6_host")}
+OPERATORS_OWN = {("mitm.options", "_redaction"), ("mitm.late_hooks", "_is_mapped"), ("mitm.options", "_v6_host")}
 """Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address
 on behalf of one above)."""
 
@@ -138,7 +140,7 @@ def all_patterns() -> dict[str, re.Pattern[Any]]:
 
 
 PATTERNS = all_patterns()
-USED_BY_ANOTHER_NAME = {"_FORMS": {"fullmatch"}, "_host": {"match"}}
+USED_BY_ANOTHER_NAME = {"_FORMS": {"fullmatch"}, "host_pattern": {"match"}}
 """Patterns that are called by a name which is not their own, and how."""
 
 
@@ -280,7 +282,7 @@ def test_every_pattern_is_linear(name: str) -> None:
     pattern = PATTERNS[name]
     inputs = attacks(pattern)
     assert inputs
-    uses = USES[name.partition(".")[2].partition("(")[0]] if "(" in name else USES[name.split(".")[-2]]
+    uses = USES[name.partition("(")[0].rpartition(".")[2]] if "(" in name else USES[name.split(".")[-2]]
     assert uses & {"match", "fullmatch", "search", *ALL_MATCHES}, "how is it used?"
     for make in inputs:
 
@@ -461,7 +463,7 @@ PARSERS: dict[str, Parser] = {
     "target": of_text(lambda text: Target.of("http", text, 80, text).shown),
     "absolute_target": of_text(lambda text: (absolute_target("http://" + text), absolute_target(f"http://a/{text}"))),
     "a host": of_text(lambda text: targets.is_host_field(text)),
-    "an authority": of_text(whatever_comes_of_it(lambda text: targets._address.__wrapped__(text, 80))),
+    "an authority": of_text(whatever_comes_of_it(lambda text: targets.address(text, 80))),
     "a target of a request": of_text(
         whatever_comes_of_it(lambda text: targets.of_request("GET", f"http://a?{text}", "", "http"))
     ),

@@ -19,7 +19,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from .content import Checker
-from .origin import PATIENCE
+from .origin import PATIENCE, abort
 
 Headers = Sequence[tuple[str, str]]
 
@@ -74,7 +74,7 @@ class Fetch:
         self._changed = threading.Condition()
         self._head = False
         self._ended = False
-        self._writer: asyncio.StreamWriter | None = None
+        self.writer: asyncio.StreamWriter | None = None
         self._reading = asyncio.Event()
         self._reading.set()
         self._future: concurrent.futures.Future[None] | None = None
@@ -106,8 +106,8 @@ class Fetch:
         """Go away now, without a word."""
 
         async def leave() -> None:
-            if self._writer is not None:
-                self._writer.transport.abort()
+            if self.writer is not None:
+                self.writer.transport.abort()
             if self._future is not None:
                 self._future.cancel()
 
@@ -135,8 +135,8 @@ class Fetch:
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             response.error = f"{type(error).__name__}: {error}"
         finally:
-            if self._writer is not None:
-                self._writer.transport.abort()
+            if self.writer is not None:
+                self.writer.transport.abort()
             with self._changed:
                 response.total = time.monotonic() - began
                 if request.checker is not None:
@@ -147,7 +147,7 @@ class Fetch:
     async def _exchange(self, request: _Request, began: float) -> None:
         response = self.response
         reader, writer = await _connect(request)
-        self._writer = writer
+        self.writer = writer
         writer.write(request.head())
         if request.body:
             writer.write(request.body)
@@ -286,8 +286,7 @@ class Agents:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
-            await asyncio.sleep(0)
+            await abort(fetch.writer for fetch in self._fetches if fetch.writer is not None)
 
         with contextlib.suppress(Exception):
             self.call(end())
@@ -351,7 +350,7 @@ class Agents:
         )
         fetch = Fetch(self, url)
         if paused:
-            fetch._reading.clear()
+            fetch.pause()
         self._fetches.append(fetch)
         fetch._future = asyncio.run_coroutine_threadsafe(fetch._run(request), self.loop)
         return fetch

@@ -23,7 +23,7 @@ import pytest
 from . import repositories
 from .certificates import self_signed, server_context
 from .git_server import GitServer
-from .proxy import Proxy, clean_environment
+from .proxy import SCRIPT, Proxy, clean_environment
 from .recipes import Recipe
 from .repositories import Repository
 from .tools import free_port, need, run
@@ -261,7 +261,7 @@ class Stage:
             certificate = self_signed(self.folder / "origin.pem", HOST)
             self.origins = self._upstream(stack, certificate)
             self.proxy = Proxy(
-                self.folder, arguments=self._arguments(), environment={"PYTHONPATH": str(NAMES)},
+                self.folder, arguments=self._arguments(), script=NAMES / "sitecustomize.py", scripts=[SCRIPT],
                 ssl_verify_upstream_trusted_ca=certificate, origin_retries=0, **self.options,
             )  # fmt: skip
             stack.callback(self.proxy.close)

@@ -179,6 +179,10 @@ class ForkServer:
         output = open(read_end, errors="replace") if read_end >= 0 else None  # noqa: SIM115
         return ForkedProcess(command, pid, status, output)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def close(self) -> None:
         self._control.close()
         try:
@@ -209,6 +213,11 @@ def server_for(command: Sequence[str], environment: dict[str, str], usual: dict[
                 return None
             atexit.register(_server.close)
     return _server if _server.is_like(environment) else None
+
+
+def pid_of_server() -> int | None:
+    """The process that forks, if there is one."""
+    return _server.pid if _server is not None else None
 
 
 # -- the server's side --------------------------------------------------------------------------------------------

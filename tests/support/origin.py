@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -172,6 +172,15 @@ class ClientGone(Exception):
     pass
 
 
+async def abort(writers: Iterable[asyncio.StreamWriter]) -> None:
+    """End connections, and wait for their sockets to be closed."""
+    closed = []
+    for writer in writers:
+        writer.transport.abort()
+        closed.append(writer.wait_closed())
+    await asyncio.gather(*closed, return_exceptions=True)
+
+
 class Origin:
     """``with Origin() as origin: url = origin.serve("/a", Reply(size=10))``."""
 
@@ -289,14 +298,12 @@ class Origin:
         self._loop.close()
 
     async def _hang_up(self) -> None:
+        writers = list(self._writers)
         leftover = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in leftover:
             task.cancel()
         await asyncio.gather(*leftover, return_exceptions=True)
-        for writer in list(self._writers):
-            writer.transport.abort()
-        await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
-        await asyncio.sleep(0)
+        await abort(writers)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

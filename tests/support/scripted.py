@@ -62,7 +62,7 @@ class Scripted(ThreadedOrigin):
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-            while head := self._head(stream):
+            while head := self.read_head(stream):
                 lengths = [int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
                 body = stream.read(lengths[0]) if lengths else b""
                 if "transfer-encoding: chunked" in head.lower():
@@ -78,7 +78,7 @@ class Scripted(ThreadedOrigin):
                     return
 
     @staticmethod
-    def _head(stream: object) -> str:
+    def read_head(stream: object) -> str:
         lines = []
         while (line := stream.readline()) and line != b"\r\n":  # type: ignore[attr-defined]
             lines.append(line.decode("latin-1").rstrip("\r\n"))

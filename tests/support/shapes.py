@@ -95,6 +95,8 @@ SHAPES = (
     _again("a long tag", b"a", b'"', b'"', b"ETag"),
     _again("backslashes", b"\\", b'private="', field=b"Cache-Control"),
     _again("escaped quotes", b'\\"', b'private="', field=b"Cache-Control"),
+    _again("quoted backslashes", b'"\\"', field=b"Cache-Control"),
+    _again("open quotes with backslashes", b'a="\\', field=b"Cache-Control"),
     _again("equals", b"=", b"a", field=b"Cache-Control"),
     _again("names and values", b'a="b", ', field=b"CDN-Cache-Control"),
     _counted("qualified", b'private="a%d",', field=b"Cache-Control"),

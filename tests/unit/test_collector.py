@@ -12,6 +12,7 @@ import pytest
 
 from proxy_cache.runtime import collector
 from proxy_cache.runtime.collector import Collector
+from tests.support.origin import PATIENCE
 
 
 class Buffers:
@@ -34,7 +35,7 @@ def nothing_else_collects(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def until_gone(left: weakref.ref[Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while left() is not None:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
@@ -71,6 +72,7 @@ def old_garbage() -> weakref.ref[Buffers]:
 def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "FULL_EVERY", 0.001)
     monkeypatch.setattr(collector, "PAUSE", 0.0)  # so that it is worth waiting for one
+    monkeypatch.setattr(collector, "PATIENCE", 1000.0)
 
     async def close() -> None:
         busy = Busy()

@@ -21,12 +21,14 @@ from proxy_cache.observe.metrics import Metrics
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
+from proxy_cache.store.segments import Segments
 from proxy_cache.store.store import Room, Store
-from proxy_cache.upstream.connection import Stale
+from proxy_cache.upstream.connection import OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.wire.responses import OriginResponse
+from tests.support.stores import writer_gate
+from tests.support.tasks import until
 
-from .test_origin_connection import CLOSE, HOLD, RawOrigin, until
+from .test_origin_connection import CLOSE, HOLD, RawOrigin, then
 
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nCache-Control: max-age=600\r\nETag: "1"\r\n\r\n'
 REST = (
@@ -70,29 +72,9 @@ def test_who_leaves_before_the_first_step_leaves_no_slot_taken(tmp_path: Path) -
             waiter.client_gone()
             with pytest.raises(ClientGone):
                 await waiter.head()
-            await asyncio.sleep(0)
+            await waiter.fill.ending()
             assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
             assert table.find(request(number).key, Headers(), lambda response: True) is None
-
-    with_table(tmp_path, story)
-
-
-def test_a_refresh_is_watched_again_when_who_has_joined_it_leaves(tmp_path: Path) -> None:
-    """Or else nobody would end it, however long it takes."""
-
-    async def story(table: FillTable) -> None:
-        refresh = table.start(request(), reads=False)
-        fill = refresh.fill
-        assert fill._leftover is not None
-        first, second = (fill.join("agent", Headers()) for _ in range(2))
-        assert fill._leftover is None
-        first.leave()
-        assert fill._leftover is None
-        second.leave()
-        assert fill._leftover is not None
-        watched = fill._leftover
-        second.leave()
-        assert fill._leftover is watched
 
     with_table(tmp_path, story)
 
@@ -165,7 +147,6 @@ def with_origin(
             return FillRequest(target.key, target, Headers(), "agent")
 
         first = table.start(request("/first"))
-        assert first.fill._task is not None
         await first.head()
         first.leave()
         await first.fill.ending()
@@ -194,20 +175,21 @@ async def body_of(waiter: Waiter) -> bytes:
 def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path: Path) -> None:
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
         told: list[bool] = []
+        before = asyncio.all_tasks()
         waiter = table.start(request("/x"))
         joined = waiter.fill.join("other", Headers())
         joined.on_head = lambda: told.append(True)
         head = await waiter.head()
         assert head.why_not_stored is None
         assert (await body_of(waiter), table.limiter.in_flight) == (b"hello", 0)
-        assert (waiter.fill._task, table.running, raw.connections) == (None, 0, 1)
+        assert (table.running, raw.connections) == (0, 1)
+        assert asyncio.all_tasks() == before
         # Who comes now finds it in the store, before it is on the disk.
         (entry,) = table.store.lookup(request("/x").key)
         assert (entry.unwritten, entry.memory) == (b"hello", None)
         assert table.store.open_now(entry) == entry.memory == b"hello"
         await until(lambda: entry.unwritten is None)
         assert entry.place
-        assert table.store.index._slots.places[entry.slot] == entry.place
         assert (await body_of(joined), told) == (b"hello", [True])
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
@@ -224,13 +206,13 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
 )
 def test_what_takes_more_than_that_is_gone_on_with(tmp_path: Path, answer: list[bytes]) -> None:
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        before = asyncio.all_tasks()
         waiter = table.start(request("/x"))
-        assert waiter.fill._task is None
+        assert asyncio.all_tasks() == before
         assert (await waiter.head()).response.status == 200
         raw.go.set()
         assert await body_of(waiter) == b"hello"
         await waiter.fill.ending()
-        assert waiter.fill._task is not None
         assert (table.limiter.in_flight, table.running) == (0, 0)
         assert len(table.store.lookup(request("/x").key)) == 1
 
@@ -252,10 +234,11 @@ def test_what_may_not_be_kept_is_given_to_who_has_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_shutdown_while_an_answer_is_awaited_is_told_to_who_waits(tmp_path: Path, asked: bool) -> None:
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        before = asyncio.all_tasks()
         waiter = table.start(request("/x"))
         if asked:
             await until(lambda: len(raw.requests) == 2)
-        assert waiter.fill._task is None
+        assert asyncio.all_tasks() == before
         await table.close()
         with pytest.raises(OriginError, match="abandoned"):
             await waiter.head()
@@ -264,6 +247,30 @@ def test_a_shutdown_while_an_answer_is_awaited_is_told_to_who_waits(tmp_path: Pa
         assert not table.store.lookup(request("/x").key)
 
     with_origin(tmp_path, [[SMALL], []], story)
+
+
+def test_a_refresh_has_its_time_again_when_who_has_joined_it_leaves(tmp_path: Path) -> None:
+    """Or else nobody would end it, however long it takes. While somebody is there it has all the time it needs."""
+
+    async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        table.quick_abort_timeout = 0.05
+        table.limiter.configure(Limits(2, queue_timeout=1000))
+        refresh = table.start(request("/x"), reads=False)
+        first, second = (refresh.fill.join("agent", Headers()) for _ in range(2))
+        first.leave()
+        alone = table.start(request("/alone"), reads=False)
+        for path in ("/queued", "/queued-too"):
+            table.start(request(path))
+        # The two are in the way of these, and the time of the one that nobody has joined is over.
+        with pytest.raises(OriginError, match="abandoned"):
+            await alone.head()
+        assert refresh.fill.is_running
+        second.leave()
+        second.leave()
+        with pytest.raises(OriginError, match="abandoned"):
+            await refresh.head()
+
+    with_origin(tmp_path, [[SMALL], [], [], [], []], story)
 
 
 def test_what_nobody_waits_for_and_nobody_may_have_is_given_up(tmp_path: Path) -> None:
@@ -288,7 +295,9 @@ def test_what_nobody_waits_for_and_nobody_may_have_is_given_up(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("shutdown", [False, True])
-def test_who_leaves_before_the_task_that_goes_on_has_begun(tmp_path: Path, answer: list[bytes], shutdown: bool) -> None:
+def test_who_leaves_before_the_task_that_goes_on_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: list[bytes], shutdown: bool
+) -> None:
     """In the turn of the answer: the task never takes a step then, and nothing in it can give the slot back."""
 
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
@@ -296,22 +305,15 @@ def test_who_leaves_before_the_task_that_goes_on_has_begun(tmp_path: Path, answe
         private.private = True
         waiter = table.start(private)
         fill = waiter.fill
-        go_on = fill._go_on
-
-        def and_leave(what: OriginResponse | OriginError | Stale | None) -> None:
-            go_on(what)
-            if shutdown:
-                fill.cancel()
-            else:
-                waiter.client_gone()
-
-        fill._go_on = and_leave  # type: ignore[method-assign]
-        await until(lambda: fill._over)
+        leave = fill.cancel if shutdown else waiter.client_gone
+        for name in ("data_received", "connection_lost"):
+            monkeypatch.setattr(OriginConnection, name, then(getattr(OriginConnection, name), leave))
+        await fill.ending()
         assert (table.limiter.in_flight, table.running) == (0, 0)
         with pytest.raises((OriginError, ClientGone)):
             await waiter.head()
         await table.close()
-        await until(lambda: sum(map(len, table.origin._idle.values())) == len(table.origin._open))
+        await until(lambda: table.origin.idle == table.origin.connections)
 
     with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
 
@@ -341,12 +343,12 @@ def test_what_was_changed_meanwhile_is_not_kept(tmp_path: Path, written: bool) -
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
 
 
-def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path) -> None:
+def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
-        def fail(bodies: object) -> None:
+        def fail(segments: Segments, bodies: object) -> None:
             raise OSError(28, "no space")
 
-        table.store._segments.append = fail  # type: ignore[method-assign]
+        monkeypatch.setattr(Segments, "append", fail)
         waiter = table.start(request("/x"))
         await waiter.head()
         await until(lambda: not table.store.lookup(request("/x").key))
@@ -357,33 +359,42 @@ def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path) -> None:
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
 
 
-def test_what_leaves_memory_before_it_is_written_is_still_there(tmp_path: Path) -> None:
+def test_what_leaves_memory_before_it_is_written_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when so much comes meanwhile that its head is no longer among those in memory."""
+    gate = writer_gate(monkeypatch)
 
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
         store, key = table.store, request("/x").key
+        gate.clear()
         waiter = table.start(request("/x"))
-        await waiter.head()
+        head = await waiter.head()
         (entry,) = store.lookup(key)
         store.memory.drop(entry)
         assert (entry.memory, await store.open_body(entry)) == (None, b"hello")
-        store.index._by_key.move_to_end(key, last=False)
         store.index.working_set = 1
-        store.index._shrink()
+        other = table.store.put("http://x/other", head.response, b"other")
+        assert other is not None
         assert not store.is_loaded(key)
         await store.load(key)
         assert store.lookup(key) == (entry,)
         assert await store.open_body(entry) == b"hello"
+        gate.set()
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
 
 
-def test_a_variant_of_what_is_not_written_yet(tmp_path: Path) -> None:
+def test_a_variant_of_what_is_not_written_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = writer_gate(monkeypatch)
+
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
+        gate.clear()
         waiter = table.start(request("/x"))
         head = await waiter.head()
         (entry,) = table.store.lookup(request("/x").key)
         assert entry.unwritten
+        gate.set()
         other = dataclasses.replace(head.response, vary=(("accept", "x"),), initial_age=0)
         variant = await table.store.add_variant(entry, other)
         assert variant is not None

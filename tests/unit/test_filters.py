@@ -209,8 +209,8 @@ def test_what_is_remembered_of_targets_is_bounded() -> None:
         by_url.policy(target, b"GET", no_flow)
         by_host.policy(target, b"GET", no_flow)
     by_url.policy(Target("http", "a.example", 80, "/" + "x" * 10_000), b"GET", no_flow)
-    assert len(by_url._known) == 100
-    assert len(by_host._known) == 1
+    assert by_url.remembered == 100
+    assert by_host.remembered == 1
 
 
 def test_a_remembered_policy_is_the_same_one() -> None:

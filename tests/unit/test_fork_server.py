@@ -79,7 +79,7 @@ from pathlib import Path
 from tests.support.proxy import Proxy
 from tests.support import fork_server
 proxy = Proxy(Path(sys.argv[1])).start()
-print(fork_server._server._process.pid, proxy.pid, flush=True)
+print(fork_server.pid_of_server(), proxy.pid, flush=True)
 if sys.argv[2] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 """

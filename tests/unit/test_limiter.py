@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from proxy_cache.caching.limiter import Limits, OriginLimiter, Overloaded, Place, Ticket, TicketState
+from tests.support.origin import PATIENCE
+from tests.support.tasks import begun
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(story(), 60))
+    asyncio.run(asyncio.wait_for(story(), PATIENCE))
 
 
 class Flow:
@@ -142,7 +145,7 @@ def test_a_late_joiner_has_its_own_time() -> None:
         now = 9.0
         ticket.join("b", joiner)
         now = 11.0
-        limiter._on_timer()
+        limiter.configure(limiter.limits)  # it looks at the clock
         assert leader.ended.done()
         assert not joiner.ended.done()
         assert ticket.state is TicketState.QUEUED
@@ -161,8 +164,7 @@ def test_the_queue_goes_with_the_last_who_leaves() -> None:
         joiner = ticket.join("b", Flow())
         assert leader is not None
         assert joiner is not None
-        waiting = asyncio.ensure_future(ticket.admission())
-        await asyncio.sleep(0)
+        waiting = await begun(ticket.admission())
         leader.leave()
         assert ticket.state is TicketState.QUEUED
         joiner.leave()
@@ -231,8 +233,7 @@ def test_a_ticket_admitted_and_cancelled_in_one_turn_gives_its_slot_back() -> No
             finally:
                 ticket.end()
 
-        task = asyncio.ensure_future(fill(second))
-        await asyncio.sleep(0)
+        task = await begun(fill(second))
         first.end()  # admits the second ...
         task.cancel()  # ... whose task never gets to run again
         await asyncio.wait([task])
@@ -283,7 +284,7 @@ def test_random_interleavings_never_lose_a_slot() -> None:
             states = [ticket.state for ticket in tickets]
             assert limiter.in_flight == states.count(TicketState.ACTIVE)
             assert limiter.queued == states.count(TicketState.QUEUED)
-            assert sum(queue.size for queue in limiter._rotation.values()) >= limiter.queued
+            assert sum(limiter.snapshot()["queued_per_client"].values()) >= limiter.queued
             assert "of" in repr(limiter)
         for ticket in tickets:
             ticket.end()
@@ -390,8 +391,22 @@ def test_a_client_has_so_many_places_and_no_more() -> None:
     run(story)
 
 
-def test_the_longest_queue_is_known_whatever_happens() -> None:
-    """Against a search, over a random story."""
+def expected_to_make_room(tickets: list[Ticket], client: str) -> set[Ticket]:
+    """Of which tickets one has to make room for this client, by looking at all of them."""
+    queued = [ticket for ticket in tickets if ticket.state is TicketState.QUEUED]
+    waiting = {ticket: {place.client for place in ticket.places} for ticket in queued}
+    lengths = Counter(one for clients in waiting.values() for one in clients)
+    least = lengths[client] + 2
+    for length in sorted(set(lengths.values()), reverse=True):
+        longest = {one for one in lengths if lengths[one] == length >= least}
+        found = {t for t in queued if longest & waiting[t] and all(lengths[one] >= least for one in waiting[t])}
+        if found:
+            return found
+    return set()
+
+
+def test_the_client_with_the_longest_queue_makes_room_whatever_has_happened() -> None:
+    """Against a search through all that wait, over a random story."""
 
     async def story() -> None:
         rng = random.Random(7)
@@ -399,13 +414,25 @@ def test_the_longest_queue_is_known_whatever_happens() -> None:
         limiter = harness.limiter
         tickets: list[Ticket] = []
         places: list[Place] = []
+        made_room = 0
         for _ in range(3000):
             match rng.randrange(4):
                 case 0 | 1:
+                    client, host = rng.choice("aaaaabbc"), rng.choice("xyz")
+                    full, chosen = limiter.is_full, expected_to_make_room(tickets, client)
                     try:
-                        ticket, place, _ = harness.enter(rng.choice("aaaaabbc"), rng.choice("xyz"))
+                        ticket, place, _ = harness.enter(client, host)
                     except Overloaded:
+                        assert full
+                        assert not chosen
                         continue
+                    ended = {one for one in tickets if one.state is TicketState.ENDED}
+                    if full and ticket.state is TicketState.QUEUED:
+                        assert len(ended) == 1
+                        assert ended <= chosen
+                        made_room += 1
+                    else:
+                        assert not ended
                     tickets.append(ticket)
                     places += [place] if place is not None else []
                 case 2 if tickets:
@@ -413,16 +440,18 @@ def test_the_longest_queue_is_known_whatever_happens() -> None:
                     place = ticket.join(rng.choice("abcd"), Flow())
                     places += [place] if place is not None else []
                     if rng.random() < 0.5:
-                        tickets.remove(ticket)
                         ticket.end()
                 case _ if places:
                     places.pop(rng.randrange(len(places))).leave()
-            lengths = [queue.size for queue in limiter._rotation.values()]
-            assert limiter._longest == max(lengths, default=0)
-            assert sorted(lengths) == sorted(n for n, clients in limiter._by_length.items() for _ in clients)
-            hosts = [ticket.host for ticket in limiter._queue]
-            assert dict(limiter._queued_per_host) == {host: hosts.count(host) for host in set(hosts)}
+            tickets = [ticket for ticket in tickets if ticket.state is not TicketState.ENDED]
+            queued = [ticket for ticket in tickets if ticket.state is TicketState.QUEUED]
+            active = [ticket for ticket in tickets if ticket.state is TicketState.ACTIVE]
+            assert (limiter.queued, limiter.in_flight) == (len(queued), len(active))
+            for ticket in active:
+                helps = bool(queued) and (len(active) == 2 or ticket.host in {one.host for one in queued})
+                assert limiter.is_waited_for(ticket) is helps
             assert limiter.queued <= 30
+        assert made_room > 100
 
     run(story)
 
@@ -440,13 +469,13 @@ def test_each_place_has_its_own_patience() -> None:
         ticket.join("b", short, 2)
         ticket.join("c", long, 60)
         now = 3.0
-        limiter._on_timer()
+        limiter.configure(limiter.limits)  # it looks at the clock
         assert [flow.ended.done() for flow in (usual, short, long)] == [False, True, False]
         assert limiter.snapshot()["oldest_wait_seconds"] == 3.0
         limiter.configure(Limits(max_in_flight=1, queue_timeout=1))
         assert [flow.ended.done() for flow in (usual, short, long)] == [True, True, False]
         now = 59.0
-        limiter._on_timer()
+        limiter.configure(limiter.limits)  # it looks at the clock
         running.end()
         assert ticket.state is TicketState.ACTIVE
         assert not long.ended.done()

@@ -21,8 +21,8 @@ from proxy_cache.runtime.loop import (
     read_at_once,
     take_short_turns,
 )
-
-from .test_origin_connection import until
+from tests.support.origin import PATIENCE
+from tests.support.tasks import until
 
 
 def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +114,16 @@ def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None
         transport, collector = await loop.create_connection(Collector, sock=ours)
         collector.end = read_at_once(loop, transport)
         assert list(readers) == [ours.fileno()]
+        near, other = socket.socketpair()
+        _, beside = await loop.create_connection(Collector, sock=near)
         theirs.send(b"one")
         await until(lambda: collector.got == [b"one"])
         theirs.send(b"two")
         await until(lambda: collector.got == [b"one", b"two"])
         transport.pause_reading()
         theirs.send(b"three")
-        for _ in range(10):
-            await asyncio.sleep(0)
+        other.send(b"one")  # comes later, and is read: the turn in which the first would have been is over
+        await until(lambda: beside.got == [b"one"])
         assert len(collector.got) == 2
         transport.resume_reading()
         await until(lambda: len(collector.got) == 3)
@@ -134,5 +136,7 @@ def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None
         assert readers == {}
         assert [type(complaint) for complaint in complaints] == ([RuntimeError] if last else [])
         theirs.close()
+        other.close()
+        await beside.lost.wait()
 
-    asyncio.run(asyncio.wait_for(story(), 30))
+    asyncio.run(asyncio.wait_for(story(), PATIENCE))

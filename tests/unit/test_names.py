@@ -12,6 +12,8 @@ import pytest
 
 from proxy_cache.upstream import names
 from proxy_cache.upstream.names import Names, NameTimeout
+from tests.support.origin import PATIENCE
+from tests.support.tasks import begun, until
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 
@@ -26,7 +28,7 @@ class NameServer:
     def __call__(self, host: str, *_: Any, **__: Any) -> list[Any]:
         self.asked.append(host)
         if host.startswith("silent"):
-            assert self.answers.wait(60)
+            assert self.answers.wait(PATIENCE)
         if host.startswith("unknown"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if host.startswith("six"):
@@ -66,8 +68,7 @@ def test_addresses_take_no_thread(server: NameServer) -> None:
 def test_who_leaves_does_not_take_the_answer_from_the_others(server: NameServer) -> None:
     async def ask() -> None:
         lookups = Names()
-        first, second = (asyncio.ensure_future(lookups.getaddrinfo("silent.example", 80)) for _ in range(2))
-        await asyncio.sleep(0)
+        first, second = [await begun(lookups.getaddrinfo("silent.example", 80)) for _ in range(2)]
         first.cancel()
         await asyncio.wait([first])
         server.answers.set()
@@ -89,18 +90,15 @@ def test_silent_names_hold_a_bounded_number_of_threads(server: NameServer, monke
         lookups = Names(on_end=told.append)
         running = []
         for number in range(12):  # as one after the other turns out to be slow, there is room for others
-            running.append(asyncio.ensure_future(lookups.getaddrinfo(f"silent{number}", 80)))
-            while len(server.asked) <= number:  # noqa: ASYNC110 - it is counted in threads
-                await asyncio.sleep(0.01)
-        waiting = [asyncio.ensure_future(lookups.getaddrinfo(f"silent-too{number}", 80)) for number in range(5)]
-        await asyncio.sleep(0.1)
+            running.append(await begun(lookups.getaddrinfo(f"silent{number}", 80)))
+            await until(lambda started=number + 1: len(server.asked) == started)  # type: ignore[misc]
+        waiting = [await begun(lookups.getaddrinfo(f"silent-too{number}", 80)) for number in range(5)]
         assert lookups.in_flight == len(server.asked) == 12
         with pytest.raises(NameTimeout, match="too many"):
             await lookups.getaddrinfo("one-more", 80)
         waiting[0].cancel()  # nobody asks for it any more: its place is another's
         await asyncio.wait([waiting[0]])
-        another = asyncio.ensure_future(lookups.getaddrinfo("another", 80))
-        await asyncio.sleep(0)
+        another = await begun(lookups.getaddrinfo("another", 80))
         server.answers.set()
         await asyncio.gather(*running, *waiting[1:], another)
         assert "silent-too0" not in server.asked

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 from mitmproxy import exceptions
 
-from proxy_cache.mitm.option_file import _check_start
+from proxy_cache.mitm.option_file import check_start
 
 
 def test_scripts_that_the_next_start_would_not_find(tmp_path: Path) -> None:
     there = tmp_path / "there.py"
     there.touch()
-    _check_start(SimpleNamespace(scripts=[there], listen_port=None), {"scripts"})
+    check_start(SimpleNamespace(scripts=[there], listen_port=None), {"scripts"})
     with pytest.raises(exceptions.OptionsError, match=r"^scripts: there is no file .*/gone\.py$"):
-        _check_start(SimpleNamespace(scripts=[there, tmp_path / "gone.py"], listen_port=8080), {"scripts"})
+        check_start(SimpleNamespace(scripts=[there, tmp_path / "gone.py"], listen_port=8080), {"scripts"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,13 @@ def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
     assert asyncio.run(ask()) == [bad, 200, bad, 200, bad, 200, bad]
 
 
-def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None:
+def test_a_connection_that_was_opened_under_other_settings_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """They change while it is opened."""
+    connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
         try:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
@@ -144,30 +148,25 @@ def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None
         except asyncio.IncompleteReadError:
             writer.close()
 
-    async def ask() -> int:
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/")
+        port = server.sockets[0].getsockname()[1]
         client = OriginClient(OriginSettings(timeout=5, retries=0))
-        connector = client._open_connector()
-        connect, opened = connector.connect, 0
 
-        async def reconfigured(*arguments: Any) -> Any:
-            nonlocal opened
-            opened += 1
-            connection = await connect(*arguments)
-            if opened == 1:
-                client.configure(OriginSettings(timeout=5, retries=0))
-            return connection
+        def looked_up(*_: Any, **__: Any) -> list[Any]:
+            loop.call_soon_threadsafe(client.configure, OriginSettings(timeout=5, retries=0))
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
 
-        connector.connect = reconfigured  # type: ignore[method-assign]
+        monkeypatch.setattr(socket, "getaddrinfo", looked_up)
         try:
             for _ in range(3):
-                response = await client.get(target, Headers())
+                response = await client.get(Target.of("http", "origin.example", port, "/"), Headers())
                 while await response.read():
                     pass
-            return opened
         finally:
             await client.close()
             server.close()
 
-    assert asyncio.run(ask()) == 2
+    asyncio.run(ask())
+    assert connections == 2

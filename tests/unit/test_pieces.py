@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from proxy_cache.store.entry import SPAN_MEMORY, SPAN_ROW, Entry
 from proxy_cache.store.store import Store
 from proxy_cache.store.verify import Verdict
 from tests.support.stores import with_store
+from tests.support.tasks import begun
 
 
 def lines_of(function: Callable[[], object]) -> int:
@@ -192,8 +192,7 @@ def test_a_removed_entry_is_not_checked_any_further(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         entry = store.add_object("http://x/", response_of(), 1000)
         assert await keep(store, entry, 0, b"x")
-        checking = asyncio.ensure_future(store.verifier.verify(entry))
-        await asyncio.sleep(0)
+        checking = await begun(store.verifier.verify(entry))
         store.remove(entry)
         assert await checking is Verdict.GONE
 

@@ -18,13 +18,15 @@ import pytest
 from proxy_cache.caching.fills.transfer import copy
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store import checksums as checksums_module
 from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
 from proxy_cache.store.store import Store
 from proxy_cache.wire.responses import OriginError, OriginResponse
 from tests.support.looks import is_open_still
-from tests.support.stores import with_store
+from tests.support.stores import hold_reads, nothing_is_known_to_be_in_memory, with_store
+from tests.support.tasks import begun
 
 from .test_origin_connection import CLOSE, RawOrigin, body_of, clients
 
@@ -208,8 +210,7 @@ def test_who_waits_for_more_may_be_ended() -> None:
         async with clients(origin) as get:
             response = await get()
             assert isinstance(response, OriginResponse)
-            waiting = asyncio.create_task(response.pour(pipe.writer, pipe.size))
-            await asyncio.sleep(0)
+            waiting = await begun(response.pour(pipe.writer, pipe.size))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -275,8 +276,7 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
         release = threading.Event()
         store.files.pourer.run(release.wait)
         body = store.body(900_000, keep=True)
-        pouring = asyncio.create_task(body.pour(pipe, filled(pipe, BODY[:500_000])))
-        await asyncio.sleep(0)
+        pouring = await begun(body.pour(pipe, filled(pipe, BODY[:500_000])))
         pouring.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pouring
@@ -294,15 +294,12 @@ def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe
     """While the part of the body before it is on its way to the disk."""
 
     async def story(store: Store) -> None:
-        release = threading.Event()
-        for _ in range(8):
-            store.files.pool.submit(release.wait)
+        release = hold_reads(store)
         body = store.body(2_000_000, keep=True)
         assert not body.put(BODY[:500_000])
         await body.room()
         assert body.flushing
-        pouring = asyncio.create_task(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
-        await asyncio.sleep(0)
+        pouring = await begun(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
         before = os.fstat(pipe.reader)
         pouring.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -335,24 +332,26 @@ def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path,
     assert failures == ["write"]
 
 
-def test_a_file_stays_open_while_a_thread_writes_to_it(tmp_path: Path, pipe: Pipe) -> None:
+def test_a_file_stays_open_while_a_thread_writes_to_it(
+    tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for who commits, and is ended, twice: a descriptor that was closed could be another file's by then."""
     release, began = threading.Event(), threading.Event()
 
     async def story(store: Store) -> None:
-        write_last = store._write_last
-
-        def slow(*arguments: Any) -> int:
-            began.set()
-            release.wait()
-            return write_last(*arguments)
-
-        store._write_last = slow  # type: ignore[method-assign]
         body = store.body(900_000, keep=True)
         await body.pour(pipe, filled(pipe, BODY[:500_000]))
         assert body.file is not None
         fd = body.file.fd
         body.put(BODY[500_000:510_000])
+        write_at = checksums_module.write_at
+
+        def slow(*arguments: Any) -> None:
+            began.set()
+            release.wait()
+            write_at(*arguments)
+
+        monkeypatch.setattr(checksums_module, "write_at", slow)
         committing = asyncio.create_task(store.commit(body, "http://x/", response_of(900_000)))
         await asyncio.get_running_loop().run_in_executor(None, began.wait)
         committing.cancel()
@@ -368,21 +367,20 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(tmp_path: Path, pipe: Pip
     with_store(tmp_path, story)
 
 
-def test_a_reader_that_is_closed_while_a_thread_reads_for_it(tmp_path: Path, pipe: Pipe) -> None:
+def test_a_reader_that_is_closed_while_a_thread_reads_for_it(
+    tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file that it has open is not another one by then."""
 
     async def story(store: Store) -> None:
-        store.files._nowait = False  # as on file systems that can't say what is in memory
-        release = threading.Event()
+        nothing_is_known_to_be_in_memory(monkeypatch)
         body = store.body(900_000, keep=True)
         await body.pour(pipe, filled(pipe, BODY[:500_000]))
         assert body.file is not None
         fd = body.file.fd
-        for _ in range(8):
-            store.files.pool.submit(release.wait)
+        release = hold_reads(store)
         reader = body.reader()
-        reading = asyncio.create_task(reader.read())
-        await asyncio.sleep(0)
+        reading = await begun(reader.read())
         body.fail(BodyError("given up"))
         reader.close()
         before = os.fstat(fd)

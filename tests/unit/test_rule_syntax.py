@@ -73,5 +73,5 @@ def test_statuses(text: str) -> None:
     ],
 )
 def test_hosts_that_are_cached(pattern: str, yes: list[tuple[str, int]], no: list[tuple[str, int]]) -> None:
-    hosts = (options._host(pattern),)
+    hosts = (options.host_pattern(pattern),)
     assert [options.is_one_of(hosts, *host) for host in yes + no] == [True] * len(yes) + [False] * len(no)

@@ -19,7 +19,8 @@ from proxy_cache.store.body import BodyError
 from proxy_cache.store.entry import Entry
 from proxy_cache.store.store import Store
 from tests.support.looks import is_open_still, open_files
-from tests.support.stores import with_store
+from tests.support.stores import nothing_is_known_to_be_in_memory, with_store
+from tests.support.tasks import until
 
 LONG = 2_000_000
 """Bytes of a body with a file of its own."""
@@ -111,14 +112,11 @@ def test_the_file_of_a_piece(tmp_path: Path) -> None:
 
 def test_a_file_that_is_opened(tmp_path: Path) -> None:
     async def story(store: Store) -> None:
-        slow, began, release = held_up(store.files._open_checked)
-        store.files._open_checked = slow  # type: ignore[method-assign]
-        store.files.write_whole(7, [b"abc"])
-        await cancel_in(asyncio.create_task(store.files.open(7, 3)), began)
+        slow, began, release = held_up(store.files.create_sparse)
+        await cancel_in(asyncio.create_task(store.files.open(7, 3, slow)), began)
         release.set()
         await store.files.drain()
-        while is_open(store.files.path(7)):  # noqa: ASYNC110 - until the loop has heard of its thread
-            await asyncio.sleep(0)
+        await until(lambda: not is_open(store.files.path(7)))  # the loop has to hear of its thread
 
     with_store(tmp_path, story)
 
@@ -129,7 +127,7 @@ def test_a_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         file = await store.files.open(entry.id, LONG)
         slow, began, release = held_up(os.pread)
         monkeypatch.setattr(os, "pread", slow)
-        store.files._nowait = False
+        nothing_is_known_to_be_in_memory(monkeypatch)
         reading = asyncio.create_task(store.files.read(file, 1000, 0))
         await cancel_in(reading, began)
         store.remove(entry)

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,9 @@ from proxy_cache.store import room as room_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
 from proxy_cache.store.store import Room, Store
-from tests.support.stores import ROOM, with_store
+from tests.support.origin import PATIENCE
+from tests.support.stores import ROOM, with_store, writer_gate
+from tests.support.tasks import until
 from tests.support.tools import Tmpfs
 
 
@@ -32,13 +32,6 @@ def last_use(folder: Path) -> float:
     with contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as database:
         (used,) = database.execute("SELECT max(used) FROM entries").fetchone()
     return float(used or 0)  # the row may not have been written yet
-
-
-async def until(true: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def test_the_housekeeper_outlives_a_failure(
@@ -101,7 +94,7 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
         assert not store.lookup("http://x/lost")
         assert store.lookup("http://x/kept")
 
-    asyncio.run(asyncio.wait_for(before(), 30))
+    asyncio.run(asyncio.wait_for(before(), PATIENCE))
     assert failures == ["index"]
     with_store(tmp_path, after)
 
@@ -110,22 +103,14 @@ def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeyp
     """The thread that writes comes late: what makes the room waits behind the bodies that are to have it. On a small
     disk these must not be written beside each other."""
     failures: list[str] = []
-    gate = threading.Event()
-    gate.set()
-    take_more = writer_module.take_more
-
-    def late(*arguments: Any) -> None:
-        assert gate.wait(60)
-        take_more(*arguments)
-
-    monkeypatch.setattr(writer_module, "take_more", late)
+    gate = writer_gate(monkeypatch)
 
     async def story(store: Store) -> None:
         for at_once in range(3):
             gate.clear()
             for number in range(200):
                 assert store.put(f"http://x/{at_once}/{number}", response_of(), bytes(20_000)) is not None
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # each in a turn of its own: those of one turn are handed over together
             gate.set()
             await store.written()
         assert len([n for n in range(200) if store.lookup(f"http://x/2/{n}")]) > 150

@@ -11,8 +11,8 @@ import pytest
 from proxy_cache.store import verify as verify_module
 from proxy_cache.store.store import Store
 from proxy_cache.store.verify import Verdict
-from tests.support.origin import PATIENCE
 from tests.support.stores import with_store
+from tests.support.tasks import until
 
 from ..test_index import find, put, read, response_of
 
@@ -20,9 +20,7 @@ LONG = 3_000_000
 
 
 async def until_gone(store: Store, count: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while len(store.index) > count:  # noqa: ASYNC110 - what goes on inside has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: len(store.index) <= count)
 
 
 def spoil(store: Store, entry_id: int, at: int) -> None:
@@ -101,13 +99,13 @@ def test_one_that_is_held_while_it_is_checked_stays_the_one_object_of_its_id(tmp
         await put(store, "http://x/", bytes(LONG), response_of())
 
     async def story(store: Store) -> None:
-        held = await store.verifier._entry(1)
+        held = await store.verifier.entry(1)
         assert held is not None
         (entry,) = await find(store, "http://x/")
         assert entry is held
         del held, entry
         loading = asyncio.ensure_future(store.load("http://x/"))
-        both = await store.verifier._entry(1)
+        both = await store.verifier.entry(1)
         await loading
         (entry,) = await find(store, "http://x/")
         assert entry is both

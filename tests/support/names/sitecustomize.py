@@ -1,5 +1,6 @@
-"""For a proxy under test (by PYTHONPATH): names below ``.test`` are this machine's, but for those that begin with
-``silent``, which no name server answers for as long as the file ``$ANSWERS`` is not there, and with ``unknown``."""
+"""For clients (by PYTHONPATH) and proxies (as a script before the cache): names below ``.test`` are this machine's, but
+for those that begin with ``silent``, which no name server answers for as long as the file ``$ANSWERS`` is not there,
+and with ``unknown``."""
 
 import os
 import socket

@@ -1,4 +1,6 @@
-"""For a proxy under test (by PYTHONPATH): its wall clock is ahead by the seconds in the file ``$CLOCK_AHEAD``."""
+"""A mitmproxy script, to come before the cache: the wall clock is ahead by the seconds in ``$CLOCK_AHEAD``, a file."""
+
+from __future__ import annotations
 
 import os
 import time
