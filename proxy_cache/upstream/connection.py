@@ -24,7 +24,8 @@ from ..runtime.loop import read_at_once
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..store.pipes import POURED
-from ..wire.responses import FIELD, OriginError, OriginResponse, ResponseHead, content_length, parse_head, persistence
+from ..wire.responses import FIELD, OriginError, ResponseHead, content_length, parse_head, persistence
+from .response import OriginResponse
 
 CHUNK_LINE_MOST: Final = 16 * 1024
 """Bytes of the line before a chunk, or of one after the last."""

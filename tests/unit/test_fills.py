@@ -24,7 +24,7 @@ from proxy_cache.store.body import BodyError
 from proxy_cache.store.store import Room, Store
 from proxy_cache.upstream.connection import Stale
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.wire.responses import OriginResponse
+from proxy_cache.upstream.response import OriginResponse
 
 from .test_origin_connection import CLOSE, HOLD, RawOrigin, until
 

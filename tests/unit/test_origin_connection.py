@@ -15,7 +15,8 @@ from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.wire.responses import OriginResponse, parse_head
+from proxy_cache.upstream.response import OriginResponse
+from proxy_cache.wire.responses import parse_head
 
 CLOSE = b"close"
 """In a list of pieces: the origin ends the connection."""

@@ -22,7 +22,8 @@ from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
 from proxy_cache.store.store import Store
-from proxy_cache.wire.responses import OriginError, OriginResponse
+from proxy_cache.upstream.response import OriginResponse
+from proxy_cache.wire.responses import OriginError
 from tests.support.looks import is_open_still
 from tests.support.stores import with_store
 
