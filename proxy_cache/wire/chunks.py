@@ -126,7 +126,8 @@ class ChunkDecoder:
                 f"trailers of more than {limits.total} bytes or {limits.fields} fields",
                 error="http_response_trailer_section_size",
             )
-        if (_LENIENT_FIELD if self._of_response else _STRICT_FIELD).fullmatch(line) is None:
+        found = _LENIENT_FIELD.fullmatch(line) if self._of_response else _STRICT_FIELD.fullmatch(line)
+        if found is None:
             raise ChunkError("not a trailer field", line)
 
     def _too_long(self, longest: int) -> ChunkError:

@@ -78,6 +78,7 @@ class ResponseReader:
             # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
             raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
         self.interims += 1
+        content_length(head.headers)  # which it can't have (RFC 9110 §8.6), and not several different ones: raises
         self._announced |= _announces_body(head)
         if self.interims > MAX_INTERIM:
             raise OriginError("http_protocol_error", f"more than {MAX_INTERIM} interim responses")
