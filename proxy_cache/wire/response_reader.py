@@ -23,7 +23,7 @@ class ResponseReader:
     """:meth:`head` until it has given a final response's, then :meth:`body` until :attr:`is_over`; and again."""
 
     __slots__ = (
-        "_announced", "_line_breaks", "chunks", "has_more", "held", "interims", "is_garbled", "is_over", "keep_alive",
+        "_is_last", "_line_breaks", "chunks", "has_more", "held", "interims", "is_garbled", "is_over", "keep_alive",
         "left", "length", "limits",
     )  # fmt: skip
 
@@ -35,8 +35,9 @@ class ResponseReader:
         """Interim responses so far, of the response that is waited for; and"""
         self._line_breaks = 0
         """bytes of line breaks; and"""
-        self._announced = False
-        """whether an interim response has announced a body, which it can't have."""
+        self._is_last = False
+        """whether the connection ends with it, whatever that says: an interim response has announced a body, which it
+        can't have, or has had a line that is no field."""
         self.is_garbled = False
         """Whether what came in place of a head is none."""
         self.length: int | None = None
@@ -79,7 +80,8 @@ class ResponseReader:
             raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
         self.interims += 1
         content_length(head.headers)  # which it can't have (RFC 9110 §8.6), and not several different ones: raises
-        self._announced |= _announces_body(head)
+        # Who means something by a line that is no field may also see the end of the message elsewhere.
+        self._is_last |= _announces_body(head) or bool(head.skipped)
         if self.interims > MAX_INTERIM:
             raise OriginError("http_protocol_error", f"more than {MAX_INTERIM} interim responses")
         return head
@@ -111,11 +113,10 @@ class ResponseReader:
         else:
             self.left = length
             keep = keep and length is not None
-        # Who means something by a line that is no field may also see the end of the message elsewhere.
-        self.keep_alive = keep and not (self._announced or head.skipped)
+        self.keep_alive = keep and not (self._is_last or head.skipped)
         self.is_over, self.has_more = self.left == 0, self.left == 0 and bool(self.held)
         self.interims = self._line_breaks = 0
-        self._announced = False
+        self._is_last = False
 
     @property
     def ends_with_connection(self) -> bool:

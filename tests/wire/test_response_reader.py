@@ -35,6 +35,7 @@ def readings(data: bytes, *, eof: bool = False) -> list[Reading]:
         (b"HTTP/1.1 204 So\r\nTransfer-Encoding: gzip\r\n\r\n", b"", False),
         (EARLY + b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", True),
         (b"HTTP/1.1 103 So\r\nContent-Length: 1\r\n\r\n" + OK, b"ok", False),
+        (b"HTTP/1.1 103 So\r\nno field\r\n\r\n" + OK, b"ok", False),
         (b"\r\n\n" + EARLY + b"\r\n" + OK, b"ok", True),
         (b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
