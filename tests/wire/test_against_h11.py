@@ -20,7 +20,7 @@ from .differential import (
     why_stricter_chunks,
 )
 
-EXAMPLES = {"requests that are forwarded": 500}
+EXAMPLES = {"requests that are forwarded": 500, "responses on both ways": 1000}
 """In each direction: where nothing is said, 2000. A path of mitmproxy's layers takes its time."""
 OK = b"HTTP/1.1 200 OK\r\n"
 
