@@ -11,7 +11,7 @@ The rooms, from the door to the ground; imports run down this list and never up 
 - ``caching``: the way of one GET: its answer, fills, ranges, the limiter;
 - ``upstream``: origins: their names, their connections, one exchange with its retries;
 - ``store``: bodies and the index on disk, eviction, checksums;
-- ``wire``: HTTP/1 as bytes, without a socket;
+- ``wire``: HTTP/1 as bytes, without a socket or a clock;
 - ``semantics``: RFC 9110 and 9111 as pure functions.
 
 ``observe`` (metrics, logs, the metrics port) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.

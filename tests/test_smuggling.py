@@ -16,10 +16,11 @@ from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.test import taddons
 
 from proxy_cache.mitm.forwarded import heads as forwarded_heads
+from proxy_cache.mitm.forwarded.chunk_reader import ChunkReader
 from proxy_cache.semantics.limits import HeadLimits
 from proxy_cache.semantics.texts import brief
 from proxy_cache.wire import outgoing
-from proxy_cache.wire.chunks import CHUNK_LINE_MOST, ChunkReader
+from proxy_cache.wire.chunks import REQUEST_CHUNK_LINE_MAX
 from proxy_cache.wire.head_checks import why_malformed, why_malformed_request
 from proxy_cache.wire.outgoing import Mismatch
 from tests.support import forwarding
@@ -313,7 +314,7 @@ def test_chunks_of_an_origin_that_are_none(proxy: Proxy, scripted: Scripted) -> 
 def test_many_small_chunks_are_one_piece_however_they_are_cut() -> None:
     coded = b"1\r\na\r\n" * 1000 + b"2;x=y\r\nbc\r\n0\r\nA: b\r\n\r\nrest"
     for step in (1, 2, 7, len(coded)):
-        reader, buffer, got = ChunkReader(HeadLimits()), ReceiveBuffer(), []
+        reader, buffer, got = ChunkReader(HeadLimits(), of_response=False), ReceiveBuffer(), []
         for start in range(0, len(coded), step):
             buffer += coded[start : start + step]
             while isinstance(event := reader(buffer), h11.Data):
@@ -327,8 +328,8 @@ def test_many_small_chunks_are_one_piece_however_they_are_cut() -> None:
 
 
 def test_a_line_before_a_chunk_is_not_kept_for_ever() -> None:
-    reader, buffer = ChunkReader(HeadLimits()), ReceiveBuffer()
-    buffer += b"5;" + b"a" * CHUNK_LINE_MOST
+    reader, buffer = ChunkReader(HeadLimits(), of_response=False), ReceiveBuffer()
+    buffer += b"5;" + b"a" * REQUEST_CHUNK_LINE_MAX
     with pytest.raises(h11.ProtocolError):
         reader(buffer)
 

@@ -1,17 +1,15 @@
 """One connection to an origin: GETs out, responses in, one after the other (RFC 9112).
 
 aiohttp opens it (names, addresses, TLS, parent proxies); from then on it is read here, straight from the transport.
-Whatever is odd ends the connection: what follows could be taken for the answer to somebody else.
+What the bytes mean is told by :mod:`wire.response_reader`; here are the socket, the clock, and those who wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import fcntl
 import logging
 import os
-import re
 import select
 import ssl
 import termios
@@ -24,16 +22,12 @@ from ..runtime.loop import read_at_once
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..store.pipes import POURED
-from ..wire.responses import FIELD, OriginError, OriginResponse, ResponseHead, content_length, parse_head, persistence
+from ..wire.response_reader import ResponseReader
+from ..wire.responses import OriginError
+from .response import OriginResponse
 
-CHUNK_LINE_MOST: Final = 16 * 1024
-"""Bytes of the line before a chunk, or of one after the last."""
-LINE_BREAKS_MOST: Final = 256
-"""Bytes of line breaks before a response: each is a sign of life, as those that follow are."""
-INTERIM_MOST: Final = 64
-"""Responses 1xx before the one that is to come: each is a sign of life, but no slot is held for ever by them; and"""
 INTERIM_TIMES: Final = 4
-"""how many times the origin's time they may put off its answer, from the request on."""
+"""How many times the origin's time responses 1xx may put off its answer, from the request on."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +44,6 @@ CHUNKED_READ: Final = 64 * 1024
 BODY_READ: Final = 256 * 1024
 """of any other. (The transport's ``max_size``, no more than a habit of asyncio's: others read as they like.)"""
 
-_CHUNK_LINE: Final = re.compile(rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[^\r\n]*+)?\r?\n")
-
 
 class Stale(Exception):
     """A connection that had been used before ended before it answered: another is to be tried (RFC 9112 §9.3.1)."""
@@ -60,14 +52,6 @@ class Stale(Exception):
 Outcome: TypeAlias = OriginResponse | OriginError | Stale
 """What comes of asking: a response whose head is here, or why there is none."""
 OnAnswer: TypeAlias = Callable[[Outcome], None]
-
-
-class Part(enum.Enum):
-    """What the next line of a chunked body is (RFC 9112 §7.1)."""
-
-    SIZE = enum.auto()
-    AFTER_DATA = enum.auto()
-    TRAILERS = enum.auto()
 
 
 class OriginConnection(asyncio.Protocol):
@@ -105,7 +89,7 @@ class OriginConnection(asyncio.Protocol):
         self._timeout = timeout
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._limits = limits
+        self._reader = ResponseReader(limits)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._min_pace = min_pace
@@ -117,27 +101,12 @@ class OriginConnection(asyncio.Protocol):
         self._used = 0
         self._on_answer: OnAnswer | None = None
         self._on_interim: Callable[[int, Headers], None] | None = None
-        self._interims = 0
-        self._line_breaks = 0
-        """Bytes of them before the head."""
         self._asked = 0.0
         self._head_since = 0.0
         """When the first of a head came that isn't here to its end, by the loop's clock; 0: nothing of one has."""
         self._looked_again = False
         """Whether the time is up, and it is given a moment more."""
         self._response: OriginResponse | None = None
-        self._buffer = b""
-        self._left: int | None = None
-        """Bytes of the body, or of the chunk, that are to come; ``None``: all until the end of the connection."""
-        self._chunked = False
-        self._part = Part.SIZE
-        self._trailers = self._trailer_size = 0
-        """Fields, and bytes, of the trailer section so far."""
-        self._is_garbled = False
-        """Whether what came in place of a head is none."""
-        self._announced = False
-        """Whether a 1xx of this exchange has announced a body, which it can't have."""
-        self._keep = False
         self._paused = False
         self._tls: Any = self._transport.get_extra_info("ssl_object")
         self._ended_well = False
@@ -167,8 +136,6 @@ class OriginConnection(asyncio.Protocol):
             return
         self._used += 1
         self._on_interim = on_interim
-        self._interims = self._line_breaks = 0
-        self._announced = False
         self._on_answer = on_answer
         self._head_since = 0.0
         self._heard = self._asked = self._loop.time()
@@ -214,7 +181,7 @@ class OriginConnection(asyncio.Protocol):
     @property
     def pourable(self) -> int:
         """Bytes of the body to come that :meth:`pour` can move, since nobody reads them meanwhile."""
-        return self._left or 0 if self._paused and self._splices and not self._chunked else 0
+        return self._reader.left or 0 if self._paused and self._splices else 0
 
     def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
         """Move what has come of the body to a pipe, without a copy: how much, ``None`` if nothing has;
@@ -222,11 +189,12 @@ class OriginConnection(asyncio.Protocol):
 
         Raises :class:`OriginError` where it broke off.
         """
-        assert self._left is not None
+        left = self._reader.left
+        assert left is not None
         try:
             if self._watched < 0:
                 self._watched = os.dup(self._transport.get_extra_info("socket").fileno())
-            count = os.splice(self._watched, pipe, min(most, self._left))
+            count = os.splice(self._watched, pipe, min(most, left))
         except BlockingIOError:
             self._watching = True
             self._loop.add_reader(self._watched, self._is_readable, when_readable)
@@ -242,8 +210,8 @@ class OriginConnection(asyncio.Protocol):
             raise self._broke_off("the origin closed the connection")
         self._heard = self._loop.time()
         self._received += count
-        self._left -= count
-        if not self._left:
+        self._reader.left = left - count
+        if left == count:
             # What is there already is nobody's: it must not be taken for the answer to the next request.
             self._over(fcntl.ioctl(self._watched, termios.FIONREAD, bytes(4)) != bytes(4))
         return count
@@ -298,7 +266,7 @@ class OriginConnection(asyncio.Protocol):
         response = self._response
         # RFC 9112 §9.8: "A response that has neither chunked transfer coding nor Content-Length is complete only if a
         # valid closure alert has been received." What comes after that, a reset for example, is none of the response's.
-        if response is not None and self._left is None and not self._chunked and self._ended_well:
+        if response is not None and self._reader.ends_with_connection and self._ended_well:
             self._response = None
             response.end()
         if self._on_answer is not None:
@@ -329,8 +297,9 @@ class OriginConnection(asyncio.Protocol):
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:
             # What can't be read may be left over from the response before, which should have had no body.
-            garbled = self._is_garbled and not self._interims
-            unanswered = garbled or (error.error == "connection_terminated" and not self._buffer)
+            reader = self._reader
+            garbled = reader.is_garbled and not reader.interims
+            unanswered = garbled or (error.error == "connection_terminated" and not reader.held)
             on_answer(Stale() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:
@@ -388,185 +357,66 @@ class OriginConnection(asyncio.Protocol):
         looking.register(descriptor, select.POLLIN)
         return bool(looking.poll(0))
 
-    # -- heads --------------------------------------------------------------------------------------------------
+    # -- responses ----------------------------------------------------------------------------------------------
 
     def _take_head(self, data: bytes) -> None:
-        data = self._buffer + data if self._buffer else data
+        reader = self._reader
         while True:
-            if data.startswith((b"\r", b"\n")):
-                # Left over from the response before: some servers send it. One that goes on doing so says nothing.
-                came, data = len(data), data.lstrip(b"\r\n")
-                self._line_breaks += came - len(data)
-                if self._line_breaks > LINE_BREAKS_MOST:
-                    raise OriginError("http_protocol_error", f"more than {LINE_BREAKS_MOST} line breaks before a head")
-            self._buffer = data
-            try:
-                head = parse_head(data, self._limits) if data else None
-            except OriginError as error:
-                self._is_garbled = error.error == "http_protocol_error"
-                raise
+            head = reader.head(data)
             if head is None:
                 self._head_since = self._head_since or self._heard
                 return
-            data = data[head.size :]
             if head.status >= 200:
                 break
             self._head_since = 0.0
-            if head.status == 101:
-                # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
-                raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
-            self._interims += 1
-            self._announced |= _announces_body(head)
-            if self._interims > INTERIM_MOST:
-                raise OriginError("http_protocol_error", f"more than {INTERIM_MOST} interim responses")
             # 100 answers an Expect, which fills never send.
             if head.status != 100 and self._on_interim is not None:
                 self._on_interim(head.status, head.headers)
-        self._buffer = b""
-        on_answer = self._on_answer
+            data = b""
+        data, reader.held = reader.held, b""
+        on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return  # it was given up by who was told of a 1xx
-        length = self._frame(head)
-        self._on_answer = None
         self._received, self._pace_since = 0, self._heard
-        self._response = response = OriginResponse(head, length, self, self._asked)
+        self._response = response = OriginResponse(head, reader.length, self, self._asked)
         try:
-            if self._left == 0 and not self._chunked:
-                self._over(bool(data))
+            if reader.is_over:
+                self._over(reader.has_more)
             elif data:
                 self._take(data)
             if self._response is response:
-                self._transport.max_size = CHUNKED_READ if self._chunked else BODY_READ
-                if self._splices and not self._chunked and (self._left or 0) >= POURED:
+                self._transport.max_size = CHUNKED_READ if reader.chunks is not None else BODY_READ
+                if self._splices and (reader.left or 0) >= POURED:
                     self._pause()  # who wants it may have it poured
         finally:
             on_answer(response)
 
-    def _frame(self, head: ResponseHead) -> int | None:
-        """How the body is to be told from what follows (RFC 9112 §6.3). The length that the head announces."""
-        length = content_length(head.headers)
-        connection = head.hop.get("connection")
-        self._keep = head.http11
-        if connection is not None:
-            said = connection if connection == "keep-alive" else persistence(connection)
-            self._keep = said == "keep-alive" or (head.http11 and said is None)
-        self._chunked, self._part, self._trailers, self._trailer_size = False, Part.SIZE, 0, 0
-        codings = head.hop.get("transfer-encoding")
-        if head.status in (204, 304):
-            self._left = 0
-            # A server that sends a body all the same must not have it taken for the next answer.
-            self._keep = self._keep and not _announces_body(head)
-        elif codings is not None:
-            listed = [coding for part in codings.split(",") if (coding := part.strip(" \t").lower())]
-            if length is not None or listed not in (["chunked"], ["identity"], []):
-                # §6.3: a message with both "ought to be handled as an error", and what else than chunked there may be,
-                # the client has not asked for.
-                raise OriginError("http_response_transfer_coding", f"Transfer-Encoding: {codings[:40]!r}")
-            self._chunked = listed == ["chunked"]
-            self._left = 0 if self._chunked else None
-            self._keep = self._keep and head.http11 and self._chunked
-        else:
-            self._left = length
-            self._keep = self._keep and length is not None
-        # Who means something by a line that is no field may also see the end of the message elsewhere.
-        self._keep = self._keep and not (self._announced or head.skipped)
-        return length
-
-    # -- bodies -------------------------------------------------------------------------------------------------
-
     def _take(self, data: bytes) -> None:
-        if self._chunked:
-            self._take_chunks(data)
-            return
-        left = self._left
-        if left is not None:
-            if len(data) >= left:
-                if len(data) > left:
-                    data, rest = data[:left], data[left:]
-                else:
-                    rest = b""
-                self._put(data)
-                self._over(bool(rest))
-                return
-            self._left = left - len(data)
-        self._put(data)
-
-    def _put(self, data: bytes) -> None:
-        if data and self._response is not None and not self._response.put(data):
+        """More of the body."""
+        reader = self._reader
+        content = reader.body(data)
+        if content and self._response is not None and not self._response.put(content):
             self._pause()
+        if reader.is_over:
+            self._over(reader.has_more)
 
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
-    def _take_chunks(self, data: bytes) -> None:
-        """RFC 9112 §7.1. ``_left`` is what is to come of the chunk's data."""
-        if self._buffer:
-            data, self._buffer = self._buffer + data, b""
-        at = 0
-        pieces: list[bytes] = []
-        while at < len(data):
-            if self._left:
-                piece = data[at : at + self._left]
-                pieces.append(piece)
-                self._left -= len(piece)
-                at += len(piece)
-                continue
-            line_end = data.find(b"\n", at) + 1
-            if not line_end:
-                self._buffer = data[at:]
-                if len(self._buffer) > CHUNK_LINE_MOST:
-                    raise OriginError("http_protocol_error", "a line between chunks that doesn't end")
-                break
-            line, at = data[at:line_end], line_end
-            empty = line in (b"\r\n", b"\n")
-            if self._part is Part.TRAILERS:
-                if empty:
-                    self._put(b"".join(pieces))
-                    self._over(at < len(data))
-                    return
-                # What comes after a body is not kept (RFC 9110 §6.5.1).
-                self._trailers += 1
-                self._trailer_size += len(line)
-                limits = self._limits
-                if len(line) > limits.line:
-                    raise OriginError("http_response_trailer_size", f"a field of more than {limits.line} bytes")
-                if self._trailer_size > limits.total or self._trailers > limits.fields:
-                    raise OriginError(
-                        "http_response_trailer_section_size",
-                        f"more than {limits.total} bytes or {limits.fields} fields",
-                    )
-                if FIELD.match(line) is None:
-                    raise OriginError("http_protocol_error", f"not a trailer field: {line[:40]!r}")
-            elif self._part is Part.AFTER_DATA:
-                if not empty:
-                    raise OriginError("http_protocol_error", "a chunk that is longer than it says")
-                self._part = Part.SIZE
-            else:
-                size = _CHUNK_LINE.fullmatch(line)
-                if size is None:
-                    raise OriginError("http_protocol_error", f"not the size of a chunk: {line[:40]!r}")
-                self._left = int(size[1] or b"0", 16)
-                self._part = Part.AFTER_DATA if self._left else Part.TRAILERS
-        self._put(b"".join(pieces))
-
     def _over(self, more: bool) -> None:
         """The response is here to its last byte; ``more``: and something after it."""
         response, self._response = self._response, None
         if self._paused:
             self.go_on()
-        if self._keep and not more and self.is_open:
+        if self._reader.keep_alive and not more and self.is_open:
             self.idle_since = time.monotonic()
             self._on_idle(self)
         else:
             self.close()
         if response is not None:
             response.end()
-
-
-def _announces_body(head: ResponseHead) -> bool:
-    return "transfer-encoding" in head.hop or (head.headers.get("content-length") or "0").strip("0") != ""
 
 
 def was_closed(tls: ssl.SSLObject) -> bool:

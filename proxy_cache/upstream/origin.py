@@ -30,9 +30,10 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..wire.outgoing import authority_of, path_of, request_head
-from ..wire.responses import OriginError, OriginResponse
+from ..wire.responses import OriginError
 from .connection import OnAnswer, OriginConnection, Outcome, Stale
 from .names import NameTimeout
+from .response import OriginResponse
 from .trust import SYSTEM, Trust
 
 logger = logging.getLogger(__name__)

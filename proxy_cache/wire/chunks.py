@@ -1,7 +1,10 @@
-"""Chunked bodies of messages that mitmproxy reads, in place of h11's reader (RFC 9112 §7.1).
+"""The chunked transfer coding, decoded as it arrives (RFC 9112 §7.1). One decoder for all bodies: of requests, of
+responses that are forwarded, and of those that fills read.
 
-h11 before 0.16 takes any two bytes for the end of a chunk (CVE-2025-43859), no version bounds the line before a chunk
-or the trailers, and all quote what is wrong at its full length.
+Two recipients that disagree about where a chunk ends see different messages on one connection (RFC 9112 §11.2). So the
+framing of chunks is read by the grammar alone: hexadecimal digits, extensions without control characters, CRLF at the
+end of the line and of the data. §2.2 lets a recipient take a bare LF for a line break of "the start-line and fields",
+and the line before a chunk is neither.
 """
 
 from __future__ import annotations
@@ -9,99 +12,125 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import h11
-from h11._receivebuffer import ReceiveBuffer
-
 from ..semantics.limits import HeadLimits
 
-CHUNK_LINE_MOST: Final = 4096
-"""Bytes of the line before a chunk, extensions included."""
-_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?")
-_FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
+REQUEST_CHUNK_LINE_MAX: Final = 4096
+"""Bytes of the line before a chunk, extensions and line break included, from clients; and"""
+RESPONSE_CHUNK_LINE_MAX: Final = 16 * 1024
+"""from origins."""
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+# White space behind the size is no part of the grammar, but some servers send it, and nobody reads it otherwise.
+# Digits that count: 15, so that sizes fit into 64 bits wherever they are read.
+_SIZE_LINE: Final = re.compile(
+    rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n",
+)
+_STRICT_FIELD: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n")
+# RFC 9112 §2.2 on a bare LF behind a field, §5.1 on white space before its colon.
+_LENIENT_FIELD: Final = re.compile(_TOKEN + rb"[ \t]*+:[^\r\n\0]*+\r?\n")
 
 
-class ChunkReader:
-    """Gives what h11's readers of bodies give, and is called as they are.
+class ChunkError(ValueError):
+    """A body that can't be read. ``error``: the proxy error type (RFC 9209 §2.3) if it is of a response; ``line``: what
+    is wrong, as it came."""
 
-    Trailers are read and dropped, RFC 9112 §7.1.2: "A recipient that removes the chunked coding from a message MAY
+    def __init__(self, detail: str, line: bytes = b"", error: str = "http_protocol_error") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.line = line
+        self.error = error
+
+
+class ChunkDecoder:
+    """One chunked body.
+
+    Trailers are checked and dropped, RFC 9112 §7.1.2: "A recipient that removes the chunked coding from a message MAY
     selectively retain or discard the received trailer fields".
     """
 
-    def __init__(self, limits: HeadLimits) -> None:
+    __slots__ = (
+        "_after_data", "_held", "_in_trailers", "_left", "_limits", "_line_max", "_of_response", "_trailer_size",
+        "_trailers", "is_over", "rest",
+    )  # fmt: skip
+
+    def __init__(self, limits: HeadLimits, *, of_response: bool) -> None:
+        """``of_response``: whether an origin has sent it, whose field lines are read as those of its heads are. Clients
+        are told what is wrong with theirs."""
         self._limits = limits
+        self._of_response = of_response
+        self._line_max = RESPONSE_CHUNK_LINE_MAX if of_response else REQUEST_CHUNK_LINE_MAX
         self._left = 0
-        """Bytes of the chunk that are still to come."""
-        self._after_chunk = False
-        self._in_trailers = False
-        self._trailer_size = 0
-        self._searched = 0
-        self._ended = False
-        self.error: str | None = None
-        """Why the body can't be read, if it can't."""
+        """Bytes of the chunk's data that are still to come."""
+        self._after_data = self._in_trailers = False
+        self._trailers = self._trailer_size = 0
+        """Fields, and bytes, of the trailer section so far."""
+        self._held = b""
+        """The beginning of a line."""
+        self.is_over = False
+        """Whether the empty line after the last chunk, or after the trailers, has come."""
+        self.rest = b""
+        """What has come after that."""
 
-    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
-        """The content of all chunks that have come as one piece: chunks of a byte each would be thousands of events."""
-        pieces: list[bytearray] = []
-        while True:
-            piece = self._next(buf)
-            if isinstance(piece, bytearray):
+    def feed(self, data: bytes) -> bytes:
+        """The content of all chunks in ``data``: chunks of a byte each must not be thousands of pieces. Raises
+        :class:`ChunkError`; whatever came in the same ``data`` before the fault is lost."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        at, size = 0, len(data)
+        pieces: list[bytes] = []
+        while at < size:
+            if self._left:
+                piece = data[at : at + self._left]
                 pieces.append(piece)
+                self._left -= len(piece)
+                self._after_data = not self._left
+                at += len(piece)
                 continue
-            if not pieces:
-                return piece
-            self._ended = piece is not None  # told by the next call
-            return h11.Data(data=b"".join(pieces))
-
-    def _next(self, buf: ReceiveBuffer) -> bytearray | h11.EndOfMessage | None:
-        if self._ended:
-            return h11.EndOfMessage()
-        while not self._left:
-            most = self._limits.line if self._in_trailers else CHUNK_LINE_MOST
-            line = self._line(buf, most)
-            if line is None:
-                return None
-            if self._in_trailers:
-                if not line:
-                    return h11.EndOfMessage()
-                self._trailer_size += len(line) + 2
-                if self._trailer_size > self._limits.total:
-                    raise self._failed("trailers are too large")
-                if _FIELD.fullmatch(line) is None:
-                    raise self._failed("a trailer that is not a field")
-            elif self._after_chunk:
-                if line:
-                    raise self._failed("no line break after a chunk")
-                self._after_chunk = False
-            else:
-                found = _LINE.fullmatch(line)
+            if self._after_data:
+                if data[at : at + 2] == b"\r\n":
+                    self._after_data = False
+                    at += 2
+                    continue
+                if size - at > 1 or data[at] != 0x0D:
+                    raise ChunkError("a chunk that is longer than it says, or no line break after it")
+                self._held = data[at:]
+                break
+            end = data.find(b"\n", at) + 1
+            longest = self._limits.line if self._in_trailers else self._line_max
+            if (end or size + 1) - at > longest:
+                raise self._too_long(longest)
+            if not end:
+                self._held = data[at:]
+                break
+            line, at = data[at:end], end
+            if not self._in_trailers:
+                found = _SIZE_LINE.fullmatch(line)
                 if found is None:
-                    raise self._failed("not the size of a chunk")
-                self._left = int(found[1], 16)
+                    raise ChunkError("not the size of a chunk", line)
+                self._left = int(found[1] or b"0", 16)
                 self._in_trailers = not self._left
-        data: bytearray | None = buf.maybe_extract_at_most(self._left)
-        if data is not None:
-            self._left -= len(data)
-            self._after_chunk = not self._left
-        return data
+            elif line == b"\r\n" or (line == b"\n" and self._of_response):
+                self.is_over = True
+                self.rest = data[at:]
+                break
+            else:
+                self._check_trailer(line)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def read_eof(self) -> h11.EndOfMessage:
-        raise h11.RemoteProtocolError("the connection ended within a chunked body")
+    def _check_trailer(self, line: bytes) -> None:
+        self._trailers += 1
+        self._trailer_size += len(line)
+        limits = self._limits
+        if self._trailer_size > limits.total or self._trailers > limits.fields:
+            raise ChunkError(
+                f"trailers of more than {limits.total} bytes or {limits.fields} fields",
+                error="http_response_trailer_section_size",
+            )
+        found = _LENIENT_FIELD.fullmatch(line) if self._of_response else _STRICT_FIELD.fullmatch(line)
+        if found is None:
+            raise ChunkError("not a trailer field", line)
 
-    def _line(self, buf: ReceiveBuffer, most: int) -> bytes | None:
-        """The next line, which ends in CRLF (RFC 9112 §7.1: a bare LF is no end of it)."""
-        most = 0 if self._after_chunk else most
-        data = buf._data
-        end = data.find(b"\n", self._searched, most + 2)
-        if end < 0 and len(data) < most + 2 and (not self._after_chunk or not data or data[0] == 13):
-            self._searched = len(data)
-            return None
-        if end < 1 or data[end - 1] != 13:
-            told = "no line break after a chunk" if self._after_chunk else "a line too long, or one that ends in LF"
-            raise self._failed(told)
-        self._searched = 0
-        line = buf.maybe_extract_at_most(end + 1)
-        return bytes(line[:-2]) if line else b""
-
-    def _failed(self, why: str) -> h11.RemoteProtocolError:
-        self.error = why
-        return h11.RemoteProtocolError(why)
+    def _too_long(self, longest: int) -> ChunkError:
+        if self._in_trailers:
+            return ChunkError(f"a trailer of more than {longest} bytes", error="http_response_trailer_size")
+        return ChunkError(f"a line of more than {longest} bytes before a chunk")

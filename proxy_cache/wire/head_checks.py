@@ -33,6 +33,7 @@ NAME_SHOWN: Final = 64
 """Characters of a field name that an error tells."""
 LENGTH_DIGITS: Final = 18
 """Digits of a Content-Length at the most: more don't fit into the 64 bits that others have for it."""
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODINGS: Final = frozenset({b"gzip,chunked", b"deflate,chunked", b"compress,chunked"})
 
 
@@ -137,6 +138,10 @@ def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> tuple[list[b
         fields, skipped = mended(lines[1:])
     except UnclearLength as error:
         raise RefusedHead(502, "http_protocol_error", str(error)) from error
+    for name, value in fields:
+        # mitmproxy takes VT and FF for white space, and would read a length or "chunked" behind one.
+        if name.lower() in _FRAMING and _VALUE.fullmatch(value) is None:
+            raise RefusedHead(502, "http_protocol_error", f"control characters in {name.decode('ascii')}")
     if any(len(name) + len(value) > limits.line for name, value in fields):  # of folded lines
         raise RefusedHead(502, "http_response_header_size", f"a field of more than {limits.line} bytes")
     return [b"%b %b %b" % (version, line[2], line[3] or b""), *[b"%b: %b" % field for field in fields]], skipped

@@ -12,9 +12,11 @@ import pytest
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.limits import HeadLimits
-from proxy_cache.upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST, OriginConnection
+from proxy_cache.upstream.connection import OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
-from proxy_cache.wire.responses import OriginResponse, parse_head
+from proxy_cache.upstream.response import OriginResponse
+from proxy_cache.wire.response_reader import MAX_INTERIM, MAX_LINE_BREAKS
+from proxy_cache.wire.responses import parse_head
 from tests.support.origin import PATIENCE
 from tests.support.tasks import until
 
@@ -388,7 +390,7 @@ def test_a_connection_of_1_0_that_is_kept() -> None:
     assert origin.connections == 1
 
 
-@pytest.mark.parametrize(("count", "result"), [(INTERIM_MOST, (200, b"ok")), (INTERIM_MOST + 1, "http_protocol_error")])
+@pytest.mark.parametrize(("count", "result"), [(MAX_INTERIM, (200, b"ok")), (MAX_INTERIM + 1, "http_protocol_error")])
 @pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing"])
 def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int, result: Any) -> None:
     """Each response may have so many: they are counted anew for the next one."""
@@ -397,7 +399,7 @@ def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int
     assert results == [result, result]
 
 
-@pytest.mark.parametrize(("count", "result"), [(LINE_BREAKS_MOST // 2, (200, b"ok")), (1000, "http_protocol_error")])
+@pytest.mark.parametrize(("count", "result"), [(MAX_LINE_BREAKS // 2, (200, b"ok")), (1000, "http_protocol_error")])
 def test_line_breaks_do_not_hold_a_slot_for_ever(count: int, result: Any) -> None:
     """Nor do they count for anything, as long as it is a few (RFC 9112 §2.2)."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

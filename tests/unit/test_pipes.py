@@ -23,7 +23,8 @@ from proxy_cache.store.body import Body, BodyError
 from proxy_cache.store.index import Entry
 from proxy_cache.store.pipes import Pipe, Pipes
 from proxy_cache.store.store import Store
-from proxy_cache.wire.responses import OriginError, OriginResponse
+from proxy_cache.upstream.response import OriginResponse
+from proxy_cache.wire.responses import OriginError
 from tests.support.looks import is_open_still
 from tests.support.stores import hold_reads, nothing_is_known_to_be_in_memory, with_store
 from tests.support.tasks import begun

@@ -47,7 +47,8 @@ from ...store.body import Body, Reader
 from ...store.index import Entry
 from ...upstream.connection import OriginConnection, Outcome
 from ...upstream.origin import RETRY_STATUSES
-from ...wire.responses import OriginError, OriginResponse
+from ...upstream.response import OriginResponse
+from ...wire.responses import OriginError
 from ..limiter import Ticket, TicketState
 from .audience import PROVOKED, has_no_credentials, is_about_others_like, is_plain_absence, wants_same_range
 from .contention import HoldUp, Leftover

@@ -15,7 +15,7 @@ from ...semantics.headers import Headers
 from ...semantics.ranges import RangeSpec, is_multipart, parse_content_range, strong_validator
 from ...semantics.spans import Span
 from ...store.index import Entry
-from ...wire.responses import OriginResponse
+from ...upstream.response import OriginResponse
 
 PROGRESS_MIN: Final = 64 * 1024
 """Bytes that a 206 has to bring of what is needed, if it doesn't bring all: the rest takes further requests. Or else"""

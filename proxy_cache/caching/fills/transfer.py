@@ -6,7 +6,8 @@ from typing import Final
 
 from ...store.body import Body
 from ...store.pipes import POURED, Pipes
-from ...wire.responses import OriginError, OriginResponse
+from ...upstream.response import OriginResponse
+from ...wire.responses import OriginError
 
 LITTLE: Final = 128 * 1024
 """Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""

@@ -40,11 +40,11 @@ from mitmproxy.proxy.layers.http._http2 import Http2Client
 from ...semantics.headers import connection_options
 from ...semantics.limits import HeadLimits
 from ...semantics.methods import is_idempotent
-from ...upstream.connection import INTERIM_MOST, LINE_BREAKS_MOST
-from ...wire.chunks import ChunkReader
 from ...wire.head_checks import RefusedHead, checked_request, cleaned_response, without_quotes
+from ...wire.response_reader import MAX_INTERIM, MAX_LINE_BREAKS
 from ..compat import HTTP2_LIMITS
 from ..tls_close import say_closed, was_cut_short, watch
+from .chunk_reader import ChunkReader
 from .disconnects import was_reset
 from .framing import settle_framing
 from .outcome import BadBody
@@ -131,7 +131,8 @@ class ClientConnection(Http1Server):
             yield from self._refuse(RefusedHead(400, "http_request_error", str(error)))
             return
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, size == 0))
-        self.body_reader = ChunkReader(self._limits) if size is None else make_body_reader(size)  # type: ignore[assignment]
+        chunks = ChunkReader(self._limits, of_response=False)
+        self.body_reader = chunks if size is None else make_body_reader(size)  # type: ignore[assignment]
         self.state = self.read_body
         yield from self.state(event)
 
@@ -359,7 +360,8 @@ class OriginConnection(Http1Client):
         self.response = response
         self._sent.forget()
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
-        self.body_reader = ChunkReader(self._limits) if size is None else make_body_reader(size)  # type: ignore[assignment]
+        chunks = ChunkReader(self._limits, of_response=True)
+        self.body_reader = chunks if size is None else make_body_reader(size)  # type: ignore[assignment]
         self.state = self.read_body
         yield from self.state(event)
 
@@ -383,19 +385,19 @@ class OriginConnection(Http1Client):
             # RFC 9110 §15.2.2: the client is to have sent an Upgrade. What follows would be taken for HTTP by nobody.
             raise RefusedHead(502, "http_upgrade_failed", "101 to a request without Upgrade")
         self._interim = self._interim + 1 if response.status_code < 200 else 0
-        if self._interim > INTERIM_MOST:
-            raise RefusedHead(502, "http_protocol_error", f"more than {INTERIM_MOST} interim responses")
+        if self._interim > MAX_INTERIM:
+            raise RefusedHead(502, "http_protocol_error", f"more than {MAX_INTERIM} interim responses")
         return response
 
     def _skip_line_breaks(self) -> None:
         """Left over from the response before: some servers send it, after the last chunk or a body of a length."""
         data = self.buf._data
         size = 0
-        while size <= LINE_BREAKS_MOST and bytes(data[size : size + 1]) in (b"\r", b"\n"):
+        while size <= MAX_LINE_BREAKS and bytes(data[size : size + 1]) in (b"\r", b"\n"):
             size += 1
         if size:
             self._line_breaks += size
-            if self._line_breaks > LINE_BREAKS_MOST:
+            if self._line_breaks > MAX_LINE_BREAKS:
                 raise RefusedHead(502, "http_protocol_error", "nothing but line breaks")
             self.buf.maybe_extract_at_most(size)
 

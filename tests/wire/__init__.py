@@ -1,0 +1,1 @@
+"""HTTP/1 as bytes: fed in, without a socket."""
