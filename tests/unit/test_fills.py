@@ -311,7 +311,7 @@ def test_who_leaves_before_the_task_that_goes_on_has_begun(tmp_path: Path, answe
         with pytest.raises((OriginError, ClientGone)):
             await waiter.head()
         await table.close()
-        await until(lambda: sum(map(len, table.origin._idle.values())) == len(table.origin._open))
+        await until(lambda: table.origin.idle == table.origin.connections)
 
     with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
 

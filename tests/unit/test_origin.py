@@ -10,6 +10,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Fields, Headers
 from proxy_cache.semantics.keys import Target
+from proxy_cache.upstream.dial import Dialler
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.upstream.trust import Trust
 from tests.support.certificates import folder_of, self_signed, server_context
@@ -147,19 +148,19 @@ def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None
     async def ask() -> int:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/")
-        client = OriginClient(OriginSettings(timeout=5, retries=0))
-        connector = client._open_connector()
-        connect, opened = connector.connect, 0
+        settings = OriginSettings(timeout=5, retries=0)
+        opened = 0
 
-        async def reconfigured(*arguments: Any) -> Any:
-            nonlocal opened
-            opened += 1
-            connection = await connect(*arguments)
-            if opened == 1:
-                client.configure(OriginSettings(timeout=5, retries=0))
-            return connection
+        class Reconfigured(Dialler):
+            async def open(self, *which: Any, **how: Any) -> asyncio.Transport:
+                nonlocal opened
+                opened += 1
+                transport = await super().open(*which, **how)
+                if opened == 1:
+                    client.configure(settings)
+                return transport
 
-        connector.connect = reconfigured  # type: ignore[method-assign]
+        client = OriginClient(settings, dialler=Reconfigured())
         try:
             for _ in range(3):
                 response = await client.get(target, Headers())

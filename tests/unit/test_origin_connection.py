@@ -433,7 +433,7 @@ def test_who_is_cancelled_takes_nobody_else_along() -> None:
         origin = RawOrigin([[OK], [OK], [OK]])
         async with clients(origin) as get:
             await body_of(await get())
-            (connection,) = get.client._open  # type: ignore[attr-defined]
+            (connection,) = get.client._pool._open  # type: ignore[attr-defined]
             first = asyncio.create_task(get())
             back_in_pool = connection._on_idle
 
@@ -473,8 +473,8 @@ def test_who_is_cancelled_as_the_answer_comes_leaves_no_body_behind(body: bytes,
         origin = RawOrigin([[b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body]])
         async with clients(origin) as get:
             task = asyncio.create_task(get())
-            await until(lambda: bool(get.client._open))  # type: ignore[attr-defined]
-            (connection,) = get.client._open  # type: ignore[attr-defined]
+            await until(lambda: bool(get.client.connections))  # type: ignore[attr-defined]
+            (connection,) = get.client._pool._open  # type: ignore[attr-defined]
             take_head = connection._take_head
 
             def cancelled_first(data: bytes) -> None:
@@ -484,7 +484,7 @@ def test_who_is_cancelled_as_the_answer_comes_leaves_no_body_behind(body: bytes,
             connection._take_head = cancelled_first
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert len(get.client._open) == sum(map(len, get.client._idle.values())) == left  # type: ignore[attr-defined]
+            assert get.client.connections == get.client.idle == left  # type: ignore[attr-defined]
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -553,7 +553,7 @@ def test_an_origin_that_says_nothing() -> None:
             with pytest.raises(OriginError) as error:
                 await body_of(response)
             assert error.value.error == "connection_read_timeout"
-            assert not get.client._open  # type: ignore[attr-defined]
+            assert not get.client.connections  # type: ignore[attr-defined]
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -609,15 +609,15 @@ def test_an_interim_response_that_does_not_end() -> None:
 
 
 def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.upstream.origin.KEPT_FOR", 0.05)
+    monkeypatch.setattr("proxy_cache.upstream.pool.KEPT_FOR", 0.05)
 
     async def run() -> None:
         origin = RawOrigin([[OK]])
         async with clients(origin) as get:
             await body_of(await get())
             await origin.ended.wait()
-            assert not get.client._open  # type: ignore[attr-defined]
-            assert not get.client._idle  # type: ignore[attr-defined]
+            assert not get.client.connections  # type: ignore[attr-defined]
+            assert not get.client.idle  # type: ignore[attr-defined]
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
