@@ -170,6 +170,9 @@ class Dialler:
         return endpoints
 
     async def _find(self, host: str, port: int) -> list[Endpoint]:
+        literal = _literal(host, port)
+        if literal is not None:
+            return [literal]
         # RFC 3493 §6.1: no IPv6 addresses where there is no IPv6, and no queries for them. It doesn't count loopback
         # addresses, so it isn't for names that stand for nothing else (RFC 6761 §6.3).
         flags = 0 if host == "localhost" or host.endswith(".localhost") else socket.AI_ADDRCONFIG
