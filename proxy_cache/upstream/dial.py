@@ -293,14 +293,12 @@ class _Opening(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.received = b""
-        self._is_given_up = self._has_ended = False
+        self._has_ended = False
         self._more: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        if self._is_given_up:
-            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -324,13 +322,6 @@ class _Opening(asyncio.Protocol):
         received, self.received = self.received, b""
         return received
 
-    def give_up(self) -> None:
-        """Also of a connection that isn't made yet: asyncio may still be about to, when a handshake is cancelled that
-        has not begun."""
-        self._is_given_up = True
-        if self.transport is not None:
-            self.transport.abort()
-
     def taken(self) -> asyncio.Transport:
         """For its user. Raises :class:`OriginError`."""
         transport = self.transport
@@ -347,17 +338,14 @@ class _Opening(asyncio.Protocol):
 async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host: str, timeout: float) -> _Opening:
     opening = _Opening()
     loop = asyncio.get_running_loop()
-    try:
-        if tls is None:
-            await loop.create_connection(lambda: opening, sock=connection)
-        else:
-            await loop.create_connection(
-                lambda: opening, sock=connection, ssl=tls, server_hostname=host.rstrip("."),
-                ssl_handshake_timeout=_longer(timeout),
-            )  # fmt: skip
-    except BaseException:
-        opening.give_up()
-        raise
+    # Whoever is cancelled here, or meets an error, leaves it to asyncio to close the socket, which it does.
+    if tls is None:
+        await loop.create_connection(lambda: opening, sock=connection)
+    else:
+        await loop.create_connection(
+            lambda: opening, sock=connection, ssl=tls, server_hostname=host.rstrip("."),
+            ssl_handshake_timeout=_longer(timeout),
+        )  # fmt: skip
     return opening
 
 
@@ -382,10 +370,10 @@ async def _through(
         if inner.transport is None:
             raise ConnectionResetError("the connection was closed in the middle of a handshake")
     except OSError as error:
-        opening.give_up()
+        outer.abort()
         raise _origin_error(error, f"{host}:{port}") from error
     except BaseException:
-        opening.give_up()
+        outer.abort()
         raise
     return inner
 

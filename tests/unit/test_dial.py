@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -177,17 +178,29 @@ def test_both_address_families_have_their_turn(monkeypatch: pytest.MonkeyPatch) 
 
 def test_of_two_that_answer_at_once_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "ATTEMPT_DELAY", 0)
+    connect, connected = dial._connect, 0
+    both = asyncio.Event()
+
+    async def together(*which: Any) -> socket.socket:
+        nonlocal connected
+        found = await connect(*which)
+        connected += 1
+        if connected == 2:
+            both.set()
+        await both.wait()
+        return found
+
+    monkeypatch.setattr(dial, "_connect", together)
 
     async def ask(port: int) -> None:
-        before = open_sockets()
-        transport = await open_plain(dialler_of(*ALL), port)
-        await until(lambda: open_sockets() == before + 1)
+        transport = await open_plain(dialler_of("127.0.0.1", "127.0.0.2"), port)
         transport.abort()
-        await until(lambda: open_sockets() == before)
 
-    with listening(*ALL) as (one, *_):
-        for _ in range(20):
-            run(ask(port_of(one)))
+    with listening("127.0.0.1", "127.0.0.2") as (one, _), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)  # of a socket that nobody has closed
+        run(ask(port_of(one)))
+    assert both.is_set()
+    assert not [str(warning.message) for warning in caught if "socket" in str(warning.message)]
 
 
 def test_a_certificate_that_is_bad_at_one_address_only(tmp_path: Path) -> None:
