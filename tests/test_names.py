@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +91,50 @@ def test_a_name_that_nobody_knows_is_a_502(proxy: Proxy, origin: Origin) -> None
         answer = proxy.request(method, named(origin, "unknown"), body=b"x" if method == "POST" else b"")
         assert answer.status == 502
         assert "error=dns_error" in str(answer.header("Proxy-Status"))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "CONNECT"])
+def test_an_address_that_is_silent_holds_nobody_up(proxy: Proxy, origin: Origin, method: str) -> None:
+    """Of two that a name has: fills, what is forwarded and tunnels try the other one in a moment (RFC 8305)."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.2", origin.port))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        if method == "CONNECT":
+            with Wire(proxy.address) as wire:
+                wire.send(f"CONNECT two.test:{origin.port} HTTP/1.1\r\nHost: two.test\r\n\r\n")
+                assert wire.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        else:
+            assert proxy.request(method, named(origin, "two"), body=b"x" if method == "POST" else b"").status == 200
+
+
+ANOTHER_MITMPROXY = """
+from mitmproxy.proxy import server
+
+opens = server.ConnectionHandler.open_connection
+
+async def open_connection(self, command):
+    return await opens(self, command)
+
+server.ConnectionHandler.open_connection = open_connection
+"""
+
+
+def test_a_mitmproxy_that_dials_otherwise_goes_on_by_itself(
+    start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path
+) -> None:
+    script = tmp_path / "another.py"
+    script.write_text(ANOTHER_MITMPROXY)
+    proxy = start_proxy(arguments=["-s", str(script)])
+    proxy.wait_for_log("what is forwarded is dialled by mitmproxy itself")
+    origin.serve("/x", Reply(size=100))
+    assert proxy.get(origin.url("/x")).ok
+    assert proxy.get(origin.url("/x")).hit
+    assert proxy.request("POST", origin.url("/x"), body=b"x").ok
+    with Wire(proxy.address) as wire:
+        wire.send(f"CONNECT {origin.netloc} HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n")
+        assert wire.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")

@@ -38,12 +38,14 @@ from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..semantics.methods import is_safe
 from ..semantics.signatures import without_parameters
 from ..store.store import Store, StoreError
+from ..upstream.dial import Dialler
 from ..upstream.names import Names
 from ..upstream.origin import OriginClient, OriginSettings
 from ..wire.head_checks import RefusedHead
 from . import compat, lane_host, option_names, options, plain_flows, start
 from .accept import Clients
 from .account import end_connect, end_flow, end_refused
+from .dialling import MitmproxyDialling
 from .flows import (
     address,
     error_status,
@@ -113,6 +115,8 @@ class CacheAddon:
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = collector.Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
+        self.dialler = Dialler(self.names)
+        self.dialling = MitmproxyDialling(self.dialler)
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
@@ -267,6 +271,7 @@ class CacheAddon:
         welcome_bursts(proxyserver, self.clients, tuned=ctx.options.tune_event_loop)
         collector.calm()
         self.names.install(asyncio.get_running_loop())
+        self.dialling.install()
         metrics = self.metrics
         self.store = store = Store(
             settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
@@ -286,7 +291,7 @@ class CacheAddon:
             logger.error("%s", error)
             self.settings = None
             return
-        self.origin = OriginClient(settings.origin, metrics.fetch_retried)
+        self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
         self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, len(self._in_flight), store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
@@ -344,6 +349,7 @@ class CacheAddon:
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
+        self.dialling.uninstall()
         self.names.uninstall()
         self.collector.stop()
         if self.store is None or self.settings is None or self.fills is None:

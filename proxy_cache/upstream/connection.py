@@ -1,6 +1,6 @@
 """One connection to an origin: GETs out, responses in, one after the other (RFC 9112).
 
-aiohttp opens it (names, addresses, TLS, parent proxies); from then on it is read here, straight from the transport.
+:mod:`.dial` opens it; from then on it is read here, straight from the transport.
 What the bytes mean is told by :mod:`wire.response_reader`; here are the socket, the clock, and those who wait.
 """
 
@@ -55,12 +55,12 @@ OnAnswer: TypeAlias = Callable[[Outcome], None]
 
 
 class OriginConnection(asyncio.Protocol):
-    """``opened`` is what aiohttp opened, and ``at`` what it leads to (scheme and authority). Raises ``ConnectionError``
-    if it has been closed already."""
+    """``at``: scheme and authority of what ``transport`` leads to. Raises ``ConnectionError`` if it has been closed
+    already."""
 
     def __init__(
         self,
-        opened: Any,
+        transport: Any,
         at: tuple[str, str],
         prefix: bytes,
         *,
@@ -81,10 +81,9 @@ class OriginConnection(asyncio.Protocol):
         self.generation = generation
         self.idle_since = 0.0
         """When it was last ready to be used again, by the monotonic clock."""
-        self._opened = opened
-        self._handler: Any = opened.protocol
-        self._transport: Any = opened.transport
-        if self._handler is None or self._transport is None or self._transport.is_closing():
+        self._is_lost = False
+        self._transport: Any = transport
+        if transport.is_closing():
             raise ConnectionResetError("the connection was closed before it was used")
         self._timeout = timeout
         self._on_idle = on_idle
@@ -123,7 +122,7 @@ class OriginConnection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        return self._handler is not None and not self._transport.is_closing()
+        return not self._is_lost and not self._transport.is_closing()
 
     # -- one exchange -------------------------------------------------------------------------------------------
 
@@ -277,9 +276,9 @@ class OriginConnection(asyncio.Protocol):
 
     def _lost(self, error: OriginError) -> None:
         """It is gone, or going: whoever waits for something hears of it once."""
-        handler, self._handler = self._handler, None
-        if handler is None:
+        if self._is_lost:
             return
+        self._is_lost = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -291,8 +290,6 @@ class OriginConnection(asyncio.Protocol):
         response, self._response = self._response, None
         if response is not None:
             response.end(error)
-        handler.connection_lost(None)  # aiohttp waits for it when it is closed
-        self._opened.close()
         self._on_lost(self)
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:

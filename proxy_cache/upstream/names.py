@@ -8,8 +8,8 @@ ending. One name is looked up once at a time, however many wait for it, so a nam
 It is the system's ``getaddrinfo`` all the same, and not a DNS library: what is in ``/etc/hosts``, ``nsswitch.conf``,
 search domains, mDNS or a container's own resolver has to be found as it is by everything else on the machine.
 
-:meth:`Names.install` puts it in the place of the loop's own method. aiohttp (fills) and asyncio's ``open_connection``
-(mitmproxy's connections: what is forwarded, tunnels, parent proxies) both ask that one.
+:mod:`.dial` asks here. :meth:`Names.install` also puts it in the place of the loop's own method, for what others open
+in this process: mitmproxy, where it can't be told to dial as fills do, and other addons.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLOW: Final = 2.0
 WAITING_MOST: Final = 1024
 """Look-ups that may wait for a thread."""
 KEPT_FOR: Final = 5.0
-"""Seconds for which addresses are kept; aiohttp's connector keeps them for longer, and takes turns with them."""
+"""Seconds for which addresses are kept; :mod:`.dial` keeps them for longer, and takes turns with them."""
 REFUSED_FOR: Final = 1.0
 """Seconds for which it is remembered that a name has none."""
 KEPT_MOST: Final = 1024

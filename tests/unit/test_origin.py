@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Fields, Headers
 from proxy_cache.semantics.keys import Target
+from proxy_cache.upstream.dial import Dialler
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.upstream.trust import Trust
 from tests.support.certificates import folder_of, self_signed, server_context
@@ -134,13 +134,10 @@ def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
     assert asyncio.run(ask()) == [bad, 200, bad, 200, bad, 200, bad]
 
 
-def test_a_connection_that_was_opened_under_other_settings_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None:
     """They change while it is opened."""
-    connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
         try:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
@@ -148,25 +145,30 @@ def test_a_connection_that_was_opened_under_other_settings_is_not_kept(monkeypat
         except asyncio.IncompleteReadError:
             writer.close()
 
-    async def ask() -> None:
-        loop = asyncio.get_running_loop()
+    async def ask() -> int:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        client = OriginClient(OriginSettings(timeout=5, retries=0))
+        target = Target.of("http", "127.0.0.1", server.sockets[0].getsockname()[1], "/")
+        settings = OriginSettings(timeout=5, retries=0)
+        opened = 0
 
-        def looked_up(*_: Any, **__: Any) -> list[Any]:
-            loop.call_soon_threadsafe(client.configure, OriginSettings(timeout=5, retries=0))
-            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+        class Reconfigured(Dialler):
+            async def open(self, *which: Any, **how: Any) -> asyncio.Transport:
+                nonlocal opened
+                opened += 1
+                transport = await super().open(*which, **how)
+                if opened == 1:
+                    client.configure(settings)
+                return transport
 
-        monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+        client = OriginClient(settings, dialler=Reconfigured())
         try:
             for _ in range(3):
-                response = await client.get(Target.of("http", "origin.example", port, "/"), Headers())
+                response = await client.get(target, Headers())
                 while await response.read():
                     pass
+            return opened
         finally:
             await client.close()
             server.close()
 
-    asyncio.run(ask())
-    assert connections == 2
+    assert asyncio.run(ask()) == 2

@@ -632,7 +632,7 @@ def test_an_interim_response_that_does_not_end() -> None:
 
 
 def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.upstream.origin.KEPT_FOR", 0.05)
+    monkeypatch.setattr("proxy_cache.upstream.pool.KEPT_FOR", 0.05)
 
     async def run() -> None:
         origin = RawOrigin([[OK]])

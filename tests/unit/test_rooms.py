@@ -112,6 +112,32 @@ def test_mitmproxy_is_known_in_one_room() -> None:
     assert not found
 
 
+def test_sockets_outward_are_opened_in_one_place() -> None:
+    """What is not dialled there is not checked there either."""
+    opening = {"create_connection", "open_connection", "sock_connect", "start_tls", "create_datagram_endpoint"}
+    found = [
+        f"{name}, line {node.lineno}: {word}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Load)
+        if (word := node.attr if isinstance(node, ast.Attribute) else node.id) in opening
+        if name != "upstream.dial"
+    ]
+    assert not found
+
+
+def test_aiohttp_serves_and_asks_nobody() -> None:
+    found = [
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for module in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+        if module.partition(".")[0] in ("aiohttp", "yarl", "multidict")
+    ]
+    assert found == ["observe.admin"]
+
+
 def test_no_circles() -> None:
     """Of imports as they run."""
     arrows = {name: set(imports(name, for_types=False)) - {name, ""} for name in MODULES}

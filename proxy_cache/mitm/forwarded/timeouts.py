@@ -14,7 +14,7 @@ from typing import Any
 
 from mitmproxy.connection import Client, Connection
 
-from ...upstream.origin import NAMES_FIRST
+from ...upstream.dial import NAMES_FIRST
 from ..compat import TIMERS, io_of
 
 

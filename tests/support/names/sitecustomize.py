@@ -1,6 +1,6 @@
 """For clients (by PYTHONPATH) and proxies (as a script before the cache): names below ``.test`` are this machine's, but
 for those that begin with ``silent``, which no name server answers for as long as the file ``$ANSWERS`` is not there,
-and with ``unknown``."""
+and with ``unknown``. One that begins with ``two`` has a further address before that, 127.0.0.2."""
 
 import os
 import socket
@@ -19,6 +19,8 @@ def getaddrinfo(host, *arguments, **more):  # type: ignore[no-untyped-def]
             while not os.path.exists(os.environ["ANSWERS"]):
                 time.sleep(0.02)
         host = "127.0.0.1"
+        if name.startswith("two"):
+            return [*_getaddrinfo("127.0.0.2", *arguments, **more), *_getaddrinfo(host, *arguments, **more)]
     return _getaddrinfo(host, *arguments, **more)
 
 

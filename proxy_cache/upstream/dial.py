@@ -1,0 +1,425 @@
+"""Connections outward, all of them: name → addresses → check → TCP → TLS, by way of a parent proxy or not.
+
+No other module opens a socket to somebody else (tests/unit/test_rooms.py), so what holds for one connection holds for
+all: fills, what mitmproxy forwards, tunnels. A name has as long as :class:`.names.Names` gives it, its addresses are
+used in turn, and of several the first that answers is taken (RFC 8305). Whoever is cancelled while dialling, in
+whichever phase, leaves no socket behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+import ssl
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..wire.outgoing import request_head
+from ..wire.responses import OriginError, parse_head
+from .names import Names, NameTimeout
+
+ADDRESSES_KEPT_FOR: Final = 25.0
+"""Seconds for which the addresses of a name are used in turn. With those of :data:`.names.KEPT_FOR`: half a minute."""
+ADDRESSES_KEPT_MAX: Final = 1000
+"""Names whose addresses are used in turn."""
+NAMES_FIRST: Final = 0.5
+"""Seconds by which a try to connect is given longer than its name: who gives up then can say what it waited for."""
+ATTEMPT_DELAY: Final = 0.25
+"""Seconds between attempts at the addresses of a name, as RFC 8305 §5 recommends."""
+INTERIM_MAX: Final = 64
+"""Responses 1xx before that to a CONNECT."""
+
+_SHORT_IPV4: Final = re.compile(r"[0-9.]+")
+
+Endpoint: TypeAlias = tuple[int, int, int, tuple[str, int] | tuple[str, int, int, int]]
+"""Address family, socket type, protocol, and the address as the kernel wants it: what can be dialled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A proxy that everything goes through. ``fields``: what it is to be told besides, such as credentials."""
+
+    scheme: str
+    host: str
+    port: int
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def at(cls, url: str, fields: tuple[tuple[str, str], ...] = ()) -> Parent:
+        """From ``http://host:port``."""
+        parts = urlsplit(url)
+        return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), fields)
+
+    @property
+    def lines(self) -> bytes:
+        """The fields as they go out."""
+        return b"".join(f"{name}: {value}\r\n".encode() for name, value in self.fields)
+
+
+class Dialler:
+    """Opens connections. All on the event loop."""
+
+    def __init__(self, names: Names | None = None) -> None:
+        self._names = names or Names()
+        self._kept: OrderedDict[tuple[str, int], tuple[float, deque[Endpoint]]] = OrderedDict()
+        """By host and port: until when (monotonic clock), and the addresses, that whose turn it is first."""
+
+    # -- for fills ----------------------------------------------------------------------------------------------
+
+    async def open(
+        self,
+        scheme: str,
+        authority: str,
+        *,
+        timeout: float,
+        tls: Callable[[], ssl.SSLContext],
+        parent: Parent | None = None,
+        limits: HeadLimits = DEFAULT_HEAD_LIMITS,
+    ) -> asyncio.Transport:
+        """A connection for requests to ``authority`` (ASCII), which whoever asked has to give a protocol before
+        anything else is awaited. ``timeout``: seconds for TCP, TLS and a parent's tunnel together; the name has as many
+        of its own, and all of it half a second more. ``tls``: what it needs in TLS. Raises :class:`OriginError`."""
+        host, port = _host_and_port(scheme, authority)
+        first, first_host, first_port = scheme, host, port
+        if parent is not None:
+            first, first_host, first_port = parent.scheme, parent.host, parent.port
+        first_tls = tls() if first == "https" else None
+        try:
+            async with asyncio.timeout(timeout + NAMES_FIRST) as limit:
+                untried = await self._addresses(first_host, first_port)
+                ends_at = asyncio.get_running_loop().time() + timeout
+                if ends_at < (limit.when() or 0.0):
+                    limit.reschedule(ends_at)
+                opening = await self._open_first(first_host, first_port, untried, first_tls, timeout)
+                if parent is not None and scheme == "https":
+                    opening = await _through(opening, parent, host, port, tls(), timeout, limits)
+        except TimeoutError as error:
+            raise OriginError("connection_timeout", f"Connection timeout to host {scheme}://{authority}/") from error
+        except NameTimeout as error:
+            raise OriginError("dns_timeout", error.why) from error
+        except OSError as error:
+            raise _origin_error(error, f"{first_host}:{first_port}") from error
+        except ValueError as error:
+            raise OriginError("http_request_error", str(error)) from error
+        return opening.taken()
+
+    async def _open_first(
+        self, host: str, port: int, untried: list[Endpoint], tls: ssl.SSLContext | None, timeout: float
+    ) -> _Opening:
+        """With TLS, if there is any, at the first address where that works, too: of several machines behind a name one
+        may have a certificate that has expired."""
+        while True:
+            try:
+                connection = await _connect_first(untried)
+                return await _transport(connection, tls, host, timeout)
+            except OSError:
+                if not untried:
+                    self._kept.pop((host, port), None)  # it may have moved
+                    raise
+
+    # -- for mitmproxy ------------------------------------------------------------------------------------------
+
+    async def open_stream(
+        self, host: str, port: int, *, local_addr: tuple[str, int] | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As :func:`asyncio.open_connection`, without a limit of time but for the name. Raises ``OSError``."""
+        local = None if local_addr is None else await self._find(*local_addr[:2])
+        try:
+            connection = await _connect_first(await self._addresses(host, port), local)
+        except OSError:
+            self._kept.pop((host, port), None)
+            raise
+        try:
+            return await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    # -- addresses ----------------------------------------------------------------------------------------------
+
+    async def _addresses(self, host: str, port: int) -> list[Endpoint]:
+        """Where to try, one after the other, and nowhere else. Raises ``OSError``."""
+        endpoints = await self._in_turn(host, port)
+        # Here, between the look-up and the first packet, is where to refuse addresses: what is checked is what is
+        # dialled, whatever the name stands for a moment later.
+        return _interleaved(endpoints) if len(endpoints) > 1 else endpoints
+
+    async def _in_turn(self, host: str, port: int) -> list[Endpoint]:
+        literal = _literal(host, port)
+        if literal is not None:
+            return [literal]
+        key = host, port
+        kept = self._kept.get(key)
+        if kept is None or time.monotonic() >= kept[0]:
+            found = deque(await self._find(host, port))
+            kept = self._kept.get(key)  # somebody else may have been told meanwhile: each has a turn of its own
+            if kept is None or time.monotonic() >= kept[0]:
+                kept = self._kept[key] = time.monotonic() + ADDRESSES_KEPT_FOR, found
+                if len(self._kept) > ADDRESSES_KEPT_MAX:
+                    self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        endpoints = list(kept[1])
+        kept[1].rotate(-1)
+        return endpoints
+
+    async def _find(self, host: str, port: int) -> list[Endpoint]:
+        literal = _literal(host, port)
+        if literal is not None:
+            return [literal]
+        # RFC 3493 §6.1: no IPv6 addresses where there is no IPv6, and no queries for them. It doesn't count loopback
+        # addresses, so it isn't for names that stand for nothing else (RFC 6761 §6.3).
+        flags = 0 if host == "localhost" or host.endswith(".localhost") else socket.AI_ADDRCONFIG
+        found = await self._names.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]  # type: ignore[misc]
+
+
+def _host_and_port(scheme: str, authority: str) -> tuple[str, int]:
+    """What is to be dialled for an authority. Raises :class:`OriginError`."""
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+        port = port[1:]
+    else:
+        host, _, port = authority.partition(":")
+    if not host:
+        raise OriginError("http_request_error", f"{scheme}://{authority}/")
+    if _SHORT_IPV4.fullmatch(host) and _literal(host, 0) is None:
+        # 127.1, 2130706433: the system takes them for 127.0.0.1, and others for a name.
+        raise OriginError("http_request_error", f"{host} is not a canonical IPv4 address")
+    if host.endswith(".."):
+        host = host.rstrip(".") + "."
+    return host, int(port or (443 if scheme == "https" else 80))
+
+
+def _literal(host: str, port: int) -> Endpoint | None:
+    """Of an IP address. With a zone (``fe80::1%eth0``) it is the system that knows."""
+    try:
+        if ":" in host:
+            socket.inet_pton(socket.AF_INET6, host)
+            return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, (host, port, 0, 0)
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return None
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, (host, port)
+
+
+def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """By turns one of each address family, that of the first address first (RFC 8305 §4)."""
+    families: dict[int, deque[Endpoint]] = {}
+    for endpoint in endpoints:
+        families.setdefault(endpoint[0], deque()).append(endpoint)
+    ordered: list[Endpoint] = []
+    while families:
+        for family, left in list(families.items()):
+            ordered.append(left.popleft())
+            if not left:
+                del families[family]
+    return ordered
+
+
+# -- TCP ------------------------------------------------------------------------------------------------------------
+
+
+async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None = None) -> socket.socket:
+    """A connection to the first address that answers (RFC 8305 §5). A further one is tried when the one before has
+    failed, or has not answered for a while, which then goes on. Takes away from ``untried`` what has failed, and what
+    has answered. Raises ``OSError``."""
+    if len(untried) == 1:
+        return await _connect(untried.pop(), local)
+    loop = asyncio.get_running_loop()
+    waiting = deque(untried)
+    attempts: dict[asyncio.Task[socket.socket], Endpoint] = {}
+    errors: list[OSError] = []
+    try:
+        while waiting or attempts:
+            if waiting:
+                endpoint = waiting.popleft()
+                attempts[loop.create_task(_connect(endpoint, local))] = endpoint
+            done, _ = await asyncio.wait(
+                attempts, timeout=ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for attempt in done:
+                error = attempt.exception()
+                if error is None or not isinstance(error, OSError):
+                    untried.remove(attempts.pop(attempt))
+                    return attempt.result()
+                untried.remove(attempts.pop(attempt))
+                errors.append(error)
+    finally:
+        for attempt in attempts:
+            # Two may have answered in one turn of the loop: the second is nobody's.
+            if not attempt.cancel() and not attempt.cancelled() and attempt.exception() is None:
+                attempt.result().close()
+    raise _as_one(errors)
+
+
+async def _connect(endpoint: Endpoint, local: list[Endpoint] | None) -> socket.socket:
+    family, kind, protocol, address = endpoint
+    connection = socket.socket(family, kind, protocol)
+    try:
+        connection.setblocking(False)
+        if local is not None:
+            own = next((one[3] for one in local if one[0] == family), None)
+            if own is None:
+                raise OSError(errno.EADDRNOTAVAIL, "no local address of this family is to be used")
+            connection.bind(own)
+        await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _as_one(errors: list[OSError]) -> OSError:
+    if len({str(error) for error in errors}) == 1:
+        return errors[0]
+    said = f"Multiple exceptions: {', '.join(str(error) for error in errors)}"
+    # With its number an OSError is of the kind that goes with it: all of them refused is a ConnectionRefusedError.
+    return OSError(errors[0].errno, said) if len({error.errno for error in errors}) == 1 else OSError(said)
+
+
+# -- TLS and tunnels ------------------------------------------------------------------------------------------------
+
+
+class _Opening(asyncio.Protocol):
+    """The protocol of a connection until it has one that is meant to stay."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.received = b""
+        self._has_ended = False
+        self._more: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._has_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    async def read(self) -> bytes:
+        """What has come, at least one byte."""
+        while not self.received:
+            if self._has_ended:
+                raise OriginError("connection_terminated", "Server disconnected")
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        received, self.received = self.received, b""
+        return received
+
+    def taken(self) -> asyncio.Transport:
+        """For its user. Raises :class:`OriginError`."""
+        transport = self.transport
+        assert transport is not None
+        if self.received:
+            transport.abort()
+            raise OriginError("http_protocol_error", "the origin sent something before it was asked")
+        if transport.is_closing():
+            transport.abort()
+            raise OriginError("connection_terminated", "the connection was closed before it was used")
+        return transport
+
+
+async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host: str, timeout: float) -> _Opening:
+    opening = _Opening()
+    loop = asyncio.get_running_loop()
+    # Whoever is cancelled here, or meets an error, leaves it to asyncio to close the socket, which it does.
+    if tls is None:
+        await loop.create_connection(lambda: opening, sock=connection)
+    else:
+        await loop.create_connection(
+            lambda: opening, sock=connection, ssl=tls, server_hostname=host.rstrip("."),
+            ssl_handshake_timeout=_longer(timeout),
+        )  # fmt: skip
+    return opening
+
+
+async def _through(
+    opening: _Opening,
+    parent: Parent,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    timeout: float,
+    limits: HeadLimits,
+) -> _Opening:
+    """A connection to an origin through the one to a parent proxy (RFC 9110 §9.3.6)."""
+    outer = opening.transport
+    assert outer is not None
+    inner = _Opening()
+    try:
+        await _ask_for_tunnel(opening, outer, parent, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", limits)
+        inner.transport = await asyncio.get_running_loop().start_tls(
+            outer, inner, tls, server_hostname=host.rstrip("."), ssl_handshake_timeout=_longer(timeout)
+        )
+        if inner.transport is None:
+            raise ConnectionResetError("the connection was closed in the middle of a handshake")
+    except OSError as error:
+        outer.abort()
+        raise _origin_error(error, f"{host}:{port}") from error
+    except BaseException:
+        outer.abort()
+        raise
+    return inner
+
+
+async def _ask_for_tunnel(
+    opening: _Opening, transport: asyncio.Transport, parent: Parent, authority: str, limits: HeadLimits
+) -> None:
+    name = authority.encode()
+    transport.write(request_head(b"CONNECT", name, name, b"Host: %b\r\n" % name + parent.lines, 1 + len(parent.fields)))
+    received = b""
+    interims = 0
+    while True:
+        head = parse_head(received, limits) if received else None
+        if head is None:
+            received += await opening.read()
+            continue
+        received = received[head.size :]
+        if head.status >= 200 or head.status == 101:
+            break
+        interims += 1
+        if interims > INTERIM_MAX:
+            raise OriginError("http_protocol_error", f"more than {INTERIM_MAX} interim responses")
+    if not 200 <= head.status <= 299:
+        raise OriginError("http_protocol_error", f"{head.status} {head.reason} from the parent proxy for CONNECT")
+    if received:
+        # In a tunnel for TLS we are the first to speak. What a third party has put here must not become part of it.
+        raise OriginError("http_protocol_error", "something came through the tunnel before TLS")
+
+
+def _longer(timeout: float) -> float:
+    """asyncio's own limit for a handshake, 60 s if it isn't told, which must not be the first to end."""
+    return timeout + 10
+
+
+def _origin_error(error: OSError, peer: str) -> OriginError:
+    """The proxy error type (RFC 9209 §2.3) of why there is no connection."""
+    detail = f"Cannot connect to host {peer} [{error.strerror or str(error) or type(error).__name__}]"
+    match error:
+        case ssl.SSLCertVerificationError():
+            kind = "tls_certificate_error"
+        case ssl.SSLError():
+            kind = "tls_alert_received" if "ALERT" in str(error) else "tls_protocol_error"
+        case socket.gaierror():
+            kind = "dns_error"
+        case ConnectionRefusedError():
+            kind = "connection_refused"
+        case _:
+            kind = "destination_unavailable"
+    return OriginError(kind, detail)

@@ -1,0 +1,80 @@
+"""Connections to origins that are open, and those of them that nobody uses at the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from .connection import OriginConnection
+
+KEPT_FOR = 15.0
+"""Seconds for which an idle connection stays open."""
+
+
+class Pool:
+    """Shared by all fills."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """Connections of an earlier one were opened under other settings, and are not used again."""
+        self.is_closed = False
+        self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
+        """By scheme and authority, that which was used last at the end."""
+        self._open: set[OriginConnection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    def take_idle(self, scheme: str, authority: str) -> OriginConnection | None:
+        """The connection that was used last: it is the one most likely to be open still."""
+        idle = self._idle.get((scheme, authority))
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and connection.generation == self.generation:
+                return connection
+            connection.close()
+        return None
+
+    def add(self, connection: OriginConnection) -> None:
+        """A new one, which is in use."""
+        self._open.add(connection)
+
+    def put_back(self, connection: OriginConnection) -> None:
+        """It is idle."""
+        self._idle.setdefault(connection.at, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR, self._sweep)
+
+    def remove(self, connection: OriginConnection) -> None:
+        """It has ended."""
+        self._open.discard(connection)
+        idle = self._idle.get(connection.at)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+
+    def close(self) -> None:
+        """End all of them, idle or not."""
+        self.is_closed = True
+        for connection in list(self._open):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def _sweep(self) -> None:
+        """Close what has been idle for long."""
+        self._sweeper = None
+        before = time.monotonic() - KEPT_FOR
+        for at, idle in list(self._idle.items()):
+            for connection in [one for one in idle if one.idle_since <= before]:
+                connection.close()
+            if not self._idle[at]:
+                del self._idle[at]
+        if self._idle:
+            self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR / 2, self._sweep)
