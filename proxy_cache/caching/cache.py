@@ -25,10 +25,10 @@ from ..store.index import Entry
 from ..store.store import Store
 from ..wire.responses import OriginError
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
-from .fills.fill import FillRequest
 from .fills.known_heads import condition_holds
+from .fills.request import FillRequest
 from .fills.table import FillTable
-from .fills.waiting import ClientGone, FillHead, SentOn, Waiter
+from .fills.waiting import ClientGone, FillHead, NotShareable, Waiter
 from .headers import NAME, Heads, conditionally, put
 from .insisting import until_next
 from .limiter import Overloaded
@@ -88,8 +88,8 @@ class Cache:
                 self.store.remove(plan.drops)
             try:
                 answer = await self._act(exchange, plan, progress)
-            except SentOn as sent_on:
-                progress.sent_on(alone=sent_on.alone, refused=sent_on.refused)
+            except NotShareable as not_shareable:
+                progress.not_shareable(alone=not_shareable.refetch_alone, refused=not_shareable.refused)
             except (Overloaded, OriginError) as error:
                 return await self._without_origin(exchange, plan.stale, plan.fwd, error)
             else:
@@ -296,7 +296,7 @@ class Cache:
         exchange.source = reader
         collapsed = exchange.collapsed
         try:
-            if waiter is None or not waiter.fill.brings(gap):
+            if waiter is None or not waiter.fill.covers(gap):
                 if waiter is not None:
                     waiter.leave()  # before another slot is waited for
                 stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
@@ -307,7 +307,7 @@ class Cache:
                 if not reader.suits(head):
                     return await self._in_place_of_piece(exchange, entry, waiter, head, fwd)
                 if not reader.is_within(waiter, head, gap):
-                    raise SentOn(alone=False)
+                    raise NotShareable(refetch_alone=False)
                 reader.hold(waiter, gap)
         except BaseException:
             reader.close()
@@ -347,7 +347,7 @@ class Cache:
             return await self._from_head(exchange, waiter, head, None, fwd, complete=False, alone=False)
         if head.response.status == 416:
             self.store.remove(entry)  # it is not as long as it was
-        raise SentOn(alone=False)
+        raise NotShareable(refetch_alone=False)
 
     async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
         exchange.waiter, waiter.asker = waiter, exchange
@@ -366,7 +366,7 @@ class Cache:
         headers = without_conditions(exchange.headers)
         try:
             part = self.planner.part_of(exchange, entry) if "range" in exchange.headers else None
-            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, part=part)
+            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, range_fetch=part)
             self.fills.start(request, reads=False)
         except Overloaded:
             logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)
@@ -381,7 +381,7 @@ class Cache:
         ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
         """
         key = exchange.key
-        if self.store.may_have(key) or self.fills.knows(key):
+        if self.store.may_have(key) or self.fills.has_history(key):
             return None
         request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
         try:
@@ -393,7 +393,7 @@ class Cache:
     def begun(self, exchange: Exchange, waiter: Waiter) -> Answer:
         """The answer to what :meth:`begin` has started, when its head is here.
 
-        Raises :class:`SentOn`, or :class:`ClientGone`.
+        Raises :class:`NotShareable`, or :class:`ClientGone`.
         """
         with waiter:
             exchange.queued_for += waiter.queued_for
@@ -447,8 +447,8 @@ class Cache:
                 NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now), detail=head.why_not_stored
             )
             return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
-        if head.piece_of is not None:
-            return await self._from_piece(exchange, waiter, head.piece_of, response, fwd)
+        if head.fills_gap_of is not None:
+            return await self._from_piece(exchange, waiter, head.fills_gap_of, response, fwd)
         if "range" in exchange.headers and head.content is None and not alone:
             beside = await self._beside(exchange, waiter, head)
             if beside is not None:
@@ -461,16 +461,20 @@ class Cache:
     async def _beside(self, exchange: Exchange, waiter: Waiter, head: FillHead) -> Entry | None:
         """The entry to read a range from that lies ahead of a running fill of the whole (see :mod:`.ranges.ahead`).
 
-        Raises :class:`SentOn` if it is far ahead, and what is asked for beside the fill can't be put to it.
+        Raises :class:`NotShareable` if it is far ahead, and what is asked for beside the fill can't be put to it.
         """
         fill, body = waiter.fill, head.body
         if body is None or head.length is not None:
             return None
         if body.total is None:
             # Of what is of unknown length no part can be given: all of it would go out. But the origin sends parts.
-            if fill.request.part is None and sends_ranges(head.response) and _selects_part(exchange, head.response):
+            if (
+                fill.request.range_fetch is None
+                and sends_ranges(head.response)
+                and _selects_part(exchange, head.response)
+            ):
                 waiter.leave()
-                raise SentOn(alone=True)
+                raise NotShareable(refetch_alone=True)
             return None
         spans = selected(exchange, head.response, body.total)
         if not isinstance(spans, list) or not any(is_ahead(fill, span.start) for span in spans):
@@ -493,7 +497,7 @@ class Cache:
             return None
         ahead.twice += wanted
         waiter.leave()
-        raise SentOn(alone=True)
+        raise NotShareable(refetch_alone=True)
 
     def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
         """From what the origin has just answered."""
@@ -517,9 +521,9 @@ class Cache:
                 if not self.planner.is_on_its_way(exchange, entry):
                     # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
                     # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
-                    raise SentOn(alone=spans is None and "range" in exchange.headers)
-            elif not waiter.fill.brings(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
-                raise SentOn(alone=True)
+                    raise NotShareable(refetch_alone=spans is None and "range" in exchange.headers)
+            elif not waiter.fill.covers(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
+                raise NotShareable(refetch_alone=True)
             return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
         waiter.leave()
         collapsed = exchange.collapsed
@@ -543,15 +547,17 @@ class Cache:
         else:
             assert body is not None
             length = body.total if head.length is None else head.length
-        as_it_came = waiter.fill.request.private and waiter.fill.request.part is None
+        as_it_came = waiter.fill.request.private and waiter.fill.request.range_fetch is None
         if length is not None and not as_it_came and "content-range" not in response.headers:
             spans = selected(exchange, response, length)
             if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
                 # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
-                raise SentOn(alone=True)
+                raise NotShareable(refetch_alone=True)
             if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
                 if waiter.reader is not None and waiter.reader.offset != body.start:
-                    raise SentOn(alone=True)  # it has looked ahead, see _beside, and the beginning may be gone by now
+                    raise NotShareable(
+                        refetch_alone=True
+                    )  # it has looked ahead, see _beside, and the beginning may be gone by now
                 spans = None  # what is not kept passes once, in its order
         if response.initial_age or source == "hit":
             headers = put(headers, "Age", str(response.age(time.time())))

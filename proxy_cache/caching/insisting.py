@@ -56,10 +56,10 @@ def waits_for(
     one with others. ``since``: what :func:`not_before` says. ``stale``: the entry that it would validate."""
     latest = None
     for fill in fills:
-        if fill.asked is None or fill.asked >= came:
+        if fill.slot.asked is None or fill.slot.asked >= came:
             continue
         if fill.head is None:
-            if since is not None and fill.asked < since:
+            if since is not None and fill.slot.asked < since:
                 latest = fill
         elif will_be_validated(fill, exchange.headers) and (
             stale is None or fill.head.response.request_time > stale.response.request_time
@@ -78,7 +78,7 @@ def will_be_validated(fill: Fill, headers: Headers) -> bool:
     return (
         head is not None
         and head.why_not_stored is None
-        and head.piece_of is None
+        and head.fills_gap_of is None
         and body is not None
         and body.kept
         and not fill.doomed
@@ -92,8 +92,8 @@ def will_be_validated(fill: Fill, headers: Headers) -> bool:
 async def until_next(exchange: Exchange, earlier: Fill) -> None:
     """Wait until it is time for the request after ``earlier``.
 
-    Raises :class:`~.fills.waiting.SentOn` if what that brings may not be shared, so that all go alone and at once, and
-    :class:`~.fills.waiting.ClientGone`.
+    Raises :class:`~.fills.waiting.NotShareable` if its response may not be shared, so that all go alone and at once,
+    and :class:`~.fills.waiting.ClientGone`.
     """
     try:
         waiter = earlier.join(exchange.client, exchange.headers, exchange.policy.patience, reads=False)

@@ -118,9 +118,13 @@ class Ticket:
         elif self.state is TicketState.ENDED:
             raise asyncio.CancelledError
 
-    def end(self) -> None:
-        """Give the slot back, or the place in the queue. Idempotent: every path out of a fill may call it."""
-        self.limiter._end(self)
+    def end(self, outcome: str = "", first_byte: float | None = None) -> None:
+        """Give the slot back, or the place in the queue. Idempotent: every path out of a fill may call it.
+
+        ``outcome``: of the exchange, as ``origin_fetches_total`` names it; ``first_byte``: seconds
+        from the origin's being asked to its response, ``None`` if there was none.
+        """
+        self.limiter._end(self, outcome, first_byte)
 
     def __repr__(self) -> str:
         return f"<Ticket {self.seq} {redacted(self.host)} {self.state.value}, {len(self.places)} waiting>"
@@ -191,6 +195,8 @@ class OriginLimiter:
     ) -> None:
         self.limits = limits or Limits()
         self.on_queued: Callable[[], None] = lambda: None
+        self.on_slot_end: Callable[[str, str, float | None], None] | None = None
+        """Called with the host, the outcome and the seconds to the first byte, see :meth:`Ticket.end`."""
         self._observe = observe
         self._clock = clock
         self._rng = rng or random.Random()
@@ -463,7 +469,7 @@ class OriginLimiter:
         self._drop_place(place, outcome)
         self._set_timer()
 
-    def _end(self, ticket: Ticket) -> None:
+    def _end(self, ticket: Ticket, outcome: str, first_byte: float | None) -> None:
         if ticket.state is TicketState.ACTIVE:
             # The race this covers: _pump admits the ticket, and before its task runs again that task is cancelled.
             # The slot is held all the same and comes back here, through the task's ``finally``.
@@ -473,6 +479,8 @@ class OriginLimiter:
             if left:
                 self._active_per_host[ticket.host] = left
             self._ended.append(self._clock())
+            if self.on_slot_end is not None:
+                self.on_slot_end(ticket.host, outcome, first_byte)
             if self._queue:
                 self._pump()
         elif ticket.state is TicketState.QUEUED:

@@ -22,9 +22,10 @@ from ..semantics.vary import matches
 from ..store.index import Entry
 from ..store.store import Store
 from .answers import Exchange
-from .fills.fill import Fill, FillRequest
+from .fills.fill import Fill
 from .fills.known_heads import condition_holds
-from .fills.range_fetch import Part
+from .fills.range_fetch import RangeFetch
+from .fills.request import FillRequest
 from .fills.table import FillTable
 from .insisting import not_before, waits_for, was_asked_since
 from .ranges.selection import first_gap, has_it_all, selected
@@ -50,7 +51,7 @@ class Progress:
     """Whether it has waited for an earlier answer to be stored."""
     refusals: int = 0
 
-    def sent_on(self, *, alone: bool, refused: bool) -> None:
+    def not_shareable(self, *, alone: bool, refused: bool) -> None:
         self.refusals += refused
         self.alone = alone or self.refusals >= REFUSALS
 
@@ -216,7 +217,7 @@ class Planner:
         return (
             self._may_add_to(exchange, entry, alone=alone)
             and strong_validator(entry.response.headers) is None
-            and not self._fills.here_or_coming(entry)
+            and not self._fills.present_or_pending(entry)
         )
 
     def is_on_its_way(self, exchange: Exchange, entry: Entry) -> bool:
@@ -225,7 +226,7 @@ class Planner:
         spans = selected(exchange, entry.response, entry.length)
         if isinstance(spans, list) and len(spans) > 1:
             return first_gap(entry, spans) is None  # what is on its way passes once
-        return first_gap(entry, spans, self._fills.here_or_coming(entry)) is None
+        return first_gap(entry, spans, self._fills.present_or_pending(entry)) is None
 
     def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
         """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
@@ -321,7 +322,7 @@ class Planner:
 
     # -- what is asked for on behalf of a range -----------------------------------------------------------------
 
-    def part_of(self, exchange: Exchange, stale: Entry | None) -> Part | None:
+    def part_of(self, exchange: Exchange, stale: Entry | None) -> RangeFetch | None:
         """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
         another version."""
         if stale is None:
@@ -334,7 +335,7 @@ class Planner:
         part = self._first_part(exchange)
         return replace(part, of=stale) if part is not None else None
 
-    def _first_part(self, exchange: Exchange) -> Part | None:
+    def _first_part(self, exchange: Exchange) -> RangeFetch | None:
         """What to ask for, when a range is wanted of what isn't stored; ``None``: all of it.
 
         The block around the first range. Of the end of what is of unknown length no block can be named, but the last
@@ -346,7 +347,7 @@ class Planner:
             return None
         is_single, is_own = len(asked) == 1, "if-range" not in exchange.headers
         if exact is not None:
-            return Part(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
+            return RangeFetch(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
         need = ask = asked[0]
         block, most = fills.spans.block, fills.spans.most
         if block and not (is_single and (exchange.key in fills.exact or exchange.key in fills.weak)):
@@ -358,7 +359,7 @@ class Planner:
                 ask = RangeSpec(span.start, span.stop - 1)
                 need = RangeSpec(first, first if last is None else min(last, span.stop - 1))
         is_exact = is_single and ask == asked[0]
-        return Part(ask, need, is_exact=is_exact, is_own=is_exact and is_own)
+        return RangeFetch(ask, need, is_exact=is_exact, is_own=is_exact and is_own)
 
     def _is_taken_for_short(self, exchange: Exchange) -> bool:
         """Whether a range is wanted of what a HEAD has said is short enough to be fetched whole."""
@@ -376,7 +377,7 @@ class Planner:
         return key in fills.unusable or (len(asked) > 1 and (key in fills.exact or key in fills.weak))
 
 
-def _exact_part(exchange: Exchange) -> Part | None:
+def _exact_part(exchange: Exchange) -> RangeFetch | None:
     """Just the first range that is wanted, of what is probably not going to be stored; ``None``: all of it."""
     asked: Sequence[RangeSpec] | None = exchange.requirements.ranges
     if asked is None:
@@ -384,7 +385,7 @@ def _exact_part(exchange: Exchange) -> Part | None:
     first, last = asked[0]
     need = asked[0] if first is None or last is not None else RangeSpec(first, first)
     is_exact = len(asked) == 1
-    return Part(asked[0], need, is_exact=is_exact, is_own=is_exact and "if-range" not in exchange.headers)
+    return RangeFetch(asked[0], need, is_exact=is_exact, is_own=is_exact and "if-range" not in exchange.headers)
 
 
 def _is_fresh(directives: CacheControl, response: StoredResponse) -> bool:

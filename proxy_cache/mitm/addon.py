@@ -41,6 +41,7 @@ from ..store.store import Store, StoreError
 from ..upstream.dial import Dialler
 from ..upstream.names import Names
 from ..upstream.origin import OriginClient, OriginSettings
+from ..upstream.source import OriginSource, Sources
 from ..wire.head_checks import RefusedHead
 from . import compat, lane_host, option_names, options, plain_flows, start
 from .accept import Clients
@@ -292,7 +293,7 @@ class CacheAddon:
             self.settings = None
             return
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
-        self.fills = fills = FillTable(store, self.limiter, self.origin, metrics)
+        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin)), metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, len(self._in_flight), store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         fills.quick_abort_max = settings.quick_abort_max

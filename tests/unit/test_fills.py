@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.caching.fills.fill import FillRequest, FillState
+from proxy_cache.caching.fills.fill import FillState
+from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.caching.fills.waiting import ClientGone, Waiter
 from proxy_cache.caching.limiter import Limits, OriginLimiter
@@ -25,6 +26,7 @@ from proxy_cache.store.segments import Segments
 from proxy_cache.store.store import Room, Store
 from proxy_cache.upstream.connection import OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
+from proxy_cache.upstream.source import OriginSource, Sources
 from tests.support.stores import writer_gate
 from tests.support.tasks import until
 
@@ -46,7 +48,7 @@ def with_table(
         store = Store(folder, Room(1 << 40, 0))
         await store.open()
         origin = OriginClient(OriginSettings(retries=retries))
-        table = FillTable(store, OriginLimiter(Limits(slots)), origin, Metrics())
+        table = FillTable(store, OriginLimiter(Limits(slots)), Sources(OriginSource(origin)), Metrics())
         try:
             await story(table)
         finally:
@@ -305,7 +307,7 @@ def test_who_leaves_before_the_task_that_goes_on_has_begun(
         private.private = True
         waiter = table.start(private)
         fill = waiter.fill
-        leave = fill.cancel if shutdown else waiter.client_gone
+        leave, client = fill.cancel if shutdown else waiter.client_gone, table.sources.origin.client
         for name in ("data_received", "connection_lost"):
             monkeypatch.setattr(OriginConnection, name, then(getattr(OriginConnection, name), leave))
         await fill.ending()
@@ -313,7 +315,7 @@ def test_who_leaves_before_the_task_that_goes_on_has_begun(
         with pytest.raises((OriginError, ClientGone)):
             await waiter.head()
         await table.close()
-        await until(lambda: table.origin.idle == table.origin.connections)
+        await until(lambda: client.idle == client.connections)
 
     with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
 
@@ -424,7 +426,7 @@ def test_a_waiter_without_a_client_is_found_and_its_fill_ended(
     """Nobody may forget one; but if somebody does, a slot is not gone for good."""
 
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
-        table.origin.configure(OriginSettings(timeout=1.0))
+        table.sources.origin.client.configure(OriginSettings(timeout=1.0))
         waiter = table.start(request("/x"))
         await waiter.head()
         waiter.asker = Answered()

@@ -508,3 +508,18 @@ def test_without_any_patience_it_is_a_slot_or_nothing() -> None:
         assert ticket.state is TicketState.ACTIVE
 
     run(story)
+
+
+def test_a_slot_ends_with_its_outcome_and_the_time_to_the_first_byte() -> None:
+    async def story() -> None:
+        harness = Harness()
+        ended: list[tuple[str, str, float | None]] = []
+        harness.limiter.on_slot_end = lambda *told: ended.append(told)
+        first, _, _ = harness.enter(host="a")
+        second, _, _ = harness.enter(host="b")
+        first.end("stored", 0.25)
+        first.end("abandoned")  # it has ended already
+        second.end("connection_refused")
+        assert ended == [("a", "stored", 0.25), ("b", "connection_refused", None)]
+
+    run(story)

@@ -13,7 +13,7 @@ import pytest
 
 from proxy_cache.caching.answers import Exchange
 from proxy_cache.caching.cache import Cache, CacheSettings
-from proxy_cache.caching.fills.fill import FillRequest
+from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.caching.headers import Heads
 from proxy_cache.caching.ranges.gap_reader import from_origin

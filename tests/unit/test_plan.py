@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy_cache.caching.answers import Exchange
-from proxy_cache.caching.fills.fill import FillRequest
+from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.caching.plan import (
     Fetch,
@@ -179,7 +179,7 @@ def test_what_is_asked_for(
         assert isinstance(found, Fetch)
         request = found.request
         assert (request.private, request.keep) == (private, keep)
-        assert (request.part and tuple(request.part.ask)) == asks
+        assert (request.range_fetch and tuple(request.range_fetch.ask)) == asks
         if not private:
             assert "range" not in request.headers
 
@@ -213,10 +213,10 @@ def test_a_fill_that_waits_for_its_slot_is_joined(
 def test_a_client_that_is_refused_again_and_again_asks_alone() -> None:
     progress = Progress(0.0)
     for expected in (False, False, True):
-        progress.sent_on(alone=False, refused=True)
+        progress.not_shareable(alone=False, refused=True)
         assert progress.alone is expected
     progress = Progress(0.0)
-    progress.sent_on(alone=True, refused=False)
+    progress.not_shareable(alone=True, refused=False)
     assert progress.alone
 
 

@@ -15,7 +15,7 @@ from ...semantics.validation import CONDITIONAL
 from ...store.slots import key_hash
 
 if TYPE_CHECKING:
-    from .fill import FillRequest
+    from .request import FillRequest
 
 PROVOKED: Final = frozenset(
     {
@@ -81,7 +81,7 @@ def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bo
 
 def wants_same_range(request: FillRequest) -> Callable[[Headers], bool]:
     """Who has asked for the very range that was asked for: an error may be about that."""
-    ask = (request.part.ask,) if request.part is not None and request.part.is_exact else None
+    ask = (request.range_fetch.ask,) if request.range_fetch is not None and request.range_fetch.is_exact else None
     return lambda headers: ask is not None and requested(headers) == ask
 
 

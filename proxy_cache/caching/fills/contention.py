@@ -96,7 +96,7 @@ class Leftover:
         if self._in_the_way >= patience:
             return True
         if fill.head is None:
-            return elapsed >= fill.table.origin.settings.timeout
+            return elapsed >= fill.table.sources.origin.client.settings.timeout
         if elapsed < REFRESH_PATIENCE:
             return False
         self._since += elapsed

@@ -3,7 +3,7 @@
 What goes out is mostly more than a client wants: whole blocks. An origin may make something of that which it would not
 have made of the client's own range: a 416 since a block reaches past the end, another span, an error. Such an answer
 is about our range and not about the client's, who must not get it: the client's own is asked for then
-(:attr:`Part.is_exact`), and whatever comes of that is for the client as it came.
+(:attr:`RangeFetch.is_exact`), and whatever comes of that is for the client as it came.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ already."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RangeFetch:
     """A span to ask for, in place of the whole."""
 
     ask: RangeSpec

@@ -19,12 +19,13 @@ from ...semantics.vary import in_short, matches, selecting_values, vary_names
 from ...store.index import Entry
 from ...store.slots import key_hash
 from ...store.store import Store
-from ...upstream.origin import OriginClient
+from ...upstream.source import Sources
 from ..limiter import OriginLimiter
 from .audience import Trouble
 from .contention import LOOK_EVERY, make_way
-from .fill import Fill, FillRequest, FillState, identifying_fields
+from .fill import Fill, FillState
 from .known_heads import KnownHeads, condition_holds
+from .request import FillRequest, identifying_fields
 from .waiting import Waiter
 from .watch import Watch
 
@@ -63,7 +64,7 @@ def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str])
     return texts + fields * FIELD_OVERHEAD
 
 
-class Memory:
+class RecentKeys:
     """Keys of which something was true a short while ago."""
 
     def __init__(self) -> None:
@@ -133,10 +134,10 @@ class SpanSettings:
 class FillTable:
     """The running fills by key, and the keys that are known to be uncacheable."""
 
-    def __init__(self, store: Store, limiter: OriginLimiter, origin: OriginClient, events: FillEvents) -> None:
+    def __init__(self, store: Store, limiter: OriginLimiter, sources: Sources, events: FillEvents) -> None:
         self.store = store
         self.limiter = limiter
-        self.origin = origin
+        self.sources = sources
         self.events = events
         self.quick_abort_max = 1024 * 1024
         """Bytes left at which a fill that nobody waits for is finished all the same, if that takes no more than"""
@@ -153,11 +154,11 @@ class FillTable:
         self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable: dict[str | int, Uncacheable] = {}
-        self.exact = Memory()
+        self.exact = RecentKeys()
         """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
-        self.weak = Memory()
+        self.weak = RecentKeys()
         """Those whose parts can't be put together, for want of a strong validator: only what is wanted is asked for."""
-        self.unusable = Memory()
+        self.unusable = RecentKeys()
         """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
         self.watch = Watch(self)
         self.trouble = Trouble()
@@ -200,7 +201,7 @@ class FillTable:
             if (fill.head is not None or not answered) and (fill.is_running or fill.state is FillState.COMPLETE)
         ]
 
-    def knows(self, key: str) -> bool:
+    def has_history(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
         return key in self._joinable or (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
@@ -225,8 +226,8 @@ class FillTable:
         self._running.add(fill)
         if not self.watch.is_on:
             self.watch.begin()
-        if request.part is not None and request.part.of is not None and not request.candidates:
-            self._gaps.setdefault(request.part.of.id, []).append(fill)
+        if request.range_fetch is not None and request.range_fetch.of is not None and not request.candidates:
+            self._gaps.setdefault(request.range_fetch.of.id, []).append(fill)
         elif not request.private:
             self._joinable.setdefault(request.key, []).append(fill)
         return waiter
@@ -235,22 +236,22 @@ class FillTable:
 
     def bringing(self, entry: Entry, offset: int) -> Fill | None:
         """A running fill that brings this byte of an entry's body; of several, the one that gets there first."""
-        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.brings(offset)]
+        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.covers(offset)]
         return max(fills, key=lambda fill: fill.span.start, default=None)
 
-    def here_or_coming(self, entry: Entry) -> Spans:
+    def present_or_pending(self, entry: Entry) -> Spans:
         """What there is of an entry's body, and what running fills bring of it."""
         fills = self._gaps.get(entry.id, ())
-        coming = [fill.span for fill in fills if fill.brings(fill.span.start)]
+        coming = [fill.span for fill in fills if fill.covers(fill.span.start)]
         return Spans((*(entry.spans or ()), *coming)) if coming else entry.spans or Spans()
 
     def beside(self, entry: Entry, fill: Fill) -> Spans:
         """What there is of an entry's body, and what running fills other than this one bring of it."""
         others = [other for other in self._gaps.get(entry.id, ()) if other is not fill]
-        coming = [other.span for other in others if other.brings(other.span.start)]
+        coming = [other.span for other in others if other.covers(other.span.start)]
         return Spans((*(entry.spans or ()), *coming))
 
-    def brings_too(self, fill: Fill, entry: Entry) -> None:
+    def covers_too(self, fill: Fill, entry: Entry) -> None:
         """What this fill brings is all of ``entry``, which nobody finds by its key."""
         self._gaps.setdefault(entry.id, []).append(fill)
 
@@ -268,7 +269,7 @@ class FillTable:
 
     def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
-        taken = self.here_or_coming(entry)
+        taken = self.present_or_pending(entry)
         if entry.key in self.exact:
             return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
         whole = whole or self.spans.fetches_whole(entry.length)
@@ -344,7 +345,7 @@ class FillTable:
         before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
-        if why_not == SIGNED_URL and request.part is None:
+        if why_not == SIGNED_URL and request.range_fetch is None:
             return  # those who have the same URL may wait for each other
         names = vary_names(response) or ()
         identifying = identifying_fields(request).difference(names)
@@ -381,14 +382,14 @@ class FillTable:
         if unawares:
             self.weak.add(entry.key)
 
-    def _forget(self, fill: Fill) -> None:
+    def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):
             self._running.discard(fill)
         self._forget_key(fill)
-        if fill.head is not None and fill.head.piece_of is not None:
-            self._forget_gap(fill, fill.head.piece_of.id)
-        if fill.request.part is not None and fill.request.part.of is not None:
-            self._forget_gap(fill, fill.request.part.of.id)
+        if fill.head is not None and fill.head.fills_gap_of is not None:
+            self._forget_gap(fill, fill.head.fills_gap_of.id)
+        if fill.request.range_fetch is not None and fill.request.range_fetch.of is not None:
+            self._forget_gap(fill, fill.request.range_fetch.of.id)
 
     def _forget_key(self, fill: Fill) -> None:
         _discard(self._joinable, fill.request.key, fill)

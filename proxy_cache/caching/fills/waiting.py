@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from ...semantics.headers import Headers
 from ...semantics.stored import StoredResponse
@@ -19,15 +19,26 @@ if TYPE_CHECKING:
     from .fill import Fill
 
 
-class SentOn(Exception):
-    """The response of this fill is not for this waiter. ``alone``: it must ask for itself and wait for nobody;
-    otherwise the response was another variant than the one it selects, or (``refused``) an error that was meant for
-    whoever had asked."""
+class NotShareable(Exception):
+    """The response of this fill is not for this waiter, which has to ask anew: for itself, waiting for nobody
+    (``refetch_alone``), or together with others, since the response was another variant than the one it selects, or an
+    error (``refused``) that was meant for the request that was made."""
 
-    def __init__(self, *, alone: bool, refused: bool = False) -> None:
-        super().__init__("sent on")
-        self.alone = alone
+    def __init__(self, *, refetch_alone: bool, refused: bool = False) -> None:
+        super().__init__("not shareable")
+        self.refetch_alone = refetch_alone
         self.refused = refused
+
+
+class Recipients(NamedTuple):
+    """Who gets a response, besides the waiter for which it was asked."""
+
+    shared: bool
+    """Others may have it, if they select this variant (RFC 9111 §4.1)."""
+    refetch_alone: bool = True
+    """Those who don't get it had better not wait for each other again."""
+    suits: Callable[[Headers], bool] | None = None
+    """Which others, by their headers; ``None``: all."""
 
 
 class ClientGone(Exception):
@@ -49,8 +60,8 @@ class FillHead:
     why_not_stored: str | None
     own: Headers | None = None
     """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
-    piece_of: Entry | None = None
-    """The entry, with gaps, that the body is a piece of."""
+    fills_gap_of: Entry | None = None
+    """The entry of whose body this is a piece."""
     content: bytes | None = None
     """All of the body, where it has come with the head; there is no ``body`` then."""
     length: int | None = None
@@ -74,18 +85,24 @@ class Waiter:
     """
 
     __slots__ = (
-        "_awaited", "_is_handed_on", "_outcome", "_place", "asker", "fill", "headers", "leads", "on_gone", "on_head",
-        "on_interim", "queued_for", "reader", "reads",
+        "_awaited", "_is_handed_on", "_outcome", "asker", "client", "fill", "headers", "leads", "on_gone", "on_head",
+        "on_interim", "patience", "place", "queued_for", "reader", "reads",
     )  # fmt: skip
 
-    def __init__(self, fill: Fill, headers: Headers, *, leads: bool = False, reads: bool = True) -> None:
-        """``reads``: whether it is for a client, and not for what is to be stored."""
+    def __init__(
+        self, fill: Fill, headers: Headers, client: str, patience: float | None, *, leads: bool = False,
+        reads: bool = True,
+    ) -> None:  # fmt: skip
+        """``patience``: seconds it may queue for a slot (``None``: as the limits say). ``reads``: whether it is for a
+        client, and not only to have the response stored."""
         self.fill = fill
         self.reads = reads
         self.leads = leads
         """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
         would be garbage for the collector to find, with the body's tail.)"""
         self.headers = headers
+        self.client = client
+        self.patience = patience
         self.asker: Asker | None = None
         """Until it leaves."""
         self.on_interim: Callable[[int, Headers], None] | None = None
@@ -95,7 +112,8 @@ class Waiter:
         """Called when the client leaves, for who has the head and waits for more than that."""
         self._outcome: FillHead | Exception | None = None
         self._awaited: asyncio.Future[None] | None = None
-        self._place: Place | None = None
+        self.place: Place | None = None
+        """In the limiter's queue, as long as it waits there."""
         self._is_handed_on = False
         self.reader: Reader | None = None
         """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
@@ -124,7 +142,7 @@ class Waiter:
         return self.result()
 
     def result(self) -> FillHead:
-        """The head, which is here. Raises :class:`OriginError`, :class:`Overloaded`, :class:`SentOn` or
+        """The head, which is here. Raises :class:`OriginError`, :class:`Overloaded`, :class:`NotShareable` or
         :class:`ClientGone` if there will be none."""
         outcome = self._outcome
         if isinstance(outcome, FillHead):
@@ -134,29 +152,29 @@ class Waiter:
 
     def overloaded(self, overloaded: Overloaded) -> None:
         self.queued_for = overloaded.waited
-        self._fail(overloaded)
+        self.fail(overloaded)
         self.fill.leave(self)
 
     def client_gone(self) -> None:
         """The client disconnected: whoever waits for the head gets :class:`ClientGone`."""
-        if self._place is not None:
-            self.queued_for = time.monotonic() - self._place.since
-        self._fail(ClientGone(self.fill.is_queued))
+        if self.place is not None:
+            self.queued_for = time.monotonic() - self.place.since
+        self.fail(ClientGone(self.fill.is_queued))
         if self.on_gone is not None:
             self.on_gone()
         self.leave()
 
     def leave(self) -> None:
         """Not interested any more. Idempotent; the fill goes on if it has other waiters, or little left to do."""
-        if self._place is not None:
-            place, self._place = self._place, None
+        if self.place is not None:
+            place, self.place = self.place, None
             place.leave()
         if self.reader is not None:
             self.reader.close()
         self.asker = None
         self.fill.leave(self)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         if self._outcome is None:
             self._outcome = error
             self._tell()
@@ -171,11 +189,11 @@ class Waiter:
             self.fill.table.heads.add(on_head)
 
     def admitted(self) -> None:
-        if self._place is not None:
-            self.queued_for = time.monotonic() - self._place.since
-            self._place = None
+        if self.place is not None:
+            self.queued_for = time.monotonic() - self.place.since
+            self.place = None
 
-    def give(self, head: FillHead) -> None:
+    def deliver(self, head: FillHead) -> None:
         if self._outcome is None:
             if head.body is not None and self.reads:
                 self.reader = head.body.reader()

@@ -73,7 +73,7 @@ class Watch:
 
     @property
     def _timeout(self) -> float:
-        return self._table.origin.settings.timeout
+        return self._table.sources.origin.client.settings.timeout
 
     @property
     def _interval(self) -> float:
@@ -110,7 +110,7 @@ class Watch:
         if body.is_held_up:
             if seen.idle >= self._timeout:
                 self._go_on(fill, seen)
-        elif seen.idle >= (2 * self._timeout + TRY_MARGIN) * (self._table.origin.settings.retries + 2):
+        elif seen.idle >= (2 * self._timeout + TRY_MARGIN) * (self._table.sources.origin.client.settings.retries + 2):
             self._end(fill, f"nothing has come in or gone out for {seen.idle:.0f} s")
             fill.abandon()
 

@@ -49,7 +49,7 @@ class Ahead:
     def __init__(self, table: FillTable, fill: Fill, entry: Entry, *, is_hidden: bool) -> None:
         self._table = table
         self._fill = fill
-        self.soon = SOON if is_hidden or fill.request.whole else SOON_IN_PIECE
+        self.soon = SOON if is_hidden or fill.request.for_whole else SOON_IN_PIECE
         """Seconds that are not long to wait."""
         self.entry = entry
         """What the spans belong to."""
@@ -125,8 +125,8 @@ def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead 
     head, body = fill.head, fill.body
     if head is None or body is None or body.total is None or not fill.is_running:
         return None
-    is_small = entry is not None and head.piece_of is entry and fill.span.length <= table.spans.block
-    if fill.request.private or (is_small and not fill.request.whole):
+    is_small = entry is not None and head.fills_gap_of is entry and fill.span.length <= table.spans.block
+    if fill.request.private or (is_small and not fill.request.for_whole):
         return None  # in a block that was asked for on behalf of a range no byte is far away
     if fill.ahead is None:
         response = head.response
@@ -134,12 +134,12 @@ def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead 
             return None
         hidden = entry is None
         if entry is None:
-            if fill.request.part is not None:
+            if fill.request.range_fetch is not None:
                 return None  # asked for a range, the origin has sent it all
             # No URL has a fragment in it (RFC 9110 §7.1), so nobody finds it.
             key = f"{fill.request.key}#"
             entry = Entry(table.store.index.new_id(), key, response, body.total, time.time(), Spans())
-            table.brings_too(fill, entry)
+            table.covers_too(fill, entry)
         fill.ahead = Ahead(table, fill, entry, is_hidden=hidden)
     return fill.ahead if not fill.ahead.refused else None
 

@@ -26,10 +26,10 @@ from ...store.files import READ_SIZE, OpenBody, TornFile
 from ...store.index import Entry
 from ...wire.responses import OriginError
 from ..answers import Exchange, Seekable, corrupt, cut_short
-from ..fills.fill import FillRequest
-from ..fills.range_fetch import Part
+from ..fills.range_fetch import RangeFetch
+from ..fills.request import FillRequest
 from ..fills.table import FillTable
-from ..fills.waiting import ClientGone, FillHead, SentOn, Waiter
+from ..fills.waiting import ClientGone, FillHead, NotShareable, Waiter
 from ..limiter import Overloaded
 from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
 
@@ -45,7 +45,7 @@ LOSSES: Final = 8
 
 
 class GapReader:
-    """Reads spans of an entry's body for one exchange; a :class:`~.answers.Source`."""
+    """Reads spans of an entry's body for one exchange; a :class:`~.answers.BodySource`."""
 
     __slots__ = (
         "_ahead", "_closed", "_exchange", "_file", "_is_lost", "_losses", "_piece", "_slow", "_table", "_waiter",
@@ -86,39 +86,39 @@ class GapReader:
     def wait_for(self, offset: int, stop: int) -> tuple[Waiter, bool]:
         """A place with the fill that brings the byte at ``offset``, and whether it was there already.
 
-        Raises :class:`Overloaded` if one has to be started and can't be, and :class:`SentOn` where nothing can be put
-        to what is here, for want of a strong validator (RFC 9111 §3.4).
+        Raises :class:`Overloaded` if one has to be started and can't be, and :class:`NotShareable` where nothing can be
+        put to what is here, for want of a strong validator (RFC 9111 §3.4).
         """
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset)
         if fill is not None:
             return self._on_behalf(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
         if strong_validator(entry.response.headers) is None:
-            raise SentOn(alone="range" in exchange.headers)
+            raise NotShareable(refetch_alone="range" in exchange.headers)
         signed = exchange.requirements.exact_range
         if signed is None and exchange.key in self._table.unusable:
             return self._wait_for_whole()
         if signed is not None:
-            part = Part(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
+            part = RangeFetch(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
         elif self._is_lost:
             # Not all at once: what isn't kept comes no faster than this client reads, and holds a slot as long.
             span = Span(offset, min(stop, offset + self._table.spans.most))
             need = ask = RangeSpec(span.start, span.stop - 1)
-            part = Part(ask, need, entry, is_exact=True)
+            part = RangeFetch(ask, need, entry, is_exact=True)
         else:
             span = self._table.span_for(entry, offset, stop, whole=self._whole)
             need = RangeSpec(offset, min(stop, span.stop) - 1)
             ask = RangeSpec(span.start, span.stop - 1)
-            part = Part(ask, need, entry, is_exact=ask == need)
+            part = RangeFetch(ask, need, entry, is_exact=ask == need)
         return self._start(part), False
 
-    def _start(self, part: Part | None, *, beside: bool = False) -> Waiter:
+    def _start(self, part: RangeFetch | None, *, beside: bool = False) -> Waiter:
         exchange = self._exchange
         headers = exchange.headers.without(*CONDITIONAL, "range")
         request = FillRequest(
             exchange.key, exchange.target, headers, exchange.client,
-            policy=exchange.policy, keep=not exchange.wanted.no_store, part=part,
-            whole=self._whole and not beside, beside=beside,
+            policy=exchange.policy, keep=not exchange.wanted.no_store, range_fetch=part,
+            for_whole=self._whole and not beside, beside=beside,
         )  # fmt: skip
         return self._on_behalf(self._table.start(request))
 
@@ -131,14 +131,14 @@ class GapReader:
         exchange = self._exchange
         headers = exchange.headers.without(*CONDITIONAL, "range")
         fill = self._table.find(exchange.key, headers, lambda response: True)
-        if fill is not None and fill.request.part is None:
+        if fill is not None and fill.request.range_fetch is None:
             return self._on_behalf(fill.join(exchange.client, headers, exchange.policy.patience)), True
         return self._start(None), False
 
     def suits(self, head: FillHead) -> bool:
         """Whether the body under this head is, or has, a piece of ours."""
-        if head.piece_of is not None:
-            return head.piece_of is self.entry
+        if head.fills_gap_of is not None:
+            return head.fills_gap_of is self.entry
         return (
             head.body is not None
             and head.length is None
@@ -176,13 +176,13 @@ class GapReader:
         if gap is None or self._exchange.requirements.exact_range is not None:
             return
         if self._ahead is not None:
-            if self._ahead.fill.brings(gap):
+            if self._ahead.fill.covers(gap):
                 return
             self._ahead.leave()
             self._ahead = None
         try:
             self._ahead, _ = self.wait_for(gap, self.stop)
-        except (Overloaded, SentOn):
+        except (Overloaded, NotShareable):
             return  # it will be asked for when it is needed
 
     async def _next_piece(self) -> None:
@@ -192,7 +192,7 @@ class GapReader:
             if self._ahead is not None:
                 self._ahead.leave()
             self._ahead, self._slow = self._slow, None
-        if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.brings(self.offset)):
+        if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.covers(self.offset)):
             self._ahead.leave()  # it may have been dropped since it held others up
             self._ahead = None
         for turn in range(PATIENCE):
@@ -217,7 +217,7 @@ class GapReader:
                 if turn == PATIENCE - 1:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
                 await asyncio.sleep(PAUSE)
-            except SentOn as error:
+            except NotShareable as error:
                 # What others have asked for was for them alone, an error that was meant for them, or another version:
                 # whichever it was, asking for it oneself tells.
                 self._waiter = None
@@ -231,7 +231,7 @@ class GapReader:
     def is_within(waiter: Waiter, head: FillHead, offset: int) -> bool:
         """Whether the byte at ``offset`` is in what has begun to come. An origin may send less than it was asked for,
         and who has joined for the rest would wait for it for ever."""
-        if head.piece_of is None:
+        if head.fills_gap_of is None:
             return True
         span = waiter.fill.span
         return span.start <= offset < span.stop
@@ -270,7 +270,7 @@ class GapReader:
                     beside = self._on_behalf(other.join(exchange.client, exchange.headers, exchange.policy.patience))
                 elif (span := ahead.span_for(self.offset, self.stop)) is not None:
                     need = RangeSpec(self.offset, min(self.stop, span.stop) - 1)
-                    beside = self._start(Part(RangeSpec(span.start, span.stop - 1), need, entry), beside=True)
+                    beside = self._start(RangeFetch(RangeSpec(span.start, span.stop - 1), need, entry), beside=True)
                     ahead.count(span)
                 else:
                     return False
@@ -299,9 +299,9 @@ class GapReader:
                 if slow is not None and not slow.is_ahead:
                     return False
                 await asyncio.wait({answer}, timeout=LOOK)
-            if answer.result().piece_of is self.entry:
+            if answer.result().fills_gap_of is self.entry:
                 return True
-        except (OriginError, SentOn):
+        except (OriginError, NotShareable):
             pass
         except (Overloaded, ClientGone):
             return False

@@ -1,0 +1,289 @@
+"""One fill's exchange with its source, to the last byte: the response, the rest of one that broke off, and what is
+stored of them.
+
+There are two ways to run it, and :meth:`Fetch.start` alone decides between them. A small response that comes in one
+piece, over a connection that is open, needs nothing to be waited for but its one arrival: callbacks do, and cost a
+sixteenth less CPU time than a task that does the same. Everything else is a task, which may also begin where the
+callbacks have come to something that has to be waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from ...semantics.headers import Headers
+from ...semantics.ranges import is_same_representation, parse_content_range, strong_validator
+from ...semantics.spans import Span
+from ...semantics.validation import CONDITIONAL, conditional_headers
+from ...store.body import Body
+from ...store.index import Entry
+from ...upstream.connection import OriginConnection, Outcome
+from ...upstream.origin import RETRY_STATUSES
+from ...upstream.response import OriginResponse
+from ...upstream.source import SourceRequest
+from ...wire.responses import OriginError
+from .partial_response import may_be_kept, take_partial
+from .revalidation import take_not_modified
+from .transfer import copy
+from .waiting import FillHead
+from .whole_response import decide
+
+if TYPE_CHECKING:
+    from .fill import Fill
+
+PROGRESS: Final = 1024 * 1024
+"""Bytes after which a body that breaks off again has all its tries again."""
+
+
+class Fetch:
+    """Made and started by its :class:`~.fill.Fill`, which is told of the head, and of the end: once, by
+    :meth:`~.fill.Fill.ended`, whatever way it ends."""
+
+    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_has_begun", "_task")
+
+    def __init__(self, fill: Fill) -> None:
+        self._fill = fill
+        self._asked: OriginConnection | None = None
+        """Where the response is awaited by callback."""
+        self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
+        """Whether the task has taken its first step."""
+        self._first_try: Outcome | None = None
+        """What the callbacks hand to the task."""
+        self._breaks = 0
+
+    def start(self) -> None:
+        """Go, in this turn if that takes no waiting."""
+        fill = self._fill
+        request = fill.request
+        if fill.slot.is_held and not request.candidates and request.range_fetch is None:
+            # What validates, or asks for a span, has more to think about.
+            self._asked = fill.table.sources.ask_now(request.target, request.headers, fill.interim, self._answered)
+            if self._asked is not None:
+                fill.slot.asked = fill.started
+                fill.runs()
+                return
+        self._begin_task(None)
+
+    def cancel(self) -> None:
+        """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
+        say that it was the end: it is said here."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.abort()
+        elif self._task is not None:
+            self._task.cancel()
+        if not self._has_begun:
+            if isinstance(self._first_try, OriginResponse):
+                self._first_try.close()
+            self._fill.ended(self._fill.broke(asyncio.CancelledError()))
+
+    async def granted(self) -> None:
+        """Wait for the slot, at the origin's turn (see :class:`~...upstream.source.Slot`)."""
+        await self._fill.slot.granted(self._fill.waiters)
+        self._fill.runs()
+
+    def answered(self) -> None:
+        self._fill.slot.answered()
+
+    # -- by callbacks -------------------------------------------------------------------------------------------
+
+    def _answered(self, answer: Outcome) -> None:
+        asked, self._asked = self._asked, None
+        if asked is None:  # it was ended
+            if isinstance(answer, OriginResponse):
+                answer.close()
+        elif not isinstance(answer, OriginResponse) or not answer.is_whole or answer.status in RETRY_STATUSES:
+            self._begin_task(answer)
+        else:
+            fill = self._fill
+            try:
+                fill.slot.answered()
+                content = answer.take_held()
+                head, recipients = decide(fill, answer, content)
+                fill.completes()
+                outcome = "not_modified" if answer.status == 304 else "not_stored"
+                if head.why_not_stored is None and not fill.doomed:
+                    entry = fill.table.store.put(fill.request.key, head.response, content)
+                    outcome = "stored" if entry is not None else "not_stored"
+                fill.ended(outcome)
+                fill.deliver(head, recipients)
+            except (Exception, asyncio.CancelledError) as error:
+                fill.ended(fill.broke(error))
+
+    # -- by a task ----------------------------------------------------------------------------------------------
+
+    def _begin_task(self, first_try: Outcome | None) -> None:
+        """It takes its first step in a turn of its own, also where tasks start eagerly (mitmproxy's do): the fill is in
+        the table before it does anything."""
+        self._first_try = first_try
+        self._task = asyncio.Task(self._run(), loop=asyncio.get_running_loop())
+
+    async def _run(self) -> None:
+        self._has_begun = True
+        fill, outcome = self._fill, "failed"
+        try:
+            outcome = await self._fetch()
+            fill.completes()
+        except (Exception, asyncio.CancelledError) as error:
+            outcome = fill.broke(error)
+        finally:
+            fill.ended(outcome)
+
+    async def _fetch(self) -> str:
+        """Ask; hand the head to the waiters, and write the body while they read along. The outcome."""
+        fill = self._fill
+        request, store = fill.request, fill.table.store
+        try:
+            outcome = await self._exchange(request.candidates)
+            if outcome is None:
+                # Validated was something that is not here any more, or that can't be told from others: ask for it.
+                span = request.range_fetch
+                if span is not None and span.of is not None and not store.holds(span.of):
+                    request.range_fetch = replace(span, of=None)  # there is nothing to put it to
+                outcome = await self._exchange(())
+        except (OriginError, asyncio.CancelledError) as error:
+            if fill.body is not None and fill.head is not None and self._may_be_continued(fill.head, fill.body):
+                fill.slot.end(error.error if isinstance(error, OriginError) else "abandoned")
+                await store.commit(fill.body, request.key, fill.head.response)
+            raise
+        return outcome or "not_stored"
+
+    def _request_headers(self, candidates: tuple[Entry, ...]) -> Headers:
+        request = self._fill.request
+        headers, span = request.headers, request.range_fetch
+        for name, value in conditional_headers([entry.response for entry in candidates]):
+            headers = headers.set(name, value)
+        if span is not None:
+            headers = headers.without("range").add("Range", span.header)
+            if span.of is not None and not candidates:
+                validator = strong_validator(span.of.response.headers)
+                headers = headers.add("If-Range", validator) if validator is not None else headers
+        return headers
+
+    async def _exchange(self, candidates: tuple[Entry, ...]) -> str | None:
+        """One response and its continuations: the outcome, or ``None`` after a 304 that nothing can be made of."""
+        fill = self._fill
+        request, store = fill.request, fill.table.store
+        headers = self._request_headers(candidates)
+        first_try, self._first_try = self._first_try, None
+        response = await fill.table.sources.get(
+            SourceRequest(request.target, headers, self, request.retries, fill.interim, first_try)
+        )
+        try:
+            if response.status == 304 and candidates:
+                return "not_modified" if await take_not_modified(fill, candidates, response) else None
+            head = self._take(response)
+            body = head.body
+            assert body is not None
+            broken = await copy(response, body, store.pipes)
+        finally:
+            response.close()
+        while broken is not None:
+            broken = await self._continue(headers, head, body, broken)
+        body.finish()
+        outcome = "not_modified" if response.status == 304 else "not_stored"
+        # The slot comes back before the body is committed. The fill stays in the table until then, so that a request in
+        # between finds the bytes here and does not go to the origin.
+        fill.slot.end("complete")
+        fill.completes()
+        if head.why_not_stored is not None:
+            body.close_if_unused()
+            return outcome
+        if fill.doomed:
+            body.stop_keeping()
+            body.close_if_unused()
+            return "not_stored"
+        entry = await store.commit(body, request.key, head.response)
+        if entry is not None and fill.doomed:
+            store.remove(entry)
+        return "stored" if entry is not None else "not_stored"
+
+    def _take(self, response: OriginResponse) -> FillHead:
+        """The head is here: who gets it, and is it stored?"""
+        fill = self._fill
+        request = fill.request
+        if request.range_fetch is not None:
+            partial = take_partial(fill, response, request.range_fetch)
+            if partial is not None:
+                return partial
+        elif request.is_short and response.status == 200:
+            fill.check_is_short(response.content_length)
+        head, recipients = decide(fill, response)
+        fill.deliver(head, recipients)
+        fill.look_who_waits()
+        return head
+
+    # -- a body that broke off ----------------------------------------------------------------------------------
+
+    def _may_be_continued(self, head: FillHead, body: Body) -> bool:
+        """Whether the bytes at hand can be put together with the rest later (RFC 9111 §3.3, §3.4)."""
+        return (
+            body.kept
+            and not body.complete
+            and not self._fill.doomed
+            and head.why_not_stored is None
+            and (head.fills_gap_of is not None or (head.response.status == 200 and body.length > 0))
+            and body.total is not None
+            and strong_validator(head.response.headers) is not None
+        )
+
+    async def _continue(self, headers: Headers, head: FillHead, body: Body, broken: OriginError) -> OriginError | None:
+        """Ask the origin for the rest, as long as there are tries. Raises ``broken`` if there are none, or the response
+        isn't the rest."""
+        fill = self._fill
+        source, validator = fill.table.sources.origin, strong_validator(head.response.headers)
+        span = fill.request.range_fetch
+        if (
+            not source.client.may_retry(broken, self._breaks)
+            or validator is None
+            or head.response.status != 200
+            or (head.length is None and body.total is None)
+            or ("range" in headers and (span is None or span.field is not None))
+        ):
+            raise broken
+        await source.client.pause(self._breaks, 0.0, broken.error)
+        self._breaks += 1
+        since = body.length
+        if since == body.total:
+            return None  # nothing but its end was lacking
+        last = "" if body.total is None else body.total - 1
+        headers = (
+            headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
+        )
+        response = await source.get(SourceRequest(fill.request.target, headers, self))
+        try:
+            if not _is_the_rest(response, since, head, body):
+                raise broken
+            updated = head.response.updated_by(
+                response.headers, response.request_time, response.response_time, None, fill.request.policy
+            )
+            if body.kept and not may_be_kept(fill.request, updated):
+                fill.doomed = True
+            again = await copy(response, body, fill.table.store.pipes)
+        finally:
+            response.close()
+        if again is not None and body.length - since >= PROGRESS:
+            self._breaks = 0
+        return again
+
+
+def _is_the_rest(response: OriginResponse, since: int, head: FillHead, body: Body) -> bool:
+    """Whether a response continues ``body`` from ``since`` on (RFC 9110 §15.3.7, RFC 9111 §3.4)."""
+    found = parse_content_range(response.headers) if response.status == 206 else None
+    return (
+        found is not None
+        and found[0].start == since
+        and (found[0].stop == body.total or _is_less(found[0], body, response))
+        and found[1] in (None, head.length or body.total)
+        and response.content_length in (None, found[0].length)
+        and is_same_representation(head.response.headers, response.headers, if_range=True)
+    )
+
+
+def _is_less(span: Span, body: Body, response: OriginResponse) -> bool:
+    """Whether a subset of what was asked for has come, which may be (RFC 9110 §15.3.7): the next request begins at its
+    end, which has to be certain."""
+    return body.total is not None and span.stop < body.total and response.content_length is not None

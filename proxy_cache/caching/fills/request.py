@@ -1,0 +1,51 @@
+"""What a fill asks for, and on whose behalf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...semantics.credentials import credentials_of
+from ...semantics.headers import Headers
+from ...semantics.keys import Target
+from ...semantics.policy import BY_THE_BOOK, Policy
+from ...store.index import Entry
+from .known_heads import REVALIDATING
+from .range_fetch import RangeFetch
+
+
+@dataclass(slots=True, eq=False)
+class FillRequest:
+    """One request to a source. ``headers`` are end-to-end, as the client sent them."""
+
+    key: str = field(repr=False)
+    target: Target
+    headers: Headers = field(repr=False)
+    client: str
+    candidates: tuple[Entry, ...] = ()
+    """Entries to validate rather than to fetch again: first the one that the request selects."""
+    policy: Policy = BY_THE_BOOK
+    retries: int | None = None
+    """At most so many further tries; ``None``: as the settings say."""
+    private: bool = False
+    """Not shared with other requests: the key is uncacheable, or the conditions are this client's own."""
+    keep: bool = True
+    """Whether the response may be stored at all."""
+    range_fetch: RangeFetch | None = None
+    """The span to ask for, in place of the whole."""
+    is_short: bool = False
+    """All of it is asked for on behalf of a range, since a HEAD has told that it is short."""
+    for_whole: bool = False
+    """The span is a gap of any length, for a client that reads the whole body."""
+    beside: bool = False
+    """Asked for beside a fill that will have it later: only a 206 will do."""
+
+    @property
+    def passes_condition_on(self) -> bool:
+        """Whether the origin is asked what the client has asked: has it changed?"""
+        return not self.candidates and self.headers.has_any(REVALIDATING)
+
+
+def identifying_fields(request: FillRequest) -> frozenset[str]:
+    """The names of the fields that say who has made a request, as far as they may decide about the response."""
+    policy = request.policy
+    return frozenset() if policy.ignore_authorization else credentials_of(request.headers, policy.credentials)

@@ -1,0 +1,93 @@
+"""Where the response to a fill comes from: sources, asked in order until one has it.
+
+Only the origin is one today, and it is the last in any case: it takes a slot of the limiter, when its turn has come and
+not before, so that a source that is asked earlier (a peer, a shared store) costs no slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..semantics.headers import Headers
+from ..semantics.keys import Target
+from .connection import OnAnswer, OriginConnection, Outcome
+from .origin import OriginClient
+from .response import OriginResponse
+
+
+class Slot(Protocol):
+    """A fill's claim to ask an origin."""
+
+    async def granted(self) -> None:
+        """Wait for it. Ends with ``CancelledError``, or an error of the limiter's, if there will be none."""
+
+    def answered(self) -> None:
+        """The head of the response is here."""
+
+
+@dataclass(slots=True)
+class SourceRequest:
+    """What a fill asks for."""
+
+    target: Target
+    headers: Headers
+    """Those of the request as it is sent, with conditions and ``Range``."""
+    slot: Slot
+    retries: int | None = None
+    """At most so many further tries; ``None``: as the settings say."""
+    on_interim: Callable[[int, Headers], None] | None = None
+    """Told of 1xx responses."""
+    first_try: Outcome | None = None
+    """What came of a first try by :meth:`OriginSource.ask_now`."""
+
+
+class Source(Protocol):
+    """One place that may have the response."""
+
+    async def get(self, request: SourceRequest) -> OriginResponse | None:
+        """The response; ``None`` if it isn't here, or can't be had, and the next source is to be asked."""
+
+
+class OriginSource:
+    """The last source: whatever it says is the response. Raises :class:`OriginError` if it says nothing."""
+
+    def __init__(self, client: OriginClient) -> None:
+        self.client = client
+
+    async def get(self, request: SourceRequest) -> OriginResponse:
+        await request.slot.granted()
+        response = await self.client.get(
+            request.target, request.headers, retries=request.retries, on_interim=request.on_interim,
+            answer=request.first_try,
+        )  # fmt: skip
+        request.slot.answered()
+        return response
+
+
+class Sources:
+    """The chain that a fill walks."""
+
+    def __init__(self, origin: OriginSource, before: tuple[Source, ...] = ()) -> None:
+        self.origin = origin
+        self._before = before
+        """Those that are asked before it."""
+
+    @property
+    def begins_at_origin(self) -> bool:
+        return not self._before
+
+    def ask_now(
+        self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None], on_answer: OnAnswer
+    ) -> OriginConnection | None:
+        """Ask the origin in this turn, with a slot that is granted already: see :meth:`OriginClient.ask_now`."""
+        return self.origin.client.ask_now(target, headers, on_interim, on_answer)
+
+    async def get(self, request: SourceRequest) -> OriginResponse:
+        """The first response that a source has. Raises what :class:`OriginSource` does."""
+        for source in self._before:
+            response = await source.get(request)
+            if response is not None:
+                return response
+        return await self.origin.get(request)
