@@ -46,7 +46,7 @@ trace:
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"
 
-# Compare this checkout with another one, in alternating runs (about 5 minutes; --help: more)
+# Compare this checkout with a commit (or another checkout), in alternating runs (about 5 minutes; --help: more)
 bench-ab *arguments:
     {{ python }} benchmarks/ab.py "$@"
 
