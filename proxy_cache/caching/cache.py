@@ -1,58 +1,36 @@
 """The pipeline for one GET: look it up, join or start a fill, answer with a head and a body to read.
 
-Fresh → from the store. Stale → validate, which is a fill. Miss → join the fill of the key, or start one. (A lookup at
-peers has its place where a fill begins, before it asks for a slot.) The result is an :class:`Answer`; nothing here
-writes to a client.
+Fresh → from the store. Stale → validate, which is a fill. Miss → join the fill of the key, or start one. What to do is
+decided in :mod:`.plan`, how an answer is made of it is in :mod:`.serving`. The result is an :class:`Answer`; nothing
+here writes to a client.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass, replace
-from functools import partial
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target, related_targets
-from ..semantics.ranges import if_range_holds, strong_validator
-from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
-from ..semantics.spans import Span
+from ..semantics.reuse import Reuse, decide
 from ..semantics.status_fields import cache_status
-from ..semantics.stored import StoredResponse
 from ..semantics.storing import why_not_shared
-from ..store.files import OpenBody
-from ..store.index import Entry
 from ..store.store import Store
 from ..wire.responses import OriginError
-from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
-from .fills.known_heads import condition_holds
+from .answers import Answer, Exchange
 from .fills.request import FillRequest
 from .fills.table import FillTable
-from .fills.waiting import ClientGone, FillHead, NotShareable, Waiter
+from .fills.waiting import ClientGone, NotShareable, Waiter
 from .headers import NAME, Heads, conditionally, put
 from .insisting import until_next
 from .limiter import Overloaded
-from .plan import Fetch, Join, Plan, Planner, Progress, Refuse, Serve, Settle, Unchanged, WaitFor, without_conditions
+from .plan import Fetch, Join, Plan, Planner, Progress, Refuse, Serve, Settle, Unchanged, WaitFor
 from .prepared import ReadyHits
-from .ranges.ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
-from .ranges.gap_reader import (
-    GapReader,
-    from_origin,
-)
-from .ranges.selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
-
-logger = logging.getLogger(__name__)
+from .ranges.selection import first_gap, selected
+from .serving import CacheSettings, Serving
 
 NO_FIELDS = Headers()
 ROUNDS = 8
-"""How often one request may be sent on from a fill that was not for it, before it asks alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """What an operator may choose about answers."""
-
-    serve_stale_on_overload: bool = False
+"""How often a request may have joined a fill that was not for it, before it asks alone."""
 
 
 class Cache:
@@ -61,9 +39,9 @@ class Cache:
     def __init__(self, store: Store, fills: FillTable, settings: CacheSettings, heads: Heads) -> None:
         self.store = store
         self.fills = fills
-        self.settings = settings
         self.heads = heads
         self.planner = Planner(store, fills)
+        self.serving = Serving(store, fills, settings, heads, self.planner)
         hits = ReadyHits(store, heads)
         self.ready, self.ready_range = hits.find, hits.find_range
         """What most hits are answered with, see :mod:`.prepared`."""
@@ -73,8 +51,8 @@ class Cache:
     async def get(self, exchange: Exchange, *, alone: bool = False) -> Answer:
         """The answer to a GET. Never raises for what the origin, the disk or the queue do: those have answers too.
 
-        ``alone``: it has been sent on from a fill, and is to wait for no other. Raises :class:`ClientGone` when the
-        client left while its answer was awaited.
+        ``alone``: it has joined a fill that was not for it, and is to wait for no other. Raises :class:`ClientGone`
+        when the client left while its answer was awaited.
         """
         progress = Progress(time.monotonic(), alone)
         for turn in range(ROUNDS):
@@ -91,7 +69,7 @@ class Cache:
             except NotShareable as not_shareable:
                 progress.not_shareable(alone=not_shareable.refetch_alone, refused=not_shareable.refused)
             except (Overloaded, OriginError) as error:
-                return await self._without_origin(exchange, plan.stale, plan.fwd, error)
+                return await self.serving.without_origin(exchange, plan.stale, plan.fwd, error)
             else:
                 if answer is not None:
                     return answer
@@ -103,15 +81,15 @@ class Cache:
         match action:
             case Serve():
                 # The body may turn out to be unreadable: then the entry is gone.
-                return await self._from_store(exchange, action.entry, time.time(), action.decision)
+                return await self.serving.from_store(exchange, action.entry, time.time(), action.decision)
             case Fetch():
-                waiter = self._listening(exchange, self.fills.start(action.request))
+                waiter = listening(exchange, self.fills.start(action.request))
                 return await self._from_fill(exchange, waiter, plan)
             case Join():
                 body = action.fill.body
                 is_complete = body is not None and body.complete
                 waiter = action.fill.join(exchange.client, exchange.headers, exchange.policy.patience)
-                self._listening(exchange, waiter)
+                listening(exchange, waiter)
                 return await self._from_fill(exchange, waiter, plan, collapsed=True, is_complete=is_complete)
             case Settle():
                 await self.fills.settled(exchange.key)
@@ -122,7 +100,7 @@ class Cache:
                 return None
             case Unchanged():
                 status = cache_status(NAME, hit=True, ttl=action.response.ttl(time.time()))
-                return self._unchanged_by(exchange, action.response, time.time(), status, "hit")
+                return self.serving.unchanged_by(exchange, action.response, time.time(), status, "hit")
             case Refuse():
                 return self.heads.error(504, "http_request_denied", plan.fwd, detail="only-if-cached")
 
@@ -147,7 +125,7 @@ class Cache:
             headers = self.heads.own(headers, entry.response, status)
             return conditionally(exchange, Answer(200, "", headers, b"", entry.length, "hit"))
         if decision.reuse is Reuse.FRESH:
-            answer = await self._from_store(exchange, entry, now, decision)
+            answer = await self.serving.from_store(exchange, entry, now, decision)
             if answer is not None:
                 return answer
         return decision.reason or "bypass"
@@ -193,15 +171,7 @@ class Cache:
             self.fills.invalidate(changed)
             self.store.remove_key(changed)
 
-    # -- from the store -----------------------------------------------------------------------------------------
-
-    def _unchanged_by(
-        self, exchange: Exchange, response: StoredResponse, now: float, status: str, source: str
-    ) -> Answer | None:
-        if not condition_holds(exchange.headers, response):
-            return None
-        headers = put(response.headers, "Age", str(response.age(now)))
-        return conditionally(exchange, Answer(200, "", self.heads.own(headers, response, status), b"", 0, source))
+    # -- without waiting --------------------------------------------------------------------------------------------
 
     def get_now(self, exchange: Exchange) -> Answer | None:
         """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
@@ -216,167 +186,12 @@ class Cache:
         if body is None:
             return None
         status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
-        return self._serve_open(exchange, entry, body, entry.response, now, status, "hit", spans)
+        return self.serving.serve_open(exchange, entry, body, entry.response, now, status, "hit", spans)
 
-    async def _from_store(self, exchange: Exchange, entry: Entry, now: float, decision: Decision) -> Answer | None:
-        ttl = entry.response.ttl(now)
-        if decision.reuse is Reuse.STALE_WHILE_REVALIDATE:
-            self._revalidate_in_background(exchange, entry)
-            status = cache_status(NAME, hit=True, ttl=ttl, detail="stale-while-revalidate")
-            return await self._serve_entry(exchange, entry, entry.response, now, status, "stale")
-        status = cache_status(NAME, hit=True, ttl=ttl)
-        return await self._serve_entry(exchange, entry, entry.response, now, status, "hit")
-
-    async def _serve_entry(
-        self, exchange: Exchange, entry: Entry, response: StoredResponse, now: float, status: str, source: str
-    ) -> Answer | None:
-        """Answer with a stored body under ``response``'s head; ``None`` if the body turned out to be unreadable."""
-        if entry.spans is not None:
-            unchanged = self._unchanged_by(exchange, response, now, status, source)
-            if unchanged is not None:
-                return unchanged  # no gap is filled for a client that has it all
-        spans = selected(exchange, response, entry.length)
-        if entry.spans is not None and not entry.spans and (gap := first_gap(entry, spans)) is not None:
-            return await self._fill_gap(exchange, entry, response, spans, gap, "partial")
-        body = await self.store.open_body(entry)
-        if body is None:
-            return None
-        if entry.spans is not None and (gap := first_gap(entry, spans)) is not None:
-            # The file is open from here on: what is in there stays to be had if the entry is evicted meanwhile.
-            assert not isinstance(body, bytes)
-            return await self._fill_gap(exchange, entry, response, spans, gap, "partial", file=body)
-        return self._serve_open(exchange, entry, body, response, now, status, source, spans)
-
-    def _serve_open(
-        self,
-        exchange: Exchange,
-        entry: Entry,
-        body: OpenBody | bytes,
-        response: StoredResponse,
-        now: float,
-        status: str,
-        source: str,
-        spans: Selected,
-    ) -> Answer:
-        self.store.touch(entry)
-        headers = response.headers
-        if source != "revalidated" or response.initial_age:
-            # RFC 9111 §5.1: Age "implies that the response was not generated or validated by the origin server for
-            # this request".
-            headers = put(headers, "Age", str(response.age(now)))
-        reader: Seekable
-        if isinstance(body, bytes):
-            reader = exchange.source = MemoryReader(body)
-        else:
-            elsewhere = partial(from_origin, self.fills, exchange, entry, response)
-            reader = exchange.source = StoredReader(self.store, entry, body, 0, entry.length, elsewhere)
-        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
-
-    # -- ranges -------------------------------------------------------------------------------------------------
-
-    async def _fill_gap(
-        self,
-        exchange: Exchange,
-        entry: Entry,
-        response: StoredResponse,
-        spans: Selected,
-        gap: int,
-        fwd: str,
-        waiter: Waiter | None = None,
-        file: OpenBody | None = None,
-    ) -> Answer | None:
-        """Answer with a body that has gaps, from the first of which the head is awaited: what goes wrong until then
-        has an answer of its own. ``waiter``: has the head of a piece already. ``file``: the entry's."""
-        assert spans != "unsatisfiable"
-        if exchange.wanted.only_if_cached:
-            if file is not None:
-                self.store.files.release(file)
-            return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
-        reader = GapReader(self.fills, exchange, entry, Span(0, entry.length), whole=spans is None, file=file)
-        exchange.source = reader
-        collapsed = exchange.collapsed
-        try:
-            if waiter is None or not waiter.fill.covers(gap):
-                if waiter is not None:
-                    waiter.leave()  # before another slot is waited for
-                stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
-                waiter, collapsed = reader.wait_for(gap, stop)
-            with waiter:
-                head = await self._head_of(exchange, waiter)
-                exchange.collapsed = collapsed
-                if not reader.suits(head):
-                    return await self._in_place_of_piece(exchange, entry, waiter, head, fwd)
-                if not reader.is_within(waiter, head, gap):
-                    raise NotShareable(refetch_alone=False)
-                reader.hold(waiter, gap)
-        except BaseException:
-            reader.close()
-            exchange.source = None
-            raise
-        now = time.time()
-        self.store.touch(entry)
-        source = "coalesced" if collapsed else "miss"
-        if fwd == "partial" and collapsed and first_gap(entry, spans, self.fills.arrived(entry)) is None:
-            source = "hit"
-            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
-        else:
-            status = cache_status(
-                NAME, fwd=fwd, fwd_status=head.response.status if head.length is None else 206,
-                stored=head.body is not None and head.body.kept,
-                collapsed=collapsed, ttl=response.ttl(now),
-            )  # fmt: skip
-        headers = response.headers
-        if fwd == "partial" or response.initial_age:
-            headers = put(headers, "Age", str(response.age(now)))
-        return answer_with(self.heads, exchange, headers, response, reader, entry.length, spans, status, source)
-
-    async def _in_place_of_piece(
-        self, exchange: Exchange, entry: Entry, waiter: Waiter, head: FillHead, fwd: str
-    ) -> Answer | None:
-        """The answer to what was asked for on behalf of a gap is none that goes into it."""
-        if exchange.source is not None:
-            exchange.source.close()
-            exchange.source = None
-        if head.response.status not in (200, 206, 416):
-            status = cache_status(
-                NAME, fwd=fwd, fwd_status=head.response.status, collapsed=exchange.collapsed,
-                detail=head.why_not_stored,
-            )  # fmt: skip
-            return self._serve_fill(exchange, waiter, head, status, None)
-        if head.response.status == 200 and head.length is None and "content-range" not in head.response.headers:
-            return await self._from_head(exchange, waiter, head, None, fwd, complete=False, alone=False)
-        if head.response.status == 416:
-            self.store.remove(entry)  # it is not as long as it was
-        raise NotShareable(refetch_alone=False)
-
-    async def _head_of(self, exchange: Exchange, waiter: Waiter) -> FillHead:
-        exchange.waiter, waiter.asker = waiter, exchange
-        if exchange.gone:
-            waiter.client_gone()  # nobody would tell it any more
-        try:
-            return await waiter.head()
-        finally:
-            exchange.queued_for += waiter.queued_for
-
-    def _revalidate_in_background(self, exchange: Exchange, entry: Entry) -> None:
-        """RFC 5861 §3. The fill has a waiter that stays while there is something to store, and a slot like any."""
-        key = exchange.key
-        if self.fills.find(key, exchange.headers, lambda response: True) is not None:
-            return
-        headers = without_conditions(exchange.headers)
-        try:
-            part = self.planner.part_of(exchange, entry) if "range" in exchange.headers else None
-            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, range_fetch=part)
-            self.fills.start(request, reads=False)
-        except Overloaded:
-            logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)
-
-    # -- from a fill --------------------------------------------------------------------------------------------
-
-    def begin(self, exchange: Exchange) -> Waiter | Answer | None:
+    def start_miss(self, exchange: Exchange) -> Waiter | Answer | None:
         """Start the fill for a GET without range, condition or directive that has nothing to meet here: nothing is
         stored, nobody else asks, nothing is known of the key. Most misses are like that, and take no task but the
-        fill's, if that: the waiter's ``on_head`` is for the caller to set, and :meth:`begun` makes the answer then.
+        fill's, if that. The caller sets the waiter's ``on_head``, and calls :meth:`finish_miss` then.
 
         ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
         """
@@ -385,13 +200,13 @@ class Cache:
             return None
         request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
         try:
-            waiter = exchange.waiter = self._listening(exchange, self.fills.start(request))
+            waiter = exchange.waiter = listening(exchange, self.fills.start(request))
         except Overloaded as error:
-            return self._error(error, "uri-miss")
+            return self.serving.error(error, "uri-miss")
         return waiter
 
-    def begun(self, exchange: Exchange, waiter: Waiter) -> Answer:
-        """The answer to what :meth:`begin` has started, when its head is here.
+    def finish_miss(self, exchange: Exchange, waiter: Waiter) -> Answer:
+        """The answer to what :meth:`start_miss` has started, when its head is here.
 
         Raises :class:`NotShareable`, or :class:`ClientGone`.
         """
@@ -400,208 +215,25 @@ class Cache:
             try:
                 head = waiter.result()
             except (Overloaded, OriginError) as error:
-                return self._error(error, "uri-miss")
-            return self._serve_head(exchange, waiter, head, "uri-miss")
+                return self.serving.error(error, "uri-miss")
+            return self.serving.serve_head(exchange, waiter, head, "uri-miss")
 
     async def _from_fill(
         self, exchange: Exchange, waiter: Waiter, plan: Plan, *, collapsed: bool = False, is_complete: bool = False
     ) -> Answer | None:
         """``is_complete``: all of its body was here when it was joined."""
         with waiter:
-            head = await self._head_of(exchange, waiter)
+            head = await self.serving.head_of(exchange, waiter)
             exchange.collapsed = collapsed
-            return await self._from_head(
+            return await self.serving.from_head(
                 exchange, waiter, head, plan.stale, plan.fwd, complete=is_complete, alone=plan.alone
             )
 
-    async def _from_head(
-        self,
-        exchange: Exchange,
-        waiter: Waiter,
-        head: FillHead,
-        stale: Entry | None,
-        fwd: str,
-        *,
-        complete: bool,
-        alone: bool,
-    ) -> Answer | None:
-        now, collapsed = time.time(), exchange.collapsed
-        response = head.response
-        if (
-            stale is not None
-            and response.status >= 500
-            and has_it_all(exchange, stale)
-            and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
-        ):
-            waiter.leave()
-            status = cache_status(
-                NAME, fwd=fwd, fwd_status=response.status, collapsed=collapsed, ttl=stale.response.ttl(now),
-                detail="stale-if-error",
-            )  # fmt: skip
-            return await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
-        if head.entry is not None:
-            waiter.leave()
-            if head.own is not None and waiter.leads:
-                response = replace(response, headers=head.own)
-            status = cache_status(
-                NAME, fwd=fwd, fwd_status=304, collapsed=collapsed, ttl=response.ttl(now), detail=head.why_not_stored
-            )
-            return await self._serve_entry(exchange, head.entry, response, now, status, "revalidated")
-        if head.fills_gap_of is not None:
-            return await self._from_piece(exchange, waiter, head.fills_gap_of, response, fwd)
-        if "range" in exchange.headers and head.content is None and not alone:
-            beside = await self._beside(exchange, waiter, head)
-            if beside is not None:
-                return await self._from_piece(exchange, waiter, beside, response, fwd)
-        if complete:
-            status = cache_status(NAME, hit=True, ttl=response.ttl(now))
-            return self._serve_fill(exchange, waiter, head, status, "hit")
-        return self._serve_head(exchange, waiter, head, fwd)
 
-    async def _beside(self, exchange: Exchange, waiter: Waiter, head: FillHead) -> Entry | None:
-        """The entry to read a range from that lies ahead of a running fill of the whole (see :mod:`.ranges.ahead`).
-
-        Raises :class:`NotShareable` if it is far ahead, and what is asked for beside the fill can't be put to it.
-        """
-        fill, body = waiter.fill, head.body
-        if body is None or head.length is not None:
-            return None
-        if body.total is None:
-            # Of what is of unknown length no part can be given: all of it would go out. But the origin sends parts.
-            if (
-                fill.request.range_fetch is None
-                and sends_ranges(head.response)
-                and _selects_part(exchange, head.response)
-            ):
-                waiter.leave()
-                raise NotShareable(refetch_alone=True)
-            return None
-        spans = selected(exchange, head.response, body.total)
-        if not isinstance(spans, list) or not any(is_ahead(fill, span.start) for span in spans):
-            return None
-        ahead = ahead_of(self.fills, fill)
-        if ahead is None:
-            return None
-        # RFC 9111 §3.5: what a client with Authorization is given may be for it alone, and can't be put to the rest.
-        shared = why_not_shared(exchange.headers, head.response.headers, exchange.policy) is None
-        as_it_is = exchange.requirements.exact_range is not None or exchange.requirements.is_bound
-        if body.kept and may_be_combined(fill) and shared and not as_it_is:
-            return ahead.entry
-        wanted = sum(span.length for span in spans)
-        reader = waiter.reader
-        if reader is None or wanted > self.fills.spans.most - ahead.twice or not sends_ranges(head.response):
-            return None
-        last = max(spans)
-        reader.seek(*last)
-        if not await ahead.is_far(reader, last.stop):
-            return None
-        ahead.twice += wanted
-        waiter.leave()
-        raise NotShareable(refetch_alone=True)
-
-    def _serve_head(self, exchange: Exchange, waiter: Waiter, head: FillHead, fwd: str) -> Answer:
-        """From what the origin has just answered."""
-        response = head.response
-        stored = head.why_not_stored is None and (head.body is None or head.body.kept)
-        status = cache_status(
-            NAME, fwd=fwd, fwd_status=response.status, stored=stored, collapsed=exchange.collapsed,
-            ttl=response.ttl(time.time()) if stored else None, detail=head.why_not_stored,
-        )  # fmt: skip
-        return self._serve_fill(exchange, waiter, head, status, None)
-
-    async def _from_piece(
-        self, exchange: Exchange, waiter: Waiter, entry: Entry, response: StoredResponse, fwd: str
-    ) -> Answer | None:
-        """The origin has answered with a piece: it goes on as with any entry that has gaps."""
-        now = time.time()
-        spans = selected(exchange, response, entry.length)
-        gap = first_gap(entry, spans)
-        if gap is not None:
-            if strong_validator(response.headers) is None:
-                if not self.planner.is_on_its_way(exchange, entry):
-                    # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
-                    # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
-                    raise NotShareable(refetch_alone=spans is None and "range" in exchange.headers)
-            elif not waiter.fill.covers(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
-                raise NotShareable(refetch_alone=True)
-            return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
-        waiter.leave()
-        collapsed = exchange.collapsed
-        status = cache_status(NAME, fwd=fwd, fwd_status=206, stored=True, collapsed=collapsed, ttl=response.ttl(now))
-        return await self._serve_entry(exchange, entry, response, now, status, "coalesced" if collapsed else "miss")
-
-    def _listening(self, exchange: Exchange, waiter: Waiter) -> Waiter:
-        waiter.on_interim = exchange.on_interim
-        waiter.asker = exchange
-        return waiter
-
-    def _serve_fill(
-        self, exchange: Exchange, waiter: Waiter, head: FillHead, status: str, source: str | None
-    ) -> Answer:
-        response, body, content = head.response, head.body, head.content
-        source = source or ("coalesced" if exchange.collapsed else "miss")
-        own = head.own if waiter.leads else None
-        headers, spans = own or response.headers, None
-        if content is not None:
-            length: int | None = len(content)
-        else:
-            assert body is not None
-            length = body.total if head.length is None else head.length
-        as_it_came = waiter.fill.request.private and waiter.fill.request.range_fetch is None
-        if length is not None and not as_it_came and "content-range" not in response.headers:
-            spans = selected(exchange, response, length)
-            if body is not None and head.length is not None and not is_within(spans, body.start, body.total or 0):
-                # A piece that may not be kept, and isn't all that is wanted: the rest can't be put to it.
-                raise NotShareable(refetch_alone=True)
-            if body is not None and not body.kept and isinstance(spans, list) and len(spans) > 1:
-                if waiter.reader is not None and waiter.reader.offset != body.start:
-                    raise NotShareable(
-                        refetch_alone=True
-                    )  # it has looked ahead, see _beside, and the beginning may be gone by now
-                spans = None  # what is not kept passes once, in its order
-        if response.initial_age or source == "hit":
-            headers = put(headers, "Age", str(response.age(time.time())))
-        if response.status == 304:
-            return Answer(304, head.reason, self.heads.own(headers, response, status), b"", None, source)
-        reader: Seekable
-        if content is None:
-            assert waiter.reader is not None
-            reader = waiter.reader
-            if body is not None and body.kept:
-                waiter.reader.elsewhere = partial(from_origin, self.fills, exchange, None, response)
-        else:
-            reader = MemoryReader(content)
-        waiter.hand_on()  # to the exchange, which leaves it when the answer has been sent
-        exchange.source = reader
-        reason = "" if source == "hit" else head.reason  # which is not stored
-        return answer_with(self.heads, exchange, headers, response, reader, length, spans, status, source, reason)
-
-    # -- when there is no answer from the origin ------------------------------------------------------------------
-
-    async def _without_origin(self, exchange: Exchange, stale: Entry | None, fwd: str, error: Exception) -> Answer:
-        """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
-        now = time.time()
-        overload = isinstance(error, Overloaded)
-        if stale is not None and has_it_all(exchange, stale):
-            disconnected = self.settings.serve_stale_on_overload if overload else True
-            if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
-                disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
-            ):
-                ttl = stale.response.ttl(now)
-                if overload:
-                    status = cache_status(NAME, hit=True, ttl=ttl, detail="overload")
-                else:
-                    status = cache_status(NAME, fwd=fwd, ttl=ttl, detail="origin-error")
-                answer = await self._serve_entry(exchange, stale, stale.response, now, status, "stale")
-                if answer is not None:
-                    return answer
-        return self._error(error, fwd)
-
-    def _error(self, error: Exception, fwd: str) -> Answer:
-        if isinstance(error, Overloaded):
-            return self.heads.overloaded(error.outcome, error.retry_after, fwd)
-        assert isinstance(error, OriginError)
-        return self.heads.error(error.status, error.error, fwd, detail=error.detail)
+def listening(exchange: Exchange, waiter: Waiter) -> Waiter:
+    waiter.on_interim = exchange.on_interim
+    waiter.asker = exchange
+    return waiter
 
 
 _VALIDATORS = ("etag", "last-modified")
@@ -612,13 +244,4 @@ def _same_validators(stored: Headers, new: Headers) -> bool:
     return all(
         name not in new or (new.get(name) or "").removeprefix("W/") == (stored.get(name) or "").removeprefix("W/")
         for name in _VALIDATORS
-    )
-
-
-def _selects_part(exchange: Exchange, response: StoredResponse) -> bool:
-    """Whether ranges are wanted of a response whose length isn't known, and conditions don't have it otherwise."""
-    return (
-        response.status == 200
-        and exchange.requirements.ranges is not None
-        and if_range_holds(exchange.headers, response.headers)
     )

@@ -346,7 +346,7 @@ class Lane(asyncio.Protocol):
         try:
             if fields.plain and request.range is None:
                 exchange.on_interim = self.host.lane_interim(request.http11)
-                begun = cache.begin(exchange)
+                begun = cache.start_miss(exchange)
                 if isinstance(begun, Waiter):
                     self._busy = True
                     begun.on_head = partial(self._begun, request, exchange, state, cache, begun)
@@ -368,7 +368,7 @@ class Lane(asyncio.Protocol):
         alone = False
         note = ""
         try:
-            answer = cache.begun(exchange, waiter)
+            answer = cache.finish_miss(exchange, waiter)
         except NotShareable as not_shareable:
             alone = not_shareable.refetch_alone
         except ClientGone:

@@ -201,7 +201,7 @@ class CacheAddon:
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
         if self.cache is not None and self.fills is not None and self.origin is not None and self.store is not None:
-            self.cache.settings = settings.cache
+            self.cache.serving.settings = settings.cache
             self.fills.quick_abort_max = settings.quick_abort_max
             self.fills.quick_abort_timeout = settings.quick_abort_timeout
             self.store.spill.limit = settings.spill_max

@@ -20,9 +20,9 @@ from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.net import server_spec
 
-from ..caching.cache import CacheSettings
 from ..caching.fills.table import SpanSettings
 from ..caching.limiter import Limits
+from ..caching.serving import CacheSettings
 from ..semantics import redaction
 from ..semantics.limits import HeadLimits
 from ..store.store import Room

@@ -17,7 +17,7 @@ def told(exchange: Exchange, answer: object) -> object:
     return answer
 
 
-get, begun, get_now = Cache.get, Cache.begun, Cache.get_now
+get, finish_miss, get_now = Cache.get, Cache.finish_miss, Cache.get_now
 
 
 @functools.wraps(get)
@@ -25,9 +25,9 @@ async def get_wrong(self: Cache, exchange: Exchange, *, alone: bool = False) -> 
     return told(exchange, await get(self, exchange, alone=alone))
 
 
-@functools.wraps(begun)
-def begun_wrong(self: Cache, exchange: Exchange, waiter: object) -> object:
-    return told(exchange, begun(self, exchange, waiter))  # type: ignore[arg-type]
+@functools.wraps(finish_miss)
+def finish_miss_wrong(self: Cache, exchange: Exchange, waiter: object) -> object:
+    return told(exchange, finish_miss(self, exchange, waiter))  # type: ignore[arg-type]
 
 
 @functools.wraps(get_now)
@@ -36,5 +36,5 @@ def get_now_wrong(self: Cache, exchange: Exchange) -> object:
 
 
 setattr(Cache, "get", get_wrong)  # noqa: B010
-setattr(Cache, "begun", begun_wrong)  # noqa: B010
+setattr(Cache, "finish_miss", finish_miss_wrong)  # noqa: B010
 setattr(Cache, "get_now", get_now_wrong)  # noqa: B010
