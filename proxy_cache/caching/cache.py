@@ -136,12 +136,12 @@ class Cache:
             # It has left memory since it was looked up. What can't be compared without waiting is fetched again.
             self.store.remove_key(exchange.key)
         entry = self.planner.select(exchange.key, exchange.headers)
-        self.fills.known.discard(exchange.key)
+        self.fills.keys.heads.discard(exchange.key)
         length = headers.get("content-length")
         if entry is None and length is not None and length.isascii() and length.isdigit():
-            self.fills.length_is(exchange.key, int(length[:18]))
+            self.fills.keys.length_is(exchange.key, int(length[:18]))
             if headers.get("accept-ranges") == "bytes":
-                self.fills.can_be_put_together(exchange.key, headers)
+                self.fills.keys.can_be_put_together(exchange.key, headers)
         if entry is None or entry.response.status != 200:
             return
         response = entry.response

@@ -18,16 +18,16 @@ import enum
 import random
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..semantics.redaction import redacted
+from .client_queues import ClientQueues
 from .limiter_waits import Waits
 
 LOOKS_MOST = 2048
 """Places that are looked at to make room for one request in a full queue."""
-_NOBODY: dict[str, None] = {}
 PACE_WINDOW = 64
 """The recent pace of fills is taken over so many ended fills."""
 
@@ -130,53 +130,6 @@ class Ticket:
         return f"<Ticket {self.seq} {redacted(self.host)} {self.state.value}, {len(self.places)} waiting>"
 
 
-class _ClientQueue:
-    """The tickets that one client waits for, by host so that a saturated host is stepped over without a scan."""
-
-    __slots__ = ("by_host", "size")
-
-    def __init__(self) -> None:
-        self.by_host: dict[str, OrderedDict[Ticket, int]] = {}
-        self.size = 0
-
-    def add(self, ticket: Ticket) -> None:
-        tickets = self.by_host.setdefault(ticket.host, OrderedDict())
-        if ticket in tickets:
-            tickets[ticket] += 1
-        else:
-            tickets[ticket] = 1
-            self.size += 1
-
-    def discard(self, ticket: Ticket, *, wholly: bool = False) -> None:
-        tickets = self.by_host.get(ticket.host)
-        if tickets is None or ticket not in tickets:
-            return
-        tickets[ticket] -= 1
-        if wholly or tickets[ticket] == 0:
-            del tickets[ticket]
-            self.size -= 1
-            if not tickets:
-                del self.by_host[ticket.host]
-
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self.by_host.get(ticket.host, ())
-
-    def newest_first(self) -> Iterator[Ticket]:
-        """Its tickets, the last of them first. The first of these is found without sorting them all."""
-        newest = max((next(reversed(tickets)) for tickets in self.by_host.values()), key=_arrival)
-        yield newest
-        everyone = sorted((ticket for tickets in self.by_host.values() for ticket in tickets), key=_arrival)
-        yield from (ticket for ticket in reversed(everyone) if ticket is not newest)
-
-    def first(self, has_room: Callable[[str], bool]) -> Ticket | None:
-        heads = [next(iter(tickets)) for host, tickets in self.by_host.items() if has_room(host)]
-        return min(heads, key=lambda ticket: ticket.seq, default=None)
-
-
-def _arrival(ticket: Ticket) -> int:
-    return ticket.seq
-
-
 class OriginLimiter:
     """Slots for origin fills and the queue before them.
 
@@ -205,12 +158,7 @@ class OriginLimiter:
         self._active_per_host: dict[str, int] = {}
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
         """Tickets in order of arrival; what ``queue_max`` counts."""
-        self._rotation: OrderedDict[str, _ClientQueue] = OrderedDict()
-        """Clients with something queued; the first has the next turn."""
-        self._by_length: dict[int, dict[str, None]] = {}
-        """The same clients by how many tickets each waits for."""
-        self._longest = 0
-        """The largest of these numbers."""
+        self._clients = ClientQueues()
         self._queued_per_host: Counter[str] = Counter()
         self._waits = Waits()
         self._timer: asyncio.TimerHandle | None = None
@@ -238,8 +186,8 @@ class OriginLimiter:
         """
         self._seq += 1
         ticket = Ticket(self, host, self._seq, self._clock())
-        if self._has_slot() and self._has_room(host):
-            # Nobody who could run is overtaken: whoever is queued now waits for a host that is full.
+        if self._has_slot() and self._host_has_capacity(host):
+            # Not queue-jumping: whoever is queued waits for a host at its limit.
             self._admit(ticket)
             return ticket, None
         if self._is_at_client_limit(client) or (self.is_full and not self._displace_for(client)):
@@ -294,7 +242,7 @@ class OriginLimiter:
             "in_flight": len(self._active),
             "in_flight_per_host": dict(self._active_per_host),
             "queued": len(self._queue),
-            "queued_per_client": {client: queue.size for client, queue in self._rotation.items()},
+            "queued_per_client": self._clients.sizes(),
             "oldest_wait_seconds": round(now - oldest.since, 3) if oldest else 0.0,
         }
 
@@ -304,7 +252,7 @@ class OriginLimiter:
         age = f", oldest {self._clock() - oldest.since:.1f} s" if oldest else ""
         return (
             f"<OriginLimiter {len(self._active)} of {limit} slots taken, "
-            f"{len(self._queue)} queued for {len(self._rotation)} clients{age}>"
+            f"{len(self._queue)} queued for {len(self._clients)} clients{age}>"
         )
 
     # -- the queue: every change of who holds a slot is made by _pump ---------------------------------------------
@@ -318,14 +266,10 @@ class OriginLimiter:
         3. The timer is set for the next place to do so.
         """
         while self._has_slot() and self._queue:
-            for client, queue in self._rotation.items():
-                ticket = queue.first(self._has_room)
-                if ticket is not None:
-                    self._rotation.move_to_end(client)
-                    self._finish_wait(ticket, "admitted")
-                    break
-            else:
+            ticket = self._clients.next_turn(self._host_has_capacity)
+            if ticket is None:
                 break
+            self._finish_wait(ticket, "admitted")
         now = self._clock()
         while (ending := self._waits.next_to_end(self.limits.queue_timeout)) is not None and now >= ending[0]:
             self._drop_place(ending[1], "timeout")
@@ -335,7 +279,7 @@ class OriginLimiter:
         limit = self.limits.max_in_flight
         return limit == 0 or len(self._active) < limit
 
-    def _has_room(self, host: str) -> bool:
+    def _host_has_capacity(self, host: str) -> bool:
         limit = self.limits.max_in_flight_per_host
         return limit == 0 or self._active_per_host.get(host, 0) < limit
 
@@ -350,13 +294,9 @@ class OriginLimiter:
         self._observe("rejected", 0.0)
         raise Overloaded("rejected", self.retry_after())
 
-    def _length(self, client: str) -> int:
-        queue = self._rotation.get(client)
-        return 0 if queue is None else queue.size
-
     def _is_at_client_limit(self, client: str) -> bool:
         limit = self.limits.queue_max_per_client
-        return limit > 0 and self._length(client) >= limit
+        return limit > 0 and self._clients.length(client) >= limit
 
     def _displace_for(self, client: str) -> bool:
         """Make room in a full queue, at the expense of the client with the longest queue: its newest ticket ends,
@@ -365,25 +305,22 @@ class OriginLimiter:
 
         Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
         """
-        least = self._length(client) + 2
+        least = self._clients.length(client) + 2
         looks = LOOKS_MOST
-        for length in range(self._longest, least - 1, -1):
-            for longest in reversed(self._by_length.get(length, _NOBODY)):
-                for ticket in self._rotation[longest].newest_first():
-                    for place in ticket.places:
-                        looks -= 1
-                        if self._length(place.client) < least:
-                            break
-                    else:
-                        self._finish_wait(ticket, "rejected")
-                        return True
-                    if looks < 0:
-                        return False
+        for ticket in self._clients.longest_first(least):
+            for place in ticket.places:
+                looks -= 1
+                if self._clients.length(place.client) < least:
+                    break
+            else:
+                self._finish_wait(ticket, "rejected")
+                return True
+            if looks < 0:
+                break
         return False
 
     def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None) -> Place:
-        queue = self._rotation.get(client)
-        if queue is not None and ticket not in queue and self._is_at_client_limit(client):
+        if self._is_at_client_limit(client) and not self._clients.has(client, ticket):
             self._reject()
         return self._add_place(ticket, client, on_end, patience)
 
@@ -393,12 +330,7 @@ class OriginLimiter:
         place = Place(ticket, client, self._clock(), on_end, patience)
         ticket.places.add(place)
         self._waits.add(place)
-        queue = self._rotation.get(client)
-        if queue is None:
-            queue = self._rotation[client] = _ClientQueue()
-        before = queue.size
-        queue.add(ticket)
-        self._resized(client, before, queue.size)
+        self._clients.add(client, ticket)
         if self._timer is None or (patience is not None and place.since + patience < self._timer_at):
             self._set_timer()
         return place
@@ -412,7 +344,7 @@ class OriginLimiter:
         places, ticket.places = ticket.places, set()
         for place in places:
             self._waits.remove(place)
-            self._forget(place.client, ticket, wholly=True)
+            self._clients.discard(place.client, ticket, wholly=True)
         waited = self._clock() - ticket.since
         self._observe(outcome, waited)
         if outcome == "admitted":
@@ -436,34 +368,9 @@ class OriginLimiter:
             return
         ticket.places.discard(place)
         self._waits.remove(place)
-        self._forget(place.client, ticket)
+        self._clients.discard(place.client, ticket)
         if outcome != "canceled":
             place.on_end(Overloaded(outcome, self.retry_after(), self._clock() - place.since))
-
-    def _forget(self, client: str, ticket: Ticket, *, wholly: bool = False) -> None:
-        queue = self._rotation.get(client)
-        if queue is None:
-            return
-        before = queue.size
-        queue.discard(ticket, wholly=wholly)
-        self._resized(client, before, queue.size)
-        if not queue.size:
-            del self._rotation[client]
-
-    def _resized(self, client: str, before: int, after: int) -> None:
-        """A client waits for one ticket more, or one less. (The longest queue is then one longer, or at most one
-        shorter, so it is always known without a search.)"""
-        if before == after:
-            return
-        if before:
-            clients = self._by_length[before]
-            del clients[client]
-            if not clients:
-                del self._by_length[before]
-        if after:
-            self._by_length.setdefault(after, {})[client] = None
-        if after > self._longest or self._longest not in self._by_length:
-            self._longest = after
 
     def _leave(self, place: Place, outcome: str) -> None:
         self._drop_place(place, outcome)

@@ -131,7 +131,7 @@ class Planner:
         """The next step for a GET of which all that is stored is loaded. ``is_last``: there will be no other."""
         headers, directives = exchange.headers, exchange.wanted
         entry = self.select(exchange.key, headers)
-        known = self._fills.known.newer(exchange.key, headers, entry)
+        known = self._fills.keys.heads.newer(exchange.key, headers, entry)
         if known is not None:
             entry = None  # the client has what is newer than this, as far as is known
         unchanged = self._unchanged(exchange, entry, now)
@@ -189,7 +189,7 @@ class Planner:
     def _unchanged(self, exchange: Exchange, entry: Entry | None, now: float) -> Unchanged | None:
         if (entry is not None and entry.spans is None) or not exchange.requirements.asks_for_changes:
             return None
-        response = entry.response if entry is not None else self._fills.known.find(exchange.key, exchange.headers)
+        response = entry.response if entry is not None else self._fills.keys.heads.find(exchange.key, exchange.headers)
         if response is None or decide(exchange.wanted, response, now).reuse is not Reuse.FRESH:
             return None
         return Unchanged(response) if condition_holds(exchange.headers, response) else None
@@ -210,7 +210,7 @@ class Planner:
         requirements = exchange.requirements
         if alone or exchange.wanted.no_store or requirements.is_for_origin or requirements.is_bound:
             return False
-        return _may_share(exchange, entry) and exchange.key not in self._fills.unusable
+        return _may_share(exchange, entry) and exchange.key not in self._fills.keys.unusable
 
     def _is_useless(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
         """Whether there is nothing of an entry to which nothing can be put."""
@@ -261,7 +261,7 @@ class Planner:
             or exchange.wanted.no_store
             or exchange.requirements.is_for_origin
             or exchange.requirements.is_bound
-            or self._fills.is_uncacheable(exchange.key, headers)
+            or self._fills.keys.is_uncacheable(exchange.key, headers)
             or ("range" in headers and self._is_for_its_client(exchange))
         )
 
@@ -275,7 +275,7 @@ class Planner:
                 return Join(fill)
         private = self._is_private(exchange, alone=alone)
         candidates = self._candidates(exchange, stale)
-        if stale is None and candidates and self._fills.known.expects_304(key, headers):
+        if stale is None and candidates and self._fills.keys.heads.expects_304(key, headers):
             candidates = ()  # the client's own condition is the one that holds
         retries = part = None
         is_short = False
@@ -292,7 +292,7 @@ class Planner:
                 candidates
                 or part is not None
                 or not is_conditional(headers)
-                or self._fills.known.expects_body(key, headers)
+                or self._fills.keys.heads.expects_body(key, headers)
             ):
                 headers = without_conditions(headers)
             else:
@@ -350,7 +350,7 @@ class Planner:
             return RangeFetch(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
         need = ask = asked[0]
         block, most = fills.spans.block, fills.spans.most
-        if block and not (is_single and (exchange.key in fills.exact or exchange.key in fills.weak)):
+        if block and not (is_single and (exchange.key in fills.keys.exact or exchange.key in fills.keys.weak)):
             first, last = ask
             if first is None:
                 ask = RangeSpec(None, -(-(last or 0) // block) * block or 1)
@@ -363,7 +363,7 @@ class Planner:
 
     def _is_taken_for_short(self, exchange: Exchange) -> bool:
         """Whether a range is wanted of what a HEAD has said is short enough to be fetched whole."""
-        length = self._fills.length_of(exchange.key)
+        length = self._fills.keys.length_of(exchange.key)
         return (
             length is not None and self._fills.spans.fetches_whole(length) and exchange.requirements.ranges is not None
         )
@@ -374,7 +374,7 @@ class Planner:
         key, fills, asked = exchange.key, self._fills, exchange.requirements.ranges
         if asked is None or self._is_taken_for_short(exchange):
             return False
-        return key in fills.unusable or (len(asked) > 1 and (key in fills.exact or key in fills.weak))
+        return key in fills.keys.unusable or (len(asked) > 1 and (key in fills.keys.exact or key in fills.keys.weak))
 
 
 def _exact_part(exchange: Exchange) -> RangeFetch | None:

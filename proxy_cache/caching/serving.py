@@ -26,7 +26,8 @@ from .headers import NAME, Heads, conditionally, put
 from .limiter import Overloaded
 from .plan import Planner, without_conditions
 from .ranges.ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
-from .ranges.gap_reader import GapReader, from_origin
+from .ranges.gap_reader import GapReader
+from .ranges.lost_body import from_origin
 from .ranges.selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from proxy_cache.caching.cache import Cache
 from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.caching.headers import Heads
-from proxy_cache.caching.ranges.gap_reader import from_origin
+from proxy_cache.caching.ranges.lost_body import from_origin
 from proxy_cache.caching.serving import CacheSettings
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target

@@ -10,8 +10,9 @@ import pytest
 
 from proxy_cache.caching.fills import known_heads
 from proxy_cache.caching.fills.known_heads import HEAD_LARGEST, KnownHeads
+from proxy_cache.caching.fills.known_keys import FIELD_OVERHEAD, MARK_MOST
 from proxy_cache.caching.fills.request import FillRequest
-from proxy_cache.caching.fills.table import FIELD_OVERHEAD, MARK_MOST, FillTable
+from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.stored import StoredResponse
@@ -57,7 +58,7 @@ def test_a_mark_is_small(tmp_path: Path, names: list[str], path: str) -> None:
     async def story(table: FillTable) -> None:
         def remember(number: int) -> None:
             fields = [(name, f"{number:06}{LONG}") for name in names]
-            table.remember(request(number, fields, path), response(", ".join(names)), "no-store")
+            table.keys.remember(request(number, fields, path), response(", ".join(names)), "no-store")
 
         assert bytes_kept(remember, 200) < 5000
 
@@ -67,12 +68,12 @@ def test_a_mark_is_small(tmp_path: Path, names: list[str], path: str) -> None:
 def test_a_mark_with_long_values_is_about_who_sends_the_same(tmp_path: Path) -> None:
     async def story(table: FillTable) -> None:
         one, other = (request(1, [("X-A", LONG + end)], "/" + "k" * 1000) for end in "ab")
-        table.remember(one, response("X-A"), "no-store")
+        table.keys.remember(one, response("X-A"), "no-store")
         assert table.has_history(one.key)
-        assert table.is_uncacheable(one.key, one.headers)
-        assert not table.is_uncacheable(one.key, other.headers)
-        assert not table.is_uncacheable(one.key, Headers())
-        table.remember(one, Headers(), None)
+        assert table.keys.is_uncacheable(one.key, one.headers)
+        assert not table.keys.is_uncacheable(one.key, other.headers)
+        assert not table.keys.is_uncacheable(one.key, Headers())
+        table.keys.remember(one, Headers(), None)
         assert not table.has_history(one.key)
 
     with_table(tmp_path, story)
@@ -84,14 +85,14 @@ def test_what_is_too_much_to_be_remembered_is_not(tmp_path: Path) -> None:
     async def story(table: FillTable) -> None:
         names = [f"x-{number:02}" for number in range(30)]
         asked = request(1, [(name, "v" * 128) for name in names])
-        table.remember(asked, response("x-00"), "no-store")
-        assert table.is_uncacheable(asked.key, asked.headers)
-        table.remember(asked, response(", ".join(names)), "no-store")
+        table.keys.remember(asked, response("x-00"), "no-store")
+        assert table.keys.is_uncacheable(asked.key, asked.headers)
+        table.keys.remember(asked, response(", ".join(names)), "no-store")
         assert not table.has_history(asked.key)
         # What was about everybody stays so.
-        table.remember(asked, Headers([(b"Cache-Control", b"no-store")]), "no-store")
-        table.remember(asked, response(", ".join(names)), "no-store")
-        assert table.is_uncacheable(asked.key, Headers())
+        table.keys.remember(asked, Headers([(b"Cache-Control", b"no-store")]), "no-store")
+        table.keys.remember(asked, response(", ".join(names)), "no-store")
+        assert table.keys.is_uncacheable(asked.key, Headers())
 
     assert 30 * (128 + FIELD_OVERHEAD) > MARK_MOST
     with_table(tmp_path, story)

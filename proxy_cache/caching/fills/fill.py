@@ -282,7 +282,7 @@ class Fill:
         if head is None or head.why_not_stored is not None or head.response.status != 200 or self.doomed:
             return
         if self.state is FillState.RUNNING and not self.request.private:
-            self.table.known.tell(self.request.key, head.response)
+            self.table.keys.heads.tell(self.request.key, head.response)
 
     @property
     def span(self) -> Span:
@@ -317,7 +317,7 @@ class Fill:
         if table.spans.fetches_whole(length):
             return
         if all(waiter.leads or "range" in waiter.headers for waiter in self.waiters):
-            table.length_is_not_told(self.request.key)
+            table.keys.length_is_not_told(self.request.key)
             self.refuse_all(refetch_alone=False)
             raise OriginError("http_response_incomplete", "it may be longer than a HEAD has said")
 

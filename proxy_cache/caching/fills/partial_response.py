@@ -31,7 +31,7 @@ def take_partial(fill: Fill, response: OriginResponse, asked: RangeFetch) -> Fil
     if found is not None:
         span, length = found
         headers = as_whole(response.headers, length)
-        fill.table.can_be_put_together(fill.request.key, headers)
+        fill.table.keys.can_be_put_together(fill.request.key, headers)
         if asked.of is not None and _belongs_to(fill, asked.of, length, response):
             return _more_of(fill, response, headers, asked.of, span, length)
         return _first_of(fill, response, headers, span, length)
@@ -80,7 +80,7 @@ def _first_of(fill: Fill, response: OriginResponse, headers: Headers, span: Span
     verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request, headers))
     why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
     stored = StoredResponse.of(200, headers, request.headers, response.request_time, response.response_time, verdict)
-    table.remember(request, headers, why_not)
+    table.keys.remember(request, headers, why_not)
     entry: Entry | None = None
     if why_not is None and not fill.doomed and table.store.takes(request.key, stored):
         entry = table.store.add_object(request.key, stored, length)
@@ -119,10 +119,10 @@ def _ask_for_less(fill: Fill, asked: RangeFetch) -> None:
     client asks for its own range then. If it was that, the leader gets the answer."""
     table, key = fill.table, fill.request.key
     if asked.is_exact:
-        table.unusable.add(key)
+        table.keys.unusable.add(key)
         if asked.is_own and asked.of is None:
             return
     else:
-        table.exact.add(key)
+        table.keys.exact.add(key)
     fill.refuse_all(refetch_alone=asked.is_exact, ranges_only=True)
     raise OriginError("http_response_incomplete", "the origin has answered another range than was asked for")

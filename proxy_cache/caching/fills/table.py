@@ -1,9 +1,8 @@
-"""The table of running fills: where requests for one key find each other, and what is known of keys."""
+"""The table of running fills: where requests for one key find each other."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,35 +10,21 @@ from typing import Any, Protocol, TypeVar
 from ...runtime.batches import Stage
 from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
-from ...semantics.ranges import strong_validator
 from ...semantics.spans import Span, Spans, span_to_ask_for
 from ...semantics.stored import StoredResponse
-from ...semantics.storing import ABOUT_CACHING, SIGNED_URL
-from ...semantics.vary import in_short, matches, selecting_values, vary_names
+from ...semantics.storing import ABOUT_CACHING
 from ...store.index import Entry
-from ...store.slots import key_hash
 from ...store.store import Store
 from ...upstream.source import Sources
 from ..limiter import OriginLimiter
 from .audience import Trouble
 from .contention import LOOK_EVERY, make_way
 from .fill import Fill, FillState
-from .known_heads import KnownHeads, condition_holds
-from .request import FillRequest, identifying_fields
+from .known_heads import condition_holds
+from .known_keys import KnownKeys
+from .request import FillRequest
 from .waiting import Waiter
 from .watch import Watch
-
-REMEMBERED_FOR = 120.0
-"""Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
-not wait for each other."""
-REMEMBERED_MOST = 10_000
-"""Keys of which something is remembered; the oldest make room."""
-KEY_MOST = 256
-"""Characters of the longest of them that is kept as it is."""
-MARK_MOST = 4096
-"""Bytes, about, of the fields that are remembered with one of them. What would take more is not remembered."""
-FIELD_OVERHEAD = 160
-"""Bytes of that for each field, besides its name and its value."""
 
 
 class FillEvents(Protocol):
@@ -50,70 +35,6 @@ class FillEvents(Protocol):
     def not_stored(self, reason: str) -> None:
         """A fill brought a response that was not stored. The ``reason``: as in Cache-Status, ``invalidated`` if its URL
         was changed meanwhile, ``store`` if there was no room or the disk failed."""
-
-
-def _short(key: str) -> str | int:
-    """What something is remembered by: tens of thousands of long keys would be much memory."""
-    return key if len(key) <= KEY_MOST else key_hash(key)
-
-
-def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str]) -> int:
-    """Bytes, about, that these take in memory."""
-    fields = len(vary) + len(identifying)
-    texts = sum(len(name) + len(value or "") for name, value in vary) + sum(map(len, identifying))
-    return texts + fields * FIELD_OVERHEAD
-
-
-class RecentKeys:
-    """Keys of which something was true a short while ago."""
-
-    def __init__(self) -> None:
-        self._until: dict[str | int, float] = {}
-
-    def __contains__(self, key: str) -> bool:
-        if not self._until:
-            return False
-        at = _short(key)
-        until = self._until.get(at)
-        if until is None:
-            return False
-        if until < time.monotonic():
-            del self._until[at]
-            return False
-        return True
-
-    def add(self, key: str) -> None:
-        self.discard(key)
-        if len(self._until) >= REMEMBERED_MOST:
-            del self._until[next(iter(self._until))]
-        self._until[_short(key)] = time.monotonic() + REMEMBERED_FOR
-
-    def discard(self, key: str) -> None:
-        self._until.pop(_short(key), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Uncacheable:
-    """What is remembered of a response that could not be stored: whom else it is about.
-
-    Of somebody who has logged in, say, or asks for another variant, it may well be that others get one that can be."""
-
-    until: float
-    """By the monotonic clock."""
-    vary: tuple[tuple[str, str | None], ...]
-    """The selecting values of the request that brought it (RFC 9111 §4.1), and"""
-    identifying: frozenset[str]
-    """the fields with which it said who had made it."""
-    redirects: bool = False
-    """It has sent the client elsewhere: one that had not logged in perhaps to where one does."""
-
-    def is_about(self, headers: Headers) -> bool:
-        return (
-            self.until >= time.monotonic()
-            and all(name in headers for name in self.identifying)
-            and matches(self.vary, headers)
-            and not (self.redirects and not self.identifying and has_credentials(headers))
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +53,7 @@ class SpanSettings:
 
 
 class FillTable:
-    """The running fills by key, and the keys that are known to be uncacheable."""
+    """The running fills by key, and by the entry whose gaps they fill."""
 
     def __init__(self, store: Store, limiter: OriginLimiter, sources: Sources, events: FillEvents) -> None:
         self.store = store
@@ -151,19 +72,10 @@ class FillTable:
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
         """Fills that bring pieces of entries, by the entry's id."""
-        self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
-        self._uncacheable: dict[str | int, Uncacheable] = {}
-        self.exact = RecentKeys()
-        """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
-        self.weak = RecentKeys()
-        """Those whose parts can't be put together, for want of a strong validator: only what is wanted is asked for."""
-        self.unusable = RecentKeys()
-        """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
+        self.keys = KnownKeys()
         self.watch = Watch(self)
         self.trouble = Trouble()
-        self.known = KnownHeads()
-        """Heads that are known of keys of which nothing is stored."""
         self._next_look: asyncio.TimerHandle | None = None
         limiter.on_queued = self._somebody_queues
 
@@ -186,9 +98,9 @@ class FillTable:
         """Whether a fill has asked the origin only whether something has changed, and this request is known to need the
         body."""
         request = fill.request
-        if fill.head is not None or request.key not in self.known or not request.passes_condition_on:
+        if fill.head is not None or request.key not in self.keys.heads or not request.passes_condition_on:
             return False
-        response = self.known.find(request.key, headers)
+        response = self.keys.heads.find(request.key, headers)
         return response is not None and not condition_holds(headers, response)
 
     def at_the_origin(self, key: str, *, answered: bool) -> list[Fill]:
@@ -204,7 +116,7 @@ class FillTable:
     def has_history(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
+        return key in self._joinable or self.keys.has_mark(key)
 
     def has_arrived(self, key: str) -> bool:
         """Whether there are fills of ``key`` whose bytes are all here and on their way into the store."""
@@ -270,7 +182,7 @@ class FillTable:
     def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
         taken = self.present_or_pending(entry)
-        if entry.key in self.exact:
+        if entry.key in self.keys.exact:
             return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
         whole = whole or self.spans.fetches_whole(entry.length)
         return span_to_ask_for(
@@ -295,24 +207,7 @@ class FillTable:
         if not fill.request.private and fill not in fills:
             fills.append(fill)
 
-    def length_is(self, key: str, length: int) -> None:
-        """A HEAD has told how long something is that isn't stored. That is a hint: many a server says 0 there, or
-        another wrong number (RFC 9110 §9.3.2 lets it leave out the field, not make it up)."""
-        if not length:
-            self.length_is_not_told(key)
-            return
-        if len(self._lengths) >= REMEMBERED_MOST:
-            del self._lengths[next(iter(self._lengths))]
-        self._lengths[_short(key)] = length
-
-    def length_is_not_told(self, key: str) -> None:
-        """What a HEAD has told was wrong."""
-        self._lengths.pop(_short(key), None)
-
-    def length_of(self, key: str) -> int | None:
-        return self._lengths.get(_short(key))
-
-    # -- what is known of keys ----------------------------------------------------------------------------------
+    # -- responses ----------------------------------------------------------------------------------------------
 
     def guess_for(self, request: FillRequest, response: Headers) -> int | None:
         """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
@@ -327,52 +222,13 @@ class FillTable:
             return None
         return self.default_ttl
 
-    def is_uncacheable(self, key: str, headers: Headers) -> bool:
-        """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
-        be either."""
-        mark = self._uncacheable.get(_short(key))
-        return mark is not None and mark.is_about(headers)
-
-    def remember(self, request: FillRequest, response: Headers, why_not: str | None, status: int = 200) -> None:
-        """Take note of whether a response could be stored. What was the request's own doing is not held against the
-        resource, nor is an error: it says nothing of what is there once it is over. A redirect counts if it speaks of
-        caching."""
-        key = request.key
-        self.known.discard(key)
-        if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
-            return
-        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, without the call: every miss comes here
-        before = self._uncacheable.pop(at, None)
-        if why_not in (None, "partial", "bypass", "request-no-store"):
-            return
-        if why_not == SIGNED_URL and request.range_fetch is None:
-            return  # those who have the same URL may wait for each other
-        names = vary_names(response) or ()
-        identifying = identifying_fields(request).difference(names)
-        vary = in_short(selecting_values(names, request.headers), request.headers) if names else ()
-        until = time.monotonic() + REMEMBERED_FOR
-        if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
-            vary, identifying = (), frozenset()  # it was about everybody, and still is
-        if (vary or identifying) and _size(vary, identifying) > MARK_MOST:
-            return
-        if len(self._uncacheable) >= REMEMBERED_MOST:
-            del self._uncacheable[next(iter(self._uncacheable))]
-        self._uncacheable[at] = Uncacheable(until, vary, identifying, status >= 300)
-
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
         self._joinable.pop(key, None)
-        self.known.discard(key)
+        self.keys.heads.discard(key)
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True
-
-    def can_be_put_together(self, key: str, response: Headers) -> None:
-        """Take note of whether parts of this can be, which its origin sends (RFC 9111 §3.4)."""
-        if strong_validator(response) is None:
-            self.weak.add(key)
-        else:
-            self.weak.discard(key)
 
     def is_another_version(self, entry: Entry, *, unawares: bool) -> None:
         """The origin has another version than that of this entry: its parts go. ``unawares``: it wasn't asked for that,
@@ -380,7 +236,7 @@ class FillTable:
         is wanted is asked for in one piece, so that whoever was cut off by this gets it at the next try."""
         self.store.remove(entry)
         if unawares:
-            self.weak.add(entry.key)
+            self.keys.weak.add(entry.key)
 
     def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):

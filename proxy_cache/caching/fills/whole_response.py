@@ -60,7 +60,7 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
         shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
     stored = StoredResponse.of(status, shown, request.headers, response.request_time, response.response_time, verdict)
     if about_resource and not (status >= 400 and asked_for_range):
-        table.remember(request, response.headers, why_not, status)
+        table.keys.remember(request, response.headers, why_not, status)
         if why_not in SUPERSEDES:
             _drop_superseded(fill)
     if content is None:
@@ -101,7 +101,7 @@ def _decide_304(fill: Fill, response: OriginResponse) -> tuple[bool, bool, Calla
     times = response.request_time, response.response_time
     told = StoredResponse.of(200, headers, request.headers, *times, verdict)
     if verdict.why_not is None and request.keep and not fill.doomed:
-        fill.table.known.tell(request.key, told)
+        fill.table.keys.heads.tell(request.key, told)
     return True, False, partial(condition_holds, response=told)
 
 

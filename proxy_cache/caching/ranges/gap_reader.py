@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from typing import Final
 
-from ...semantics import ranges
 from ...semantics.ranges import RangeSpec, is_same_representation, strong_validator
-from ...semantics.spans import Span, Spans
-from ...semantics.stored import StoredResponse
+from ...semantics.spans import Span
 from ...semantics.validation import CONDITIONAL
 from ...store.body import BodyError, BodyLost, Reader
 from ...store.files import READ_SIZE, OpenBody, TornFile
 from ...store.index import Entry
 from ...wire.responses import OriginError
-from ..answers import Exchange, Seekable, corrupt, cut_short
+from ..answers import Exchange, corrupt, cut_short
 from ..fills.range_fetch import RangeFetch
 from ..fills.request import FillRequest
 from ..fills.table import FillTable
@@ -96,7 +93,7 @@ class GapReader:
         if strong_validator(entry.response.headers) is None:
             raise NotShareable(refetch_alone="range" in exchange.headers)
         signed = exchange.requirements.exact_range
-        if signed is None and exchange.key in self._table.unusable:
+        if signed is None and exchange.key in self._table.keys.unusable:
             return self._wait_for_whole()
         if signed is not None:
             part = RangeFetch(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
@@ -449,56 +446,3 @@ class GapReader:
         if self._file is not None:
             file, self._file = self._file, None
             self._table.store.files.release(file)
-
-
-def from_origin(
-    table: FillTable,
-    exchange: Exchange,
-    entry: Entry | None,
-    response: StoredResponse,
-    start: int,
-    stop: int,
-    length: int,
-) -> GapReader | None:
-    """The bytes from ``start`` up to ``stop`` of a response that has begun, and whose body of ``length`` bytes can't be
-    read any more. ``None`` if the origin can't be asked for just these (RFC 9110 §13.1.5, RFC 9111 §3.4).
-
-    ``entry``: what they were read from, if it was stored. Those who lose the same entry share what is fetched.
-    """
-    if response.status != 200 or strong_validator(response.headers) is None or exchange.requirements.is_bound:
-        return None
-    if entry is None:
-        entry = Entry(table.store.index.new_id(), exchange.key, response, length, time.time(), Spans())
-    return GapReader(table, exchange, entry, Span(start, stop), whole=True, is_lost=True)
-
-
-class MultipartReader:
-    """Reads several spans through one source, as the body of a multipart/byteranges response (RFC 9110 §14.6)."""
-
-    __slots__ = ("_end", "_parts", "_source", "_started")
-
-    def __init__(self, source: Seekable, parts: list[ranges.Part], end: bytes) -> None:
-        self._source = source
-        self._parts = parts[::-1]
-        self._end = end
-        self._started = False
-
-    def read_now(self) -> bytes | None:
-        data = self._source.read_now() if self._started else b""
-        return self._next() if data == b"" else data
-
-    async def read(self) -> bytes:
-        data = await self._source.read() if self._started else b""
-        return data or self._next()
-
-    def _next(self) -> bytes:
-        if self._parts:
-            part = self._parts.pop()
-            self._source.seek(*part.span)
-            self._started = True
-            return part.head
-        end, self._end = self._end, b""
-        return end
-
-    def close(self) -> None:
-        self._source.close()

@@ -12,7 +12,7 @@ from ...semantics.stored import StoredResponse
 from ...store.index import Entry
 from ..answers import Answer, Exchange, Seekable
 from ..headers import Heads, conditionally, put
-from .gap_reader import MultipartReader
+from .multipart import MultipartReader
 
 Selected: TypeAlias = list[Span] | Literal["unsatisfiable"] | None
 """What a request wants of a body; ``None``: all of it."""

@@ -1,0 +1,34 @@
+"""A body that can't be read any more, of a response that has begun: the rest comes from the origin."""
+
+from __future__ import annotations
+
+import time
+
+from ...semantics.ranges import strong_validator
+from ...semantics.spans import Span, Spans
+from ...semantics.stored import StoredResponse
+from ...store.index import Entry
+from ..answers import Exchange
+from ..fills.table import FillTable
+from .gap_reader import GapReader
+
+
+def from_origin(
+    table: FillTable,
+    exchange: Exchange,
+    entry: Entry | None,
+    response: StoredResponse,
+    start: int,
+    stop: int,
+    length: int,
+) -> GapReader | None:
+    """The bytes from ``start`` up to ``stop`` of a response that has begun, and whose body of ``length`` bytes can't be
+    read any more. ``None`` if the origin can't be asked for just these (RFC 9110 §13.1.5, RFC 9111 §3.4).
+
+    ``entry``: what they were read from, if it was stored. Those who lose the same entry share what is fetched.
+    """
+    if response.status != 200 or strong_validator(response.headers) is None or exchange.requirements.is_bound:
+        return None
+    if entry is None:
+        entry = Entry(table.store.index.new_id(), exchange.key, response, length, time.time(), Spans())
+    return GapReader(table, exchange, entry, Span(start, stop), whole=True, is_lost=True)
