@@ -1,4 +1,4 @@
-"""Who of those who wait for a response may have it, where it is neither stored nor for one alone."""
+"""Which waiters may share a response that is neither stored nor for one client alone."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ PROVOKED: Final = frozenset(
         "http_response_header_size", "http_response_incomplete", "http_response_transfer_coding",
     }
 )  # fmt: skip
-"""Proxy error types (RFC 9209 §2.3) that a request may have brought about by what is in it. (With others nothing was
-sent, or nothing came.)"""
+"""Proxy error types (RFC 9209 §2.3) that a request's content may have provoked. (With the others nothing was sent, or
+nothing received.)"""
 _BESIDE: Final = CONDITIONAL | {"range", "cache-control", "pragma"}
-"""Fields that make no other request of one, where it fails."""
+"""Fields that two requests may differ in and still fail for the same reason."""
 TROUBLE_FOR: Final = 10.0
-"""Seconds for which it is remembered of a key that a request for it has failed, and"""
+"""Seconds for which a failure is remembered."""
 TROUBLE_MOST: Final = 1000
-"""of how many keys."""
+"""Keys of which one is remembered."""
 
 _ABSENT: Final = HEURISTICALLY_CACHEABLE & {300, 301, 308, 404, 410}
-"""That something is elsewhere, or gone. Other errors speak of the request."""
+"""Statuses that say that something has moved, or is gone. Other errors are about the request."""
 
 
 class Trouble:
-    """Whom a failure concerns: a 5xx, or a connection that breaks. An origin in trouble fails everybody, and 20 agents
-    must not ask it one after the other; but a firewall that cuts off what it takes for an attack fails one request, and
-    that must not fail the others who wait for it. What was the same request shares its fate. The others ask again,
-    together, and if that fails too, of another client, it is the origin.
+    """Whom a failure (a 5xx, a broken connection) concerns.
+
+    An origin in trouble fails every request, and 20 agents must not try it one after the other. A firewall that takes a
+    request for an attack fails that one, and must not fail the others. So waiters with the same request share the
+    failure; the others ask again, together. If that fails too, for another client, it is the origin.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[float, str]] = {}
-        """By the key's hash: when (by the monotonic clock), and which client's request it was."""
+        """By the key's hash: the time (monotonic clock) and the client of the last failure."""
 
     def concerns(self, request: FillRequest) -> Callable[[Headers], bool] | None:
-        """A request has failed. Whom of those who waited, by their headers, the failure is for; ``None``: all."""
+        """A request has failed. Returns which waiters share that, by their headers; ``None``: all."""
         at, now = key_hash(request.key), time.monotonic()
         before = self._last.pop(at, None)
         if len(self._last) >= TROUBLE_MOST:
@@ -65,12 +66,10 @@ def _told(headers: Headers) -> list[tuple[str, str]]:
 
 
 def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bool:
-    """Whether an answer that gives itself no lifetime says nothing but that there is nothing here (any more): it is for
-    all who were waiting for it.
+    """Whether a response without a lifetime says no more than that there is nothing here: all waiters may share it.
 
     RFC 9111 §4.2.2 would let us keep it for a time of our own choosing, as its status is heuristically cacheable. We
-    keep it for none, and with ``no-cache`` we may not, but 20 agents that look for the same thing at the same time are
-    one request.
+    keep it for none, and with ``no-cache`` we may not, but 20 agents that ask at the same time are one request.
     """
     return (
         status in _ABSENT
@@ -80,22 +79,21 @@ def is_plain_absence(request: FillRequest, status: int, response: Headers) -> bo
 
 
 def wants_same_range(request: FillRequest) -> Callable[[Headers], bool]:
-    """Who has asked for the very range that was asked for: an error may be about that."""
+    """Requests for the very same range: an error may be about that."""
     ask = (request.range_fetch.ask,) if request.range_fetch is not None and request.range_fetch.is_exact else None
     return lambda headers: ask is not None and requested(headers) == ask
 
 
 def has_no_credentials(policy: Policy) -> Callable[[Headers], bool]:
-    """Who has not logged in: many services say 404 to them where there is something for others."""
+    """Requests without credentials: many services answer those with 404 where others get something."""
     return lambda headers: not has_credentials(headers, policy.credentials)
 
 
 def is_about_others_like(leader: Headers, waiter: Headers, status: int, policy: Policy) -> bool:
-    """Whether an answer that is for nobody but who has asked (``leader``) tells that one to ``waiter`` would be, too.
+    """Whether a response for ``leader`` alone suggests that the one for ``waiter`` will be for ``waiter`` alone.
 
-    It says nothing about those who don't say who they are in all the ways that the leader has: without Authorization
-    the answer may well be for all (RFC 9111 §3.5). And a redirect or an error for somebody who has not logged in says
-    nothing about those who have.
+    Not if the waiter has fewer credentials: without Authorization the response may well be for all (RFC 9111 §3.5). And
+    a redirect or an error for a request without credentials says nothing about requests with some.
     """
     identifying = frozenset() if policy.ignore_authorization else credentials_of(leader, policy.credentials)
     if identifying:

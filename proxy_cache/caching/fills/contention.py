@@ -1,13 +1,13 @@
-"""Slots that others wait for, and fills that have to give way.
+"""Fills that give way while other fills queue for a slot.
 
-Whoever queues waits for the fills that run. Two kinds of them hold their slot although no client is served by it:
+Two kinds of fills hold a slot without serving a client:
 
-- A fill that no client waits for. It is finished if that does not take long (:class:`Leftover`), and if somebody queues
-  for its slot, not more than a moment: most are the rest of a block whose first bytes a client has asked for. A refresh
-  in the background may take longer, but not for ever while others queue; and neither goes on with what isn't kept.
-- A fill that is held up by its clients, because what it brings is not stored and they read slower than the origin
-  sends. What they have not read is set aside (see :mod:`store.spill`), so that the origin's last byte gives the slot
-  back. Where there is no room for that, the slowest reader is dropped if it has as good as stopped reading.
+- A fill without a client. It is finished if that is quick (:class:`Leftover`), and within a moment while others queue:
+  most are the rest of a block of which a client wanted the first bytes. A background refresh may take longer, but not
+  for ever while others queue. A body that isn't stored is not read to its end for nobody.
+- A fill held up by slow clients, because its body is not stored. The unread bytes are spilled (see :mod:`store.spill`),
+  so that the slot comes back with the origin's last byte. If there is no room for that, the slowest reader is dropped
+  once it has as good as stopped reading.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between looks at the fills that run, as long as somebody queues."""
+"""Seconds between two looks at the running fills, while the queue isn't empty."""
 IN_THE_WAY_MAX: Final = 1.0
-"""Seconds that a fill may still take for which no client waits, if somebody queues for its slot."""
+"""Seconds left to a fill without a client while others queue for its slot."""
 LOOKS_HELD_UP: Final = 2
-"""Looks in a row that find a fill held up by its readers before anything is done about it: a client that is read from
-a slow disk or a busy agent pauses now and then."""
+"""So many looks in a row have to find a fill held up before anything is done: a busy agent pauses now and then."""
 READER_PATIENCE: Final = 5.0
-"""Seconds after which a reader that holds up a fill has to have taken :data:`READER_PACE` bytes a second."""
+"""A reader that holds up a fill has to reach :data:`READER_PACE` bytes a second, over so many seconds."""
 READER_PACE: Final = 16 * 1024
 REFRESH_PACE: Final = 8 * 1024
-"""Bytes a second that a refresh in the background has to bring (``stale-while-revalidate``), looked at every"""
+"""Bytes a second that a background refresh has to reach (``stale-while-revalidate``)."""
 REFRESH_PATIENCE: Final = 10.0
-"""seconds. It may be of any length: it was asked for by no client, but the next ones will be served from it."""
+"""Seconds over which that is measured. A refresh may be of any length: the next clients are served from it."""
 
 
 class Leftover:
-    """The time that a fill has left which no client waits for."""
+    """The time left to a fill without a client."""
 
     __slots__ = ("_arrived", "_fill", "_in_the_way", "_looked", "_since", "_timer")
 
@@ -49,7 +48,7 @@ class Leftover:
         self._fill = fill
         self._since = self._looked = loop.time()
         self._in_the_way = 0.0
-        """Seconds, so far, that somebody has queued for its slot."""
+        """Seconds, so far, in which others have queued for its slot."""
         self._arrived = fill.arrived
         self._timer = loop.call_later(self._next_look, self._look)
 
@@ -68,7 +67,7 @@ class Leftover:
 
     @property
     def is_late(self) -> bool:
-        """Whether it is too slow to be finished for nobody."""
+        """Whether it is too slow to be finished without a client."""
         fill, now = self._fill, asyncio.get_running_loop().time()
         if fill.is_in_the_way:
             self._in_the_way += now - self._looked
@@ -84,14 +83,14 @@ class Leftover:
         """``arrived``: bytes that have come in the ``elapsed`` seconds."""
         fill = self._fill
         if not fill.waiters:
-            # All of it has to be here in time, at the pace that it has: after a quarter of the time that can be told.
+            # Will it be here in time at its present pace? After a quarter of the time that can be told.
             limit = fill.table.quick_abort_timeout
             if fill.is_in_the_way:
                 limit = min(limit, IN_THE_WAY_MAX)
             left = limit - elapsed
             is_slow = fill.body is not None and fill.bytes_left * elapsed > arrived * left
             return left <= 0 or (is_slow and elapsed >= limit / 4)
-        # Whoever queues is to have the slot before its own time is up.
+        # The queued fill should have the slot before its own time is up.
         patience = min(fill.table.quick_abort_timeout, fill.table.limiter.limits.queue_timeout / 2)
         if self._in_the_way >= patience:
             return True
@@ -105,18 +104,18 @@ class Leftover:
 
 
 class HoldUp:
-    """How a fill was held up by its readers, from one look to the next."""
+    """How long a fill has been held up by its readers."""
 
     __slots__ = ("_looks", "_seen")
 
     def __init__(self) -> None:
         self._looks = 0
         self._seen: dict[Reader, tuple[int, float]] = {}
-        """Where each reader was, and when. Each has its own time: of two that overtake each other, now this one is the
-        slowest and now that one, and the time of both would begin anew with each look."""
+        """Each reader's offset, and when it was there. One clock for all would start again whenever two slow readers
+        overtake each other."""
 
     def look(self, body: Body, now: float) -> Reader | None:
-        """See to it that the body can go on. A reader that has to be dropped for that."""
+        """Let the body go on. Returns the reader that has to be dropped for that, if any."""
         if not body.is_held_up:
             self._looks = 0
             self._seen = {}
@@ -124,7 +123,7 @@ class HoldUp:
         self._looks += 1
         if self._looks < LOOKS_HELD_UP or body.spill():
             return None
-        # One that has had all that there is waits for the writer as well.
+        # A reader without unread bytes waits for the writer.
         before = {reader: at for reader, at in self._seen.items() if reader.offset < body.length}
         self._seen = {reader: before.get(reader, (reader.offset, now)) for reader in body.readers}
         slowest = body.slowest_reader
@@ -138,7 +137,7 @@ class HoldUp:
 
 
 def make_way(fill: Fill, now: float, *, queue_is_full: bool) -> None:
-    """What this fill can do for those who queue, if they wait for its slot. ``now``: by the loop's clock."""
+    """Let this fill give its slot to the queue, if it holds one up. ``now``: by the loop's clock."""
     if not fill.is_running or not fill.is_in_the_way:
         return
     if not fill.has_client and queue_is_full:

@@ -1,8 +1,8 @@
 """Heads of responses whose bodies are not stored: enough to answer a condition (RFC 9111 §4.3.2).
 
-Agents that have an object already ask whether it has changed. What the origin answers to one of them, a 304, has the
-validators and the lifetime that a 200 would have (RFC 9110 §15.4.5): as long as that is fresh it answers all others who
-have the same, and after that it tells that a condition will hold, so that nobody begins to fetch a body for a 304.
+Agents that have an object already ask whether it has changed. The origin's 304 to one of them has the validators and
+the lifetime of a 200 (RFC 9110 §15.4.5): while fresh it answers all others with the same condition. Later it predicts a
+304, so that no body is fetched for one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ...store.index import Entry
 
 HEADS_MOST: Final = 4096
-"""Heads that are kept in memory; the least recently told makes room."""
+"""Heads in memory; the one longest not updated makes room."""
 HEAD_LARGEST: Final = 4096
-"""Bytes of a head that is kept, with what it was selected by, and of its key."""
+"""Bytes of the largest head that is kept, with its selecting fields and its key."""
 _KEPT: Final = NOT_MODIFIED_FIELDS | {"last-modified"}
 
 REVALIDATING: Final = frozenset({"if-none-match", "if-modified-since"})
@@ -35,13 +35,13 @@ def asks_for_changes(request: Headers) -> bool:
 
 
 def condition_holds(request: Headers, response: StoredResponse) -> bool:
-    """Whether what this request asks for is answered with 304, by a 200 with this head."""
+    """Whether a 200 with this head makes the answer to this request a 304."""
     return asks_for_changes(request) and response.status == 200 and not_modified(request, 200, response.headers)
 
 
 def head_of_304(request: Headers, headers_304: Headers) -> Headers:
-    """The header that a 200 would have had, as far as a 304 tells. If it names no validator it was the client's own
-    that held: its only tag, or "not modified since" its date."""
+    """The header of the corresponding 200, as far as a 304 tells. A validator that it lacks is the client's own: its
+    only tag, or the date of ``If-Modified-Since``."""
     headers = headers_304
     if "etag" not in headers:
         tag = entity_tag(Headers().add("ETag", request.get("if-none-match") or ""))
@@ -55,7 +55,7 @@ def head_of_304(request: Headers, headers_304: Headers) -> Headers:
 
 
 class KnownHeads:
-    """The heads by key, one a key: the last that was told."""
+    """The latest head of each key."""
 
     def __init__(self) -> None:
         self._heads: dict[str, StoredResponse] = {}
@@ -67,7 +67,7 @@ class KnownHeads:
         return key in self._heads
 
     def tell(self, key: str, response: StoredResponse) -> None:
-        """The origin has said so, and it may be stored."""
+        """Keep a head. The origin has sent it, and it may be stored."""
         self.discard(key)
         kept = _KEPT if response.targeted is None else _KEPT | {response.targeted}
         headers = response.headers.without_any(frozenset(response.headers.names - kept))
@@ -93,8 +93,8 @@ class KnownHeads:
         return response if response is not None and matches(response.vary, request) else None
 
     def newer(self, key: str, request: Headers, stored: Entry | None) -> StoredResponse | None:
-        """The head by which this request's condition holds, if that is newer than what is ``stored``: a version of
-        which some client wanted no body, so that none came to be stored."""
+        """The head that makes this request's condition hold, if it is newer than the ``stored`` response: its body was
+        never stored since only conditional requests came."""
         if stored is None or key not in self._heads:
             return None
         response = self.find(key, request)
@@ -103,11 +103,11 @@ class KnownHeads:
         return response if condition_holds(request, response) else None
 
     def expects_304(self, key: str, request: Headers) -> bool:
-        """Whether this request's condition, by the last that was told, is going to hold."""
+        """Whether the latest head predicts a 304 to this request."""
         response = self.find(key, request)
         return response is not None and condition_holds(request, response)
 
     def expects_body(self, key: str, request: Headers) -> bool:
-        """Whether this conditional request, by the last that was told, is going to be answered with a body."""
+        """Whether the latest head predicts a body in answer to this conditional request."""
         response = self.find(key, request)
         return response is not None and not condition_holds(request, response)

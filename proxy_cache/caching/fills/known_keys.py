@@ -1,5 +1,5 @@
-"""What is remembered of keys for a while, beside the entries: that requests for them had better not wait for each
-other, how much may be asked for at once, and heads of responses whose bodies are not stored."""
+"""Notes about keys, kept for a while beside the entries: that their responses can't be shared, how much to ask for at
+once, and heads of responses whose bodies are not stored."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ from .known_heads import KnownHeads
 from .request import FillRequest, identifying_fields
 
 REMEMBERED_FOR = 120.0
-"""Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
-not wait for each other."""
+"""Seconds for which a note is kept."""
 REMEMBERED_MOST = 10_000
-"""Keys of which something is remembered; the oldest make room."""
+"""Notes of each kind; the oldest makes room."""
 KEY_MOST = 256
-"""Characters of the longest of them that is kept as it is."""
+"""Characters of a key; of a longer one the hash is kept."""
 MARK_MOST = 4096
-"""Bytes, about, of the fields that are remembered with one of them. What would take more is not remembered."""
+"""Bytes, about, of the request fields in one note. A larger note is not kept."""
 FIELD_OVERHEAD = 160
-"""Bytes of that for each field, besides its name and its value."""
+"""Bytes a field takes, besides its name and value."""
 
 
 def _short(key: str) -> str | int:
-    """What something is remembered by: tens of thousands of long keys would be much memory."""
+    """The key of a note: tens of thousands of long URLs would take much memory."""
     return key if len(key) <= KEY_MOST else key_hash(key)
 
 
 def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str]) -> int:
-    """Bytes, about, that these take in memory."""
+    """Bytes in memory, about."""
     fields = len(vary) + len(identifying)
     texts = sum(len(name) + len(value or "") for name, value in vary) + sum(map(len, identifying))
     return texts + fields * FIELD_OVERHEAD
 
 
 class RecentKeys:
-    """Keys of which something was true a short while ago."""
+    """A set of keys, each forgotten after :data:`REMEMBERED_FOR` seconds."""
 
     def __init__(self) -> None:
         self._until: dict[str | int, float] = {}
@@ -70,18 +69,17 @@ class RecentKeys:
 
 @dataclass(frozen=True, slots=True)
 class Uncacheable:
-    """What is remembered of a response that could not be stored: whom else it is about.
-
-    Of somebody who has logged in, say, or asks for another variant, it may well be that others get one that can be."""
+    """A response could not be stored. Which other requests that applies to: without these credentials, or for another
+    variant, the response may well be storable."""
 
     until: float
     """By the monotonic clock."""
     vary: tuple[tuple[str, str | None], ...]
-    """The selecting values of the request that brought it (RFC 9111 §4.1), and"""
+    """The selecting values of that request (RFC 9111 §4.1)."""
     identifying: frozenset[str]
-    """the fields with which it said who had made it."""
+    """The names of its fields with credentials."""
     redirects: bool = False
-    """It has sent the client elsewhere: one that had not logged in perhaps to where one does."""
+    """It was a redirect: for a request without credentials perhaps to a login page."""
 
     def is_about(self, headers: Headers) -> bool:
         return (
@@ -93,18 +91,18 @@ class Uncacheable:
 
 
 class KnownKeys:
-    """Told of responses by the fills; bounded in number, and in memory."""
+    """Filled in by the fills; bounded in number and in memory."""
 
     def __init__(self) -> None:
         self.heads = KnownHeads()
         """Of responses whose bodies are not stored."""
         self._uncacheable: dict[str | int, Uncacheable] = {}
         self.exact = RecentKeys()
-        """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
+        """Their origin has answered a block oddly: ask for no more than a client wants."""
         self.weak = RecentKeys()
-        """Those whose parts can't be put together, for want of a strong validator: only what is wanted is asked for."""
+        """No strong validator, so that parts can't be combined (RFC 9111 §3.4): ask for no more than a client wants."""
         self.unusable = RecentKeys()
-        """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
+        """Even a client's own range was answered in an unusable way."""
         self._lengths: dict[str | int, int] = {}
 
     def has_mark(self, key: str) -> bool:
@@ -112,31 +110,29 @@ class KnownKeys:
         return (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
 
     def is_uncacheable(self, key: str, headers: Headers) -> bool:
-        """Whether the last response for ``key`` was not storable, a short while ago, and one to this request would not
-        be either."""
+        """Whether a recent response for ``key`` could not be stored, and that applies to this request."""
         mark = self._uncacheable.get(_short(key))
         return mark is not None and mark.is_about(headers)
 
     def remember(self, request: FillRequest, response: Headers, why_not: str | None, status: int = 200) -> None:
-        """Take note of whether a response could be stored. What was the request's own doing is not held against the
-        resource, nor is an error: it says nothing of what is there once it is over. A redirect counts if it speaks of
-        caching."""
+        """Note whether a response could be stored. Not if the request was the reason, nor for an error, which is about
+        this moment. A redirect counts if it speaks of caching."""
         key = request.key
         self.heads.discard(key)
         if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
             return
-        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, without the call: every miss comes here
+        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, inlined: every miss comes here
         before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
         if why_not == SIGNED_URL and request.range_fetch is None:
-            return  # those who have the same URL may wait for each other
+            return  # requests with the same URL may share it
         names = vary_names(response) or ()
         identifying = identifying_fields(request).difference(names)
         vary = in_short(selecting_values(names, request.headers), request.headers) if names else ()
         until = time.monotonic() + REMEMBERED_FOR
         if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
-            vary, identifying = (), frozenset()  # it was about everybody, and still is
+            vary, identifying = (), frozenset()  # it applied to all requests, and still does
         if (vary or identifying) and _size(vary, identifying) > MARK_MOST:
             return
         if len(self._uncacheable) >= REMEMBERED_MOST:
@@ -144,15 +140,15 @@ class KnownKeys:
         self._uncacheable[at] = Uncacheable(until, vary, identifying, status >= 300)
 
     def can_be_put_together(self, key: str, response: Headers) -> None:
-        """Take note of whether parts of this can be, which its origin sends (RFC 9111 §3.4)."""
+        """Note whether parts of this can be combined (RFC 9111 §3.4)."""
         if strong_validator(response) is None:
             self.weak.add(key)
         else:
             self.weak.discard(key)
 
     def length_is(self, key: str, length: int) -> None:
-        """A HEAD has told how long something is that isn't stored. That is a hint: many a server says 0 there, or
-        another wrong number (RFC 9110 §9.3.2 lets it leave out the field, not make it up)."""
+        """The length of an object that isn't stored, from a HEAD. It is a hint: many a server says 0 there, or another
+        wrong number (RFC 9110 §9.3.2 lets it leave out the field, not make it up)."""
         if not length:
             self.length_is_not_told(key)
             return
@@ -161,7 +157,7 @@ class KnownKeys:
         self._lengths[_short(key)] = length
 
     def length_is_not_told(self, key: str) -> None:
-        """What a HEAD has told was wrong."""
+        """The HEAD was wrong."""
         self._lengths.pop(_short(key), None)
 
     def length_of(self, key: str) -> int | None:

@@ -1,9 +1,9 @@
-"""Parts: spans that are asked for in place of the whole, and whether an answer is what was asked for (RFC 9110 §14).
+"""Spans to ask for in place of the whole, and whether a response is what was asked for (RFC 9110 §14).
 
-What goes out is mostly more than a client wants: whole blocks. An origin may make something of that which it would not
-have made of the client's own range: a 416 since a block reaches past the end, another span, an error. Such an answer
-is about our range and not about the client's, who must not get it: the client's own is asked for then
-(:attr:`RangeFetch.is_exact`), and whatever comes of that is for the client as it came.
+Mostly more is asked for than a client wants: whole blocks. An origin may answer a block in another way than the
+client's own range: with a 416 since it reaches past the end, another span, an error. That is about our range, and must
+not go to the client: its own range is asked for then (:attr:`RangeFetch.is_exact`), and the response passed on as it
+is.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from ...store.index import Entry
 from ...upstream.response import OriginResponse
 
 PROGRESS_MIN: Final = 64 * 1024
-"""Bytes that a 206 has to bring of what is needed, if it doesn't bring all: the rest takes further requests. Or else"""
+"""Bytes of the needed ones that a 206 has to have, if it hasn't all: the rest takes further requests."""
 PROGRESS_SHARE: Final = 8
-"""at least this part of it, an eighth: there is an end to those requests, too."""
+"""Or this part of them, an eighth: the number of those requests is bounded, too."""
 NOT_ABOUT_THE_RANGE: Final = frozenset({401, 407, 408, 429, 502, 503, 504})
-"""Errors for which no other range is worth a try: they speak of the client, or of the moment, and some were tried again
-already."""
+"""Errors about the client, or the moment: another range is not worth a try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +32,15 @@ class RangeFetch:
     ask: RangeSpec
     """What the Range header says."""
     need: RangeSpec
-    """What the answer must have of it at least."""
+    """The part of it that the response must have."""
     of: Entry | None = None
     """The entry whose gap it is; ``None`` if nothing is stored yet."""
     field: str | None = None
-    """The Range header as it has to go out, because it is signed, or the client's own."""
+    """The Range field to send as it is, because it is signed, or the client's own."""
     is_exact: bool = False
-    """Whether it is no more than the client wants: its own range or, of an entry, what is lacking."""
+    """Whether it is no more than the client wants: its own range, or the missing bytes of an entry."""
     is_own: bool = False
-    """Whether the request is then the client's own, so that the client can have the answer as it came."""
+    """Whether the request is then the client's own, so that the response can be passed on as it is."""
 
     @property
     def header(self) -> str:
@@ -51,11 +50,10 @@ class RangeFetch:
         return f"bytes={first}-{last}"
 
     def span_of(self, response: OriginResponse) -> tuple[Span, int] | None:
-        """The span that a 206 has, and the length of the whole; ``None`` if it isn't what was asked for.
+        """The span of a 206, and the length of the whole; ``None`` if it isn't what was asked for.
 
-        It may be less than that: all that is needed, or as much of it as makes a further request worth while, if that
-        can be put to it (RFC 9110 §15.3.7 has a server send "only a subset of the data requested for reasons of its
-        own").
+        It may be less ("only a subset of the data requested for reasons of its own", RFC 9110 §15.3.7): all needed
+        bytes, or enough of them to make a further request worth while, if that can be combined with it.
         """
         headers = response.headers
         found = parse_content_range(headers) if not is_multipart(headers) else None
@@ -75,7 +73,7 @@ class RangeFetch:
         return (span, length) if is_enough and strong_validator(headers) is not None else None
 
     def is_refused_by(self, response: OriginResponse) -> bool:
-        """Whether an error may be about the range that was asked for rather than about what the client wants."""
+        """Whether an error may be about our range rather than the client's."""
         status, headers = response.status, response.headers
         if status < 400 or status in NOT_ABOUT_THE_RANGE or self.is_exact:
             return False
@@ -94,9 +92,9 @@ def unsatisfied_length(headers: Headers) -> int | None:
 
 
 def is_passed_off_as_whole(response: OriginResponse, *, to_a_range: bool) -> bool:
-    """Whether a 200 has a Content-Range. It has no meaning there (RFC 9110 §14.4), but who answers a range so has most
-    likely sent a part of the body under the wrong status: nobody can tell. Where no range was asked for it takes one
-    that makes sense, and says that there is more."""
+    """Whether a 200 has a Content-Range. It has no meaning there (RFC 9110 §14.4), but in answer to a range it is most
+    likely a part of the body under the wrong status: nobody can tell. Without a range in the request it has to parse,
+    and say that there is more."""
     headers = response.headers
     if "content-range" not in headers or not 200 <= response.status < 300 or response.status == 206:
         return False

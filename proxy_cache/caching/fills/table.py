@@ -28,12 +28,12 @@ from .watch import Watch
 
 
 class FillEvents(Protocol):
-    """What the metrics want to know."""
+    """Events for the metrics."""
 
     def fill_ended(self, outcome: str) -> None: ...
 
     def not_stored(self, reason: str) -> None:
-        """A fill brought a response that was not stored. The ``reason``: as in Cache-Status, ``invalidated`` if its URL
+        """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
         was changed meanwhile, ``store`` if there was no room or the disk failed."""
 
 

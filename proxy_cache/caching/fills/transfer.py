@@ -1,4 +1,4 @@
-"""How the body of an answer comes from the origin's connection into the store: through memory, or by a pipe."""
+"""The way of a body from the origin's connection into the store: through memory, or through a pipe (``splice``)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ...upstream.response import OriginResponse
 from ...wire.responses import OriginError
 
 LITTLE: Final = 128 * 1024
-"""Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""
+"""Bytes that are copied rather than spliced: a change of threads costs as much."""
 LITTLE_MOST: Final = 8
-"""Times that so little comes, one after the other, before the rest of a body takes the usual way."""
+"""So many small pieces in a row, and the rest of a body is copied."""
 
 
 async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginError | None:
-    """Write what comes; the error if it broke off. Never more than it said it would be."""
+    """Write the body as it arrives, never more than its announced length. Returns the error if it broke off."""
     try:
         if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
             await _pour(response, body, body.total, pipes)
@@ -32,15 +32,15 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
 
 
 async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
-    """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
+    """Move a long body from the connection to its file without copying, while it is stored and arrives fast."""
     if held := response.take_held():
         _check(body, len(held))
         body.put(held)
-    pipe = pipes.take()  # nothing that may fail between this and where it is closed
+    pipe = pipes.take()  # nothing may fail between this and its close
     if pipe is None:
         return
     little = 0
-    # What is more than was announced is left for the usual way to complain of.
+    # Bytes beyond the announced length are left to the usual way, which complains.
     while body.kept and pipes.usable and response.pourable and body.length < total and little < LITTLE_MOST:
         try:
             count = await response.pour(pipe.writer, min(pipe.size, total - body.length))
@@ -60,6 +60,6 @@ async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) 
 
 
 def _check(body: Body, count: int) -> None:
-    """Whether so much more is still within what was announced."""
+    """Raises :class:`OriginError` if that would be more than was announced."""
     if body.total is not None and body.length + count > body.total:
         raise OriginError("http_protocol_error", f"more than the {body.total - body.start} bytes announced")

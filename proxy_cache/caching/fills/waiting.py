@@ -42,7 +42,7 @@ class Recipients(NamedTuple):
 
 
 class ClientGone(Exception):
-    """The waiter's client went away. ``queued`` tells whether it was still waiting for a slot."""
+    """The waiter's client went away. ``queued``: while it waited for a slot."""
 
     def __init__(self, queued: bool) -> None:
         super().__init__("client disconnected")
@@ -59,17 +59,17 @@ class FillHead:
     entry: Entry | None
     why_not_stored: str | None
     own: Headers | None = None
-    """The header for the waiter that the response was made for, if it has fields that nobody else may get."""
+    """The header for the leading waiter, if it has fields for that client alone."""
     fills_gap_of: Entry | None = None
     """The entry of whose body this is a piece."""
     content: bytes | None = None
-    """All of the body, where it has come with the head; there is no ``body`` then."""
+    """All of the body, if it arrived with the head; ``body`` is ``None`` then."""
     length: int | None = None
-    """Of the whole, where the body is a piece of it: ``response`` is then what a 200 would be."""
+    """Of the whole, if the body is a piece; ``response`` is the head of a 200 then."""
 
 
 class Asker(Protocol):
-    """Whoever a waiter is there for: a client's request."""
+    """The client's request that a waiter belongs to."""
 
     @property
     def is_over(self) -> bool:
@@ -79,9 +79,9 @@ class Asker(Protocol):
 class Waiter:
     """One flow's interest in a fill, from the wait for its head to the last byte read.
 
-    A context: whatever way its block is left, the waiter leaves the fill with it, unless it was handed on
-    (:meth:`hand_on`) to who reads the body. One that stays without being read holds up a body that isn't kept, and with
-    it the fill and its slot.
+    A context: whatever way its block is left, the waiter leaves the fill, unless it was handed on (:meth:`hand_on`)
+    to the reader of the body. A forgotten waiter would hold up a body that isn't stored, and with it the fill and its
+    slot.
     """
 
     __slots__ = (
@@ -98,8 +98,8 @@ class Waiter:
         self.fill = fill
         self.reads = reads
         self.leads = leads
-        """Whether the fill was started for it. (Known here and not there: a fill that held a waiter after it has left
-        would be garbage for the collector to find, with the body's tail.)"""
+        """Whether the fill was started for it. (Known here: a fill that refers to a waiter that has left would be a
+        circle for the collector, with the body's tail.)"""
         self.headers = headers
         self.client = client
         self.patience = patience
@@ -107,21 +107,21 @@ class Waiter:
         """Until it leaves."""
         self.on_interim: Callable[[int, Headers], None] | None = None
         self.on_head: Callable[[], None] | None = None
-        """Called when :meth:`result` has something to tell, by whoever doesn't wait for :meth:`head`."""
+        """Called when there is a :meth:`result`, unless :meth:`head` is awaited."""
         self.on_gone: Callable[[], None] | None = None
-        """Called when the client leaves, for who has the head and waits for more than that."""
+        """Called when the client leaves after the head."""
         self._outcome: FillHead | Exception | None = None
         self._awaited: asyncio.Future[None] | None = None
         self.place: Place | None = None
         """In the limiter's queue, as long as it waits there."""
         self._is_handed_on = False
         self.reader: Reader | None = None
-        """At the first byte of the body since the head was given: what has no file is kept for those who read it."""
+        """Opened when the head arrives: an unstored body keeps only the bytes that an open reader still needs."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
 
     def __enter__(self) -> Self:
-        self._is_handed_on = False  # whoever it was handed on to has it in this block
+        self._is_handed_on = False  # it was handed on to this block
         return self
 
     def __exit__(
@@ -131,7 +131,7 @@ class Waiter:
             self.leave()
 
     def hand_on(self) -> None:
-        """Somebody else lets go of it from here on: the exchange whose answer is read from it, or a reader of gaps."""
+        """From here on another owner leaves: the exchange, or the reader of gaps."""
         self._is_handed_on = True
 
     async def head(self) -> FillHead:
@@ -142,7 +142,7 @@ class Waiter:
         return self.result()
 
     def result(self) -> FillHead:
-        """The head, which is here. Raises :class:`OriginError`, :class:`Overloaded`, :class:`NotShareable` or
+        """The head, once it has arrived. Raises :class:`OriginError`, :class:`Overloaded`, :class:`NotShareable` or
         :class:`ClientGone` if there will be none."""
         outcome = self._outcome
         if isinstance(outcome, FillHead):
@@ -156,7 +156,7 @@ class Waiter:
         self.fill.leave(self)
 
     def client_gone(self) -> None:
-        """The client disconnected: whoever waits for the head gets :class:`ClientGone`."""
+        """The client disconnected: :meth:`head` raises :class:`ClientGone`."""
         if self.place is not None:
             self.queued_for = time.monotonic() - self.place.since
         self.fail(ClientGone(self.fill.is_queued))
@@ -180,7 +180,7 @@ class Waiter:
             self._tell()
 
     def _tell(self) -> None:
-        """There is an outcome. Who waits for it hears of it in a turn of its own."""
+        """There is an outcome: wake the task that waits, or call back, in a turn of its own."""
         if self._awaited is not None:
             if not self._awaited.done():
                 self._awaited.set_result(None)

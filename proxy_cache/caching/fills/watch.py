@@ -1,17 +1,17 @@
-"""The watchdog: fills that get nowhere are ended, whatever the reason.
+"""The watchdog: fills without progress are ended, whatever the reason.
 
-A fill ends when its origin has sent all, or has sent nothing for ``origin_timeout``; it is ended when its clients have
-left. Between the two lies a body that isn't kept: its writer waits for its readers, and as long as they take nothing
-the fill holds its slot, and a connection to the origin. So each fill whose body has begun is looked at now and then:
+A fill ends with the origin's last byte, after ``origin_timeout`` without a byte, or when its clients have left. A body
+that isn't stored is the gap between these: its writer waits for its readers, and while they take nothing the fill holds
+a slot and a connection to the origin. So each fill with a body is looked at now and then:
 
-- A waiter whose client's request is over is made to leave. (There is none, unless somebody has forgotten it.)
-- No byte has come in or gone out for ``origin_timeout``, since the readers take nothing. What they lack is set aside
-  (see :mod:`store.spill`), so that a client that pauses for minutes loses nothing, and the origin's last byte gives
-  the slot back. If there is no room for that, or it doesn't help, the slowest reader is dropped, and the fill ends with
-  the last of them. An origin wouldn't have waited much longer either: servers have such a limit of their own.
-- No byte has moved although nobody is waited for, for longer than all tries of a fill could take: it is ended.
+- A waiter whose request is over is made to leave. (There is none, unless a bug has left it behind.)
+- No byte in or out for ``origin_timeout``, since the readers take nothing: the unread bytes are spilled (see
+  :mod:`store.spill`), so that a client may pause for minutes, and the slot comes back with the origin's last byte. If
+  there is no room for that, or it doesn't help, the slowest reader is dropped; the fill ends with the last of them.
+  Origins have such a limit of their own, so one wouldn't have waited much longer.
+- No byte in or out for longer than all tries of a fill take, and no reader holds it up: it is ended.
 
-Time is counted in looks, so that a process that was stopped meanwhile does nobody wrong.
+Time is counted in looks: a process that was stopped (SIGSTOP, a suspended VM) must not end all its fills afterwards.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ logger = logging.getLogger(__name__)
 LOOKS: Final = 4
 """Looks in an ``origin_timeout``."""
 LATE: Final = 1.0
-"""Seconds by which a look may be late. One that is later tells that nothing else could run either."""
+"""Seconds by which a look may be late. After a later one nothing is ended: nothing else could run either."""
 TRY_MARGIN: Final = 5.0
-"""Seconds that a try may take beyond the two timeouts in it (to connect, and to hear something)."""
+"""Seconds that a try may take beyond its two timeouts (to connect, and for the first byte)."""
 
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """What the looks at one fill have found."""
+    """The findings about one fill, from look to look."""
 
     movement: tuple[int, ...]
     idle: float = 0.0
-    """Seconds in which nothing has moved."""
+    """Seconds without progress."""
     set_aside: bool = False
-    """Whether that was tried since something has moved."""
+    """Whether spilling was tried since the last progress."""
 
 
 class Watch:
-    """Looks at the fills of a table, as long as there are any."""
+    """Looks at the fills of a table, while there are any."""
 
     def __init__(self, table: FillTable) -> None:
         self._table = table
@@ -58,7 +58,7 @@ class Watch:
         self._seen: dict[Fill, _Seen] = {}
 
     def begin(self) -> None:
-        """Look at the fills, from now on until there are none."""
+        """Begin to look; ends by itself with the last fill."""
         loop, interval = asyncio.get_running_loop(), self._interval
         self._due = loop.time() + interval
         self._timer = loop.call_at(self._due, self._look, interval)
@@ -115,7 +115,7 @@ class Watch:
             fill.abandon()
 
     def _go_on(self, fill: Fill, seen: _Seen) -> None:
-        """Nobody takes anything."""
+        """No reader takes anything."""
         body = fill.body
         assert body is not None
         if not seen.set_aside and body.spill():
