@@ -1,4 +1,4 @@
-"""What goes from the cache to a client: an answer, the exchange it belongs to, and where its bytes come from."""
+"""An answer to a client, the exchange it belongs to, and the sources of its bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .requirements import Requirements
 
 
 class BodySource(Protocol):
-    """Where the bytes of an answer come from."""
+    """The bytes of an answer."""
 
     def read_now(self) -> bytes | None:
         """The next bytes without waiting: ``b""`` at the end, ``None`` if they are not there yet."""
@@ -31,11 +31,11 @@ class BodySource(Protocol):
         """The next bytes; ``b""`` at the end; :class:`BodyError` if the body broke off."""
 
     def close(self) -> None:
-        """No more is wanted."""
+        """No more is read."""
 
 
 class Seekable(BodySource, Protocol):
-    """One that can go on elsewhere."""
+    """A source that can go on at another offset."""
 
     def seek(self, start: int, stop: int) -> None:
         """The next bytes are those from ``start`` up to, and without, ``stop``."""
@@ -84,7 +84,7 @@ class Answer:
 
 
 class Exchange:
-    """One client's request on its way through the cache, and what there is to end when the client leaves."""
+    """One client's request on its way through the cache, and the resources to end with it."""
 
     __slots__ = (
         "_requirements", "client", "collapsed", "gone", "headers", "is_closed", "key", "on_interim", "policy",
@@ -109,7 +109,7 @@ class Exchange:
         self.wanted = request_cache_control(headers) if wanted is None else wanted
         """The request's directives, as far as they count."""
         if policy.ignore_directives:
-            # Who asks only for what is here (another cache, mostly) is never to be answered with a fetch.
+            # A client that asks for stored responses only (another cache, mostly) must not cause a fetch.
             self.wanted = ONLY_IF_CACHED if self.wanted.only_if_cached else NOTHING
         self.on_interim: Callable[[int, Headers], None] | None = None
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
@@ -130,11 +130,11 @@ class Exchange:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has been answered, or its client has left: nobody reads for it any more."""
+        """Whether it has been answered, or its client has left."""
         return self.gone or self.is_closed
 
     def client_gone(self) -> None:
-        """The client disconnected: whatever is awaited on its behalf ends now."""
+        """The client disconnected: all waits on its behalf end."""
         self.gone = True
         if self.waiter is not None:
             self.waiter.client_gone()
@@ -181,8 +181,8 @@ class MemoryReader:
 
 
 class StoredReader:
-    """Reads a stored body from its file. What can't be read there, since the disk fails or the file was cut short, is
-    read ``elsewhere``, if that can be."""
+    """Reads a stored body from its file. Where the disk fails, or the file was cut short, the rest is read
+    ``elsewhere``, if that is possible."""
 
     __slots__ = ("_elsewhere", "_entry", "_file", "_offset", "_rest", "_stop", "_store")
 

@@ -27,7 +27,7 @@ REASONS = {
 
 
 class Heads:
-    """What a proxy of this name (``via``) puts into what it answers."""
+    """Makes the heads of answers, for a proxy of this name (``via``)."""
 
     def __init__(self, via: str) -> None:
         self.via = via
@@ -61,7 +61,7 @@ class Heads:
         return Answer(code, REASONS.get(code, ""), fields, body, len(body), "error")
 
     def internal_error(self, detail: str) -> Answer:
-        """Something of ours failed. The request does not go anywhere (design decision 8)."""
+        """Something of ours failed. The request does not go anywhere (fail closed)."""
         return self.error(502, "proxy_internal_error", "bypass", detail=detail)
 
     def loop_detected(self) -> Answer:

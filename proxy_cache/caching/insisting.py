@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from .fills.fill import Fill
 
 PATIENCE: Final = 10.0
-"""Seconds that are waited for an earlier answer, its head and its body, at most: a request of one's own may be faster
-than what hangs. Of a body that takes longer one more is begun in so many seconds, however many insist."""
+"""Seconds to wait for an earlier response with its body, at most: a new request may be faster than one that hangs. So
+there is at most one more request in so many seconds, however many clients insist."""
 
 
 def not_before(wanted: CacheControl, came: float) -> float | None:
-    """When the origin may have been asked at the earliest for what this request takes; ``None``: at any time.
+    """The earliest request to the origin whose response this one may share; ``None``: any.
 
-    ``came``: when the request was here. An answer is as old as its request (RFC 9111 §4.2.3, response_delay), so
+    ``came``: the arrival of this one. A response is as old as its request (RFC 9111 §4.2.3, response_delay), so
     ``max-age`` lets it be that much older, and ``min-fresh`` has to be told the lifetime before: it takes the next.
     """
     if wanted.no_cache or wanted.min_fresh is not None:
@@ -45,15 +45,15 @@ def not_before(wanted: CacheControl, came: float) -> float | None:
 
 
 def was_asked_since(wanted: CacheControl, response: StoredResponse, came: float) -> bool:
-    """Whether the origin was asked for a stored response after this request came, so that it is as new as it wants."""
+    """Whether a stored response is from after this request's arrival, and so as new as it wants."""
     return wanted.min_fresh is None and response.request_time >= time.time() - (time.monotonic() - came)
 
 
 def waits_for(
     fills: Iterable[Fill], exchange: Exchange, stale: Entry | None, since: float | None, came: float
 ) -> Fill | None:
-    """Which of these fills of its key, none of which it may share, a request waits for, so that it can share the next
-    one with others. ``since``: what :func:`not_before` says. ``stale``: the entry that it would validate."""
+    """The fill, of those that it may not share, that a request waits for, so as to share the next one. ``since``: from
+    :func:`not_before`. ``stale``: the entry that it would validate."""
     latest = None
     for fill in fills:
         if fill.slot.asked is None or fill.slot.asked >= came:
@@ -69,10 +69,10 @@ def waits_for(
 
 
 def will_be_validated(fill: Fill, headers: Headers) -> bool:
-    """Whether the end of this fill is worth waiting for: what it brings will be stored, and can be validated then.
+    """Whether the end of this fill is worth waiting for: its response will be stored, and can be validated then.
 
-    Not by a range, which is little as it is, unless nearly all is here. Nor by a condition that holds by the head that
-    has come: it is passed on, and the answer to it has no body.
+    Not for a range, which is small, unless nearly all is here. Nor for a condition that the head at hand fulfils: it is
+    passed on, and the answer has no body.
     """
     head, body = fill.head, fill.body
     return (

@@ -6,9 +6,10 @@ them has its turn: joining a fill that a greedy client queued 300 places back co
 
 Turns go round robin over the clients; within a client, first in, first out. The length of the queue is shared in the
 same way: when it is full, a client with a short queue takes the newest place of the client with the longest one. A
-place ends on its own when it has waited ``queue_timeout``, or as long as a rule lets its request wait; a ticket without
-a place left ends too. Nothing here does
-I/O: an admission resolves ``Ticket.admission``, and the end of a place is told through the callback it was made with.
+place ends by itself when it has waited ``queue_timeout``, or as long as a rule lets its request wait; a ticket without
+a place left ends too.
+
+Nothing here does I/O: an admission resolves ``Ticket.admission``, and a place is told of its end by a callback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who waits in the queue for how long, so that the next one to time out is found without a search.
+"""Queued places by age, so that the next one to time out is found without a search.
 
 Most places may wait as long as the limit for all says; those of requests that a rule (``cache_queue_timeout``) speaks
 of have a patience of their own. Places of equal patience time out in the order in which they came, so it is enough to
@@ -21,7 +21,7 @@ class Waits:
         self._rows: dict[float | None, OrderedDict[Place, None]] = {}
 
     def add(self, place: Place) -> None:
-        """A place that is younger than all others."""
+        """Add a place, the youngest."""
         self._rows.setdefault(place.patience, OrderedDict())[place] = None
 
     def remove(self, place: Place) -> None:
@@ -31,7 +31,7 @@ class Waits:
             del self._rows[place.patience]
 
     def oldest(self) -> Place | None:
-        """Who has waited longest."""
+        """The place that has waited longest."""
         return min((next(iter(row)) for row in self._rows.values()), key=_since, default=None)
 
     def next_to_end(self, default: float) -> tuple[float, Place] | None:

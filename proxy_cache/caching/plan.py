@@ -1,7 +1,7 @@
-"""What is to be done with a GET, as a value: nothing is sent, stored, started or waited for here.
+"""The next step for a GET, as a value: nothing is sent, stored, started or waited for here.
 
-:meth:`Planner.plan` looks at what is stored and at the fills that run, and says what comes next; :mod:`.cache` does it,
-and asks again if that was not the end of it. So the rules of RFC 9111 §4 about a whole request stand in one place.
+:meth:`Planner.plan` looks at the stored responses and the running fills; :mod:`.cache` acts, and plans again until
+there is an answer. So the rules of RFC 9111 §4 about a whole request stand in one place.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .insisting import not_before, waits_for, was_asked_since
 from .ranges.selection import first_gap, has_it_all, selected
 
 CANDIDATES_MOST: Final = 15
-"""Other variants that are validated along with the one that a request selects."""
+"""Other variants to validate along with the selected one, at most."""
 REFUSALS: Final = 3
-"""How often a request is sent on, if what came was an error for whoever had asked (401, 403, …): where every client is
-refused, they must not be refused one after the other."""
+"""Errors for other clients (401, 403, …) after which a request goes alone: where the origin refuses everybody, clients
+must not be refused one after the other."""
 CONDITIONAL_OR_RANGE: Final = CONDITIONAL | {"range"}
 _NO_FIELDS: Final = Headers()
 
 
 @dataclass(slots=True)
 class Progress:
-    """What has become of a request in earlier turns."""
+    """The history of a request, over its turns."""
 
     came: float
-    """When it was here, by the monotonic clock."""
+    """Its arrival, by the monotonic clock."""
     alone: bool = False
-    """Whether it is to wait for nobody."""
+    """Whether it goes alone: it joins no fill, and none joins its own."""
     has_waited: bool = False
-    """Whether it has waited for an earlier answer to be stored."""
+    """Whether it has waited for an earlier response to be stored."""
     refusals: int = 0
 
     def not_shareable(self, *, alone: bool, refused: bool) -> None:
@@ -58,14 +58,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """304, by a head alone: of an entry with gaps, or of what isn't stored."""
+    """304, by a head alone: of an entry with gaps, or of a response whose body isn't stored."""
 
     response: StoredResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """From the store. What an entry lacks of it is filled on the way."""
+    """Answer from the store. Gaps are filled on the way."""
 
     entry: Entry
     decision: Decision
@@ -73,12 +73,12 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Wait until what has arrived is stored, and plan again."""
+    """Wait until the bodies that have arrived are stored, and plan again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """Wait for an earlier answer, so as to share the request after it with others, and plan again."""
+    """Wait for an earlier fill, so as to share the next one, and plan again."""
 
     fill: Fill
 
@@ -107,17 +107,17 @@ Action: TypeAlias = Unchanged | Serve | Settle | WaitFor | Join | Fetch | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What comes next."""
+    """The next step."""
 
     action: Action
     fwd: str = ""
     """Why the request goes forward, if it does (RFC 9211 §2.2)."""
     stale: Entry | None = None
-    """What is validated, and may stand in for an answer that fails to come."""
+    """The entry to validate, which may be served if the origin fails."""
     drops: Entry | None = None
-    """An entry with gaps of which nothing is left that could be of use."""
+    """A useless entry, to be removed: it has gaps, and nothing can be added to it."""
     alone: bool = False
-    """Whether it goes with nobody."""
+    """As in :class:`Progress`."""
 
 
 class Planner:
@@ -128,12 +128,12 @@ class Planner:
         self._fills = fills
 
     def plan(self, exchange: Exchange, progress: Progress, now: float, *, is_last: bool = False) -> Plan:
-        """The next step for a GET of which all that is stored is loaded. ``is_last``: there will be no other."""
+        """The next step for a GET whose key is loaded. ``is_last``: there will be no other turn."""
         headers, directives = exchange.headers, exchange.wanted
         entry = self.select(exchange.key, headers)
         known = self._fills.keys.heads.newer(exchange.key, headers, entry)
         if known is not None:
-            entry = None  # the client has what is newer than this, as far as is known
+            entry = None  # the client has a newer version, as far as is known
         unchanged = self._unchanged(exchange, entry, now)
         if unchanged is not None:
             return Plan(unchanged)
@@ -141,8 +141,7 @@ class Planner:
         if entry is not None and entry.spans is not None and not self.can_add_to(exchange, entry, alone=alone):
             if self._is_useless(exchange, entry, alone=alone):
                 drops = entry
-            # A client that is given what is for nobody else (RFC 9111 §3.5), or what can't be put to the rest, asks for
-            # just that.
+            # The response will be for this client alone (RFC 9111 §3.5), or can't be combined: ask for just its range.
             alone = alone or not _may_share(exchange, entry) or (drops is None and self._is_beside(exchange, entry))
             entry = None
         shown = entry.response if entry is not None else known
@@ -165,11 +164,11 @@ class Planner:
         return Plan(action, fwd, entry, drops, alone)
 
     def _may_settle(self, exchange: Exchange) -> bool:
-        """Whether nothing is to be had sooner than what is on its way into the store."""
+        """Whether the bodies that are being stored are the fastest way to an answer."""
         return exchange.wanted.only_if_cached or self._to_join(exchange) is None
 
     def select(self, key: str, headers: Headers) -> Entry | None:
-        """The stored variant that this request selects; the most recent one if several do (RFC 9111 §4.1)."""
+        """The stored variant that this request selects, the most recent of several (RFC 9111 §4.1)."""
         found = None
         for entry in self._store.lookup(key):
             if (
@@ -181,7 +180,7 @@ class Planner:
         return found
 
     def forward_reason(self, key: str, decision: Decision | None, *, without: Entry | None = None) -> str:
-        """Why a request goes forward, as RFC 9211 §2.2 has it. ``without``: as if this were not there any more."""
+        """Why a request goes forward (RFC 9211 §2.2). ``without``: an entry that doesn't count."""
         if decision is not None:
             return decision.reason or "partial"
         return "vary-miss" if any(entry is not without for entry in self._store.lookup(key)) else "uri-miss"
@@ -197,7 +196,7 @@ class Planner:
     # -- entries with gaps --------------------------------------------------------------------------------------
 
     def can_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
-        """Whether an entry with gaps can answer this request, by what it has or by filling them."""
+        """Whether an entry with gaps can answer this request, with or without filling them."""
         if has_it_all(exchange, entry):
             return True
         if not self._may_add_to(exchange, entry, alone=alone):
@@ -213,7 +212,7 @@ class Planner:
         return _may_share(exchange, entry) and exchange.key not in self._fills.keys.unusable
 
     def _is_useless(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
-        """Whether there is nothing of an entry to which nothing can be put."""
+        """Whether an entry has no bytes, and can get none."""
         return (
             self._may_add_to(exchange, entry, alone=alone)
             and strong_validator(entry.response.headers) is None
@@ -221,16 +220,16 @@ class Planner:
         )
 
     def is_on_its_way(self, exchange: Exchange, entry: Entry) -> bool:
-        """Whether what is wanted of an entry without a strong validator is here, or coming in one piece: nothing can be
-        put to that (RFC 9111 §3.4)."""
+        """Whether the selected bytes of an entry without a strong validator are here, or arriving in one piece: nothing
+        can be combined with that (RFC 9111 §3.4)."""
         spans = selected(exchange, entry.response, entry.length)
         if isinstance(spans, list) and len(spans) > 1:
-            return first_gap(entry, spans) is None  # what is on its way passes once
+            return first_gap(entry, spans) is None  # an arriving body passes once
         return first_gap(entry, spans, self._fills.present_or_pending(entry)) is None
 
     def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
-        """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
-        own, and what there is stays for those who want that."""
+        """Whether a range lies beside the bytes of an entry that nothing can be combined with: it takes a request of
+        its own, and the entry stays for other requests."""
         return (
             "range" in exchange.headers
             and strong_validator(entry.response.headers) is None
@@ -246,7 +245,7 @@ class Planner:
         )
 
     def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
-        """A fill at the origin that this request may not share, since that was asked too early, but waits for."""
+        """A fill that was asked too early for this request to share, but is worth waiting for."""
         since = not_before(exchange.wanted, came)
         fills = self._fills.at_the_origin(exchange.key, answered=since is None)
         if not fills or self._is_private(exchange, alone=alone) or self._to_join(exchange, since, came) is not None:
@@ -254,7 +253,7 @@ class Planner:
         return waits_for(fills, exchange, stale, since, came)
 
     def _is_private(self, exchange: Exchange, *, alone: bool) -> bool:
-        """Whether a fill for this request is to be shared with nobody."""
+        """Whether a fill for this request is not to be shared."""
         headers = exchange.headers
         return (
             alone
@@ -276,11 +275,11 @@ class Planner:
         private = self._is_private(exchange, alone=alone)
         candidates = self._candidates(exchange, stale)
         if stale is None and candidates and self._fills.keys.heads.expects_304(key, headers):
-            candidates = ()  # the client's own condition is the one that holds
+            candidates = ()  # the client's own condition is going to hold
         retries = part = None
         is_short = False
         if private and (stale is None or for_origin):
-            # Nobody shares this, so the client's own conditions and ranges may go through as they are.
+            # It isn't shared: the client's own conditions and ranges go through as they are.
             candidates = ()
             keep = not (directives.no_store or "range" in headers)
         else:
@@ -296,11 +295,11 @@ class Planner:
             ):
                 headers = without_conditions(headers)
             else:
-                headers = headers.without("range", "if-range")  # all of it is for whoever waits, and may be stored
-            # The condition is passed on then: RFC 9111 §4.3.2 has it meant for somebody further on where nothing is
-            # stored, and a 304 costs the origin less than the whole. It answers all who wait with the same.
+                headers = headers.without("range", "if-range")  # the whole is shared, and may be stored
+            # The condition is passed on then (RFC 9111 §4.3.2): a 304 costs the origin less than the whole, and answers
+            # all waiters with the same condition.
             if stale is not None and may_serve_stale(directives, stale.response, time.time(), disconnected=False):
-                retries = 0  # where that may stand in for an answer, nobody is kept waiting for the third failure
+                retries = 0  # a stale answer at once is better than one after the third failure
         request = FillRequest(
             key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
             is_short,
@@ -308,8 +307,8 @@ class Planner:
         return Fetch(request)
 
     def _candidates(self, exchange: Exchange, entry: Entry | None) -> tuple[Entry, ...]:
-        """What the origin may say is still good: the entry that the request selects, and every other variant that can
-        be told by its tag, all in one request (RFC 9111 §4.3.1)."""
+        """The entries to validate: the selected one, and other variants with an entity tag, all in one request (RFC
+        9111 §4.3.1)."""
         if entry is not None and entry.response.etag is None:
             return (entry,)
         others = [
@@ -320,14 +319,13 @@ class Planner:
         others = others[-CANDIDATES_MOST:]
         return (entry, *others) if entry is not None else tuple(others)
 
-    # -- what is asked for on behalf of a range -----------------------------------------------------------------
+    # -- ranges -------------------------------------------------------------------------------------------------
 
     def part_of(self, exchange: Exchange, stale: Entry | None) -> RangeFetch | None:
-        """The span to ask for on behalf of a range, rather than for all of it: when validating, in case the origin has
-        another version."""
+        """The span to ask for on behalf of a range, ``None``: all of it. When validating it is for another version."""
         if stale is None:
             if exchange.policy.signed_url and exchange.policy.rule_for(200, _NO_FIELDS) is None:
-                return _exact_part(exchange)  # most of a block would be for nobody
+                return _exact_part(exchange)  # most of a block would be of no use
             return self._first_part(exchange)
         spans = selected(exchange, stale.response, stale.length)
         if spans is None or spans == "unsatisfiable" or self._fills.spans.fetches_whole(stale.length):
@@ -336,10 +334,9 @@ class Planner:
         return replace(part, of=stale) if part is not None else None
 
     def _first_part(self, exchange: Exchange) -> RangeFetch | None:
-        """What to ask for, when a range is wanted of what isn't stored; ``None``: all of it.
+        """The block around the first range, of an object that isn't stored; ``None``: all of it.
 
-        The block around the first range. Of the end of what is of unknown length no block can be named, but the last
-        so many bytes can.
+        Of an object of unknown length the last block can't be named, but the last so many bytes can.
         """
         fills, requirements = self._fills, exchange.requirements
         asked, exact = requirements.ranges, requirements.exact_range
@@ -362,15 +359,15 @@ class Planner:
         return RangeFetch(ask, need, is_exact=is_exact, is_own=is_exact and is_own)
 
     def _is_taken_for_short(self, exchange: Exchange) -> bool:
-        """Whether a range is wanted of what a HEAD has said is short enough to be fetched whole."""
+        """Whether a range is wanted of an object that is short enough to be fetched whole, by a HEAD."""
         length = self._fills.keys.length_of(exchange.key)
         return (
             length is not None and self._fills.spans.fetches_whole(length) and exchange.requirements.ranges is not None
         )
 
     def _is_for_its_client(self, exchange: Exchange) -> bool:
-        """Whether a range is to be asked for as it came, and the answer passed on as it comes: its origin has just
-        shown that nothing can be made of what it answers, or not of several ranges."""
+        """Whether a range is asked for as the client sent it, and the response passed on as it is: this origin's ranges
+        are unusable, or several at once are."""
         key, fills, asked = exchange.key, self._fills, exchange.requirements.ranges
         if asked is None or self._is_taken_for_short(exchange):
             return False
@@ -378,7 +375,7 @@ class Planner:
 
 
 def _exact_part(exchange: Exchange) -> RangeFetch | None:
-    """Just the first range that is wanted, of what is probably not going to be stored; ``None``: all of it."""
+    """The first range alone, of a response that is probably not going to be stored; ``None``: all of it."""
     asked: Sequence[RangeSpec] | None = exchange.requirements.ranges
     if asked is None:
         return None
@@ -393,10 +390,10 @@ def _is_fresh(directives: CacheControl, response: StoredResponse) -> bool:
 
 
 def _may_share(exchange: Exchange, entry: Entry) -> bool:
-    """Whether what this request is given may be put to an entry, as far as that is up to the request."""
+    """Whether a response to this request may be combined with an entry, as far as the request goes."""
     return why_not_shared(exchange.headers, entry.response.headers, exchange.policy) is None
 
 
 def without_conditions(headers: Headers) -> Headers:
-    """A shared fill asks for all of it: the client's own conditions and ranges are answered from what comes back."""
+    """The header of a shared fill, which asks for the whole: conditions and ranges are answered from that."""
     return headers.without_any(CONDITIONAL_OR_RANGE)

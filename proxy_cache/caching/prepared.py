@@ -1,4 +1,4 @@
-"""Hits that are ready, head and body, whole or one range: what most requests are answered with, in microseconds."""
+"""Prepared hits: head and body of a whole response, or one range, ready to be sent. Most requests are answered so."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
 call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
 docs/performance.md.)"""
 RANGE_MOST: Final = 256 * 1024
-"""Bytes of a range that is read from its file at once. What is longer is read as its client takes it."""
+"""Bytes of a range that is read from its file at once. A longer one is read at its client's pace."""
 AGE_MARK: Final = secrets.token_hex(16)
 TTL_MARK: Final = secrets.token_hex(16)
 RANGE_MARK: Final = secrets.token_hex(16)
 LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
-"""Stand in a template for what changes by the second, or by the range. No origin can know them."""
+"""Placeholders in a template for values that change by the second, or by the range. No origin can guess them."""
 
 
 Hit: TypeAlias = tuple[bytes, bytes | memoryview, int | None, int]
@@ -87,7 +87,7 @@ class PreparedRange:
 
 
 class ReadyHits:
-    """What of the store can be sent as it is."""
+    """Finds prepared hits in the store."""
 
     def __init__(self, store: Store, heads: Heads) -> None:
         self._store = store
@@ -167,7 +167,7 @@ class ReadyHits:
             try:
                 data = self._store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
             except OSError:
-                return False  # who reads it the usual way finds out, and drops the entry
+                return False  # the usual way meets it again, and drops the entry
             finally:
                 self._store.files.release(file)
             if data is not None and len(data) == entry.length:

@@ -1,4 +1,4 @@
-"""What a request requires of its answer, worked out once: its ranges, its conditions, and what its signature covers."""
+"""The requirements of a request, worked out once: its ranges, its conditions, and the fields its signature covers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class Requirements:
         """RFC 9111 §4.3.2: these conditions "are not applicable to a cache"; only the origin may evaluate them."""
         signed = signed_fields(headers, path)
         self.exact_range: RangeSpec | None = None
-        """The range that it is signed for; ``None`` if another may be asked for."""
+        """The signed range; ``None`` if another may be asked for."""
         if self.ranges is not None and len(self.ranges) == 1 and "range" in signed:
             self.exact_range = self.ranges[0]
         self.is_bound = any(name in headers for name in signed & CONDITIONAL) or (
             "range" in signed and "range" in headers and self.exact_range is None
         )
-        """Whether it cannot be asked in any other way than it came: its signature covers conditions, or several
-        ranges."""
+        """Whether the request must go out unchanged: its signature covers conditions, or several ranges."""

@@ -1,13 +1,13 @@
-"""Bytes far ahead of a running fill, which are fetched beside it.
+"""Bytes far ahead of a running fill, fetched beside it.
 
-Somebody downloads all of a big object slowly, somebody else wants its last 10 kB: the directory of a wheel, the footer
-of a Parquet file. At the pace of the fill these are a minute away, and pip gives up after 15 s without a byte. So a
-reader looks at the pace of what it waits for, all the time. If what it needs next is more than about a second away, it
-is fetched as a span of its own, under the strong validator of what the fill brings (``If-Range``, RFC 9110 §13.1.5).
+One client downloads all of a big object slowly, another wants its last 10 kB: the directory of a wheel, the footer of a
+Parquet file. At the pace of the fill these are a minute away, and pip gives up after 15 s without a byte. So a reader
+watches the pace of its fill. If its next bytes are more than about a second away, they are fetched as a span of their
+own, under the strong validator of the fill's response (``If-Range``, RFC 9110 §13.1.5).
 
-These bytes are asked for twice, once here and once by the fill. Of one fill no more than ``cache_max_span`` are:
-whoever wants more then waits. Readers that want the same span share it. Of a whole that is on its way the spans are in
-an entry of their own that no request can find, which goes when the fill ends.
+These bytes are asked for twice, once here and once by the fill: at most ``cache_max_span`` of them for one fill, then
+readers wait. Readers of the same span share it. While a whole is being fetched the spans are in a hidden entry, which
+goes when the fill ends.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from ..fills.table import FillTable
 
 SOON: Final = 1.0
-"""Seconds that a reader waits for what it needs next."""
+"""Seconds that a reader waits for its next bytes."""
 SOON_IN_PIECE: Final = 4.0
-"""Seconds that it waits where the fill brings what somebody's range lacks. That is at most ``cache_max_span``, and is
-slow in a burst of readers too, who all begin at once: what each of them asks for twice makes that worse."""
+"""The same if the fill is for a range. It is at most ``cache_max_span`` long, and slow in a burst of readers too, which
+bytes that are asked for twice would make worse."""
 NEXT: Final = 64 * 1024
-"""Bytes that it needs next, at most: what is longer is read as it comes. And who is no further ahead than this reads
-along, however slowly the bytes come: another request would get them from the same origin."""
+"""Bytes, at most, that count as the next. A reader that is less far ahead reads along, however slow the fill is:
+another request would get the bytes from the same origin."""
 LOOK: Final = 0.25
-"""Seconds over which a pace is measured at least, and"""
+"""Seconds over which a pace is measured, at least."""
 WINDOW: Final = 2.0
-"""at most."""
+"""Seconds over which it is measured, at most."""
 
 
 class Ahead:
-    """The pace of one fill, and what is fetched beside it. Made when somebody waits for what is ahead of it."""
+    """The pace of one fill, and the spans fetched beside it. Made for the first reader that is ahead of it."""
 
     __slots__ = ("_fill", "_samples", "_table", "entry", "is_hidden", "refused", "soon", "twice")
 
@@ -50,20 +50,20 @@ class Ahead:
         self._table = table
         self._fill = fill
         self.soon = SOON if is_hidden or fill.request.for_whole else SOON_IN_PIECE
-        """Seconds that are not long to wait."""
+        """Seconds that a reader waits."""
         self.entry = entry
-        """What the spans belong to."""
+        """The entry of the spans."""
         self.is_hidden = is_hidden
-        """Whether it is there for these spans only."""
+        """Whether that is a hidden one, for these spans only."""
         self.twice = 0
-        """Bytes that were asked for beside the fill, which brings them, too."""
+        """Bytes asked for beside the fill, so far."""
         self.refused = False
         """The origin sends no spans of this, or has another version by now."""
         self._samples: deque[tuple[float, int]] = deque()
 
     async def is_far(self, reader: Reader, stop: int) -> bool:
-        """Whether what a reader of the fill's body needs next, up to ``stop`` at most, is far away. If it isn't, this
-        returns when it is nearly there."""
+        """Whether the next bytes of this reader, up to ``stop`` at most, are far away. If not, returns when they are
+        nearly here."""
         while reader.is_ahead and is_ahead(self._fill, reader.offset):
             if self._seconds_to(min(stop, reader.offset + NEXT)) > self.soon:
                 return True
@@ -75,7 +75,7 @@ class Ahead:
         return False
 
     def _seconds_to(self, offset: int) -> float:
-        """Seconds until all up to ``offset`` is there, at the pace of the last moments; 0 if that can't be told yet."""
+        """Seconds until the fill reaches ``offset`` at its present pace; 0 if that can't be told yet."""
         body = self._fill.body
         assert body is not None
         now, samples = time.monotonic(), self._samples
@@ -90,8 +90,8 @@ class Ahead:
         return (offset - body.length) * elapsed / arrived if arrived else float("inf")
 
     def span_for(self, offset: int, stop: int) -> Span | None:
-        """What to ask for beside the fill, to get the byte at ``offset`` and those up to ``stop``; ``None`` if no
-        more may be."""
+        """The span to ask for beside the fill, for the bytes from ``offset`` to ``stop``; ``None`` if the limit is
+        reached."""
         settings, fill, entry = self._table.spans, self._fill, self.entry
         left = settings.most - self.twice
         if left <= 0 or self.refused:
@@ -105,29 +105,29 @@ class Ahead:
         return ask
 
     def count(self, span: Span) -> None:
-        """It is being asked for, and kept where others find it."""
+        """This span is being asked for: other readers find it now."""
         self.twice += span.length
         if self.is_hidden:
             self._table.store.keep_object(self.entry)
 
     def end(self) -> None:
-        """The fill has ended: what it has brought is found by its key."""
+        """The fill has ended: its body is found by its key."""
         if self.is_hidden:
             self._table.forget_beside(self._fill, self.entry)
 
 
 def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead | None:
-    """What there is to know of a fill that is waited for; ``None`` if nothing may be fetched beside it.
+    """The pace of a fill; ``None`` if nothing may be fetched beside it.
 
-    ``entry``: with gaps, one of which it fills for a client that wants all of it; ``None`` if it brings a whole that is
-    not stored yet.
+    ``entry``: the one whose gap it fills for a client that wants all of it; ``None`` if it fetches a whole that is not
+    stored yet.
     """
     head, body = fill.head, fill.body
     if head is None or body is None or body.total is None or not fill.is_running:
         return None
     is_small = entry is not None and head.fills_gap_of is entry and fill.span.length <= table.spans.block
     if fill.request.private or (is_small and not fill.request.for_whole):
-        return None  # in a block that was asked for on behalf of a range no byte is far away
+        return None  # in a single block no byte is far away
     if fill.ahead is None:
         response = head.response
         if response.status != 200 or (response.headers.get("accept-ranges") or "").strip().lower() == "none":
@@ -145,16 +145,16 @@ def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead 
 
 
 def is_ahead(fill: Fill, offset: int) -> bool:
-    """Whether a reader at ``offset`` of what a fill brings is ahead of it, and doesn't just read along."""
+    """Whether a reader at ``offset`` is ahead of the fill, and doesn't just read along."""
     return fill.body is not None and offset - fill.body.length >= NEXT
 
 
 def may_be_combined(fill: Fill) -> bool:
-    """Whether what is fetched beside it can be told to be of the same version (RFC 9111 §3.4)."""
+    """Whether a strong validator tells that spans are of the same version (RFC 9111 §3.4)."""
     head = fill.head
     return head is not None and strong_validator(head.response.headers) is not None
 
 
 def sends_ranges(response: StoredResponse) -> bool:
-    """Whether the origin says that it does (RFC 9110 §14.3)."""
+    """Whether the origin says that it supports ranges (RFC 9110 §14.3)."""
     return (response.headers.get("accept-ranges") or "").strip().lower() == "bytes"

@@ -1,12 +1,12 @@
-"""Reading a stored response that has gaps, which are filled on the way, or one that goes while it is read.
+"""Reading a stored response with gaps, which are filled on the way, or one that disappears while it is read.
 
-A reader goes from what is in the file to what a running fill is bringing, and where there is neither it starts a fill
-for the span that is missing. So no byte is fetched twice at a time, however the ranges of many readers overlap. One
-span is asked for ahead of the reader, no more: a client that stops reading does not make the origin send it all.
+A reader reads from the file, then from the running fill that covers the next byte, and where there is neither it starts
+a fill for the missing span. So no byte is fetched twice at a time, however the ranges of many readers overlap. One span
+is asked for ahead of the reader, no more: a client that stops reading does not make the origin send all.
 
-An entry may be evicted, superseded, or turn out to be unreadable while a client is sent its body. What is open stays
-readable; what isn't, is asked for again, under the entry's strong validator, and is then for this client alone:
-nothing of it is kept, but the response goes on (see :func:`from_origin`).
+An entry may be evicted, superseded, or turn out to be unreadable while a client is sent its body. An open file stays
+readable. The rest is asked for again under the entry's strong validator, for this client alone: it is not stored, but
+the response goes on (see :mod:`.lost_body`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ..limiter import Overloaded
 from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
 
 PATIENCE: Final = 8
-"""Places in a full queue that are asked for, one after the other, before a response that has begun is given up: its
-client can't be told to come again later."""
+"""Tries to get into a full queue before a response that has begun is given up: its client can't be told to come again
+later."""
 PAUSE: Final = 1.0
-"""Seconds between them."""
+"""Seconds between two of these tries."""
 RESENT: Final = 2
-"""Times that a response that has begun is sent on from what others have asked for."""
+"""Fills of others that a response that has begun may join in vain."""
 LOSSES: Final = 8
-"""Times that what has just been fetched can't be read from the disk before the next byte could."""
+"""Times in a row that a piece that was just fetched can't be read from the disk."""
 
 
 class GapReader:
@@ -60,13 +60,13 @@ class GapReader:
         file: OpenBody | None = None,
         is_lost: bool = False,
     ) -> None:
-        """``file``: of the entry, which is kept open from here on. ``is_lost``: nothing of it can be read."""
+        """``file``: the entry's, which this reader releases. ``is_lost``: nothing of it can be read."""
         self.entry = entry
         self.offset, self.stop = span
         self._table = table
         self._exchange = exchange
         self._whole = whole
-        """Whether all of the body is wanted: gaps are then asked for in one piece each."""
+        """Whether all of the body is wanted: each gap is then asked for in one piece."""
         self._file = file
         self._is_lost = is_lost
         """Whether nothing can be read from the file, whatever the entry says."""
@@ -75,16 +75,16 @@ class GapReader:
         self._piece: Reader | None = None
         self._ahead: Waiter | None = None
         self._slow: Waiter | None = None
-        """Of a fill that is far behind what is being read (see :mod:`.ahead`)."""
+        """With a fill that is far behind this reader (see :mod:`.ahead`)."""
         self._closed = False
 
     # -- fills --------------------------------------------------------------------------------------------------
 
     def wait_for(self, offset: int, stop: int) -> tuple[Waiter, bool]:
-        """A place with the fill that brings the byte at ``offset``, and whether it was there already.
+        """A waiter with a fill that covers the byte at ``offset``, and whether the fill was running already.
 
-        Raises :class:`Overloaded` if one has to be started and can't be, and :class:`NotShareable` where nothing can be
-        put to what is here, for want of a strong validator (RFC 9111 §3.4).
+        Raises :class:`Overloaded` if one has to be started and can't be, and :class:`NotShareable` where nothing can
+        be combined with the entry, for want of a strong validator (RFC 9111 §3.4).
         """
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset)
@@ -98,7 +98,7 @@ class GapReader:
         if signed is not None:
             part = RangeFetch(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
         elif self._is_lost:
-            # Not all at once: what isn't kept comes no faster than this client reads, and holds a slot as long.
+            # Not all at once: an unstored body arrives no faster than this client reads, and holds a slot as long.
             span = Span(offset, min(stop, offset + self._table.spans.most))
             need = ask = RangeSpec(span.start, span.stop - 1)
             part = RangeFetch(ask, need, entry, is_exact=True)
@@ -124,7 +124,7 @@ class GapReader:
         return waiter
 
     def _wait_for_whole(self) -> tuple[Waiter, bool]:
-        """The origin makes nothing useful of ranges: what is lacking is read from a whole, if it is the same one."""
+        """The origin has no usable ranges: read the missing bytes from a whole, if it is the same version."""
         exchange = self._exchange
         headers = exchange.headers.without(*CONDITIONAL, "range")
         fill = self._table.find(exchange.key, headers, lambda response: True)
@@ -133,7 +133,7 @@ class GapReader:
         return self._start(None), False
 
     def suits(self, head: FillHead) -> bool:
-        """Whether the body under this head is, or has, a piece of ours."""
+        """Whether the body under this head has bytes of this entry."""
         if head.fills_gap_of is not None:
             return head.fills_gap_of is self.entry
         return (
@@ -144,7 +144,7 @@ class GapReader:
         )
 
     def hold(self, waiter: Waiter, gap: int) -> None:
-        """Have this waiter, whose head has arrived, for the piece that begins at, or before, ``gap``."""
+        """Keep this waiter, whose head has arrived, for the piece with the byte at ``gap``."""
         waiter.hand_on()
         if self._ahead is not None:
             self._ahead.leave()
@@ -152,8 +152,8 @@ class GapReader:
         if waiter.reader is not None:
             waiter.reader.offset = gap
 
-    def take(self, waiter: Waiter) -> None:
-        """Go on with what this waiter gets; its head has arrived and suits."""
+    def read_from(self, waiter: Waiter) -> None:
+        """Go on with the body of this waiter, whose head has arrived and suits."""
         if self._waiter is not None and self._waiter is not waiter:
             self._waiter.leave()
         self._waiter = waiter
@@ -168,7 +168,7 @@ class GapReader:
         """Ask for the next gap while the piece before it is read."""
         entry = self.entry
         if self._slow is not None or not self._table.store.holds(entry):
-            return  # what isn't kept is to come when it is read: it holds a slot until then
+            return  # an unstored body holds a slot until it is read: ask for it when it is needed
         gap = entry.spans.first_missing(offset, self.stop) if entry.spans is not None else None
         if gap is None or self._exchange.requirements.exact_range is not None:
             return
@@ -180,21 +180,21 @@ class GapReader:
         try:
             self._ahead, _ = self.wait_for(gap, self.stop)
         except (Overloaded, NotShareable):
-            return  # it will be asked for when it is needed
+            return  # ask again when it is needed
 
     async def _next_piece(self) -> None:
-        """Get hold of the fill that brings the next byte. Raises :class:`BodyError` if there is none to be had: what
-        the client has got so far is right, and the rest is not to be had now."""
+        """Find or start a fill that covers the next byte. Raises :class:`BodyError` if there can be none now; what the
+        client has so far is right."""
         if self._slow is not None and (self._ahead is None or not await self._is_beside(self._ahead)):
             if self._ahead is not None:
                 self._ahead.leave()
             self._ahead, self._slow = self._slow, None
         if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.covers(self.offset)):
-            self._ahead.leave()  # it may have been dropped since it held others up
+            self._ahead.leave()  # dropped since it held others up
             self._ahead = None
         for turn in range(PATIENCE):
             if self._closed:
-                # Meanwhile, or while a head was waited for that had just come: nobody would leave what is joined now.
+                # Closed meanwhile: nobody would leave the next fill that is joined.
                 raise BodyError("the reader was closed")
             waiter, self._ahead = self._ahead, None
             try:
@@ -206,17 +206,16 @@ class GapReader:
                     self._check(head)
                     if self.is_within(waiter, head, self.offset):
                         waiter.hand_on()
-                        self.take(waiter)
+                        self.read_from(waiter)
                         return
-                self._waiter = None  # it brings less than it was to bring, and not this: that is asked for
+                self._waiter = None  # shorter than what was asked for, and without this byte: ask for it
             except Overloaded as error:
                 self._waiter = None
                 if turn == PATIENCE - 1:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
                 await asyncio.sleep(PAUSE)
             except NotShareable as error:
-                # What others have asked for was for them alone, an error that was meant for them, or another version:
-                # whichever it was, asking for it oneself tells.
+                # It was for others alone, an error about them, or another version: our own request tells which.
                 self._waiter = None
                 if turn >= RESENT:
                     raise BodyError(f"the next piece could not be fetched: {error}") from error
@@ -226,8 +225,8 @@ class GapReader:
 
     @staticmethod
     def is_within(waiter: Waiter, head: FillHead, offset: int) -> bool:
-        """Whether the byte at ``offset`` is in what has begun to come. An origin may send less than it was asked for,
-        and who has joined for the rest would wait for it for ever."""
+        """Whether the byte at ``offset`` is in the piece under this head. An origin may send less than it was asked
+        for, and a reader that has joined for the rest would wait for ever."""
         if head.fills_gap_of is None:
             return True
         span = waiter.fill.span
@@ -241,7 +240,7 @@ class GapReader:
     # -- beside a fill that is far behind -------------------------------------------------------------------------
 
     async def _is_far(self, piece: Reader) -> bool:
-        """Whether what this piece is to bring next was found to be far away, and comes from elsewhere now."""
+        """Whether the next bytes of this piece are far away; they come from another fill now."""
         waiter, exchange = self._waiter, self._exchange
         if (
             waiter is None
@@ -255,12 +254,12 @@ class GapReader:
             return False
         ahead = ahead_of(self._table, fill, entry)
         if ahead is None or ahead.entry is not entry or fill.body is None or not fill.body.kept:
-            return False  # the writer of what isn't kept would wait for this reader, once it got there
+            return False  # the writer of an unstored body would wait for this reader
         if not self._size_here():
             if not await ahead.is_far(piece, self.stop):
                 return False
             if self._piece is not piece:
-                return True  # it was told to read something else meanwhile
+                return True  # seek() was called meanwhile
             other = self._table.bringing(entry, self.offset)
             try:
                 if other is not None and other is not fill:
@@ -280,14 +279,14 @@ class GapReader:
         return True
 
     def _set_slow(self) -> None:
-        """Keep the place with the fill that is read now, to come back to it."""
+        """Keep the present waiter, to come back to its fill."""
         if self._slow is not None:
             self._slow.leave()
         self._slow, self._waiter, self._piece = self._waiter, None, None
 
     async def _is_beside(self, waiter: Waiter) -> bool:
-        """Wait for the head of what was asked for beside the slow fill; False if it is no good, or if that one has got
-        there before."""
+        """Wait for the head of the fill beside the slow one. False if that is no good, or the slow one has got there
+        before."""
         assert self._slow is not None
         slow = self._slow.reader
         answer = asyncio.ensure_future(waiter.head())
@@ -336,7 +335,7 @@ class GapReader:
                 self._piece_lost(error)
                 return None
             if data != b"":
-                return self._took(data) if data is not None else None
+                return self._advanced(data) if data is not None else None
             self._end_piece()
         size = self._size_here()
         if not size or self._file is None:
@@ -352,7 +351,7 @@ class GapReader:
         if data == b"":
             self._lost(cut_short())
             return None
-        return self._took(data)
+        return self._advanced(data)
 
     async def read(self) -> bytes:
         while True:
@@ -369,18 +368,18 @@ class GapReader:
                     self._piece_lost(error)
                     continue
                 if data:
-                    return self._took(data) or b""
+                    return self._advanced(data) or b""
                 self._end_piece()
             elif size := self._size_here():
                 if self._file is None:
                     await self._open()
                 elif data := await self._read_file(self._file, size):
-                    return self._took(data) or b""
+                    return self._advanced(data) or b""
             else:
                 await self._next_piece()
 
     def _size_here(self) -> int:
-        """Bytes that can be read from the file, at once, from where we are."""
+        """Bytes from ``offset`` on that can be read from the file at once."""
         if self._is_lost:
             return 0
         spans = self.entry.spans
@@ -410,16 +409,16 @@ class GapReader:
             self._lost(cut_short())
         return data
 
-    def _took(self, data: bytes | None) -> bytes | None:
+    def _advanced(self, data: bytes | None) -> bytes | None:
         if data is not None:
             self.offset += len(data)
             self._losses = 0
         return data
 
     def _lost(self, error: OSError) -> None:
-        """The file is gone, or can't be read: all that is still wanted is asked for again.
+        """The file is gone, or can't be read: ask for the rest again.
 
-        Raises :class:`BodyLost` if nothing says that it is the same then (RFC 9111 §3.4).
+        Raises :class:`BodyLost` if no validator tells that it is the same version then (RFC 9111 §3.4).
         """
         if self._table.store.holds(self.entry):
             self._table.store.drop_unreadable(self.entry, error)
@@ -428,7 +427,7 @@ class GapReader:
         self._is_lost = True
 
     def _piece_lost(self, error: BodyLost) -> None:
-        """What a fill has brought can't be read: another one is to bring it."""
+        """The body of a fill can't be read: ask again."""
         self._losses += 1
         if self._losses > LOSSES:
             raise error

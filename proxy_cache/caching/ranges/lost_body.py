@@ -1,4 +1,4 @@
-"""A body that can't be read any more, of a response that has begun: the rest comes from the origin."""
+"""The rest of a response that has begun, from the origin: its stored body can't be read any more."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def from_origin(
     """The bytes from ``start`` up to ``stop`` of a response that has begun, and whose body of ``length`` bytes can't be
     read any more. ``None`` if the origin can't be asked for just these (RFC 9110 §13.1.5, RFC 9111 §3.4).
 
-    ``entry``: what they were read from, if it was stored. Those who lose the same entry share what is fetched.
+    ``entry``: the one that was read, if it was stored. Readers that lose the same entry share the fetch.
     """
     if response.status != 200 or strong_validator(response.headers) is None or exchange.requirements.is_bound:
         return None

@@ -1,4 +1,4 @@
-"""What a request wants of a body, and the answer that has it (RFC 9110 §14)."""
+"""The spans of a body that a request selects, and the answer with them (RFC 9110 §14)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..headers import Heads, conditionally, put
 from .multipart import MultipartReader
 
 Selected: TypeAlias = list[Span] | Literal["unsatisfiable"] | None
-"""What a request wants of a body; ``None``: all of it."""
+"""Spans of a body; ``None``: all of it."""
 _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag", "last-modified")
 
 
 def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selected:
-    """The spans that are wanted of a body of this length; ``None``: all of it."""
+    """The spans that a request selects of a body of this length; ``None``: all of it."""
     asked = exchange.requirements.ranges
     if response.status != 200 or asked is None or not ranges.if_range_holds(exchange.headers, response.headers):
         return None
@@ -28,7 +28,7 @@ def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selec
 
 
 def first_gap(entry: Entry, spans: Selected, here: Spans | None = None) -> int | None:
-    """The first byte wanted that is not in the file (or in ``here``)."""
+    """The first selected byte that is not in the file (or in ``here``)."""
     here = entry.spans if here is None else here
     if here is None or spans == "unsatisfiable":
         return None
@@ -40,7 +40,7 @@ def first_gap(entry: Entry, spans: Selected, here: Spans | None = None) -> int |
 
 
 def has_it_all(exchange: Exchange, entry: Entry) -> bool:
-    """Whether all that is wanted of an entry is in the file."""
+    """Whether all selected bytes of an entry are in the file."""
     return entry.spans is None or (first_gap(entry, selected(exchange, entry.response, entry.length)) is None)
 
 
@@ -70,7 +70,7 @@ def answer_with(
         return conditionally(exchange, answer)
     if spans is not None and length is not None:
         code, reason = 206, ""
-        headers = ranges.without_digests(headers)  # they are about all of it, or about another part
+        headers = ranges.without_digests(headers)  # a digest is about the whole, or another part
         if len(spans) == 1:
             headers = put(headers, "Content-Range", ranges.content_range(spans[0], length))
             source.seek(*spans[0])
@@ -86,5 +86,5 @@ def answer_with(
 
 
 def is_within(spans: Selected, start: int, stop: int) -> bool:
-    """Whether a piece is all that is wanted."""
+    """Whether a piece has all selected bytes."""
     return isinstance(spans, list) and all(start <= span.start and span.stop <= stop for span in spans)
