@@ -99,11 +99,7 @@ class OptionFile:
         if self._was_there and not is_there:
             raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
         values = {name: number_as_size(name, value) for name, value in values.items()}
-        for name, value in values.items():
-            if name in options:
-                check_type(options._options[name], value)
-            elif not option_names.is_for_another_program(name):
-                raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
+        _check(options, values)
         changes: dict[str, Any] = {}
         later: dict[str, Any] = {}
         told, kept = [], []
@@ -136,6 +132,15 @@ class OptionFile:
         if later:
             words.append(f"a restart is needed for {', '.join(later)}")
         return "; ".join(words)
+
+
+def _check(options: Any, values: dict[str, Any]) -> None:
+    """Whether all names are options, and all values of their types. Raises ``OptionsError``."""
+    for name, value in values.items():
+        if name in options:
+            check_type(options._options[name], value)
+        elif not option_names.is_for_another_program(name):
+            raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
 
 
 def _default(options: Any, name: str) -> Any:

@@ -147,3 +147,13 @@ def test_no_circles() -> None:
         for targets in arrows.values():
             targets.difference_update(free)
     assert not arrows
+
+
+def test_a_file_holds_one_idea() -> None:
+    """Over 450 lines there are mostly two."""
+    long = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (lines := path.read_text().count("\n")) > 450
+    }
+    assert not long
