@@ -15,8 +15,8 @@ from ..observe.access_log import AccessLog
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
-from .body_sender import InFlight
 from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
+from .records import RequestRecord
 
 
 class Counts(Protocol):
@@ -40,18 +40,18 @@ class Accounts:
         self._log = log
         self._failed = failed
 
-    def lane_ended(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
+    def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
-        assert state.exchange is not None
-        status = NO_STATUS if answer is None else state.status or answer.status
+        assert record.exchange is not None
+        status = NO_STATUS if answer is None else record.status or answer.status
         headers = None
         if answer is not None:
-            state.source, headers = answer.source, answer.headers
-        self.ended(state, "GET", state.exchange.target, client, status, headers, note=note)
+            record.source, headers = answer.source, answer.headers
+        self.ended(record, "GET", record.exchange.target, client, status, headers, note=note)
 
     def ended(
-        self, state: InFlight, method: str, url: str | Target, client: str, status: int, headers: Headers | None = None,
-        *, fwd: str = "", error: str = "", note: str = "",
+        self, record: RequestRecord, method: str, url: str | Target, client: str, status: int,
+        headers: Headers | None = None, *, fwd: str = "", error: str = "", note: str = "",
     ) -> None:  # fmt: skip
         """A request is over. Never raises.
 
@@ -61,21 +61,21 @@ class Accounts:
         wrong.
         """
         try:
-            exchange, delivery = state.exchange, state.delivery
-            cut = state.cut
+            exchange, sender = record.exchange, record.sender
+            cut = record.cut
             if exchange is not None:
                 gone = exchange.gone and not self.is_stopping
-                if delivery is not None and delivery.error is not None:
-                    cut, error = cut_by(delivery.error, gone=gone)
-                    note = LEFT if cut == "client" else str(delivery.error)
+                if sender is not None and sender.error is not None:
+                    cut, error = cut_by(sender.error, gone=gone)
+                    note = LEFT if cut == "client" else str(sender.error)
                 elif status == NO_STATUS:
                     cut = "client" if gone else cut or "proxy"
-            if delivery is not None:
-                delivery.close()
-                state.size = delivery.sent
-                if cut == "client" and status != NO_STATUS and delivery.sent == delivery.length:
+            if sender is not None:
+                sender.close()
+                record.size = sender.sent
+                if cut == "client" and status != NO_STATUS and sender.sent == sender.length:
                     cut = note = ""  # it has left with all that it had asked for
-            source, size = state.source, state.size
+            source, size = record.source, record.size
             if status == NO_STATUS:
                 source, size, headers = "error", 0, None
             if size:
@@ -84,7 +84,7 @@ class Accounts:
                 exchange.close()
             if not self.is_logged:
                 return
-            seconds = time.monotonic() - state.started
+            seconds = time.monotonic() - record.started
             queued = exchange.queued_for if exchange is not None else 0.0
             told = _told(headers, source, fwd, error, cut)
             if cut and status != NO_STATUS:

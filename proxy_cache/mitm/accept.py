@@ -57,9 +57,9 @@ class Clients:
 
     # -- as they come -------------------------------------------------------------------------------------------
 
-    def front(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
+    def wrap_factory(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
         """What asyncio is to make for a new connection, in place of what mitmproxy's ``factory`` makes."""
-        return lambda: Arrival(self, mode, factory)
+        return lambda: AcceptProtocol(self, mode, factory)
 
     def arrived(self, transport: Any, mode: mode_specs.ProxyMode, inner: Any) -> bool:
         """Give a new connection its lane, if mitmproxy need not hear of it yet."""
@@ -69,7 +69,7 @@ class Clients:
             or not compat.LANE.is_on
             or peername[0] not in self._admitted
             or self._addon.lane_cache() is None
-            or self._addon.others.watch_connections()
+            or self._addon.observers.watch_connections()
             or _connection_log.isEnabledFor(logging.INFO)
         ):
             return False
@@ -77,7 +77,7 @@ class Clients:
         if not host.has_requests:
             return False
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
-        self._open(host, Lane(host, writer, inner, introduced=False), transport)
+        self._open(host, Lane(host, writer, inner, attached=False), transport)
         return True
 
     def connected(self, client: Client) -> None:
@@ -112,12 +112,12 @@ class Clients:
         inner: Any = transport.get_protocol()
         if isinstance(inner, Lane):
             assert isinstance(inner.host, ClientLane)
-            inner.host.introduced(client, handler)
+            inner.host.attached(client, handler)
             return
         host = ClientLane(self._addon, client.proxy_mode, transport)
         if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
             return
-        host.introduced(client, handler)
+        host.attached(client, handler)
         host.lane_is_back()
         # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane.
         buffer: Any = getattr(reader, "_buffer", b"")
@@ -204,14 +204,14 @@ class Clients:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        ours = [lane for lane in self._lanes.values() if not lane.is_introduced]
+        ours = [lane for lane in self._lanes.values() if not lane.is_attached]
         for lane in ours:
             lane.close()
         while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)
 
 
-class Arrival(asyncio.Protocol):
+class AcceptProtocol(asyncio.Protocol):
     """A connection that has just been accepted: decides whose it is."""
 
     def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> None:

@@ -26,7 +26,8 @@ from ..caching.fills.waiting import ClientGone
 from ..caching.headers import Heads
 from ..caching.limiter import OriginLimiter
 from ..downstream.account import Accounts
-from ..downstream.body_sender import Delivery, InFlight
+from ..downstream.body_sender import BodySender
+from ..downstream.records import RequestRecord
 from ..observe.access_log import AccessLog
 from ..observe.admin import AdminError, AdminServer
 from ..observe.metrics import Metrics, method_label
@@ -66,7 +67,7 @@ from .late_hooks import LateHooks, make_whole, may_stream, wants_whole
 from .listening import close_connections, human_size, listen_again, raise_file_limit, stop_listening, welcome_bursts
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
-from .observers import Others, plain
+from .observers import FlowObservers, is_for_origin
 from .options import Settings
 from .reload import Reload, settle_connection_lines, stop_watching
 from .trust import ForwardTrust
@@ -126,7 +127,7 @@ class CacheAddon:
         """Set when the start is over, well or not."""
         self._starting: asyncio.Task[None] | None = None
         self._draining = False
-        self._in_flight: dict[str | int, InFlight] = {}
+        self._in_flight: dict[str | int, RequestRecord] = {}
         self.http_layers: dict[str, Any] = {}
         """Our HTTP layers, by their clients."""
         self._connects: dict[str, list[str]] = {}
@@ -139,7 +140,7 @@ class CacheAddon:
         """Those in flight, by their clients."""
         self._tunnels: dict[str, list[OpenTunnel]] = {}
         self._idle: asyncio.Event | None = None
-        self.others = Others(self.name)
+        self.observers = FlowObservers(self.name)
         self.clients = Clients(self)
         self.late_hooks = LateHooks(self)
         self.forward_trust = ForwardTrust()
@@ -177,7 +178,7 @@ class CacheAddon:
         start.check_confdir(loader.master.options)
 
     def configure(self, updated: set[str]) -> None:
-        self.others.forget()
+        self.observers.forget()
         self.clients.configure()
         self.lane_targets.forget()
         if self.cache is not None:
@@ -424,7 +425,7 @@ class CacheAddon:
         """The cache, while plain GETs may be answered without a flow. Says in the log when that changes, and why."""
         if self.settings is None or self.cache is None or self._draining:
             return None
-        why = self.others.present() if self.settings.fast_lane else "option fast_lane is false"
+        why = self.observers.found() if self.settings.fast_lane else "option fast_lane is false"
         if why != self._lane_closed:
             self._lane_closed = why
             logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
@@ -447,13 +448,13 @@ class CacheAddon:
 
     def stream_gone(self, flow: http.HTTPFlow) -> None:
         """The client wants no answer any more. Over HTTP/2 (RST_STREAM) its connection goes on."""
-        state = self._in_flight.get(flow.id)
-        if state is None:
+        record = self._in_flight.get(flow.id)
+        if record is None:
             return
-        if state.exchange is not None:
-            state.exchange.client_gone()
+        if record.exchange is not None:
+            record.exchange.client_gone()
         else:  # another addon still has the request
-            state.cut = "client"
+            record.cut = "client"
 
     def _end_left_behind(self, client_id: str) -> None:
         """mitmproxy ends a flow with one of two hooks, ``response`` or ``error``, unless something in it fails."""
@@ -499,10 +500,10 @@ class CacheAddon:
 
     def begin_request(self, flow: http.HTTPFlow) -> None:
         """The hook ``requestheaders``, see :mod:`.late_hooks`."""
-        self._in_flight[flow.id] = state = InFlight()
+        self._in_flight[flow.id] = record = RequestRecord()
         self._flows.setdefault(flow.client_conn.id, set()).add(flow)
         if flow.error is not None and flow.error.msg != Error.KILLED_MESSAGE:
-            state.status = 400  # mitmproxy finds that it is none
+            record.status = 400  # mitmproxy finds that it is none
         if flow.response is not None or flow.error is not None:
             return
         try:
@@ -518,7 +519,7 @@ class CacheAddon:
             if flow.response is not None:
                 flow.request.stream = False
             elif flow.request.stream and has_body(flow):
-                self._forwarded(flow, state)
+                self._forwarded(flow, record)
         except RefusedHead as refused:
             flow.request.stream = False
             response = refusal(refused.status, refused.error, refused.detail, self.via)
@@ -532,9 +533,9 @@ class CacheAddon:
         if flow.request.stream and has_body(flow):
             return  # its origin has it: a response is the origin's, early, or one that comes too late to be sent
         if flow.response is not None or flow.error is not None:
-            state = self._in_flight.get(flow.id)
-            if flow.response is not None and state is not None and flow.response is not state.made:
-                state.source = "addon"
+            record = self._in_flight.get(flow.id)
+            if flow.response is not None and record is not None and flow.response is not record.made:
+                record.source = "addon"
             return
         try:
             if self.cache is None and self._ready is not None and self.settings is not None:
@@ -545,10 +546,10 @@ class CacheAddon:
             if is_cacheable(flow, self.settings):
                 await self._answer(flow)
                 if await make_whole(flow, self.via, always=not compat.LAYERS.is_on):
-                    state = self._in_flight[flow.id]
-                    state.delivery = None
-                    if flow.response is not state.made:  # its body has broken off
-                        state.made, state.source = flow.response, "error"
+                    record = self._in_flight[flow.id]
+                    record.sender = None
+                    if flow.response is not record.made:  # its body has broken off
+                        record.made, record.source = flow.response, "error"
             elif flow.request.method == "HEAD":
                 await self._answer_head(flow)
             if flow.response is None:
@@ -559,25 +560,25 @@ class CacheAddon:
             self._refuse(flow, error)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if flow.response is None or isinstance(flow.response.stream, Delivery):
+        if flow.response is None or isinstance(flow.response.stream, BodySender):
             return
         try:
-            state = self._in_flight.get(flow.id)
+            record = self._in_flight.get(flow.id)
             if flow.response.status_code == 101 or flow.id not in self._in_flight:
                 return
             if flow.request.stream:
-                self._forwarded(flow, state)
-            if state is not None and state.source == "forwarded":
+                self._forwarded(flow, record)
+            if record is not None and record.source == "forwarded":
                 if flow.response.raw_content is not None:
-                    state.source = "addon"  # an origin's has not come yet
+                    record.source = "addon"  # an origin's has not come yet
                 elif not compat.LAYERS.is_on:
-                    self._pass_on_plain(flow, state)
+                    self._pass_on_plain(flow, record)
                 elif not wants_whole(flow):
-                    state.is_passed_on = True
-                    flow.response.stream = self._count(state)
+                    record.is_passed_on = True
+                    flow.response.stream = self._count(record)
             if self.cache is None:
                 return
-            from_origin = state is not None and state.source == "forwarded"
+            from_origin = record is not None and record.source == "forwarded"
             if not means_its_target(flow):
                 return
             if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
@@ -591,7 +592,7 @@ class CacheAddon:
         except Exception as error:
             self.failed(error)
 
-    def _pass_on_plain(self, flow: http.HTTPFlow, state: InFlight) -> None:
+    def _pass_on_plain(self, flow: http.HTTPFlow, record: RequestRecord) -> None:
         """An origin's response, without a layer of ours that would make its head a clean one."""
         assert flow.response is not None
         try:
@@ -600,8 +601,8 @@ class CacheAddon:
             flow.kill()  # too late for another response
             return
         if not wants_whole(flow):
-            state.is_passed_on = True
-            flow.response.stream = self._count(state)
+            record.is_passed_on = True
+            flow.response.stream = self._count(record)
 
     def response(self, flow: http.HTTPFlow) -> None:
         self._ended(flow)
@@ -619,9 +620,9 @@ class CacheAddon:
                 self.settings is not None
                 and self.cache is not None
                 and not self._draining
-                and self.others.absent()
+                and not self.observers.has_observers()
                 and is_cacheable(flow, self.settings)
-                and plain(flow.request)
+                and is_for_origin(flow.request)
                 and flow.error is None
             )
         except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves
@@ -675,15 +676,15 @@ class CacheAddon:
 
     def _exchange(self, flow: http.HTTPFlow) -> Exchange:
         """What the cache needs to know of a request; made once, and found again when the client leaves."""
-        state = self._in_flight.setdefault(flow.id, InFlight())
-        if state.exchange is None:
+        record = self._in_flight.setdefault(flow.id, RequestRecord())
+        if record.exchange is None:
             client = flow.client_conn
             assert self.settings is not None
             policy = self.settings.rules.policy_for(flow)
-            state.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client), policy)
-            state.exchange.gone = state.cut == "client"
-            self._by_client.setdefault(client.id, set()).add(state.exchange)
-        return state.exchange
+            record.exchange = Exchange(target_of(flow), headers_for_origin(flow, self.via), address(client), policy)
+            record.exchange.gone = record.cut == "client"
+            self._by_client.setdefault(client.id, set()).add(record.exchange)
+        return record.exchange
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
         assert self.cache is not None
@@ -718,21 +719,21 @@ class CacheAddon:
 
     def _head_answered(self, flow: http.HTTPFlow, cache: Cache) -> None:
         """A HEAD went to the origin: its answer updates what is stored, or throws it out."""
-        state = self._in_flight.get(flow.id)
-        if state is None or state.exchange is None or flow.response is None:
+        record = self._in_flight.get(flow.id)
+        if record is None or record.exchange is None or flow.response is None:
             return
-        if state.exchange.target.key != target_of(flow).key:
+        if record.exchange.target.key != target_of(flow).key:
             return  # another addon has sent it elsewhere
         asked = flow.request.timestamp_end or flow.request.timestamp_start
-        cache.head_answered(state.exchange, Headers(flow.response.headers.fields), asked, time.time())
+        cache.head_answered(record.exchange, Headers(flow.response.headers.fields), asked, time.time())
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
         detail = message.removeprefix(f"{error}: ")
         response = refusal(error_status(error), error, detail, self.via, self.forward_reason(flow))
-        if (state := self._in_flight.get(flow.id)) is not None:
-            state.source, state.is_passed_on = "error", True
+        if (record := self._in_flight.get(flow.id)) is not None:
+            record.source, record.is_passed_on = "error", True
         return response
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
@@ -747,7 +748,7 @@ class CacheAddon:
         return host_is_the_clients(flow)
 
     def upgrades_are_watched(self) -> bool:
-        return self.others.watch_upgrades()
+        return self.observers.watch_upgrades()
 
     def forward_reason(self, flow: http.HTTPFlow) -> str:
         """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
@@ -756,68 +757,68 @@ class CacheAddon:
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
         response = response_for(flow, answer, last=self._draining)
-        state = self._made(flow, response, answer.source)
-        if isinstance(response.stream, Delivery):
-            state.delivery = response.stream
+        record = self._made(flow, response, answer.source)
+        if isinstance(response.stream, BodySender):
+            record.sender = response.stream
 
-    def _made(self, flow: http.HTTPFlow, response: http.Response, source: str) -> InFlight:
+    def _made(self, flow: http.HTTPFlow, response: http.Response, source: str) -> RequestRecord:
         """Answer with a response of our own."""
         flow.response = response
-        state = self._in_flight.setdefault(flow.id, InFlight())
-        state.made, state.source = response, source
-        return state
+        record = self._in_flight.setdefault(flow.id, RequestRecord())
+        record.made, record.source = response, source
+        return record
 
-    def _forwarded(self, flow: http.HTTPFlow, state: InFlight | None) -> None:
+    def _forwarded(self, flow: http.HTTPFlow, record: RequestRecord | None) -> None:
         """The request goes past the cache, now or when it is complete."""
-        if state is None or not state.is_counted:
+        if record is None or not record.is_counted:
             self.metrics.forwarded.labels(method_label(flow.request.method)).inc()
-        if state is not None:
-            state.is_counted = True
+        if record is not None:
+            record.is_counted = True
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
         self.failed(error)
         flow.request.stream = False
         self._made(flow, refusal(502, "proxy_internal_error", type(error).__name__, self.via), "error")
 
-    def _count(self, state: InFlight) -> Any:
+    def _count(self, record: RequestRecord) -> Any:
         """Stream a forwarded body through, and count its bytes."""
 
         def through(data: bytes) -> bytes:
-            state.size += len(data)
+            record.size += len(data)
             return data
 
         return through
 
-    def begin(self, exchange: Exchange) -> InFlight:
+    def begin(self, exchange: Exchange) -> RequestRecord:
         """A request in the fast lane."""
-        state = InFlight()
-        state.exchange = exchange
-        self._in_flight[id(state)] = state
-        return state
+        record = RequestRecord()
+        record.exchange = exchange
+        self._in_flight[id(record)] = record
+        return record
 
-    def end(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
+    def end(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """The request has been answered in the fast lane, or its client has left."""
-        self._in_flight.pop(id(state), None)
-        self.accounts.lane_ended(state, answer, client, note)
+        self._in_flight.pop(id(record), None)
+        self.accounts.lane_ended(record, answer, client, note)
         if self._idle is not None:
             self._see_if_idle()
 
     def _ended(self, flow: http.HTTPFlow, note: str = "") -> None:
-        state = self._in_flight.pop(flow.id, None)
+        record = self._in_flight.pop(flow.id, None)
         flows = self._flows.get(flow.client_conn.id)
         if flows is not None:
             flows.discard(flow)
             if not flows:
                 del self._flows[flow.client_conn.id]
-        if state is None:
+        if record is None:
             return
-        if state.exchange is not None:
+        if record.exchange is not None:
             exchanges = self._by_client.get(flow.client_conn.id)
             if exchanges is not None:
-                exchanges.discard(state.exchange)
+                exchanges.discard(record.exchange)
                 if not exchanges:
                     del self._by_client[flow.client_conn.id]
-        end_flow(self.accounts, flow, state, note, self.forward_reason(flow))
+        end_flow(self.accounts, flow, record, note, self.forward_reason(flow))
         self._see_if_idle()
 
     def _see_if_idle(self) -> None:

@@ -142,7 +142,7 @@ LANE: Final = Part(
     "every request takes a flow of mitmproxy's",
     (*_HANDLERS, *_WATCHDOG, *attributes("asyncio:StreamReader", "_buffer")),
 )
-ARRIVAL: Final = Part(
+ACCEPT: Final = Part(
     "lane from the first byte",
     "mitmproxy hears of every client first, and bursts of connections take longer",
     (
@@ -302,7 +302,7 @@ PARENT_AUTH: Final = Part(
 )
 
 PARTS: Final = (
-    LAYERS, TUNNELS, LANE, ARRIVAL, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
+    LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
     SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, REASON_PHRASES, PARENT_AUTH,
 )  # fmt: skip
 _WITHIN_LAYERS: Final = (TUNNELS, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS)
@@ -329,7 +329,7 @@ def check_addons(addons: Any) -> None:
     """The same for mitmproxy's addons, which are asked for by name. ``addons``: mitmproxy's manager."""
     for name, needs, parts in (
         ("proxyserver", "connections", (LAYERS, LANE, BACKPRESSURE, TIMERS, HEARING, CLOSING)),
-        ("proxyserver", "servers", (ARRIVAL, LISTENING)),
+        ("proxyserver", "servers", (ACCEPT, LISTENING)),
         ("nextlayer", "next_layer", (LAYERS,)),
         ("tlsconfig", "tls_start_server", (TRUST,)),
         ("scriptloader", "addons", (SCRIPTS,)),

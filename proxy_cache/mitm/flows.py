@@ -14,7 +14,7 @@ from mitmproxy.proxy import mode_specs
 
 from ..caching.answers import Answer
 from ..caching.headers import NAME, REASONS
-from ..downstream.body_sender import Delivery
+from ..downstream.body_sender import BodySender
 from ..semantics.headers import Headers, end_to_end
 from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
@@ -98,7 +98,7 @@ def address(client: Client) -> str:
 
 
 def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Response:
-    """The answer as a response: bytes as content, everything else as a :class:`Delivery` in ``stream``.
+    """The answer as a response: bytes as content, everything else as a :class:`BodySender` in ``stream``.
 
     ``last``: the connection is closed after it (RFC 9112 §9.6).
     """
@@ -114,7 +114,7 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
         time.time(), None,
     )  # fmt: skip
     if not isinstance(answer.body, bytes):
-        response.stream = Delivery(answer.body, answer.length, chunked=chunked)
+        response.stream = BodySender(answer.body, answer.length, chunked=chunked)
     return response
 
 

@@ -14,7 +14,7 @@ from mitmproxy.proxy import mode_specs
 
 from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..downstream.body_sender import InFlight
+from ..downstream.records import RequestRecord
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS
@@ -110,7 +110,7 @@ class ClientLane:
         """Whether requests of this mode of mitmproxy's may be the cache's."""
         return self.absolute or self.base is not None
 
-    def introduced(self, client: Client, handler: Any) -> None:
+    def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
         self._client = client
         self._watchdog = watchdog = handler.timeout_watchdog
@@ -120,7 +120,7 @@ class ClientLane:
         self.end_reading()
         self.addon.clients.lost(self)
 
-    def lane_is_aside(self) -> None:
+    def lane_is_detached(self) -> None:
         self._disarmed.close()
 
     def lane_is_back(self) -> None:
@@ -171,14 +171,14 @@ class ClientLane:
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
         return partial(send_interim, self._transport) if http11 else None
 
-    def lane_begin(self, exchange: Exchange) -> InFlight:
+    def lane_begin(self, exchange: Exchange) -> RequestRecord:
         return self.addon.begin(exchange)
 
     def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
         self.addon.metrics.answered(answer.source, exchange.collapsed)
 
-    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
-        self.addon.end(state, answer, self.client, note)
+    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
+        self.addon.end(record, answer, self.client, note)
 
     def failed(self, error: Exception) -> None:
         self.addon.failed(error)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy import ctx, http
 
-from ..downstream.body_sender import Delivery
+from ..downstream.body_sender import BodySender
 from ..store.body import BodyError
 from . import compat
 from .flows import refusal
@@ -77,19 +77,19 @@ async def make_whole(flow: http.HTTPFlow, via: str, *, always: bool) -> bool:
     """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole, or ``always``.
     Whether it was; a body that breaks off makes an error of it."""
     response = flow.response
-    delivery = response.stream if response is not None else None
-    if response is None or not isinstance(delivery, Delivery) or not (always or wants_whole(flow)):
+    sender = response.stream if response is not None else None
+    if response is None or not isinstance(sender, BodySender) or not (always or wants_whole(flow)):
         return False
     chunks = []
     try:
-        while chunk := delivery.checked(await delivery.source.read()):
+        while chunk := sender.checked(await sender.source.read()):
             chunks.append(chunk)
-            delivery.sent += len(chunk)
+            sender.sent += len(chunk)
     except (BodyError, OSError) as error:
         flow.response = refusal(502, "http_response_incomplete", str(error), via)
         return True
     finally:
-        delivery.close()
+        sender.close()
     response.stream = False
     if is_chunked(response):
         del response.headers["Transfer-Encoding"]

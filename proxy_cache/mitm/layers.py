@@ -1,8 +1,8 @@
 """mitmproxy layers: bodies that stream from the cache, clean heads on the forwarded path, raw CONNECT tunnels.
 
 mitmproxy sends a response that an addon made as one blob. :class:`CacheStream` sends the head and then reads the body
-from a :class:`Delivery`, which the request hook put into ``flow.response.stream``. To a plain HTTP/1 client the
-delivery writes straight to the socket, one hook for the whole body; elsewhere (TLS, HTTP/2) chunk by chunk.
+from a :class:`BodySender`, which the request hook put into ``flow.response.stream``. To a plain HTTP/1 client the
+sender writes straight to the socket, one hook for the whole body; elsewhere (TLS, HTTP/2) chunk by chunk.
 
 What mitmproxy forwards itself keeps its flow objects untouched; the copies that leave are without hop-by-hop fields
 and with ``Via`` (RFC 9110 §7.6).
@@ -37,7 +37,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ..caching.headers import NAME
-from ..downstream.body_sender import Delivery, reset_at_close
+from ..downstream.body_sender import BodySender, reset_at_close
 from ..semantics.headers import Headers, end_to_end
 from ..semantics.limits import HeadLimits
 from ..semantics.status_fields import cache_status
@@ -134,21 +134,21 @@ class CacheStream(RepeatingStream):
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         response = self.flow.response
-        delivery = response.stream if response is not None else None
-        if already_streamed or not isinstance(delivery, Delivery):
+        sender = response.stream if response is not None else None
+        if already_streamed or not isinstance(sender, BodySender):
             yield from self._send_whole(already_streamed)
             if self.is_unread:
                 origin_reads = self.context.server.state & ConnectionState.CAN_READ
                 yield from self.end_response() if origin_reads else self.end_early()
             return
         try:
-            yield from self._deliver(delivery)
+            yield from self._deliver(sender)
         except Exception as error:  # left to itself mitmproxy would log it, and leave the client hanging
             self.recorder.failed(error)
-            delivery.error = error
-            yield from self._break_off(delivery)
+            sender.error = error
+            yield from self._break_off(sender)
         finally:
-            delivery.close()
+            sender.close()
 
     def _send_whole(self, already_streamed: bool) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but for the content that an addon has given an answer that can have none: a client would
@@ -161,25 +161,25 @@ class CacheStream(RepeatingStream):
             ):
                 yield command
 
-    def _deliver(self, delivery: Delivery) -> layer.CommandGenerator[None]:
+    def _deliver(self, sender: BodySender) -> layer.CommandGenerator[None]:
         assert self.flow.response is not None
         client = self.context.client
         direct = not client.tls and self.is_http1
-        delivery.attach(client_writer(client), direct=direct)
+        sender.attach(client_writer(client), direct=direct)
         yield SendHttp(http_events.ResponseHeaders(self.stream_id, self.flow.response, False), client)
         while True:
-            chunk = delivery.next_now()
-            if chunk is None and delivery.error is None:
-                yield Await(delivery.wait())
+            chunk = sender.next_now()
+            if chunk is None and sender.error is None:
+                yield Await(sender.wait())
                 if (yield from self.check_killed(True)):
                     return
                 continue
-            if delivery.error is not None:
-                yield from self._break_off(delivery)
+            if sender.error is not None:
+                yield from self._break_off(sender)
                 return
             if not chunk:
                 break
-            delivery.sent += len(chunk)
+            sender.sent += len(chunk)
             yield SendHttp(http_events.ResponseData(self.stream_id, chunk), client)
         yield http_hooks.HttpResponseHook(self.flow)
         self.server_state = self.state_done
@@ -188,13 +188,13 @@ class CacheStream(RepeatingStream):
         if self.client_state == self.state_done:
             yield from self.flow_done()
 
-    def _break_off(self, delivery: Delivery) -> layer.CommandGenerator[None]:
+    def _break_off(self, sender: BodySender) -> layer.CommandGenerator[None]:
         """The body ended early. The client must not take what it has for all of it."""
         assert self.flow.response is not None
         headers = self.flow.response.headers
         if "content-length" not in headers and "transfer-encoding" not in headers:
-            delivery.reset_connection()
-        message = f"response broke off after {delivery.sent} bytes: {delivery.error}"
+            sender.reset_connection()
+        message = f"response broke off after {sender.sent} bytes: {sender.error}"
         self.flow.error = flow.Error(message)
         yield http_hooks.HttpErrorHook(self.flow)
         yield SendHttp(http_events.ResponseProtocolError(self.stream_id, message, BROKEN_OFF), self.context.client)
