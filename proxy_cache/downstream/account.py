@@ -1,4 +1,4 @@
-"""How a request's account ends: its bytes in the metrics, its line in the access log.
+"""A request's account, from its beginning to its end: its bytes in the metrics, its line in the access log.
 
 Whatever way a request has taken, in a lane, as a flow or past the cache, its account ends in :meth:`Accounts.ended`.
 What docs/access-log.md says of a line is decided here, so that the same end looks the same on all of them.
@@ -6,11 +6,13 @@ What docs/access-log.md says of a line is decided here, so that the same end loo
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ..caching.answers import Answer
+from ..caching.answers import Answer, Exchange
 from ..observe.access_log import AccessLog
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -36,9 +38,30 @@ class Accounts:
         """The option ``access_log``."""
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
+        self._unfinished: set[RequestRecord] = set()
+        self._idle: asyncio.Event | None = None
         self._counts = counts
         self._log = log
         self._failed = failed
+
+    @property
+    def unfinished(self) -> int:
+        """Requests of clients that have no answer yet, or not all of it."""
+        return len(self._unfinished)
+
+    async def finished(self, patience: float) -> bool:
+        """Wait until there are none, ``patience`` seconds at the most. Whether there are none."""
+        self._idle = asyncio.Event()
+        if self._unfinished:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), patience)
+        return not self._unfinished
+
+    def begin(self, exchange: Exchange | None = None) -> RequestRecord:
+        """A request has come. It has to end with :meth:`ended`, also if there is no answer to it."""
+        record = RequestRecord(exchange)
+        self._unfinished.add(record)
+        return record
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
@@ -60,6 +83,9 @@ class Accounts:
         was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: words on what has gone
         wrong.
         """
+        self._unfinished.discard(record)
+        if self._idle is not None and not self._unfinished:
+            self._idle.set()
         try:
             exchange, sender = record.exchange, record.sender
             cut = record.cut

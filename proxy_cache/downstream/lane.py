@@ -31,6 +31,7 @@ from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
 from ..store.body import BodyError
 from ..wire.requests import CLOSE, Request, parse_request, response_head, with_line
+from .admission import Admission, Route
 from .body_sender import CONGESTED, BodySender, as_chunk
 from .outcome import LEFT, NO_STATUS
 from .records import RequestRecord
@@ -48,6 +49,7 @@ class Host(Protocol):
     """What a lane needs of the proxy around it."""
 
     via: str
+    admission: Admission
     client: str
     """Who the client is, for fairness and the log."""
     head_limits: HeadLimits
@@ -76,7 +78,7 @@ class Host(Protocol):
         """The cache, while nobody else has to see requests."""
 
     def lane_target(self, text: str) -> Target | None:
-        """What a request asks for, if it is for the cache to answer."""
+        """What a request asks for, unless that is mitmproxy's to answer."""
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
         """What the operator has ruled for it."""
@@ -251,9 +253,8 @@ class Lane(asyncio.Protocol):
                     return
                 target = host.lane_target(request.target)
                 fields = request.fields
-                if target is None or (fields.via and any(host.via in value for value in fields.via)):
-                    # The latter goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3).
-                    self._detach()
+                if target is None or host.admission.route("GET", target, fields.via) is not Route.CACHE:
+                    self._detach()  # where there is an answer, or an origin, for each other route
                     return
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url

@@ -25,9 +25,9 @@ class RequestRecord:
         "status",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange | None = None) -> None:
         self.started = time.monotonic()
-        self.exchange: Exchange | None = None
+        self.exchange = exchange
         self.sender: BodySender | None = None
         self.first: bytes | None = None
         """Bytes that were read from the body already."""

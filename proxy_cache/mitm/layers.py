@@ -60,10 +60,11 @@ from .metadata import HAS_BODY
 from .tunnel import Relay, Tunnel, TunnelReady, TunnelRecorder, connection_event
 
 
-class Recorder(TunnelRecorder, Protocol):
+class Recorder(Protocol):
     """What the layers report."""
 
     via: str
+    tunnels: TunnelRecorder
 
     @property
     def head_limits(self) -> HeadLimits: ...
@@ -84,8 +85,6 @@ class Recorder(TunnelRecorder, Protocol):
     def host_is_the_clients(self, flow: http.HTTPFlow) -> bool: ...
 
     def upgrades_are_watched(self) -> bool: ...
-
-    def tunnel_opened(self, client: Client, target: str, error: str | None) -> None: ...
 
     def failed(self, error: Exception) -> None: ...
 
@@ -370,7 +369,7 @@ class CacheStream(RepeatingStream):
         if self.flow.response:  # refused by another addon
             yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
             return
-        stack /= Tunnel(self.context, self.recorder)
+        stack /= Tunnel(self.context, self.recorder.tunnels)
         self.child_layer = stack[0]
         self._handle_event = self._dialling  # type: ignore[method-assign]
         yield from self._dialling(events.Start())
@@ -393,7 +392,7 @@ class CacheStream(RepeatingStream):
         """The client has gone. mitmproxy ends what was being opened for it, and nobody is here to hear of that."""
         if self._timer is not None:
             self._timer.end()
-        self.recorder.tunnel_opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
+        self.recorder.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
         self.flow.error = flow.Error(why)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
@@ -403,7 +402,7 @@ class CacheStream(RepeatingStream):
 
     def _answer_connect(self, error: str | None) -> layer.CommandGenerator[None]:
         client = self.context.client
-        self.recorder.tunnel_opened(client, f"{self.flow.request.host}:{self.flow.request.port}", error)
+        self.recorder.tunnels.opened(client, f"{self.flow.request.host}:{self.flow.request.port}", error)
         if error is None:
             self.flow.response = response = http.Response(
                 self.flow.request.data.http_version, 200, b"Connection established", http.Headers(), b"", None, 0, 0
