@@ -184,10 +184,11 @@ class BodySender:
             await writer.drain()
         return True
 
-    def reset_connection(self) -> None:
-        """Make the close of the connection a reset. Where the end of the connection is the end of the body, nothing
-        else can tell the client that this is not all of it (RFC 9112 §8)."""
-        reset_at_close(self._writer)
+    def break_off(self, *, to_the_end: bool) -> None:
+        """There is no more, and the connection is going to be closed. Where its end would be that of the body
+        (``to_the_end``), nothing but a reset can tell the client that this is not all of it (RFC 9112 §8)."""
+        if to_the_end:
+            reset_at_close(self._writer)
 
     def close(self) -> None:
         self.source.close()

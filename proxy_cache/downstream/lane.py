@@ -12,96 +12,31 @@ This knows no mitmproxy; :class:`Host` is what it wants to know of it.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from ..caching.answers import Answer, Exchange, Source
+from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
 from ..caching.fills.waiting import ClientGone, SentOn, Waiter
-from ..runtime.batches import Stage
 from ..runtime.loop import when_hung_up
-from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
-from ..store.body import BodyError
-from ..wire.requests import CLOSE, Request, parse_request, response_head, with_line
-from .admission import Admission, Route
-from .body_sender import CONGESTED, BodySender, as_chunk
+from ..wire.requests import Request, parse_request, with_line
+from .admission import Route
+from .body_sender import CONGESTED
+from .host import Host
 from .outcome import LEFT, NO_STATUS
 from .records import RequestRecord
+from .respond import READ_AHEAD, send, whole
+from .socket_writer import SocketWriter
 
-MSG_MORE = getattr(socket, "MSG_MORE", 0)
 REMEMBER = 4096
 """Requests that are remembered, and"""
 REMEMBER_LENGTH = 2048
 """bytes of the longest one."""
-READ_AHEAD = 64 * 1024
-"""Bytes of further requests that are taken while one is answered; then the client has to wait."""
-
-
-class Host(Protocol):
-    """What a lane needs of the proxy around it."""
-
-    via: str
-    admission: Admission
-    client: str
-    """Who the client is, for fairness and the log."""
-    head_limits: HeadLimits
-    sends: Stage
-    ends: Stage
-    known: dict[bytes, tuple[Request, Target, str]]
-    """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
-    come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
-    that make the keys."""
-
-    @property
-    def asks_clients(self) -> bool:
-        """Whether a rule of the operator's may tell clients apart that send the same bytes."""
-
-    @property
-    def half_closed_clients(self) -> bool:
-        """Whether a client that sends no more is to have its answers."""
-
-    def lane_lost(self) -> None:
-        """The client's connection is gone."""
-
-    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
-
-    def lane_cache(self) -> Cache | None:
-        """The cache, while nobody else has to see requests."""
-
-    def lane_target(self, text: str) -> Target | None:
-        """What a request asks for, unless that is mitmproxy's to answer."""
-
-    def lane_policy(self, request: Request, target: Target) -> Policy:
-        """What the operator has ruled for it."""
-
-    def lane_is_detached(self) -> None:
-        """mitmproxy has the connection,"""
-
-    def lane_is_back(self) -> None:
-        """and the lane has it again."""
-
-    def lane_child_is_idle(self, handed: int) -> bool:
-        """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
-
-    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
-
-    def lane_begin(self, exchange: Exchange) -> RequestRecord: ...
-
-    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
-        """The exchange is over, and is closed."""
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
-
-    def failed(self, error: Exception) -> None: ...
 
 
 def _nothing() -> None:
@@ -120,10 +55,7 @@ class Lane(asyncio.Protocol):
         self._since = time.monotonic()
         self._writer = writer
         self._transport: Any = writer.transport
-        shared = self._transport.get_extra_info("socket")
-        self._descriptor = shared.fileno()
-        # What asyncio shows of its socket cannot send. Without it a body is sent from memory.
-        self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
+        self._send = SocketWriter(self._transport).send
         self._inner: Any = inner
         self._known = host.known
         self._buffer = b""
@@ -308,32 +240,6 @@ class Lane(asyncio.Protocol):
             self._run(self._make_room())
         return True
 
-    def _send(self, head: bytes, body: bytes | memoryview, file: int | None) -> bool:
-        """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
-        descriptor of a file with the same body, if sending that is faster."""
-        transport = self._transport
-        if transport.is_closing() or transport.get_write_buffer_size():  # the descriptor may be somebody else's by now
-            transport.write(head)
-            transport.write(body)
-            return True
-        sent = 0
-        try:
-            if file is None or self._socket is None:
-                sent = os.writev(self._descriptor, (head, body))
-            else:
-                sent = self._socket.send(head, MSG_MORE)
-                if sent == len(head):
-                    sent += os.sendfile(self._descriptor, file, 0, len(body))
-        except OSError:  # it is full, or closed: the transport finds out
-            pass
-        if sent == len(head) + len(body):
-            return False
-        if sent < len(head):
-            transport.write(head[sent:])
-            sent = len(head)
-        transport.write(memoryview(body)[sent - len(head) :])
-        return True
-
     def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
             fields = request.fields
@@ -386,11 +292,11 @@ class Lane(asyncio.Protocol):
             return
         try:
             self.host.lane_answered(exchange, answer)
-            whole = _whole(request, answer, record)
-            if whole is None:
+            complete = whole(request, answer, record)
+            if complete is None:
                 self._run(self._finish(request, exchange, record, cache, answer))
             else:
-                head, body, close = whole
+                head, body, close = complete
                 # A pair: what is sent in the one stage is accounted for, and followed by the next, in the other.
                 self.host.sends.add(self._send, head, body, None)
                 self.host.ends.add(self._end, record, answer, close)
@@ -411,10 +317,10 @@ class Lane(asyncio.Protocol):
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
             self.host.lane_answered(exchange, answer)
-            whole = _whole(request, answer, record)
-            if whole is None:
+            complete = whole(request, answer, record)
+            if complete is None:
                 return False
-            head, body, close = whole
+            head, body, close = complete
             self._send(head, body, None)
             self._done(record, answer, close)
         except Exception as error:
@@ -460,7 +366,8 @@ class Lane(asyncio.Protocol):
                     return
                 sent = self._at_once(request, exchange, record, answer)
             if not sent:
-                note, close = await self._deliver(request, record, answer)
+                close = await send(self._writer, request, record, answer)
+                note = LEFT if record.status == NO_STATUS else ""
             elif self._transport.get_write_buffer_size() > CONGESTED:
                 await self._writer.drain()
         except asyncio.CancelledError:
@@ -487,45 +394,6 @@ class Lane(asyncio.Protocol):
         except Exception as error:
             self.host.failed(error)
             return cache.heads.internal_error(type(error).__name__)
-
-    async def _deliver(self, request: Request, record: RequestRecord, answer: Answer) -> tuple[str, bool]:
-        """Head and body. What went wrong, if its sender doesn't tell, and whether the connection ends with it."""
-        if self._transport.is_closing():
-            record.status = NO_STATUS
-            return LEFT, True
-        head, chunked, close = framed(request, answer)
-        content = answer.content()
-        if content is not None:
-            bodiless = answer.status in (204, 304)
-            self._writer.write(head if bodiless else head + content)
-            record.size = len(content)
-            await self._writer.drain()
-            return "", close
-        assert not isinstance(answer.body, bytes)
-        record.sender = sender = BodySender(answer.body, answer.length, chunked=chunked)
-        sender.attach(self._writer, direct=True)
-        first = record.first if record.first is not None else _read_now(answer.body)
-        if first:
-            sender.checked(first)
-        if first and not chunked:
-            self._writer.write(head + first if len(first) <= READ_AHEAD else head)
-            if len(first) > READ_AHEAD:
-                self._writer.write(first)
-            sender.sent = len(first)
-        else:
-            self._writer.write(head)
-            if first:
-                self._writer.write(as_chunk(first))
-                sender.sent = len(first)
-        if sender.sent != answer.length or answer.length is None:
-            await sender.wait()
-        if sender.error is not None:
-            if answer.length is None and not chunked:
-                sender.reset_connection()
-            return "", True
-        if chunked:
-            self._writer.write(b"0\r\n\r\n")
-        return "", close
 
     def _done(self, record: RequestRecord, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
@@ -566,46 +434,3 @@ class Lane(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         self._handed += len(data)
         self._inner.data_received(data)
-
-
-def _all_of(answer: Answer, record: RequestRecord) -> bytes | None:
-    """The body of a small answer, if it can be had without waiting."""
-    body = answer.body
-    if isinstance(body, bytes):
-        return answer.content()
-    if answer.length is None or answer.length > READ_AHEAD:
-        return None
-    read = _read_now(body)
-    if read is not None and len(read) == answer.length:
-        return read
-    if read:
-        # What was read is to be sent first: the rest of it takes waiting.
-        record.first = read
-    return None
-
-
-def _whole(request: Request, answer: Answer, record: RequestRecord) -> tuple[bytes, bytes, bool] | None:
-    """Head and body of an answer that can be had without waiting, and whether the connection ends with it."""
-    content = _all_of(answer, record)
-    if content is None:
-        return None
-    record.size = len(content)
-    head, _, close = framed(request, answer)
-    return head, content if answer.status not in (204, 304) else b"", close
-
-
-def _read_now(body: Source) -> bytes | None:
-    """What can be had without waiting. What goes wrong is met again, and told, where the rest is waited for."""
-    try:
-        return body.read_now()
-    except (BodyError, OSError):
-        return None
-
-
-def framed(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
-    """The head of an answer, whether its body is chunked, and whether the connection ends with it."""
-    headers, chunked = answer.framed(http11=request.http11, head=False)
-    to_the_end = answer.length is None and not chunked and answer.status not in (204, 304)
-    head = response_head(answer.status, answer.reason_phrase, headers)
-    persistence = CLOSE if to_the_end else request.persistence
-    return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end

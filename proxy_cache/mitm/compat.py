@@ -292,9 +292,6 @@ FILTERS: Final = Part(
         *attributes("mitmproxy.flowfilter:FNot", "itm"),
     ),
 )
-REASON_PHRASES: Final = Part(
-    "reason phrases", "errors are told without one", names("mitmproxy.net.http.status_codes", "RESPONSES")
-)
 PARENT_AUTH: Final = Part(
     "upstream_auth for fills",
     "a proxy with this option does not start: fills would be without it",
@@ -303,7 +300,7 @@ PARENT_AUTH: Final = Part(
 
 PARTS: Final = (
     LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
-    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, REASON_PHRASES, PARENT_AUTH,
+    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH,
 )  # fmt: skip
 _WITHIN_LAYERS: Final = (TUNNELS, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS)
 """Parts of our layers, which are not there without them."""

@@ -15,13 +15,13 @@ from mitmproxy.proxy import mode_specs
 from ..caching.answers import Answer
 from ..caching.headers import Heads
 from ..downstream.body_sender import BodySender
-from ..semantics.headers import Headers, end_to_end
+from ..downstream.respond import framed, has_content, send_interim
+from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS
-from .compat import client_writer, find
+from ..wire.requests import repeatable
+from .compat import client_writer
 from .metadata import HAS_BODY
-
-_PHRASES: dict[int, str] = find("mitmproxy.net.http.status_codes:RESPONSES") or {}
 
 
 def means_its_target(flow: http.HTTPFlow) -> bool:
@@ -73,9 +73,8 @@ def target_of(flow: http.HTTPFlow) -> Target:
 
 
 def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
-    """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
-    headers = end_to_end(Headers(flow.request.headers.fields))
-    return headers.without("host", "content-length", "expect").add("Via", f"1.1 {via}")
+    """The request's header as a fill repeats it."""
+    return repeatable(Headers(flow.request.headers.fields)).add("Via", f"1.1 {via}")
 
 
 def address(client: Client) -> str:
@@ -93,7 +92,7 @@ def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Res
 
 
 def _as_response(answer: Answer, *, http11: bool, head: bool, last: bool) -> http.Response:
-    fields, chunked = answer.framed(http11=http11, head=head)
+    fields, chunked, _ = framed(answer, http11=http11, head=head)
     headers = http.Headers(fields.fields)
     if last:
         headers["Connection"] = "close"
@@ -160,16 +159,6 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
     return send
 
 
-def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
-    """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
-    for a client that doesn't take what it has been sent already."""
-    if not transport.is_closing() and not transport.get_write_buffer_size():
-        reason = _PHRASES.get(status, "")
-        lines = [f"HTTP/1.1 {status} {reason}".encode()]
-        lines += [name + b": " + value for name, value in end_to_end(headers).fields]
-        transport.write(b"\r\n".join([*lines, b"", b""]))
-
-
 def is_bodiless(flow: http.HTTPFlow) -> bool:
     """Whether the response has no content, whatever it says (RFC 9112 §6.3)."""
-    return flow.request.method == "HEAD" or (flow.response is not None and flow.response.status_code in (204, 304))
+    return flow.request.method == "HEAD" or (flow.response is not None and not has_content(flow.response.status_code))

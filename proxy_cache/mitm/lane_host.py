@@ -15,12 +15,12 @@ from mitmproxy.proxy import mode_specs
 from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
 from ..downstream.records import RequestRecord
+from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..wire.requests import Request, absolute_target
 from .filters import flow_of
-from .flows import send_interim
 
 if TYPE_CHECKING:
     from .accept import Clients
