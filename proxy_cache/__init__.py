@@ -7,7 +7,9 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 The rooms, from the door to the ground; imports run down this list and never up (tests/unit/test_rooms.py):
 
 - ``mitm``: mitmproxy's hooks, options and layers; the only room that imports mitmproxy;
-- ``downstream``: towards clients, of what needs no flow of mitmproxy's;
+- ``app``: builds all below from ``settings``, hands new ones on, drains and stops; knows no mitmproxy;
+- ``downstream``: towards clients: the door, the fast lane, sending, accounts;
+- ``settings``: what the operator has set, as frozen values;
 - ``caching``: the way of one GET: its answer, fills, ranges, the limiter;
 - ``upstream``: origins: their names, their connections, one exchange with its retries;
 - ``store``: bodies and the index on disk, eviction, checksums;

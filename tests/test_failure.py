@@ -165,8 +165,8 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
         "proxy_cache.caching.fills.table:FillTable.start",
         "proxy_cache.caching.fills.table:FillTable.find",
         "proxy_cache.store.store:Store.lookup",
-        "proxy_cache.mitm.addon:is_cacheable",
-        "proxy_cache.mitm.addon:target_of",
+        "proxy_cache.mitm.flow_requests:means_its_target",
+        "proxy_cache.mitm.flow_requests:target_of",
         "proxy_cache.upstream.origin:OriginClient.get",
     ],
 )
@@ -174,7 +174,7 @@ def test_a_bug_lets_nothing_through_to_the_origin(
     start_proxy: Callable[..., Proxy], origin: Origin, where: str
 ) -> None:
     """Fail closed: 502 or 503, a traceback in the log, no request past the limiter, and the next one is served."""
-    options = {"fast_lane": False} if where.startswith("proxy_cache.mitm.addon:") else {}
+    options = {"fast_lane": False} if where.startswith("proxy_cache.mitm.") else {}
     in_the_lane_only = where.endswith((".begin", ".begun"))
     if in_the_lane_only:
         options = {"fast_lane": True}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mitmproxy.test import tflow
 
-from proxy_cache.mitm import addon
+from proxy_cache.mitm import addon, flow_requests
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
 from tests.support.origin import Origin, Reply
@@ -190,17 +190,17 @@ def test_what_fails_in_mitmproxy_ends_the_connection(
 
 def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept of it, and that of another client goes on."""
-    monkeypatch.setattr(addon, "LEFT_BEHIND", 0.0)
+    monkeypatch.setattr(flow_requests, "LEFT_BEHIND", 0.0)
     cache = addon.CacheAddon()
 
     async def leave() -> list[weakref.ref[Any]]:
         first, second = tflow.tflow(), tflow.tflow()
         for flow in (first, second):
-            cache.begin_request(flow)
+            cache.flows.begin(flow)
         cache.client_disconnected(tflow.tclient_conn())  # of nobody's request
         for flow, left in ((first, 1), (second, 0)):
             cache.client_disconnected(flow.client_conn)
-            await until(lambda left=left: cache.requests_in_flight == left)  # type: ignore[misc]
+            await until(lambda left=left: cache.app.accounts.unfinished == left)  # type: ignore[misc]
         return [weakref.ref(first), weakref.ref(second)]
 
     flows = asyncio.run(leave())

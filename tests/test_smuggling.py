@@ -643,7 +643,7 @@ def test_the_origin_gets_what_was_meant() -> None:
 
 
 def test_the_comparison_finds_what_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.mitm.forwarded.http1.checked_request", lambda lines, limits: None)
+    monkeypatch.setattr("proxy_cache.mitm.forwarded.client_connection.checked_request", lambda lines, limits: None)
     monkeypatch.setattr(forwarded_heads, "request_head", lambda *given: None)
     assert outgoing.request_head is not forwarded_heads.request_head
     with taddons.context(Proxyserver()) as context:

@@ -1,1 +1,1 @@
-"""Towards clients: plain GETs on their sockets, and how bodies are sent."""
+"""Towards clients: which way a request goes, plain GETs on their sockets, how answers are sent and accounted for."""

@@ -1,4 +1,4 @@
-"""How a request's account ends: its bytes in the metrics, its line in the access log.
+"""A request's account, from its beginning to its end: its bytes in the metrics, its line in the access log.
 
 Whatever way a request has taken, in a lane, as a flow or past the cache, its account ends in :meth:`Accounts.ended`.
 What docs/access-log.md says of a line is decided here, so that the same end looks the same on all of them.
@@ -6,17 +6,19 @@ What docs/access-log.md says of a line is decided here, so that the same end loo
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ..caching.answers import Answer
+from ..caching.answers import Answer, Exchange
 from ..observe.access_log import AccessLog
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
-from .body_sender import InFlight
 from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
+from .records import RequestRecord
 
 
 class Counts(Protocol):
@@ -36,22 +38,43 @@ class Accounts:
         """The option ``access_log``."""
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
+        self._unfinished: set[RequestRecord] = set()
+        self._idle: asyncio.Event | None = None
         self._counts = counts
         self._log = log
         self._failed = failed
 
-    def lane_ended(self, state: InFlight, answer: Answer | None, client: str, note: str) -> None:
+    @property
+    def unfinished(self) -> int:
+        """Requests of clients that have no answer yet, or not all of it."""
+        return len(self._unfinished)
+
+    async def finished(self, patience: float) -> bool:
+        """Wait until there are none, ``patience`` seconds at the most. Whether there are none."""
+        self._idle = asyncio.Event()
+        if self._unfinished:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), patience)
+        return not self._unfinished
+
+    def begin(self, exchange: Exchange | None = None) -> RequestRecord:
+        """A request has come. It has to end with :meth:`ended`, also if there is no answer to it."""
+        record = RequestRecord(exchange)
+        self._unfinished.add(record)
+        return record
+
+    def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
-        assert state.exchange is not None
-        status = NO_STATUS if answer is None else state.status or answer.status
+        assert record.exchange is not None
+        status = NO_STATUS if answer is None else record.status or answer.status
         headers = None
         if answer is not None:
-            state.source, headers = answer.source, answer.headers
-        self.ended(state, "GET", state.exchange.target, client, status, headers, note=note)
+            record.source, headers = answer.source, answer.headers
+        self.ended(record, "GET", record.exchange.target, client, status, headers, note=note)
 
     def ended(
-        self, state: InFlight, method: str, url: str | Target, client: str, status: int, headers: Headers | None = None,
-        *, fwd: str = "", error: str = "", note: str = "",
+        self, record: RequestRecord, method: str, url: str | Target, client: str, status: int,
+        headers: Headers | None = None, *, fwd: str = "", error: str = "", note: str = "",
     ) -> None:  # fmt: skip
         """A request is over. Never raises.
 
@@ -60,22 +83,25 @@ class Accounts:
         was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: words on what has gone
         wrong.
         """
+        self._unfinished.discard(record)
+        if self._idle is not None and not self._unfinished:
+            self._idle.set()
         try:
-            exchange, delivery = state.exchange, state.delivery
-            cut = state.cut
+            exchange, sender = record.exchange, record.sender
+            cut = record.cut
             if exchange is not None:
                 gone = exchange.gone and not self.is_stopping
-                if delivery is not None and delivery.error is not None:
-                    cut, error = cut_by(delivery.error, gone=gone)
-                    note = LEFT if cut == "client" else str(delivery.error)
+                if sender is not None and sender.error is not None:
+                    cut, error = cut_by(sender.error, gone=gone)
+                    note = LEFT if cut == "client" else str(sender.error)
                 elif status == NO_STATUS:
                     cut = "client" if gone else cut or "proxy"
-            if delivery is not None:
-                delivery.close()
-                state.size = delivery.sent
-                if cut == "client" and status != NO_STATUS and delivery.sent == delivery.length:
+            if sender is not None:
+                sender.close()
+                record.size = sender.sent
+                if cut == "client" and status != NO_STATUS and sender.sent == sender.length:
                     cut = note = ""  # it has left with all that it had asked for
-            source, size = state.source, state.size
+            source, size = record.source, record.size
             if status == NO_STATUS:
                 source, size, headers = "error", 0, None
             if size:
@@ -84,7 +110,7 @@ class Accounts:
                 exchange.close()
             if not self.is_logged:
                 return
-            seconds = time.monotonic() - state.started
+            seconds = time.monotonic() - record.started
             queued = exchange.queued_for if exchange is not None else 0.0
             told = _told(headers, source, fwd, error, cut)
             if cut and status != NO_STATUS:

@@ -1,6 +1,6 @@
 """The body of an answer on its way to a client.
 
-To a plain socket a delivery writes by itself, as fast as the client takes it: what a fill brings chunk by chunk, a
+To a plain socket a sender writes by itself, as fast as the client takes it: what a fill brings chunk by chunk, a
 stored file by way of one buffer that all connections share, since what it holds is gone to the kernel before anything
 else runs. (Reading into a warm buffer and sending that is faster than sending a memory map, whose pages the kernel has
 to map one by one: 3.8 against 2.0 GB/s, measured. And a file that is cut short meanwhile is an error, not a signal.)
@@ -13,10 +13,9 @@ import errno
 import os
 import socket
 import struct
-import time
 from typing import Any
 
-from ..caching.answers import BodySource, Exchange, StoredReader
+from ..caching.answers import BodySource, StoredReader
 from ..store.body import BodyError, Reader
 
 CONGESTED = 64 * 1024
@@ -24,7 +23,7 @@ CONGESTED = 64 * 1024
 STALLED = 300.0
 """Seconds after which a client that takes nothing is given up."""
 BREATHE = 1024 * 1024
-"""Bytes after which a delivery lets others run, however fast its client is."""
+"""Bytes after which a sender lets others run, however fast its client is."""
 BUFFER_SIZE = 512 * 1024
 """Bytes of a file that are sent at once."""
 SMALL = 16 * 1024
@@ -33,7 +32,7 @@ SMALL = 16 * 1024
 _buffer = memoryview(bytearray(BUFFER_SIZE))
 
 
-class Delivery:
+class BodySender:
     """The body of one answer on its way to one client."""
 
     def __init__(self, source: BodySource, length: int | None, *, chunked: bool) -> None:
@@ -52,7 +51,7 @@ class Delivery:
         self._chunk: bytes | None = None
 
     def __call__(self, data: bytes) -> bytes:  # pragma: no cover - mitmproxy never calls it on an addon's response
-        raise NotImplementedError("a delivery is sent by CacheStream")
+        raise NotImplementedError("a sender is sent by CacheStream")
 
     def attach(self, writer: Any, *, direct: bool) -> None:
         """Begin. ``writer``: of the client's socket, if it has one that is asyncio's."""
@@ -185,10 +184,11 @@ class Delivery:
             await writer.drain()
         return True
 
-    def reset_connection(self) -> None:
-        """Make the close of the connection a reset. Where the end of the connection is the end of the body, nothing
-        else can tell the client that this is not all of it (RFC 9112 §8)."""
-        reset_at_close(self._writer)
+    def break_off(self, *, to_the_end: bool) -> None:
+        """There is no more, and the connection is going to be closed. Where its end would be that of the body
+        (``to_the_end``), nothing but a reset can tell the client that this is not all of it (RFC 9112 §8)."""
+        if to_the_end:
+            reset_at_close(self._writer)
 
     def close(self) -> None:
         self.source.close()
@@ -205,36 +205,3 @@ def reset_at_close(writer: Any) -> None:
     connection = writer.get_extra_info("socket") if isinstance(writer, asyncio.StreamWriter) else None
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-class InFlight:
-    """One request that is being answered: for the access log, the metrics, and the client that may leave."""
-
-    __slots__ = (
-        "cut", "delivery", "exchange", "first", "is_counted", "is_passed_on", "made", "size", "source", "started",
-        "status",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.exchange: Exchange | None = None
-        self.delivery: Delivery | None = None
-        self.first: bytes | None = None
-        """Bytes that were read from the body already."""
-        self.source = "forwarded"
-        self.size = 0
-        self.cut = ""
-        """Who broke the response off (``client``, ``origin``, ``proxy``), where its ``delivery`` doesn't tell."""
-        self.status = 0
-        """What the client was sent, where that isn't the response's."""
-        self.is_passed_on = False
-        """Whether mitmproxy has begun to send a response that is not the cache's."""
-        self.is_counted = False
-        """Whether it was counted as forwarded."""
-        self.made: object = None
-        """The response to its flow that we have made. Another one is another addon's."""
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether the client of a flow has been sent a head."""
-        return self.is_passed_on or (self.delivery is not None and self.delivery.is_begun)

@@ -12,93 +12,31 @@ This knows no mitmproxy; :class:`Host` is what it wants to know of it.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from ..caching.answers import Answer, BodySource, Exchange
+from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
 from ..caching.fills.waiting import ClientGone, NotShareable, Waiter
-from ..runtime.batches import Stage
 from ..runtime.loop import when_hung_up
-from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
-from ..store.body import BodyError
-from ..wire.requests import CLOSE, Request, parse_request, response_head, with_line
-from .body_sender import CONGESTED, Delivery, InFlight, as_chunk
+from ..wire.requests import Request, parse_request, with_line
+from .admission import Route
+from .body_sender import CONGESTED
+from .host import Host
 from .outcome import LEFT, NO_STATUS
+from .records import RequestRecord
+from .respond import READ_AHEAD, send, whole
+from .socket_writer import SocketWriter
 
-MSG_MORE = getattr(socket, "MSG_MORE", 0)
 REMEMBER = 4096
 """Requests that are remembered, and"""
 REMEMBER_LENGTH = 2048
 """bytes of the longest one."""
-READ_AHEAD = 64 * 1024
-"""Bytes of further requests that are taken while one is answered; then the client has to wait."""
-
-
-class Host(Protocol):
-    """What a lane needs of the proxy around it."""
-
-    via: str
-    client: str
-    """Who the client is, for fairness and the log."""
-    head_limits: HeadLimits
-    sends: Stage
-    ends: Stage
-    known: dict[bytes, tuple[Request, Target, str]]
-    """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
-    come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
-    that make the keys."""
-
-    @property
-    def asks_clients(self) -> bool:
-        """Whether a rule of the operator's may tell clients apart that send the same bytes."""
-
-    @property
-    def half_closed_clients(self) -> bool:
-        """Whether a client that sends no more is to have its answers."""
-
-    def lane_lost(self) -> None:
-        """The client's connection is gone."""
-
-    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
-
-    def lane_cache(self) -> Cache | None:
-        """The cache, while nobody else has to see requests."""
-
-    def lane_target(self, text: str) -> Target | None:
-        """What a request asks for, if it is for the cache to answer."""
-
-    def lane_policy(self, request: Request, target: Target) -> Policy:
-        """What the operator has ruled for it."""
-
-    def lane_is_aside(self) -> None:
-        """mitmproxy has the connection,"""
-
-    def lane_is_back(self) -> None:
-        """and the lane has it again."""
-
-    def lane_child_is_idle(self, handed: int) -> bool:
-        """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
-
-    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
-
-    def lane_begin(self, exchange: Exchange) -> InFlight: ...
-
-    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
-        """The exchange is over, and is closed."""
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
-
-    def failed(self, error: Exception) -> None: ...
 
 
 def _nothing() -> None:
@@ -109,23 +47,20 @@ class Lane(asyncio.Protocol):
     """The protocol of one client's connection."""
 
     def __init__(
-        self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol, *, introduced: bool = True
+        self, host: Host, writer: asyncio.StreamWriter, inner: asyncio.Protocol, *, attached: bool = True
     ) -> None:
-        """``introduced``: whether ``inner`` knows of the connection. If not, it hears of it when it is needed."""
+        """``attached``: whether ``inner`` knows of the connection. If not, it hears of it when it is needed."""
         self.host = host
-        self.is_introduced = introduced
+        self.is_attached = attached
         self._since = time.monotonic()
         self._writer = writer
         self._transport: Any = writer.transport
-        shared = self._transport.get_extra_info("socket")
-        self._descriptor = shared.fileno()
-        # What asyncio shows of its socket cannot send. Without it a body is sent from memory.
-        self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
+        self._send = SocketWriter(self._transport).send
         self._inner: Any = inner
         self._known = host.known
         self._buffer = b""
         self._handed = 0
-        self._aside = False
+        self._detached = False
         self.lost = False
         self._exchange: Exchange | None = None
         self._busy = False
@@ -141,11 +76,11 @@ class Lane(asyncio.Protocol):
     # -- what the transport tells -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._aside:
+        if self._detached:
             if not self.host.lane_child_is_idle(self._handed):
                 self._hand_over(data)
                 return
-            self._aside = False
+            self._detached = False
             self.host.lane_is_back()
         if self._buffer:
             data = self._buffer + data
@@ -163,7 +98,7 @@ class Lane(asyncio.Protocol):
         # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
         if self._exchange is not None:
             self._exchange.client_gone()
-        if not self.is_introduced:
+        if not self.is_attached:
             return False  # asyncio closes it
         self._flush_to_inner()
         return bool(self._inner.eof_received())
@@ -172,7 +107,7 @@ class Lane(asyncio.Protocol):
         """RFC 9112 §9.6: a FIN does not "imply that the client is no longer interested in a response". Whether the
         connection stays open: until it has had those to all that it has sent."""
         self._has_finished = True
-        if self._aside:
+        if self._detached:
             return bool(self._inner.eof_received())
         if not self._busy:
             return False  # nothing is left but, perhaps, a piece of a request
@@ -219,7 +154,7 @@ class Lane(asyncio.Protocol):
     @property
     def idle_since(self) -> float | None:
         """By the monotonic clock; ``None`` while a request is being answered here, or mitmproxy has the connection."""
-        return None if self._exchange is not None or self._aside else self._since
+        return None if self._exchange is not None or self._detached else self._since
 
     def give_up(self) -> None:
         """Its client has nothing to say, or takes nothing."""
@@ -239,20 +174,19 @@ class Lane(asyncio.Protocol):
             return
         self._going_on = True
         try:
-            while self._buffer and not self._busy and not self._aside and not self._transport.is_closing():
+            while self._buffer and not self._busy and not self._detached and not self._transport.is_closing():
                 data = self._buffer
                 host = self.host
                 request = parse_request(data, host.head_limits)
                 if request is None:
                     return
                 if isinstance(request, str) or (cache := host.lane_cache()) is None:
-                    self._step_aside()
+                    self._detach()
                     return
                 target = host.lane_target(request.target)
                 fields = request.fields
-                if target is None or (fields.via and any(host.via in value for value in fields.via)):
-                    # The latter goes round in a circle, which is mitmproxy's way to be told (RFC 9110 §7.6.3).
-                    self._step_aside()
+                if target is None or host.admission.route("GET", target, fields.via) is not Route.CACHE:
+                    self._detach()  # where there is an answer, or an origin, for each other route
                     return
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url
@@ -306,37 +240,11 @@ class Lane(asyncio.Protocol):
             self._run(self._make_room())
         return True
 
-    def _send(self, head: bytes, body: bytes | memoryview, file: int | None) -> bool:
-        """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
-        descriptor of a file with the same body, if sending that is faster."""
-        transport = self._transport
-        if transport.is_closing() or transport.get_write_buffer_size():  # the descriptor may be somebody else's by now
-            transport.write(head)
-            transport.write(body)
-            return True
-        sent = 0
-        try:
-            if file is None or self._socket is None:
-                sent = os.writev(self._descriptor, (head, body))
-            else:
-                sent = self._socket.send(head, MSG_MORE)
-                if sent == len(head):
-                    sent += os.sendfile(self._descriptor, file, 0, len(body))
-        except OSError:  # it is full, or closed: the transport finds out
-            pass
-        if sent == len(head) + len(body):
-            return False
-        if sent < len(head):
-            transport.write(head[sent:])
-            sent = len(head)
-        transport.write(memoryview(body)[sent - len(head) :])
-        return True
-
     def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
-            state = self.host.lane_begin(exchange)
+            record = self.host.lane_begin(exchange)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
@@ -349,7 +257,7 @@ class Lane(asyncio.Protocol):
                 begun = cache.start_miss(exchange)
                 if isinstance(begun, Waiter):
                     self._busy = True
-                    begun.on_head = partial(self._begun, request, exchange, state, cache, begun)
+                    begun.on_head = partial(self._begun, request, exchange, record, cache, begun)
                     return
                 answer = begun
             if answer is None:
@@ -357,12 +265,12 @@ class Lane(asyncio.Protocol):
         except Exception as error:
             self.host.failed(error)
             answer = cache.heads.internal_error(type(error).__name__)
-        if answer is None or not self._at_once(request, exchange, state, answer):
-            self._run(self._finish(request, exchange, state, cache, answer))
+        if answer is None or not self._at_once(request, exchange, record, answer):
+            self._run(self._finish(request, exchange, record, cache, answer))
         elif self._transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
 
-    def _begun(self, request: Request, exchange: Exchange, state: InFlight, cache: Cache, waiter: Waiter) -> None:
+    def _begun(self, request: Request, exchange: Exchange, record: RequestRecord, cache: Cache, waiter: Waiter) -> None:
         """The head of what the cache has begun to fetch is here, or there will be none."""
         answer: Answer | None = None
         alone = False
@@ -378,47 +286,47 @@ class Lane(asyncio.Protocol):
             answer = cache.heads.internal_error(type(error).__name__)
         if answer is None:
             if note:
-                self._end(state, None, True, note)
+                self._end(record, None, True, note)
             else:
-                self._run(self._finish(request, exchange, state, cache, None, alone=alone))
+                self._run(self._finish(request, exchange, record, cache, None, alone=alone))
             return
         try:
             self.host.lane_answered(exchange, answer)
-            whole = _whole(request, answer, state)
-            if whole is None:
-                self._run(self._finish(request, exchange, state, cache, answer))
+            complete = whole(request, answer, record)
+            if complete is None:
+                self._run(self._finish(request, exchange, record, cache, answer))
             else:
-                head, body, close = whole
+                head, body, close = complete
                 # A pair: what is sent in the one stage is accounted for, and followed by the next, in the other.
                 self.host.sends.add(self._send, head, body, None)
-                self.host.ends.add(self._end, state, answer, close)
+                self.host.ends.add(self._end, record, answer, close)
         except Exception as error:
             self.host.failed(error)
-            state.cut = "proxy"
-            self._end(state, answer, True, type(error).__name__)
+            record.cut = "proxy"
+            self._end(record, answer, True, type(error).__name__)
 
-    def _end(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
+    def _end(self, record: RequestRecord, answer: Answer | None, close: bool, note: str = "") -> None:
         """It was answered, or its client has left: the next one."""
-        self._done(state, answer, close, note)
+        self._done(record, answer, close, note)
         if self._transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
         else:
             self._next()
 
-    def _at_once(self, request: Request, exchange: Exchange, state: InFlight, answer: Answer) -> bool:
+    def _at_once(self, request: Request, exchange: Exchange, record: RequestRecord, answer: Answer) -> bool:
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
             self.host.lane_answered(exchange, answer)
-            whole = _whole(request, answer, state)
-            if whole is None:
+            complete = whole(request, answer, record)
+            if complete is None:
                 return False
-            head, body, close = whole
+            head, body, close = complete
             self._send(head, body, None)
-            self._done(state, answer, close)
+            self._done(record, answer, close)
         except Exception as error:
             self.host.failed(error)
-            state.cut = "proxy"
-            self._done(state, answer, True, type(error).__name__)
+            record.cut = "proxy"
+            self._done(record, answer, True, type(error).__name__)
         return True
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -439,7 +347,7 @@ class Lane(asyncio.Protocol):
         self,
         request: Request,
         exchange: Exchange,
-        state: InFlight,
+        record: RequestRecord,
         cache: Cache,
         answer: Answer | None,
         *,
@@ -456,25 +364,26 @@ class Lane(asyncio.Protocol):
                 if answer is None:
                     note = LEFT
                     return
-                sent = self._at_once(request, exchange, state, answer)
+                sent = self._at_once(request, exchange, record, answer)
             if not sent:
-                note, close = await self._deliver(request, state, answer)
+                close = await send(self._writer, request, record, answer)
+                note = LEFT if record.status == NO_STATUS else ""
             elif self._transport.get_write_buffer_size() > CONGESTED:
                 await self._writer.drain()
         except asyncio.CancelledError:
             note = "cancelled"
-            state.cut = "proxy"
+            record.cut = "proxy"
             raise
         except OSError:  # the client's connection
             note = LEFT
-            state.cut = "client"
+            record.cut = "client"
         except Exception as error:
             self.host.failed(error)
             note = type(error).__name__
-            state.cut = "proxy"
+            record.cut = "proxy"
         finally:
             if not sent:
-                self._done(state, answer, close or self.lost, note)
+                self._done(record, answer, close or self.lost, note)
             self._next()
 
     async def _ask(self, exchange: Exchange, cache: Cache, *, alone: bool) -> Answer | None:
@@ -486,49 +395,10 @@ class Lane(asyncio.Protocol):
             self.host.failed(error)
             return cache.heads.internal_error(type(error).__name__)
 
-    async def _deliver(self, request: Request, state: InFlight, answer: Answer) -> tuple[str, bool]:
-        """Head and body. What went wrong, if its delivery doesn't tell, and whether the connection ends with it."""
-        if self._transport.is_closing():
-            state.status = NO_STATUS
-            return LEFT, True
-        head, chunked, close = framed(request, answer)
-        content = answer.content()
-        if content is not None:
-            bodiless = answer.status in (204, 304)
-            self._writer.write(head if bodiless else head + content)
-            state.size = len(content)
-            await self._writer.drain()
-            return "", close
-        assert not isinstance(answer.body, bytes)
-        state.delivery = delivery = Delivery(answer.body, answer.length, chunked=chunked)
-        delivery.attach(self._writer, direct=True)
-        first = state.first if state.first is not None else _read_now(answer.body)
-        if first:
-            delivery.checked(first)
-        if first and not chunked:
-            self._writer.write(head + first if len(first) <= READ_AHEAD else head)
-            if len(first) > READ_AHEAD:
-                self._writer.write(first)
-            delivery.sent = len(first)
-        else:
-            self._writer.write(head)
-            if first:
-                self._writer.write(as_chunk(first))
-                delivery.sent = len(first)
-        if delivery.sent != answer.length or answer.length is None:
-            await delivery.wait()
-        if delivery.error is not None:
-            if answer.length is None and not chunked:
-                delivery.reset_connection()
-            return "", True
-        if chunked:
-            self._writer.write(b"0\r\n\r\n")
-        return "", close
-
-    def _done(self, state: InFlight, answer: Answer | None, close: bool, note: str = "") -> None:
+    def _done(self, record: RequestRecord, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
         self._since = time.monotonic()
-        self.host.lane_end(state, answer, note)
+        self.host.lane_end(record, answer, note)
         if close:
             self._transport.close()
 
@@ -540,16 +410,16 @@ class Lane(asyncio.Protocol):
             self._end_watch()
             self._transport.resume_reading()
         self._go_on()
-        if self._has_finished and not self._busy and not self._aside:
+        if self._has_finished and not self._busy and not self._detached:
             self._transport.close()
 
     # -- what is mitmproxy's ------------------------------------------------------------------------------------
 
-    def _step_aside(self) -> None:
-        self._aside = True
-        self.host.lane_is_aside()
-        if not self.is_introduced:
-            self.is_introduced = True
+    def _detach(self) -> None:
+        self._detached = True
+        self.host.lane_is_detached()
+        if not self.is_attached:
+            self.is_attached = True
             self._inner.connection_made(self._transport)
         self._flush_to_inner()
         if self._has_finished:
@@ -564,46 +434,3 @@ class Lane(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         self._handed += len(data)
         self._inner.data_received(data)
-
-
-def _all_of(answer: Answer, state: InFlight) -> bytes | None:
-    """The body of a small answer, if it can be had without waiting."""
-    body = answer.body
-    if isinstance(body, bytes):
-        return answer.content()
-    if answer.length is None or answer.length > READ_AHEAD:
-        return None
-    read = _read_now(body)
-    if read is not None and len(read) == answer.length:
-        return read
-    if read:
-        # What was read is to be sent first: the rest of it takes waiting.
-        state.first = read
-    return None
-
-
-def _whole(request: Request, answer: Answer, state: InFlight) -> tuple[bytes, bytes, bool] | None:
-    """Head and body of an answer that can be had without waiting, and whether the connection ends with it."""
-    content = _all_of(answer, state)
-    if content is None:
-        return None
-    state.size = len(content)
-    head, _, close = framed(request, answer)
-    return head, content if answer.status not in (204, 304) else b"", close
-
-
-def _read_now(body: BodySource) -> bytes | None:
-    """What can be had without waiting. What goes wrong is met again, and told, where the rest is waited for."""
-    try:
-        return body.read_now()
-    except (BodyError, OSError):
-        return None
-
-
-def framed(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
-    """The head of an answer, whether its body is chunked, and whether the connection ends with it."""
-    headers, chunked = answer.framed(http11=request.http11, head=False)
-    to_the_end = answer.length is None and not chunked and answer.status not in (204, 304)
-    head = response_head(answer.status, answer.reason_phrase, headers)
-    persistence = CLOSE if to_the_end else request.persistence
-    return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end

@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.connection import Client
 from mitmproxy.proxy import mode_specs
 
+from ..app import App
+from ..caching.cache import Cache
 from ..downstream.lane import Lane
 from ..runtime.loop import ProtocolFactory, read_at_once
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
-from .lane_host import ClientLane
-
-if TYPE_CHECKING:
-    from .addon import CacheAddon
+from .lane_host import ClientLane, Targets
+from .observers import FlowObservers
 
 ADMITTED = 10_000
 """Addresses that are remembered."""
@@ -37,8 +37,13 @@ _connection_log = logging.getLogger("mitmproxy.proxy.server")
 class Clients:
     """Who is connected with a lane, and who may be without mitmproxy's knowing."""
 
-    def __init__(self, addon: CacheAddon) -> None:
-        self._addon = addon
+    def __init__(self, app: App, observers: FlowObservers) -> None:
+        self.app = app
+        self.targets = Targets()
+        self._observers = observers
+        self._lane_closed: str | None = "not asked yet"
+        self._layers: dict[str, Any] = {}
+        """Our HTTP layers, by their clients."""
         self._lanes: dict[ClientLane, Lane] = {}
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
@@ -51,15 +56,34 @@ class Clients:
     def configure(self) -> None:
         """An option has changed: whoever connects is shown to mitmproxy again."""
         self._admitted.clear()
+        self.targets.forget()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self.sweep()
 
+    def lane_cache(self) -> Cache | None:
+        """The cache, while plain GETs may be answered without a flow. Says in the log when that changes, and why."""
+        app = self.app
+        if app.settings is None or app.cache is None or app.is_draining:
+            return None
+        why = self._observers.found() if app.settings.fast_lane else "option fast_lane is false"
+        if why != self._lane_closed:
+            self._lane_closed = why
+            logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
+        return app.cache if why is None else None
+
+    def layer_chosen(self, client: Client, layer: Any) -> None:
+        self._layers.setdefault(client.id, layer)
+
+    def layer_of(self, client: Client) -> Any:
+        """Our HTTP layer of a client that mitmproxy has."""
+        return self._layers.get(client.id)
+
     # -- as they come -------------------------------------------------------------------------------------------
 
-    def front(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
+    def wrap_factory(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
         """What asyncio is to make for a new connection, in place of what mitmproxy's ``factory`` makes."""
-        return lambda: Arrival(self, mode, factory)
+        return lambda: AcceptProtocol(self, mode, factory)
 
     def arrived(self, transport: Any, mode: mode_specs.ProxyMode, inner: Any) -> bool:
         """Give a new connection its lane, if mitmproxy need not hear of it yet."""
@@ -68,16 +92,16 @@ class Clients:
             not peername
             or not compat.LANE.is_on
             or peername[0] not in self._admitted
-            or self._addon.lane_cache() is None
-            or self._addon.others.watch_connections()
+            or self.lane_cache() is None
+            or self._observers.watch_connections()
             or _connection_log.isEnabledFor(logging.INFO)
         ):
             return False
-        host = ClientLane(self._addon, mode, transport)
+        host = ClientLane(self, mode, transport)
         if not host.has_requests:
             return False
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
-        self._open(host, Lane(host, writer, inner, introduced=False), transport)
+        self._open(host, Lane(host, writer, inner, attached=False), transport)
         return True
 
     def connected(self, client: Client) -> None:
@@ -93,7 +117,7 @@ class Clients:
             return
         io = handler.transports.get(client)
         if io is not None:
-            with_gate(io, lambda: self._addon.half_closed_clients)
+            with_gate(io, lambda: self.app.half_closed_clients)
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
         if isinstance(reader, GatedReader):
             reader = reader.reader
@@ -112,12 +136,12 @@ class Clients:
         inner: Any = transport.get_protocol()
         if isinstance(inner, Lane):
             assert isinstance(inner.host, ClientLane)
-            inner.host.introduced(client, handler)
+            inner.host.attached(client, handler)
             return
-        host = ClientLane(self._addon, client.proxy_mode, transport)
+        host = ClientLane(self, client.proxy_mode, transport)
         if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
             return
-        host.introduced(client, handler)
+        host.attached(client, handler)
         host.lane_is_back()
         # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane.
         buffer: Any = getattr(reader, "_buffer", b"")
@@ -174,18 +198,16 @@ class Clients:
 
     def disconnected(self, client: Client) -> None:
         """mitmproxy has done with a client."""
+        self._layers.pop(client.id, None)
         gate = self._half_closed.pop(client.id, None)
         if gate is not None:
             gate.end_watch()
-
-    def failed(self, error: Exception) -> None:
-        self._addon.failed(error)
 
     # -- as they go ---------------------------------------------------------------------------------------------
 
     def lost(self, host: ClientLane) -> None:
         self._lanes.pop(host, None)
-        self._addon.collector.connection_closed()
+        self.app.collector.connection_closed()
 
     def sweep(self) -> None:
         """Close what has been idle for as long as mitmproxy lets a connection be (its option ``tcp_timeout``)."""
@@ -204,14 +226,14 @@ class Clients:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        ours = [lane for lane in self._lanes.values() if not lane.is_introduced]
+        ours = [lane for lane in self._lanes.values() if not lane.is_attached]
         for lane in ours:
             lane.close()
         while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)
 
 
-class Arrival(asyncio.Protocol):
+class AcceptProtocol(asyncio.Protocol):
     """A connection that has just been accepted: decides whose it is."""
 
     def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> None:
@@ -223,6 +245,6 @@ class Arrival(asyncio.Protocol):
             if self._clients.arrived(transport, self._mode, inner):
                 return
         except Exception as error:  # mitmproxy's then
-            self._clients.failed(error)
+            self._clients.app.failed(error)
         transport.set_protocol(inner)
         inner.connection_made(transport)

@@ -8,15 +8,15 @@ from mitmproxy import http
 from mitmproxy.connection import Client
 
 from ..downstream.account import Accounts
-from ..downstream.body_sender import InFlight
 from ..downstream.outcome import LEFT, NO_STATUS
+from ..downstream.records import RequestRecord
 from ..semantics.headers import Headers
 from ..semantics.redaction import redacted
 from .flows import address, error_type, is_bodiless
 from .metadata import CUT, REFUSED
 
 
-def end_flow(accounts: Accounts, flow: http.HTTPFlow, state: InFlight, note: str, fwd: str) -> None:
+def end_flow(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord, note: str, fwd: str) -> None:
     """``note``: of mitmproxy's ``error`` hook, if it was that. ``fwd``: why it was forwarded, if it was."""
     request, response = flow.request, flow.response
     side = flow.metadata.get(CUT, "proxy") if note else ""
@@ -25,45 +25,45 @@ def end_flow(accounts: Accounts, flow: http.HTTPFlow, state: InFlight, note: str
     client = address(flow.client_conn)
     refused = flow.metadata.get(REFUSED)
     if refused is not None:
-        status, state.size, error, note = refused
-        state.source, state.cut = "error", ""
-        accounts.ended(state, request.method, url, client, status, error=error, note=note)
+        status, record.size, error, note = refused
+        record.source, record.cut = "error", ""
+        accounts.ended(record, request.method, url, client, status, error=error, note=note)
         return
-    if state.made is not None and response is not state.made and not state.is_begun:
+    if record.made is not None and response is not record.made and not record.is_begun:
         # Another addon has answered in our place.
-        state.source = "addon"
-        if state.delivery is not None:
-            state.delivery.close()
-            state.delivery = None
-    status = _status(flow, state, note, side)
-    if status == NO_STATUS or response is None or not (state.is_begun or not note):
-        state.source, state.size = "error", 0
-        state.cut = state.cut or (side if status == NO_STATUS else "")
+        record.source = "addon"
+        if record.sender is not None:
+            record.sender.close()
+            record.sender = None
+    status = _status(flow, record, note, side)
+    if status == NO_STATUS or response is None or not (record.is_begun or not note):
+        record.source, record.size = "error", 0
+        record.cut = record.cut or (side if status == NO_STATUS else "")
         error = error_type(note) if side == "origin" else ""
-        accounts.ended(state, request.method, url, client, status, error=error, note=note)
+        accounts.ended(record, request.method, url, client, status, error=error, note=note)
         return
-    if state.delivery is None and not state.size:
-        state.size = 0 if is_bodiless(flow) else len(response.raw_content or b"")
-    if side and state.source != "error":
-        state.cut = state.cut or side
-    if state.source == "forwarded":
+    if record.sender is None and not record.size:
+        record.size = 0 if is_bodiless(flow) else len(response.raw_content or b"")
+    if side and record.source != "error":
+        record.cut = record.cut or side
+    if record.source == "forwarded":
         error = _broken_off(note) if side == "origin" else ""
-        accounts.ended(state, request.method, url, client, status, fwd=fwd, error=error, note=note)
+        accounts.ended(record, request.method, url, client, status, fwd=fwd, error=error, note=note)
         return
-    headers = Headers(response.headers.fields) if accounts.is_logged and state.source != "hit" else None
-    accounts.ended(state, request.method, url, client, status, headers, note=note)
+    headers = Headers(response.headers.fields) if accounts.is_logged and record.source != "hit" else None
+    accounts.ended(record, request.method, url, client, status, headers, note=note)
 
 
-def _status(flow: http.HTTPFlow, state: InFlight, note: str, side: str) -> int:
+def _status(flow: http.HTTPFlow, record: RequestRecord, note: str, side: str) -> int:
     """The status that the client was sent."""
     response = flow.response
-    if state.is_begun and response is not None:
-        return state.status or response.status_code
-    if state.exchange is not None and state.exchange.gone:
+    if record.is_begun and response is not None:
+        return record.status or response.status_code
+    if record.exchange is not None and record.exchange.gone:
         return NO_STATUS
     if note:
-        return state.status or _refused(note) or (502 if side == "origin" else NO_STATUS)
-    return state.status or (response.status_code if response is not None else NO_STATUS)
+        return record.status or _refused(note) or (502 if side == "origin" else NO_STATUS)
+    return record.status or (response.status_code if response is not None else NO_STATUS)
 
 
 def end_connect(accounts: Accounts, flow: http.HTTPFlow, note: str = "") -> None:

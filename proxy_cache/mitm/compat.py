@@ -142,7 +142,7 @@ LANE: Final = Part(
     "every request takes a flow of mitmproxy's",
     (*_HANDLERS, *_WATCHDOG, *attributes("asyncio:StreamReader", "_buffer")),
 )
-ARRIVAL: Final = Part(
+ACCEPT: Final = Part(
     "lane from the first byte",
     "mitmproxy hears of every client first, and bursts of connections take longer",
     (
@@ -292,9 +292,6 @@ FILTERS: Final = Part(
         *attributes("mitmproxy.flowfilter:FNot", "itm"),
     ),
 )
-REASON_PHRASES: Final = Part(
-    "reason phrases", "errors are told without one", names("mitmproxy.net.http.status_codes", "RESPONSES")
-)
 PARENT_AUTH: Final = Part(
     "upstream_auth for fills",
     "a proxy with this option does not start: fills would be without it",
@@ -302,8 +299,8 @@ PARENT_AUTH: Final = Part(
 )
 
 PARTS: Final = (
-    LAYERS, TUNNELS, LANE, ARRIVAL, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
-    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, REASON_PHRASES, PARENT_AUTH,
+    LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
+    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH,
 )  # fmt: skip
 _WITHIN_LAYERS: Final = (TUNNELS, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS)
 """Parts of our layers, which are not there without them."""
@@ -329,7 +326,7 @@ def check_addons(addons: Any) -> None:
     """The same for mitmproxy's addons, which are asked for by name. ``addons``: mitmproxy's manager."""
     for name, needs, parts in (
         ("proxyserver", "connections", (LAYERS, LANE, BACKPRESSURE, TIMERS, HEARING, CLOSING)),
-        ("proxyserver", "servers", (ARRIVAL, LISTENING)),
+        ("proxyserver", "servers", (ACCEPT, LISTENING)),
         ("nextlayer", "next_layer", (LAYERS,)),
         ("tlsconfig", "tls_start_server", (TRUST,)),
         ("scriptloader", "addons", (SCRIPTS,)),

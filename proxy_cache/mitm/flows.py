@@ -13,29 +13,15 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy import mode_specs
 
 from ..caching.answers import Answer
-from ..caching.headers import NAME, REASONS
-from ..downstream.body_sender import Delivery
-from ..semantics.headers import Headers, end_to_end
+from ..caching.headers import Heads
+from ..downstream.body_sender import BodySender
+from ..downstream.respond import framed, has_content, send_interim
+from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from ..semantics.status_fields import PROXY_ERRORS, cache_status, proxy_status
-from ..semantics.texts import brief
-from .compat import client_writer, find
+from ..semantics.status_fields import PROXY_ERRORS
+from ..wire.requests import repeatable
+from .compat import client_writer
 from .metadata import HAS_BODY
-from .options import Settings
-
-_PHRASES: dict[int, str] = find("mitmproxy.net.http.status_codes:RESPONSES") or {}
-
-
-def is_cacheable(flow: http.HTTPFlow, settings: Settings) -> bool:
-    """A GET that the cache answers: without a body, without Upgrade, for a host that is to be cached."""
-    request = flow.request
-    return (
-        request.method == "GET"
-        and "upgrade" not in request.headers
-        and not has_body(flow)
-        and settings.caches(request.host, request.port)
-        and means_its_target(flow)
-    )
 
 
 def means_its_target(flow: http.HTTPFlow) -> bool:
@@ -87,9 +73,8 @@ def target_of(flow: http.HTTPFlow) -> Target:
 
 
 def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
-    """What of the request's header a fill may repeat. Host is made from the target (RFC 9112 §3.2.2)."""
-    headers = end_to_end(Headers(flow.request.headers.fields))
-    return headers.without("host", "content-length", "expect").add("Via", f"1.1 {via}")
+    """The request's header as a fill repeats it."""
+    return repeatable(Headers(flow.request.headers.fields)).add("Via", f"1.1 {via}")
 
 
 def address(client: Client) -> str:
@@ -98,23 +83,26 @@ def address(client: Client) -> str:
 
 
 def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Response:
-    """The answer as a response: bytes as content, everything else as a :class:`Delivery` in ``stream``.
+    """The answer as a response: bytes as content, everything else as a :class:`BodySender` in ``stream``.
 
     ``last``: the connection is closed after it (RFC 9112 §9.6).
     """
-    fields, chunked = answer.framed(http11=flow.request.http_version == "HTTP/1.1", head=flow.request.method == "HEAD")
+    request = flow.request
+    return _as_response(answer, http11=request.http_version == "HTTP/1.1", head=request.method == "HEAD", last=last)
+
+
+def _as_response(answer: Answer, *, http11: bool, head: bool, last: bool) -> http.Response:
+    fields, chunked, _ = framed(answer, http11=http11, head=head)
     headers = http.Headers(fields.fields)
     if last:
         headers["Connection"] = "close"
-    content = answer.body if isinstance(answer.body, bytes) else None
-    if content is not None and flow.request.method != "HEAD":
-        content = answer.content()
+    content = answer.body if head and isinstance(answer.body, bytes) else answer.content()
     response = http.Response(
         b"HTTP/1.1", answer.status, answer.reason_phrase.encode("latin-1", "replace"), headers, content, None,
         time.time(), None,
     )  # fmt: skip
     if not isinstance(answer.body, bytes):
-        response.stream = Delivery(answer.body, answer.length, chunked=chunked)
+        response.stream = BodySender(answer.body, answer.length, chunked=chunked)
     return response
 
 
@@ -148,23 +136,11 @@ def error_status(error: str) -> int:
     return 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
-def refusal(status: int, error: str, detail: str, via: str, fwd: str = "bypass") -> http.Response:
-    """An answer of our own where the cache has none to give. ``error`` is a proxy error type (RFC 9209 §2.3)."""
-    detail = brief(detail)
-    headers = {
-        "Content-Type": "text/plain; charset=utf-8",
-        "Cache-Control": "no-store",
-        "Proxy-Status": proxy_status(NAME, error, detail=detail),
-        "Cache-Status": cache_status(NAME, fwd=fwd, detail=error),
-        "Via": f"1.1 {via}",
-    }
-    if status == 503:
-        headers |= {"Retry-After": "1", "Connection": "close"}
-    title = REASONS.get(status) or _PHRASES.get(status, "Error")
-    text = f"{status} {title}: {error.replace('_', ' ')} ({detail})\n"
-    response = http.Response.make(status, text.encode("utf-8", "replace"), headers)
-    response.reason = title
-    return response
+def refusal(heads: Heads, status: int, error: str, detail: str, fwd: str = "bypass") -> http.Response:
+    """An error of our own where the cache has no answer to give. ``error`` is a proxy error type (RFC 9209 §2.3)."""
+    unavailable = status == 503
+    answer = heads.error(status, error, fwd, detail=detail, retry_after=1 if unavailable else None)
+    return _as_response(answer, http11=True, head=False, last=unavailable)
 
 
 def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers], None] | None:
@@ -183,16 +159,6 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
     return send
 
 
-def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
-    """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
-    for a client that doesn't take what it has been sent already."""
-    if not transport.is_closing() and not transport.get_write_buffer_size():
-        reason = _PHRASES.get(status, "")
-        lines = [f"HTTP/1.1 {status} {reason}".encode()]
-        lines += [name + b": " + value for name, value in end_to_end(headers).fields]
-        transport.write(b"\r\n".join([*lines, b"", b""]))
-
-
 def is_bodiless(flow: http.HTTPFlow) -> bool:
     """Whether the response has no content, whatever it says (RFC 9112 §6.3)."""
-    return flow.request.method == "HEAD" or (flow.response is not None and flow.response.status_code in (204, 304))
+    return flow.request.method == "HEAD" or (flow.response is not None and not has_content(flow.response.status_code))

@@ -14,18 +14,16 @@ from mitmproxy.proxy import mode_specs
 
 from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..downstream.body_sender import InFlight
+from ..downstream.records import RequestRecord
+from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from ..semantics.limits import DEFAULT_HEAD_LIMITS
 from ..semantics.policy import Policy
 from ..wire.requests import Request, absolute_target
 from .filters import flow_of
-from .flows import send_interim
-from .options import Settings
 
 if TYPE_CHECKING:
-    from .addon import CacheAddon
+    from .accept import Clients
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
@@ -42,10 +40,9 @@ Base: TypeAlias = tuple[str, str, int] | None
 
 
 class Targets:
-    """Which requests are the cache's. What has been found out holds until an option changes."""
+    """What request lines stand for. What has been found out holds until an option changes."""
 
     def __init__(self) -> None:
-        self.settings: Settings | None = None
         self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
         self._onboarding_host: str | None = None
         self._keep_host = False
@@ -60,7 +57,7 @@ class Targets:
         self._onboarding_host = None
 
     def find(self, text: str, base: Base) -> Target | None:
-        """What the target of a request line stands for, if that is for the cache to answer."""
+        """What the target of a request line stands for, unless mitmproxy has to answer it."""
         if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
             self._onboarding_host = str(ctx.options.onboarding_host)
             self._keep_host = bool(ctx.options.keep_host_header)
@@ -70,13 +67,7 @@ class Targets:
             target = Target.of(*base, text)
         else:
             target = None
-        if (
-            target is None
-            or self.settings is None
-            or target.host == self._onboarding_host
-            or target.path.endswith(".crl")
-            or not self.settings.caches(target.host, target.port)
-        ):
+        if target is None or target.host == self._onboarding_host or target.path.endswith(".crl"):
             return None
         return target
 
@@ -84,21 +75,22 @@ class Targets:
 class ClientLane:
     """What :class:`~downstream.lane.Lane` asks, answered for one client's connection."""
 
-    def __init__(self, addon: CacheAddon, mode: mode_specs.ProxyMode, transport: Any) -> None:
-        self.addon = addon
-        self.via = addon.via
+    def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, transport: Any) -> None:
+        self._clients = clients
+        self._app = app = clients.app
+        self.via = app.via
+        self.admission = app.admission
         peername = transport.get_extra_info("peername")
         self.client = str(peername[0]) if peername else "unknown"
-        self.sends, self.ends = addon.sends, addon.ends
-        settings = addon.settings
-        self.head_limits = settings.head_limits if settings is not None else DEFAULT_HEAD_LIMITS
+        self.sends, self.ends = app.sends, app.ends
+        self.head_limits = app.head_limits
         """As they were when the client connected: each request of a lane looks at them."""
         self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
-        self.known = addon.lane_targets.known(self.base)
+        self.known = clients.targets.known(self.base)
         self._mode = mode
         self._transport = transport
         self._client: Client | None = None
@@ -110,7 +102,7 @@ class ClientLane:
         """Whether requests of this mode of mitmproxy's may be the cache's."""
         return self.absolute or self.base is not None
 
-    def introduced(self, client: Client, handler: Any) -> None:
+    def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
         self._client = client
         self._watchdog = watchdog = handler.timeout_watchdog
@@ -118,9 +110,9 @@ class ClientLane:
 
     def lane_lost(self) -> None:
         self.end_reading()
-        self.addon.clients.lost(self)
+        self._clients.lost(self)
 
-    def lane_is_aside(self) -> None:
+    def lane_is_detached(self) -> None:
         self._disarmed.close()
 
     def lane_is_back(self) -> None:
@@ -129,29 +121,29 @@ class ClientLane:
             self._disarmed.enter_context(self._watchdog.disarm())
 
     def lane_cache(self) -> Cache | None:
-        return self.addon.lane_cache() if self._client is None or self._client.error is None else None
+        return self._clients.lane_cache() if self._client is None or self._client.error is None else None
 
     @property
     def asks_clients(self) -> bool:
-        settings = self.addon.settings
+        settings = self._app.settings
         return settings is None or settings.rules.ask_clients
 
     @property
     def half_closed_clients(self) -> bool:
-        return self.addon.half_closed_clients
+        return self._app.half_closed_clients
 
     def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
-        addon = self.addon
-        addon.metrics.hit(size)
-        if addon.settings is not None and addon.settings.access_log:
-            addon.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
+        app = self._app
+        app.metrics.hit(size)
+        if app.accounts.is_logged:
+            app.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
 
     def lane_target(self, text: str) -> Target | None:
-        return self.addon.lane_targets.find(text, self.base)
+        return self._clients.targets.find(text, self.base)
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
-        assert self.addon.settings is not None
-        rules = self.addon.settings.rules
+        assert self._app.settings is not None
+        rules = self._app.settings.rules
         if rules.are_none:
             return rules.base
         return rules.policy(target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.lines))
@@ -165,20 +157,20 @@ class ClientLane:
         )  # fmt: skip
 
     def lane_child_is_idle(self, handed: int) -> bool:
-        layer = self.addon.http_layers.get(self._client.id) if self._client is not None else None
+        layer = self._clients.layer_of(self._client) if self._client is not None else None
         return layer is not None and layer.is_idle_after(handed)
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
         return partial(send_interim, self._transport) if http11 else None
 
-    def lane_begin(self, exchange: Exchange) -> InFlight:
-        return self.addon.begin(exchange)
+    def lane_begin(self, exchange: Exchange) -> RequestRecord:
+        return self._app.accounts.begin(exchange)
 
     def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
-        self.addon.metrics.answered(answer.source, exchange.collapsed)
+        self._app.metrics.answered(answer.source, exchange.collapsed)
 
-    def lane_end(self, state: InFlight, answer: Answer | None, note: str) -> None:
-        self.addon.end(state, answer, self.client, note)
+    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
+        self._app.accounts.lane_ended(record, answer, self.client, note)
 
     def failed(self, error: Exception) -> None:
-        self.addon.failed(error)
+        self._app.failed(error)

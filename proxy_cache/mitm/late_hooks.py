@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy import ctx, http
 
-from ..downstream.body_sender import Delivery
+from ..caching.headers import Heads
+from ..downstream.body_sender import BodySender
 from ..store.body import BodyError
 from . import compat
 from .flows import refusal
@@ -23,7 +24,7 @@ from .forwarded.heads import is_chunked
 from .observers import IDLE_WITHOUT, REQUESTS_NAME
 
 if TYPE_CHECKING:
-    from .addon import CacheAddon
+    from .flow_requests import FlowRequests
 
 WITH_HEADS: Final = ("blocklist", "anticache", "anticomp", "maplocal", "stickyauth", "stickycookie")
 """mitmproxy's addons that wait for the end of a request to look at its head, in the order of its chain. Each does the
@@ -35,14 +36,14 @@ class LateHooks:
 
     name = REQUESTS_NAME
 
-    def __init__(self, addon: CacheAddon) -> None:
-        self._addon = addon
+    def __init__(self, flows: FlowRequests) -> None:
+        self._flows = flows
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        self._addon.begin_request(flow)
+        self._flows.begin(flow)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        await self._addon.answer_request(flow)
+        await self._flows.answer_request(flow)
 
     def join(self) -> None:
         """Go to the end of the chain."""
@@ -73,23 +74,23 @@ def may_stream(flow: http.HTTPFlow) -> bool:
     return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
 
 
-async def make_whole(flow: http.HTTPFlow, via: str, *, always: bool) -> bool:
+async def make_whole(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool:
     """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole, or ``always``.
     Whether it was; a body that breaks off makes an error of it."""
     response = flow.response
-    delivery = response.stream if response is not None else None
-    if response is None or not isinstance(delivery, Delivery) or not (always or wants_whole(flow)):
+    sender = response.stream if response is not None else None
+    if response is None or not isinstance(sender, BodySender) or not (always or wants_whole(flow)):
         return False
     chunks = []
     try:
-        while chunk := delivery.checked(await delivery.source.read()):
+        while chunk := sender.checked(await sender.source.read()):
             chunks.append(chunk)
-            delivery.sent += len(chunk)
+            sender.sent += len(chunk)
     except (BodyError, OSError) as error:
-        flow.response = refusal(502, "http_response_incomplete", str(error), via)
+        flow.response = refusal(heads, 502, "http_response_incomplete", str(error))
         return True
     finally:
-        delivery.close()
+        sender.close()
     response.stream = False
     if is_chunked(response):
         del response.headers["Transfer-Encoding"]

@@ -14,7 +14,7 @@ from mitmproxy import ctx
 
 from ..runtime.loop import accept_in_turns, take_short_turns
 from .accept import Clients
-from .compat import ARRIVAL, CLOSING, LISTENING
+from .compat import ACCEPT, CLOSING, LISTENING
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,11 @@ def welcome_bursts(proxyserver: Any, clients: Clients, *, tuned: bool) -> None:
     ``tune_event_loop``."""
     if tuned:
         take_short_turns(asyncio.get_running_loop())
-    for server in proxyserver.servers if ARRIVAL.is_on else ():
+    for server in proxyserver.servers if ACCEPT.is_on else ():
         for listener in getattr(server, "_servers", ()):
             for listening in getattr(listener, "sockets", ()):
                 if listening.type == socket.SOCK_STREAM:
                     with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                         same.listen(BACKLOG)
             if tuned and isinstance(listener, asyncio.Server):
-                accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.front, server.mode))
+                accept_in_turns(asyncio.get_running_loop(), listener, partial(clients.wrap_factory, server.mode))

@@ -47,7 +47,7 @@ IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
     "stickycookie": ("stickycookie",),
     "upstreamauth": ("upstream_auth",),
     "dumper": ("flow_detail",),
-    # These act on requests that are never answered directly, see `plain`.
+    # These act on requests that are never answered directly, see `is_for_origin`.
     "disableh2c": (),
     "onboarding": (),
     "tlsconfig": (),
@@ -63,7 +63,7 @@ _traverse = find("mitmproxy.addonmanager:traverse")
 _BLOCK = find("mitmproxy.addons.block:Block")
 
 
-class Others:
+class FlowObservers:
     """Tells, from one second to the next, whether we are alone with our flows."""
 
     def __init__(self, own_name: str) -> None:
@@ -76,34 +76,34 @@ class Others:
         """Something was configured: look again."""
         self._until = 0.0
 
-    def absent(self) -> bool:
-        """Whether no other addon does anything with flows."""
-        return self.present() is None
+    def has_observers(self) -> bool:
+        return self.found() is not None
 
-    def present(self) -> str | None:
+    def found(self) -> str | None:
         """Who else does something with flows, in words; ``None`` if nobody does."""
-        self._look()
+        if time.monotonic() >= self._until:  # asked for every hit
+            self._look()
         return self._why
 
     def watch_connections(self) -> bool:
         """Whether an addon has to hear of every client that comes or goes. mitmproxy's own one decides by the address,
         see :mod:`.accept`."""
-        self._look()
+        self.found()
         return self._watch_connections
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now >= self._until and not NEIGHBOURS.is_on:
+        if not NEIGHBOURS.is_on:
             self._why, self._watch_connections, self._until = "mitmproxy's other addons can't be seen", True, now + 60.0
-        if now >= self._until:
-            found = map(self._what_it_does, _traverse(ctx.master.addons.chain))
-            self._why = next((what for what in found if what is not None), None)
-            self._watch_connections = any(
-                callable(getattr(addon, hook, None)) and not self._is_known(addon)
-                for addon in _traverse(ctx.master.addons.chain)
-                for hook in CONNECTION_HOOKS
-            )
-            self._until = now + GOOD_FOR
+            return
+        found = map(self._what_it_does, _traverse(ctx.master.addons.chain))
+        self._why = next((what for what in found if what is not None), None)
+        self._watch_connections = any(
+            callable(getattr(addon, hook, None)) and not self._is_known(addon)
+            for addon in _traverse(ctx.master.addons.chain)
+            for hook in CONNECTION_HOOKS
+        )
+        self._until = now + GOOD_FOR
 
     def _is_known(self, addon: Any) -> bool:
         return isinstance(addon, _BLOCK) or getattr(addon, "name", None) == self._own_name
@@ -125,6 +125,6 @@ class Others:
         return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)
 
 
-def plain(request: http.Request) -> bool:
+def is_for_origin(request: http.Request) -> bool:
     """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
     return request.host != ctx.options.onboarding_host and not request.path.endswith(".crl")

@@ -19,7 +19,8 @@ from mitmproxy.proxy import mode_specs
 
 from . import option_names
 from .compat import find
-from .options import NAMES, check_type, number_as_size, parse
+from .option_values import parse
+from .options import NAMES, check_type, number_as_size
 
 FILES = ("config.yaml", "config.yml")
 """In mitmproxy's folder (its option ``confdir``). The second wins."""

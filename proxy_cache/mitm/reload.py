@@ -55,9 +55,9 @@ class Reload:
         if hangup.terminal_is_gone() and not hangup.was_ignored():
             logger.info("proxy-cache: SIGHUP, and the terminal is gone: stopping")
             ctx.master.shutdown()
-        elif self._addon.is_stopping:
+        elif self._addon.app.is_draining:
             logger.info("proxy-cache: SIGHUP while stopping: nothing to do")
-        elif not self._addon.has_started or _mitmproxy_is_starting():
+        elif (started := self._addon.app.started) is None or not started.is_set() or _mitmproxy_is_starting():
             # An error in the log would end the start, and what is wrong may be right before it is over.
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
@@ -67,7 +67,7 @@ class Reload:
             self._addon.renew_trust()
 
     def _reopen(self) -> None:
-        self._addon.access_log.flush()
+        self._addon.app.access_log.flush()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -89,7 +89,7 @@ class Reload:
                 "proxy-cache: SIGHUP: config.yaml not taken, nothing changed: %s", " ".join(str(error).split())
             )
         except Exception as error:
-            self._addon.failed(error)
+            self._addon.app.failed(error)
 
 
 def settle_connection_lines(options: Any) -> None:

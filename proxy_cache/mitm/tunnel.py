@@ -15,7 +15,10 @@ from mitmproxy.proxy.layers.tcp import TCPLayer
 class TunnelRecorder(Protocol):
     """What a tunnel reports."""
 
-    def tunnel_data(self, client: Client, from_client: bool, size: int) -> None: ...
+    def opened(self, client: Client, target: str, error: str | None) -> None:
+        """It was dialled; ``error`` is why that failed."""
+
+    def data(self, client: Client, from_client: bool, size: int) -> None: ...
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Tunnel(TCPLayer):
     def _relay(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.DataReceived):
             client = self.context.client
-            self._recorder.tunnel_data(client, event.connection is client, len(event.data))
+            self._recorder.data(client, event.connection is client, len(event.data))
         yield from self.relay_messages(event)
 
 

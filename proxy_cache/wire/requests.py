@@ -149,11 +149,17 @@ def _fields(lines: bytes) -> RequestFields | None:
     if "upgrade" in options or not all(map(str.isascii, connection)):
         return None
     close = True if "close" in options else False if "keep-alive" in options else None
-    headers = end_to_end(headers).without("host")
+    headers = repeatable(headers)
     wanted = request_cache_control(headers)
     unconditional = "range" not in headers and not is_conditional(headers)
     plain = unconditional and wanted is NOTHING
     return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"))
+
+
+def repeatable(headers: Headers) -> Headers:
+    """What of a request's header a fill repeats: without Host, which is made from the target (RFC 9112 §3.2.2), and
+    without what speaks of a body of its own, or waits to send one."""
+    return end_to_end(headers).without("host", "content-length", "expect")
 
 
 _remembered = lru_cache(maxsize=4096)(_fields)

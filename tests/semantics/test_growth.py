@@ -93,12 +93,23 @@ def test_the_measure_knows_linear_from_quadratic() -> None:
 # -- every pattern -------------------------------------------------------------------------------------------------
 
 BUILDERS = {
-    ("mitm.options", "host_pattern"): ["*.example.com", "*a*b*c*:80", "[a-z]*?x", "a*", "[::1]", "[2001:db8::1]:8000"]
+    ("mitm.option_values", "host_pattern"): [
+        "*.example.com",
+        "*a*b*c*:80",
+        "[a-z]*?x",
+        "a*",
+        "[::1]",
+        "[2001:db8::1]:8000",
+    ]
 }
 """Functions that compile what an operator has given, and examples of it."""
 
 
-OPERATORS_OWN = {("mitm.options", "_redaction"), ("mitm.late_hooks", "_is_mapped"), ("mitm.options", "_v6_host")}
+OPERATORS_OWN = {
+    ("mitm.option_values", "_redaction"),
+    ("mitm.late_hooks", "_is_mapped"),
+    ("mitm.option_values", "_v6_host"),
+}
 """Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address
 on behalf of one above)."""
 

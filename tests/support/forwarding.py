@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons
 
+from proxy_cache.caching.headers import Heads
 from proxy_cache.mitm.flows import has_body, refusal, target_of
 from proxy_cache.mitm.layers import CacheHttpLayer
 from proxy_cache.semantics.keys import Target
@@ -41,13 +42,13 @@ class Recorder:
         self.errors: list[Exception] = []
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
-        return refusal(status, error, detail, self.via)
+        return refusal(Heads(self.via), status, error, detail)
 
     def stream_gone(self, flow: http.HTTPFlow) -> None:
         """Nothing waits here."""
 
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
-        return refusal(502, "connection_terminated", message, self.via)
+        return refusal(Heads(self.via), 502, "connection_terminated", message)
 
     def still_listens(self, client: Client) -> bool:
         return False
@@ -72,7 +73,13 @@ class Recorder:
 
     def layer_chosen(self, client: Client, layer: object) -> None: ...
 
-    def tunnel_opened(self, client: Client, target: str, error: str | None) -> None: ...
+    @property
+    def tunnels(self) -> Recorder:
+        return self
+
+    def opened(self, client: Client, target: str, error: str | None) -> None: ...
+
+    def data(self, client: Client, from_client: bool, size: int) -> None: ...
 
 
 @dataclass

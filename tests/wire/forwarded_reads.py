@@ -21,7 +21,7 @@ from mitmproxy.proxy.layers.http import (
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.mode_specs import ProxyMode
 
-from proxy_cache.mitm.forwarded.http1 import InterimResponse, OriginConnection
+from proxy_cache.mitm.forwarded.origin_connection import InterimResponse, OriginConnection
 
 from .h11_reads import Head, Reading
 from .ours import LIMITS

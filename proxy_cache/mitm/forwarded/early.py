@@ -11,7 +11,7 @@ from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
-from .http1 import ResponseSent, StopReading
+from .client_connection import ResponseSent, StopReading
 from .outcome import ToldApart
 
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)

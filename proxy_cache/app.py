@@ -1,0 +1,239 @@
+"""The proxy: builds all of it from its settings once, hands on new ones, drains, stops, and tells how it is doing.
+
+Knows no mitmproxy: :mod:`.mitm` starts and stops this, and brings the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from .caching.cache import Cache
+from .caching.fills.table import FillTable
+from .caching.headers import Heads
+from .caching.limiter import OriginLimiter
+from .downstream.account import Accounts
+from .downstream.admission import Admission
+from .observe.access_log import AccessLog
+from .observe.admin import AdminError, AdminServer
+from .observe.metrics import Metrics, method_label
+from .runtime.batches import Stage
+from .runtime.collector import Collector
+from .semantics import credentials, redaction
+from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from .settings import Settings
+from .store.store import Store, StoreError
+from .upstream.dial import Dialler
+from .upstream.names import Names
+from .upstream.origin import OriginClient, OriginSettings
+from .upstream.source import OriginSource, Sources
+
+logger = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """Why the proxy can't start, in one line."""
+
+
+class App:
+    """Owns the store, the limiter, the fills, the origins' connections, the metrics and the access log."""
+
+    def __init__(self) -> None:
+        self.via = f"proxy-cache-{secrets.token_hex(4)}"
+        """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
+        self.settings: Settings | None = None
+        """``None`` as long as there are no valid ones."""
+        self.heads = Heads(self.via)
+        self.metrics = Metrics()
+        self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
+        self.accounts = Accounts(self.metrics, self.access_log, self.failed)
+        self.admission = Admission(self.via)
+        self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.collector = Collector(self._activity)
+        self.names = Names(on_end=self.metrics.name_looked_up)
+        self.dialler = Dialler(self.names)
+        self.sends, self.ends = Stage(), Stage()
+        """Answers to clients, and what follows them, each kind in one go."""
+        self.store: Store | None = None
+        self.cache: Cache | None = None
+        self.fills: FillTable | None = None
+        self.origin: OriginClient | None = None
+        self.admin: AdminServer | None = None
+        self.metrics_at = "off"
+        self.is_draining = False
+        self.started: asyncio.Event | None = None
+        """Set when the start is over, well or not."""
+        self.tunnels_open = 0
+
+    # -- settings -------------------------------------------------------------------------------------------------
+
+    def configure(self, settings: Settings) -> None:
+        """Hand settings on to all that go by them, at the start and while running. This is the only place."""
+        self.settings = self.admission.settings = settings
+        self.accounts.is_logged = settings.access_log
+        redaction.use(settings.redaction)
+        credentials.use(settings.rules.base.credentials)
+        self.limiter.configure(settings.limits)
+        self.names.timeout = settings.origin.timeout
+        if (store := self.store) is not None:
+            store.room = settings.room
+            store.memory_max = settings.memory
+            store.spill.limit = settings.spill_max
+            store.verifier.rate = settings.verify_rate
+        if (fills := self.fills) is not None:
+            fills.quick_abort_max = settings.quick_abort_max
+            fills.quick_abort_timeout = settings.quick_abort_timeout
+            fills.default_ttl = settings.default_ttl
+            fills.spans = settings.spans
+        if self.origin is not None:
+            self.origin.configure(settings.origin)
+        if self.cache is not None:
+            self.cache.serving.settings = settings.cache
+
+    def dismiss(self) -> None:
+        """There will be no start: what is asked of the proxy is refused."""
+        self.settings = self.admission.settings = None
+
+    @property
+    def head_limits(self) -> HeadLimits:
+        return self.settings.head_limits if self.settings is not None else DEFAULT_HEAD_LIMITS
+
+    @property
+    def origin_timeout(self) -> float:
+        """Seconds."""
+        return (self.settings.origin if self.settings is not None else OriginSettings()).timeout
+
+    @property
+    def half_closed_clients(self) -> bool:
+        return self.settings is not None and self.settings.half_closed_clients
+
+    # -- start and stop -------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the cache folder and the metrics port, and answer from now on. Raises :class:`StartError`."""
+        settings, metrics = self.settings, self.metrics
+        assert settings is not None
+        self.store = store = Store(
+            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
+            on_corruption=metrics.corrupt_found,
+        )  # fmt: skip
+        self.configure(settings)
+        self.admin = AdminServer(metrics.registry, lambda: self.is_ready, self.status)
+        try:
+            await store.open()
+            if settings.metrics_listen is not None:
+                host, port = await self.admin.start(*settings.metrics_listen)
+                self.metrics_at = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        except (StoreError, AdminError) as error:
+            await store.close()
+            raise StartError(str(error)) from error
+        settings = self.settings or settings  # they may have changed meanwhile
+        self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
+        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin)), metrics)
+        store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
+        store.verifier.is_filling = lambda: bool(fills.running)
+        self.cache = Cache(store, fills, settings.cache, self.heads)
+        self.configure(settings)
+        metrics.observe(
+            {
+                "in_flight": lambda: self.limiter.in_flight,
+                "queued": lambda: self.limiter.queued,
+                "inflight_requests": lambda: self.accounts.unfinished,
+                "cache_size": lambda: store.size,
+                "cache_entries": lambda: len(store.index),
+                "cache_capacity": lambda: store.capacity,
+                "spilled": lambda: store.spill.size,
+                "name_lookups_in_flight": lambda: self.names.in_flight,
+                "tunnels_active": lambda: self.tunnels_open,
+            }
+        )
+        self.admission.is_open = not self.is_draining
+
+    def refuse_new(self) -> None:
+        """Answer no further request."""
+        self.is_draining = self.admission.is_stopping = True
+        self.admission.is_open = False
+
+    async def drain(self) -> None:
+        """Let running responses finish, for ``shutdown_grace`` seconds, and end the fills. Nothing is begun any more
+        (:meth:`refuse_new`)."""
+        assert self.settings is not None
+        assert self.fills is not None
+        if self.accounts.unfinished:
+            logger.info("proxy-cache: stopping, %d responses to finish", self.accounts.unfinished)
+            if not await self.accounts.finished(self.settings.shutdown_grace):
+                logger.warning("proxy-cache: %d responses cut after shutdown_grace", self.accounts.unfinished)
+        self.accounts.is_stopping = True
+        await self.fills.close()
+
+    async def close(self) -> None:
+        """Close what is open, also after a start that has failed."""
+        for part in (self.origin, self.admin, self.store):
+            if part is not None:
+                await (part.stop() if isinstance(part, AdminServer) else part.close())
+        if self.is_running:
+            logger.info("proxy-cache: stopped")
+        self.access_log.close()
+
+    def check_trust(self) -> None:
+        """Whether the certificates that origins are verified by can be read. Raises ``OSError``."""
+        if self.settings is not None:
+            self.settings.origin.trust.check()
+
+    def renew_trust(self) -> None:
+        """Read them again, and open every connection to an origin anew."""
+        if self.origin is not None:
+            self.origin.renew_trust()
+
+    # -- looking in -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the start has gone well; also while the proxy stops."""
+        return self.settings is not None and self.fills is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.cache is not None and not self.is_draining
+
+    def status(self) -> dict[str, Any]:
+        """What ``/status`` shows."""
+        store, fills = self.store, self.fills
+        if store is None or fills is None:
+            return {"ready": False}
+        return {
+            "ready": self.is_ready,
+            "limiter": self.limiter.snapshot(),
+            "fills": fills.snapshot(),
+            "store": {
+                "dir": str(store.root),
+                "entries": len(store.index),
+                "size_bytes": store.size,
+                "capacity_bytes": store.capacity,
+                "unwritten": store.unwritten,
+                "unsummed": store.verifier.unsummed,
+            },
+            "requests_in_flight": self.accounts.unfinished,
+            "tunnels": self.tunnels_open,
+        }
+
+    def forwarded(self, method: str) -> None:
+        """A request goes past the cache."""
+        self.metrics.forwarded.labels(method_label(method)).inc()
+
+    def failed(self, error: Exception) -> None:
+        """Something of ours raised. It is logged with its traceback; the request is answered by whoever calls this."""
+        self.metrics.hook_errors.inc()
+        logger.error("proxy-cache: internal error", exc_info=error)
+
+    def _activity(self) -> float | None:
+        return None if self.accounts.unfinished else self.metrics.hits_so_far
+
+
+async def wait_for(*tasks: asyncio.Task[None] | None) -> None:
+    """Until all of these have ended, well or not."""
+    if pending := [task for task in tasks if task is not None]:
+        await asyncio.wait(pending)

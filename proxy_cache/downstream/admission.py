@@ -1,0 +1,62 @@
+"""The one door: what becomes of a request, whichever way it has come, by lane, as a flow, or as a CONNECT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from ..semantics.keys import Target
+from ..settings import Settings
+
+
+class Route(Enum):
+    """Where a request goes from the door."""
+
+    CACHE = "cache"
+    """A GET that the cache answers."""
+    CACHED_HEAD = "cached-head"
+    """A HEAD: the cache answers it if it has the response, its origin if not."""
+    FORWARD = "forward"
+    """To its origin, past the cache."""
+    TUNNEL = "tunnel"
+    """A CONNECT."""
+    NO_FURTHER = "no-further"
+    """Its Max-Forwards is 0 (RFC 9110 §7.6.2)."""
+    LOOP = "loop"
+    """It has been here before (RFC 9110 §7.6.3)."""
+    UNAVAILABLE = "unavailable"
+    """The proxy is starting, stopping, or has no valid settings."""
+
+
+class Admission:
+    """Decides by what a request says and how the proxy is. ``via``: our name in Via."""
+
+    def __init__(self, via: str) -> None:
+        self.settings: Settings | None = None
+        self.is_open = False
+        """Whether there is a cache, and the proxy is not about to stop."""
+        self.is_stopping = False
+        self._via = via
+
+    def route(
+        self, method: str, target: Target, via: Sequence[str], *, cacheable: bool = True, plain: bool = True,
+        hops: int | None = None,
+    ) -> Route:  # fmt: skip
+        """``via``: values of its Via. ``cacheable``: whether its origin is asked for what the target says. ``plain``:
+        has neither a body nor an Upgrade. ``hops``: of its Max-Forwards."""
+        settings = self.settings
+        if hops == 0:
+            return Route.NO_FURTHER
+        if settings is None or not self.is_open:
+            return Route.UNAVAILABLE
+        if via and any(self._via in value for value in via):
+            return Route.LOOP
+        if method not in ("GET", "HEAD") or not cacheable or not settings.caches(target.host, target.port):
+            return Route.FORWARD
+        if method == "HEAD":
+            return Route.CACHED_HEAD
+        return Route.CACHE if plain else Route.FORWARD
+
+    def route_connect(self) -> Route:
+        """A CONNECT needs no cache: it may pass while that is being opened."""
+        return Route.UNAVAILABLE if self.settings is None or self.is_stopping else Route.TUNNEL

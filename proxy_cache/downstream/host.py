@@ -1,0 +1,76 @@
+"""What a lane needs of the proxy around it. (mitmproxy's side of it is :mod:`mitm.lane_host`.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..caching.answers import Answer, Exchange
+from ..caching.cache import Cache
+from ..runtime.batches import Stage
+from ..semantics.headers import Headers
+from ..semantics.keys import Target
+from ..semantics.limits import HeadLimits
+from ..semantics.policy import Policy
+from ..wire.requests import Request
+from .admission import Admission
+from .records import RequestRecord
+
+
+class Host(Protocol):
+    """Answers for one client's connection."""
+
+    via: str
+    admission: Admission
+    client: str
+    """Who the client is, for fairness and the log."""
+    head_limits: HeadLimits
+    sends: Stage
+    ends: Stage
+    known: dict[bytes, tuple[Request, Target, str]]
+    """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
+    come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
+    that make the keys."""
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether a rule of the operator's may tell clients apart that send the same bytes."""
+
+    @property
+    def half_closed_clients(self) -> bool:
+        """Whether a client that sends no more is to have its answers."""
+
+    def lane_lost(self) -> None:
+        """The client's connection is gone."""
+
+    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+        """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
+
+    def lane_cache(self) -> Cache | None:
+        """The cache, while nobody else has to see requests."""
+
+    def lane_target(self, text: str) -> Target | None:
+        """What a request asks for, unless that is mitmproxy's to answer."""
+
+    def lane_policy(self, request: Request, target: Target) -> Policy:
+        """What the operator has ruled for it."""
+
+    def lane_is_detached(self) -> None:
+        """mitmproxy has the connection."""
+
+    def lane_is_back(self) -> None:
+        """The lane has it again."""
+
+    def lane_child_is_idle(self, handed: int) -> bool:
+        """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
+
+    def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
+
+    def lane_begin(self, exchange: Exchange) -> RequestRecord: ...
+
+    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
+        """The exchange is over, and is closed."""
+
+    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...

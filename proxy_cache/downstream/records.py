@@ -1,0 +1,50 @@
+"""What is noted of a request while it is being answered."""
+
+from __future__ import annotations
+
+import time
+
+from ..caching.answers import Exchange
+from .body_sender import BodySender
+
+
+class RequestRecord:
+    """One request that is being answered: for the access log, the metrics, and the client that may leave."""
+
+    __slots__ = (
+        "cut",
+        "exchange",
+        "first",
+        "is_counted",
+        "is_passed_on",
+        "made",
+        "sender",
+        "size",
+        "source",
+        "started",
+        "status",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        self.started = time.monotonic()
+        self.exchange = exchange
+        self.sender: BodySender | None = None
+        self.first: bytes | None = None
+        """Bytes that were read from the body already."""
+        self.source = "forwarded"
+        self.size = 0
+        self.cut = ""
+        """Who broke the response off (``client``, ``origin``, ``proxy``), where its ``sender`` doesn't tell."""
+        self.status = 0
+        """What the client was sent, where that isn't the response's."""
+        self.is_passed_on = False
+        """Whether mitmproxy has begun to send a response that is not the cache's."""
+        self.is_counted = False
+        """Whether it was counted as forwarded."""
+        self.made: object = None
+        """The response to its flow that we have made. Another one is another addon's."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the client of a flow has been sent a head."""
+        return self.is_passed_on or (self.sender is not None and self.sender.is_begun)

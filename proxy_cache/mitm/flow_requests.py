@@ -1,0 +1,436 @@
+"""Requests that are mitmproxy's flows: each goes through the one door, and is answered, forwarded or refused here.
+
+What answers have in them is decided in :mod:`caching.cache`; how they reach the client in :mod:`.layers`. An exception
+in a hook would let mitmproxy forward the request past the cache and its limiter, so whatever sees a request here
+catches everything and answers 502 itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import http
+from mitmproxy.connection import Client, Connection
+from mitmproxy.flow import Error
+
+from ..app import App
+from ..caching.answers import Answer, Exchange
+from ..caching.cache import Cache
+from ..caching.fills.waiting import ClientGone
+from ..downstream.admission import Route
+from ..downstream.body_sender import BodySender
+from ..downstream.records import RequestRecord
+from ..semantics.headers import Headers
+from ..semantics.limits import HeadLimits
+from ..semantics.methods import is_safe
+from ..semantics.signatures import without_parameters
+from ..wire.head_checks import RefusedHead
+from . import compat, plain_flows
+from .account import end_flow, end_refused
+from .flows import (
+    address,
+    error_status,
+    error_type,
+    has_body,
+    headers_for_origin,
+    host_is_the_clients,
+    interim_sender,
+    means_its_target,
+    method_of,
+    refusal,
+    response_for,
+    target_of,
+)
+from .late_hooks import make_whole, may_stream, wants_whole
+from .max_forwards import final_answer, hops_left
+from .metadata import FORWARD_REASON
+from .observers import FlowObservers, is_for_origin
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+logger = logging.getLogger(__name__)
+
+LEFT_BEHIND = 60.0
+"""Seconds after its client has gone, at which a request that nothing has ended is. Hooks may run on for a while."""
+
+
+class FlowRequests:
+    """What our hooks do for flows, and what our layers report (:class:`.layers.Recorder`)."""
+
+    def __init__(self, app: App, addon: CacheAddon, observers: FlowObservers) -> None:
+        self._app = app
+        self._addon = addon
+        self._observers = observers
+        self.via = app.via
+        self.failed = app.failed
+        self.tunnels = addon.tunnels
+        self._records: dict[str, RequestRecord] = {}
+        """By the flows' ids."""
+        self._by_client: dict[str, set[http.HTTPFlow]] = {}
+
+    @property
+    def head_limits(self) -> HeadLimits:
+        return self._app.head_limits
+
+    @property
+    def origin_timeout(self) -> float:
+        return self._app.origin_timeout
+
+    # -- the hooks, in the order in which they are called ---------------------------------------------------------
+
+    def begin(self, flow: http.HTTPFlow) -> None:
+        """The hook ``requestheaders``, see :mod:`.late_hooks`."""
+        self._records[flow.id] = record = self._app.accounts.begin()
+        self._by_client.setdefault(flow.client_conn.id, set()).add(flow)
+        if flow.error is not None and flow.error.msg != Error.KILLED_MESSAGE:
+            record.status = 400  # mitmproxy finds that it is none
+        if flow.response is not None or flow.error is not None:
+            return
+        try:
+            if not compat.LAYERS.is_on:
+                plain_flows.check_request(flow.request, self.head_limits)
+            if hops_left(flow.request) == 0 or has_body(flow):
+                route = self._admit(flow)
+                if route is not None and has_body(flow) and may_stream(flow):
+                    flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
+                    if not compat.LAYERS.is_on:
+                        plain_flows.clean_request(flow, self.via, has_body=True)
+            if flow.response is not None:
+                flow.request.stream = False
+            elif flow.request.stream and has_body(flow):
+                self._forwarded(flow, record)
+        except RefusedHead as refused:
+            flow.request.stream = False
+            response = refusal(self._app.heads, refused.status, refused.error, refused.detail)
+            response.headers["Connection"] = "close"
+            self._made(flow, response, "error")
+        except Exception as error:
+            self._refuse(flow, error)
+
+    async def answer_request(self, flow: http.HTTPFlow) -> None:
+        """The hook ``request``, see :mod:`.late_hooks`."""
+        if flow.request.stream and has_body(flow):
+            return  # its origin has it: a response is the origin's, early, or one that comes too late to be sent
+        if flow.response is not None or flow.error is not None:
+            record = self._records.get(flow.id)
+            if flow.response is not None and record is not None and flow.response is not record.made:
+                record.source = "addon"
+            return
+        try:
+            app = self._app
+            if app.cache is None and app.started is not None and app.settings is not None:
+                await app.started.wait()
+            match self._admit(flow):
+                case None:
+                    return
+                case Route.CACHE:
+                    await self._answer(flow)
+                    if await make_whole(flow, app.heads, always=not compat.LAYERS.is_on):
+                        record = self._records[flow.id]
+                        record.sender = None
+                        if flow.response is not record.made:  # its body has broken off
+                            record.made, record.source = flow.response, "error"
+                case Route.CACHED_HEAD:
+                    await self._answer_head(flow)
+            if flow.response is None:
+                if not compat.LAYERS.is_on:
+                    plain_flows.clean_request(flow, self.via, has_body=has_body(flow))
+                self._forwarded(flow, self._records.get(flow.id))
+        except Exception as error:
+            self._refuse(flow, error)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.response is None or isinstance(flow.response.stream, BodySender):
+            return
+        try:
+            record = self._records.get(flow.id)
+            if flow.response.status_code == 101 or record is None:
+                return
+            if flow.request.stream:
+                self._forwarded(flow, record)
+            from_origin = record.source == "forwarded"
+            if from_origin:
+                if flow.response.raw_content is not None:
+                    record.source = "addon"  # an origin's has not come yet
+                    from_origin = False
+                else:
+                    self._pass_on(flow, record)
+            self._learn(flow, record, from_origin=from_origin)
+        except Exception as error:
+            self.failed(error)
+
+    def _pass_on(self, flow: http.HTTPFlow, record: RequestRecord) -> None:
+        """An origin's response, on its way to the client."""
+        assert flow.response is not None
+        if not compat.LAYERS.is_on:  # there is no layer of ours that would make its head a clean one
+            try:
+                plain_flows.clean_response(flow, self.via, self.forward_reason(flow))
+            except RefusedHead:
+                flow.kill()  # too late for another response
+                return
+        if not wants_whole(flow):
+            record.is_passed_on = True
+            flow.response.stream = _counting(record)
+
+    def _learn(self, flow: http.HTTPFlow, record: RequestRecord, *, from_origin: bool) -> None:
+        """What the response to a HEAD, or to an unsafe method, says of what is stored."""
+        cache, settings = self._app.cache, self._app.settings
+        assert flow.response is not None
+        if cache is None or settings is None or not means_its_target(flow):
+            return
+        if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
+            self._head_answered(flow, record, cache)
+        elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
+            target = target_of(flow)
+            policy = settings.rules.policy_for(flow, method=b"GET")  # what is stored came with one
+            key = without_parameters(target.key, policy.key_ignores)
+            cache.invalidate(target, Headers(flow.response.headers.fields), key)
+
+    def ended(self, flow: http.HTTPFlow, note: str = "") -> None:
+        """The hooks ``response`` and ``error``. ``note``: of the latter."""
+        record = self._records.pop(flow.id, None)
+        flows = self._by_client.get(flow.client_conn.id)
+        if flows is not None:
+            flows.discard(flow)
+            if not flows:
+                del self._by_client[flow.client_conn.id]
+        if record is not None:
+            end_flow(self._app.accounts, flow, record, note, self.forward_reason(flow))
+
+    # -- clients that leave ---------------------------------------------------------------------------------------
+
+    def client_gone(self, client: Client) -> None:
+        flows = self._by_client.get(client.id, ())
+        for flow in list(flows):
+            record = self._records.get(flow.id)
+            if record is not None and record.exchange is not None:
+                record.exchange.client_gone()
+        if flows:
+            asyncio.get_running_loop().call_later(LEFT_BEHIND, self._end_left_behind, client.id)
+
+    def cut(self) -> None:
+        """The proxy ends: so do all responses."""
+        for record in list(self._records.values()):
+            if record.exchange is not None:
+                record.exchange.client_gone()
+
+    def stream_gone(self, flow: http.HTTPFlow) -> None:
+        """The client wants no answer any more. Over HTTP/2 (RST_STREAM) its connection goes on."""
+        record = self._records.get(flow.id)
+        if record is None:
+            return
+        if record.exchange is not None:
+            record.exchange.client_gone()
+        else:  # another addon still has the request
+            record.cut = "client"
+
+    def _end_left_behind(self, client_id: str) -> None:
+        """mitmproxy ends a flow with one of two hooks, ``response`` or ``error``, unless something in it fails."""
+        for flow in list(self._by_client.get(client_id, ())):
+            self.ended(flow, "client disconnected")
+
+    # -- flows that nobody else sees ------------------------------------------------------------------------------
+
+    def is_alone_with(self, flow: http.HTTPFlow) -> bool:
+        """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
+        try:
+            return (
+                not self._observers.has_observers()
+                and self._route(flow) is Route.CACHE
+                and is_for_origin(flow.request)
+                and flow.error is None
+            )
+        except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves
+            self.failed(error)
+            return False
+
+    def run_hook(self, name: str, flow: http.HTTPFlow) -> bool:
+        """Call our own hook for a flow that we are alone with. ``False`` if it has to wait."""
+        match name:
+            case "request":
+                return self._request_now(flow)
+            case "requestheaders":
+                self.begin(flow)
+            case "responseheaders":
+                self.responseheaders(flow)
+            case "response":
+                self.ended(flow)
+            case "error":
+                self.ended(flow, flow.error.msg if flow.error else "error")
+        return True
+
+    def _request_now(self, flow: http.HTTPFlow) -> bool:
+        """Answer a GET if that takes no waiting."""
+        if flow.response is not None:
+            return True
+        try:
+            if self._admit(flow) is None:
+                return True
+            assert self._app.cache is not None
+            answer = self._app.cache.get_now(self._exchange(flow))
+            if answer is not None:
+                self._app.metrics.answered(answer.source, False)
+                self._respond(flow, answer)
+            return answer is not None
+        except Exception as error:
+            self._refuse(flow, error)
+            return True
+
+    # -- answering ------------------------------------------------------------------------------------------------
+
+    def _route(self, flow: http.HTTPFlow) -> Route:
+        request = flow.request
+        return self._app.admission.route(
+            request.method,
+            target_of(flow),
+            request.headers.get_all("via"),
+            cacheable=means_its_target(flow),
+            plain="upgrade" not in request.headers and not has_body(flow),
+            hops=hops_left(request),
+        )
+
+    def _admit(self, flow: http.HTTPFlow) -> Route | None:
+        """Where the request goes; ``None`` if it goes nowhere, and is answered here."""
+        route = self._route(flow)
+        if route is Route.NO_FURTHER:
+            settings = self._app.settings
+            secret = settings.rules.base.credentials if settings is not None else frozenset[str]()
+            self._made(flow, final_answer(flow, self.via, secret), "own")
+        elif route is Route.LOOP:
+            self._respond(flow, self._app.heads.loop_detected())
+        elif route is Route.UNAVAILABLE:
+            self._made(flow, refusal(self._app.heads, 503, "proxy_internal_error", "not ready"), "error")
+        return route if flow.response is None else None
+
+    def _exchange(self, flow: http.HTTPFlow) -> Exchange:
+        """What the cache needs to know of a request; made once, and found again when the client leaves."""
+        record = self._record(flow)
+        if record.exchange is None:
+            assert self._app.settings is not None
+            policy = self._app.settings.rules.policy_for(flow)
+            headers = headers_for_origin(flow, self.via)
+            record.exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
+            record.exchange.gone = record.cut == "client"
+        return record.exchange
+
+    async def _answer(self, flow: http.HTTPFlow) -> None:
+        app = self._app
+        assert app.cache is not None
+        exchange = self._exchange(flow)
+        exchange.on_interim = interim_sender(flow.client_conn, flow.request.http_version)
+        try:
+            answer = await app.cache.get(exchange)
+        except ClientGone as gone:
+            # Nobody reads this. It is there for other addons, and so that nothing lets the request through.
+            self._respond(flow, app.heads.overloaded("canceled", 1))
+            logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
+            return
+        app.metrics.answered(answer.source, exchange.collapsed)
+        self._respond(flow, answer)
+
+    async def _answer_head(self, flow: http.HTTPFlow) -> None:
+        app = self._app
+        assert app.cache is not None
+        exchange = self._exchange(flow)
+        answer = await app.cache.head(exchange)
+        if isinstance(answer, str):
+            if not exchange.wanted.only_if_cached:
+                flow.metadata[FORWARD_REASON] = answer
+                return
+            answer = app.heads.error(504, "http_request_denied", answer, detail="only-if-cached")
+        exchange.close()
+        app.metrics.answered(answer.source, False)
+        answer.body = b""
+        self._respond(flow, answer)
+
+    def _head_answered(self, flow: http.HTTPFlow, record: RequestRecord, cache: Cache) -> None:
+        """A HEAD went to the origin: its answer updates what is stored, or throws it out."""
+        if record.exchange is None or flow.response is None:
+            return
+        if record.exchange.target.key != target_of(flow).key:
+            return  # another addon has sent it elsewhere
+        asked = flow.request.timestamp_end or flow.request.timestamp_start
+        cache.head_answered(record.exchange, Headers(flow.response.headers.fields), asked, time.time())
+
+    def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
+        response = response_for(flow, answer, last=self._app.is_draining)
+        record = self._made(flow, response, answer.source)
+        if isinstance(response.stream, BodySender):
+            record.sender = response.stream
+
+    def _made(self, flow: http.HTTPFlow, response: http.Response, source: str) -> RequestRecord:
+        """Answer with a response of our own."""
+        flow.response = response
+        record = self._record(flow)
+        record.made, record.source = response, source
+        return record
+
+    def _record(self, flow: http.HTTPFlow) -> RequestRecord:
+        record = self._records.get(flow.id)
+        if record is None:
+            record = self._records[flow.id] = self._app.accounts.begin()
+        return record
+
+    def _forwarded(self, flow: http.HTTPFlow, record: RequestRecord | None) -> None:
+        """The request goes past the cache, now or when it is complete."""
+        if record is None or not record.is_counted:
+            self._app.forwarded(flow.request.method)
+        if record is not None:
+            record.is_counted = True
+
+    def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
+        self.failed(error)
+        flow.request.stream = False
+        self._made(flow, refusal(self._app.heads, 502, "proxy_internal_error", type(error).__name__), "error")
+
+    # -- what our layers ask --------------------------------------------------------------------------------------
+
+    def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
+        """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
+        error = error_type(message)
+        detail = message.removeprefix(f"{error}: ")
+        if (record := self._records.get(flow.id)) is not None:
+            record.source, record.is_passed_on = "error", True
+        return refusal(self._app.heads, error_status(error), error, detail, self.forward_reason(flow))
+
+    def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
+        """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted
+        for."""
+        response = refusal(self._app.heads, status, error, detail)
+        if not has_flow:
+            end_refused(self._app.accounts, client, response, detail)
+        return response
+
+    def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
+        return host_is_the_clients(flow)
+
+    def upgrades_are_watched(self) -> bool:
+        return self._observers.watch_upgrades()
+
+    def still_listens(self, client: Client) -> bool:
+        return self._addon.clients.still_listens(client)
+
+    def is_outdated(self, connection: Connection) -> bool:
+        return self._addon.forward_trust.is_outdated(connection)
+
+    def layer_chosen(self, client: Client, layer: Any) -> None:
+        self._addon.clients.layer_chosen(client, layer)
+
+    def forward_reason(self, flow: http.HTTPFlow) -> str:
+        """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
+        default = "bypass" if flow.request.method in ("GET", "HEAD") else "method"
+        return str(flow.metadata.get(FORWARD_REASON, default))
+
+
+def _counting(record: RequestRecord) -> Any:
+    """Stream a forwarded body through, and count its bytes."""
+
+    def through(data: bytes) -> bytes:
+        record.size += len(data)
+        return data
+
+    return through

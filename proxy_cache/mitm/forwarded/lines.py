@@ -1,0 +1,26 @@
+"""Where the lines of a head end in what a connection has brought, within the limits."""
+
+from __future__ import annotations
+
+from h11._receivebuffer import ReceiveBuffer
+
+from ...semantics.limits import HeadLimits
+from ...wire.head_checks import RefusedHead
+
+
+def line_break(data: bytearray, at: int) -> int:
+    """Bytes of the line break at this place, if there is one."""
+    return 1 if data[at : at + 1] == b"\n" else 2 if data[at : at + 2] == b"\r\n" else 0
+
+
+def lines_of(buf: ReceiveBuffer, limits: HeadLimits, status: int, error: str) -> list[bytes] | None:
+    """The lines of the head that ``buf`` begins with. Raises :class:`RefusedHead` if it gets too long before its end.
+    A search goes on where the last one ended: the head may come byte by byte."""
+    lines = buf.maybe_extract_lines()
+    if lines is not None:
+        return [bytes(line) for line in lines] or [b""]
+    if len(buf) > limits.line and status == 431 and b"\n" not in buf._data[: limits.line]:
+        raise RefusedHead(414, error, f"a request line of more than {limits.line} bytes")
+    if len(buf) > limits.total:
+        raise RefusedHead(status, error, f"more than {limits.total} bytes")
+    return None

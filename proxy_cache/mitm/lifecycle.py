@@ -1,0 +1,128 @@
+"""How the proxy starts and stops within mitmproxy: what of mitmproxy's has to be as it is meant to be, and in which
+order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mitmproxy import ctx
+
+from ..app import StartError, wait_for
+from ..runtime import collector, loop
+from . import compat, option_names, start
+from .listening import close_connections, human_size, listen_again, raise_file_limit, stop_listening, welcome_bursts
+from .reload import settle_connection_lines, stop_watching
+
+if TYPE_CHECKING:
+    from .addon import CacheAddon
+
+logger = logging.getLogger(__name__)
+
+_closing: asyncio.Task[None] | None = None
+"""The shutdown of an earlier instance in this process (a reloaded script), which still holds its cache folder."""
+
+
+class Lifecycle:
+    """Starts and stops one instance, when the one before it has let go of everything."""
+
+    def __init__(self, addon: CacheAddon) -> None:
+        self._addon = addon
+        self._app = addon.app
+        self._starting: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        # A task and not a coroutine: on a reload mitmproxy calls the hook for it where it cannot await.
+        self._app.started = asyncio.Event()
+        self._starting = asyncio.get_running_loop().create_task(self._start(self._app.started, _closing))
+        return self._starting
+
+    async def _start(self, started: asyncio.Event, earlier: asyncio.Task[None] | None) -> None:
+        """Open everything, when an ``earlier`` instance has let go of it. Whoever waits for it gets an answer."""
+        try:
+            await wait_for(earlier)
+            if not self._app.is_draining:  # the next one, or the end, has come meanwhile
+                await self._open()
+        except StartError as error:
+            logger.error("%s", error)
+            self._app.dismiss()
+        except Exception as error:
+            self._app.dismiss()
+            self._app.failed(error)
+        finally:
+            started.set()
+
+    async def _open(self) -> None:
+        addon, app = self._addon, self._app
+        if app.settings is None:
+            return  # configure has said why; mitmproxy stops
+        if unknown := option_names.unknown(ctx.options):
+            for complaint in unknown:
+                logger.error("%s", complaint)
+            app.dismiss()
+            return
+        if not ctx.options.dev_reload:
+            stop_watching(addon)
+        # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
+        ctx.options.update(connection_strategy="lazy")
+        addon.reload.started()
+        addon.reload.quieten(ctx.options)
+        settle_connection_lines(ctx.options)
+        start.open_log(app.access_log)
+        compat.tell()
+        if ctx.options.tune_event_loop:
+            loop.tell()
+        raise_file_limit()
+        proxyserver = ctx.master.addons.get("proxyserver")
+        await listen_again(proxyserver)
+        welcome_bursts(proxyserver, addon.clients, tuned=ctx.options.tune_event_loop)
+        collector.calm()
+        app.names.install(asyncio.get_running_loop())
+        addon.dialling.install()
+        await app.open()
+        addon.clients.sweep()
+        if compat.LANE.is_on:
+            addon.clients.lane_cache()
+        assert app.store is not None
+        assert app.settings is not None
+        limits, store = app.settings.limits, app.store
+        logger.info(
+            "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
+            app.settings.cache_dir,
+            f"{len(store.index)} entries, {human_size(store.size)}",
+            human_size(store.capacity),
+            f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
+            app.metrics_at,
+        )
+        start.check_space(store.space)
+        if compat.LISTENING.is_on:
+            start.say_what_is_next(proxyserver)
+
+    def stop(self) -> asyncio.Task[None] | None:
+        global _closing
+        try:
+            _closing = asyncio.get_running_loop().create_task(self._stop(_closing))
+        except RuntimeError:
+            return None
+        _closing.add_done_callback(lambda _: self._addon.reload.stop())
+        return _closing
+
+    async def _stop(self, earlier: asyncio.Task[None] | None) -> None:
+        """Stop accepting, let running responses finish for ``shutdown_grace`` seconds, close the store."""
+        addon, app = self._addon, self._app
+        app.refuse_new()
+        # A script may be reloaded, or the process end, before an instance has started, or the one before it stopped.
+        await wait_for(earlier, self._starting)
+        proxyserver = ctx.master.addons.get("proxyserver")
+        if proxyserver:
+            await stop_listening(proxyserver)
+        addon.dialling.uninstall()
+        app.names.uninstall()
+        app.collector.stop()
+        if app.is_running:
+            await app.drain()
+            addon.flows.cut()
+            if proxyserver:
+                await close_connections(proxyserver, addon.clients)
+        await app.close()

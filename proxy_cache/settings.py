@@ -1,0 +1,78 @@
+"""What the operator has set, as frozen values. They are made of mitmproxy's options, in :mod:`mitm.option_values`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .caching.fills.table import SpanSettings
+from .caching.limiter import Limits
+from .caching.serving import CacheSettings
+from .semantics.keys import Target
+from .semantics.limits import HeadLimits
+from .semantics.policy import Policy
+from .semantics.redaction import Rules as RedactionRules
+from .store.store import Room
+from .upstream.origin import OriginSettings
+
+
+class Rules(Protocol):
+    """Rules that name requests, in whatever language."""
+
+    @property
+    def base(self) -> Policy:
+        """For requests that no rule speaks of."""
+
+    @property
+    def are_none(self) -> bool: ...
+
+    @property
+    def ask_clients(self) -> bool:
+        """Whether two clients that send the same bytes may have different policies."""
+
+    def policy(self, target: Target, method: bytes, flow: Callable[[], Any]) -> Policy:
+        """What applies to a request. ``flow`` makes what the rules are asked about, if the target does not decide."""
+
+    def policy_for(self, flow: Any, method: bytes | None = None) -> Policy:
+        """The same for a flow, as if it had this ``method``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options, checked and typed: what the operator wants, and no more of it than that."""
+
+    cache_dir: Path
+    room: Room
+    memory: int
+    verify_rate: int
+    cache_hosts: tuple[re.Pattern[str], ...]
+    limits: Limits
+    head_limits: HeadLimits
+    origin: OriginSettings
+    cache: CacheSettings
+    rules: Rules
+    default_ttl: int
+    spans: SpanSettings
+    quick_abort_max: int
+    quick_abort_timeout: int
+    spill_max: int
+    metrics_listen: tuple[str, int] | None
+    access_log: bool
+    redaction: RedactionRules
+    fast_lane: bool
+    half_closed_clients: bool
+    shutdown_grace: int
+
+    def caches(self, host: str, port: int) -> bool:
+        """Whether GETs for this host go through the cache."""
+        return not self.cache_hosts or is_one_of(self.cache_hosts, host, port)
+
+
+def is_one_of(patterns: Iterable[re.Pattern[str]], host: str, port: int) -> bool:
+    """Whether a host, with or without its port, matches one of these (``cache_hosts``)."""
+    name = host.lower()
+    with_port = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return any(pattern.match(name) or pattern.match(with_port) for pattern in patterns)
