@@ -24,6 +24,9 @@ from .records import RequestRecord
 class Counts(Protocol):
     """The metrics that are about ends."""
 
+    def answered(self, source: str, collapsed: bool) -> None:
+        """There is an answer of the cache's. ``collapsed``: somebody else had begun to fetch it."""
+
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
 
@@ -62,6 +65,10 @@ class Accounts:
         record = RequestRecord(exchange)
         self._unfinished.add(record)
         return record
+
+    def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
+        """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
+        self._counts.answered(answer.source, exchange is not None and exchange.collapsed)
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""

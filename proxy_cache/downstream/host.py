@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
 from ..runtime.batches import Stage
 from ..semantics.headers import Headers
@@ -13,8 +12,8 @@ from ..semantics.keys import Target
 from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
 from ..wire.requests import Request
+from .account import Accounts
 from .admission import Admission
-from .records import RequestRecord
 
 
 class Host(Protocol):
@@ -22,6 +21,7 @@ class Host(Protocol):
 
     via: str
     admission: Admission
+    accounts: Accounts
     client: str
     """Who the client is, for fairness and the log."""
     head_limits: HeadLimits
@@ -65,12 +65,5 @@ class Host(Protocol):
         """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
-
-    def lane_begin(self, exchange: Exchange) -> RequestRecord: ...
-
-    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
-        """The exchange is over, and is closed."""
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
 
     def failed(self, error: Exception) -> None: ...

@@ -244,7 +244,7 @@ class Lane(asyncio.Protocol):
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
-            record = self.host.lane_begin(exchange)
+            record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
@@ -291,7 +291,7 @@ class Lane(asyncio.Protocol):
                 self._run(self._finish(request, exchange, record, cache, None, alone=alone))
             return
         try:
-            self.host.lane_answered(exchange, answer)
+            self.host.accounts.answered(answer, exchange)
             complete = whole(request, answer, record)
             if complete is None:
                 self._run(self._finish(request, exchange, record, cache, answer))
@@ -316,7 +316,7 @@ class Lane(asyncio.Protocol):
     def _at_once(self, request: Request, exchange: Exchange, record: RequestRecord, answer: Answer) -> bool:
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
-            self.host.lane_answered(exchange, answer)
+            self.host.accounts.answered(answer, exchange)
             complete = whole(request, answer, record)
             if complete is None:
                 return False
@@ -398,7 +398,7 @@ class Lane(asyncio.Protocol):
     def _done(self, record: RequestRecord, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
         self._since = time.monotonic()
-        self.host.lane_end(record, answer, note)
+        self.host.accounts.lane_ended(record, answer, self.host.client, note)
         if close:
             self._transport.close()
 

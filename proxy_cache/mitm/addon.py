@@ -52,7 +52,7 @@ class CacheAddon:
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
-        self.flows = FlowRequests(app, self, self.observers)
+        self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(self)
         self.lifecycle = Lifecycle(self)

@@ -21,7 +21,7 @@ from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS
 from ..wire.requests import repeatable
 from .compat import client_writer
-from .metadata import HAS_BODY
+from .metadata import FORWARD_REASON, HAS_BODY
 
 
 def means_its_target(flow: http.HTTPFlow) -> bool:
@@ -157,6 +157,11 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
             send_interim(writer.transport, status, headers)
 
     return send
+
+
+def forward_reason(flow: http.HTTPFlow) -> str:
+    """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
+    return str(flow.metadata.get(FORWARD_REASON, "bypass" if flow.request.method in ("GET", "HEAD") else "method"))
 
 
 def is_bodiless(flow: http.HTTPFlow) -> bool:

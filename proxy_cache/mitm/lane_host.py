@@ -12,9 +12,7 @@ from mitmproxy import ctx
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
-from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..downstream.records import RequestRecord
 from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -79,7 +77,7 @@ class ClientLane:
         self._clients = clients
         self._app = app = clients.app
         self.via = app.via
-        self.admission = app.admission
+        self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         peername = transport.get_extra_info("peername")
         self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = app.sends, app.ends
@@ -162,15 +160,3 @@ class ClientLane:
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
         return partial(send_interim, self._transport) if http11 else None
-
-    def lane_begin(self, exchange: Exchange) -> RequestRecord:
-        return self._app.accounts.begin(exchange)
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
-        self._app.metrics.answered(answer.source, exchange.collapsed)
-
-    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
-        self._app.accounts.lane_ended(record, answer, self.client, note)
-
-    def failed(self, error: Exception) -> None:
-        self._app.failed(error)

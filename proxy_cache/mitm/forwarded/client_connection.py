@@ -29,7 +29,7 @@ from ...semantics.limits import HeadLimits
 from ...wire.head_checks import RefusedHead, checked_request
 from ..tls_close import say_closed
 from .chunk_reader import ChunkReader
-from .lines import line_break, lines_of
+from .head_limits import line_break, lines_of
 from .outcome import BadBody
 from .requests import request_of
 

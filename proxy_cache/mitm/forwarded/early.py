@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -47,6 +48,15 @@ class EarlyAnswers(ToldApart):
     def is_unread(self) -> bool:
         """Whether the whole response has been sent, and the request is still being taken on to its origin."""
         return bool(self.client_state == self.state_stream_request_body and self.server_state == self.state_done)
+
+    def send_own(self, response: http.Response) -> layer.CommandGenerator[None]:
+        """A whole response of our own to the client."""
+        client = self.context.client
+        content = b"" if self.flow.request.method == "HEAD" else response.raw_content or b""
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not content), client)
+        if content:
+            yield SendHttp(http_events.ResponseData(self.stream_id, content), client)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
 
     def end_response(self) -> layer.CommandGenerator[None]:
         """The origin has answered, and reads on. mitmproxy would keep the end of the response until that of the request

@@ -42,8 +42,7 @@ from ..tls_close import was_cut_short, watch
 from .chunk_reader import ChunkReader
 from .disconnects import was_reset
 from .framing import settle_framing
-from .http2 import limit_http2
-from .lines import lines_of
+from .head_limits import limit_http2, lines_of
 from .sent import ConnectionExpired, SentRequest
 from .timeouts import SilenceTimer
 
