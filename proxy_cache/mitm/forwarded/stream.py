@@ -20,14 +20,15 @@ from ...downstream.respond import interim_head
 from ...semantics.headers import Headers
 from ...semantics.status_fields import cache_status
 from ...semantics.texts import brief
-from ...wire.head_checks import why_malformed_request, why_malformed_response
+from ...wire.head_checks import RefusedHead, why_malformed_response
 from ..compat import client_writer
 from ..connect import TunnellingStream
 from ..flows import forward_reason, host_is_the_clients
 from ..metadata import HAS_BODY
-from . import heads, requests
+from . import heads
 from .early import is_http1
 from .origin_connection import BROKEN_OFF
+from .requests import check_binary
 from .sent import ConnectionExpired
 from .trailers import MalformedTrailers
 
@@ -61,14 +62,11 @@ class ForwardingStream(TunnellingStream):
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         """What came over HTTP/1 has been looked at, line by line, where it was read."""
         if request and not self.is_http1:
-            data = self.flow.request.data
-            fields = self.flow.request.headers.fields
-            why = why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)
-            if why is None and self.mode is not HTTPMode.transparent:
-                why = requests.why_no_target(self.flow.request)
-            too_large = self.flows.app.head_limits.why_too_large(fields, len(data.path) + len(data.authority))
-            if why is not None or too_large is not None:
-                yield from self._refuse(400 if why else 431, why or too_large or "")
+            names_target = self.mode is not HTTPMode.transparent
+            try:
+                check_binary(self.flow.request, self.flows.app.head_limits, names_target=names_target)
+            except RefusedHead as refused:
+                yield from self._refuse(refused)
                 return True
             if self.has_body and "content-length" not in self.flow.request.headers:
                 self.flow.metadata[HAS_BODY] = True
@@ -87,9 +85,9 @@ class ForwardingStream(TunnellingStream):
                 return True
         return (yield from super().check_invalid(request))
 
-    def _refuse(self, status: int, why: str) -> layer.CommandGenerator[None]:
+    def _refuse(self, refused: RefusedHead) -> layer.CommandGenerator[None]:
         """Answer a request that no hook has seen, over HTTP/2."""
-        response = self.flows.refused(self.context.client, status, "http_request_error", why)
+        response = self.flows.refused(self.context.client, refused.status, refused.error, refused.detail)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield from self.send_own(response)
