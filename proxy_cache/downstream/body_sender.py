@@ -145,8 +145,8 @@ class BodySender:
     def _write_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
         """From the page cache to the socket, how much; 0 if it isn't there."""
         descriptor = writer.get_extra_info("socket").fileno()
-        most = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
-        if isinstance(file, Reader) and (place := file.in_file(most)):
+        limit = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
+        if isinstance(file, Reader) and (place := file.in_file(limit)):
             try:
                 count = os.sendfile(descriptor, *place)
             except BlockingIOError:
@@ -158,7 +158,7 @@ class BodySender:
             else:
                 file.skip(count)
                 return count
-        found = file.read_into(_buffer[:most])
+        found = file.read_into(_buffer[:limit])
         if found is None:
             return 0
         try:

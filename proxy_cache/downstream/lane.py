@@ -30,7 +30,7 @@ from .body_sender import CONGESTED
 from .host import Host
 from .outcome import LEFT, NO_STATUS
 from .records import RequestRecord
-from .respond import READ_AHEAD, send, whole
+from .respond import READ_AHEAD, immediate, send
 from .socket_writer import SocketWriter
 
 REMEMBER = 4096
@@ -292,7 +292,7 @@ class Lane(asyncio.Protocol):
             return
         try:
             self.host.accounts.answered(answer, exchange)
-            complete = whole(request, answer, record)
+            complete = immediate(request, answer, record)
             if complete is None:
                 self._run(self._finish(request, exchange, record, cache, answer))
             else:
@@ -317,7 +317,7 @@ class Lane(asyncio.Protocol):
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
             self.host.accounts.answered(answer, exchange)
-            complete = whole(request, answer, record)
+            complete = immediate(request, answer, record)
             if complete is None:
                 return False
             head, body, close = complete

@@ -42,7 +42,7 @@ def _head(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
     return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end
 
 
-def whole(request: Request, answer: Answer, record: RequestRecord) -> tuple[bytes, bytes, bool] | None:
+def immediate(request: Request, answer: Answer, record: RequestRecord) -> tuple[bytes, bytes, bool] | None:
     """Head and body of an answer that can be had without waiting, and whether the connection ends with it."""
     body = answer.body
     if isinstance(body, bytes):

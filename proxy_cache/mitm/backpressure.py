@@ -15,7 +15,7 @@ from mitmproxy.connection import Connection
 from ..runtime.loop import when_hung_up
 from .compat import BACKPRESSURE, io_of
 
-HELD_MOST: Final = 256 * 1024
+MAX_HELD: Final = 256 * 1024
 """Bytes of a client's that wait in mitmproxy before no more is read. asyncio and the kernel hold a little more."""
 
 
@@ -39,13 +39,13 @@ class GatedReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reader, name)
 
-    async def read(self, most: int = -1) -> bytes:
+    async def read(self, size: int = -1) -> bytes:
         while self._opened is not None:
             try:
                 await self._opened
             finally:
                 self._end_watch()
-        return b"" if self._has_left else await self.reader.read(most)
+        return b"" if self._has_left else await self.reader.read(size)
 
     def close_gate(self) -> None:
         if self._opened is None and not self._has_left:

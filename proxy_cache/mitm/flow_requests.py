@@ -44,7 +44,7 @@ from .flows import (
     response_for,
     target_of,
 )
-from .late_hooks import make_whole, may_stream, wants_whole
+from .late_hooks import buffer_body, may_stream, needs_buffering
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
 from .observers import FlowObservers, is_for_origin
@@ -118,7 +118,7 @@ class FlowRequests:
                     return
                 case Route.CACHE:
                     await self._answer(flow)
-                    if await make_whole(flow, app.heads, always=not compat.LAYERS.is_on):
+                    if await buffer_body(flow, app.heads, always=not compat.LAYERS.is_on):
                         record = self._records[flow.id]
                         record.sender = None
                         if flow.response is not record.made:  # its body has broken off
@@ -161,7 +161,7 @@ class FlowRequests:
             except RefusedHead:
                 flow.kill()  # too late for another response
                 return
-        if not wants_whole(flow):
+        if not needs_buffering(flow):
             record.is_passed_on = True
             flow.response.stream = _counting(record)
 

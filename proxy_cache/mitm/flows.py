@@ -108,9 +108,9 @@ def _as_response(answer: Answer, *, http11: bool, head: bool, last: bool) -> htt
 
 def error_type(message: str) -> str:
     """The proxy error type (RFC 9209 §2.3) of what mitmproxy, or our ends of its connections, say of a failure."""
-    said = message.partition(": ")[0]
-    if said in PROXY_ERRORS:
-        return said
+    named = message.partition(": ")[0]
+    if named in PROXY_ERRORS:
+        return named
     message = message.lower()
     if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
         return "dns_timeout"

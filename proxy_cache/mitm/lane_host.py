@@ -148,9 +148,9 @@ class ClientLane:
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""
-        said = self._transport.get_extra_info
+        info = self._transport.get_extra_info
         return Client(
-            peername=said("peername"), sockname=said("sockname"), timestamp_start=time.time(),
+            peername=info("peername"), sockname=info("sockname"), timestamp_start=time.time(),
             proxy_mode=self._mode, state=ConnectionState.OPEN,
         )  # fmt: skip
 

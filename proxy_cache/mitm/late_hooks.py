@@ -74,12 +74,12 @@ def may_stream(flow: http.HTTPFlow) -> bool:
     return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
 
 
-async def make_whole(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool:
+async def buffer_body(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool:
     """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole, or ``always``.
     Whether it was; a body that breaks off makes an error of it."""
     response = flow.response
     sender = response.stream if response is not None else None
-    if response is None or not isinstance(sender, BodySender) or not (always or wants_whole(flow)):
+    if response is None or not isinstance(sender, BodySender) or not (always or needs_buffering(flow)):
         return False
     chunks = []
     try:
@@ -99,16 +99,16 @@ async def make_whole(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool
     return True
 
 
-def wants_whole(flow: http.HTTPFlow) -> bool:
+def needs_buffering(flow: http.HTTPFlow) -> bool:
     """Whether ``modify_body`` changes the body of this response. As in mitmproxy, one that is longer than its option
     ``stream_large_bodies`` is streamed and stays as it is."""
     if flow.response is None or flow.request.method == "HEAD" or not _has_rule("modifybody", flow):
         return False
     if not compat.BODY_RULES.is_on:
         return True
-    most = compat.find("mitmproxy.utils.human:parse_size")(ctx.options.stream_large_bodies)
+    limit = compat.find("mitmproxy.utils.human:parse_size")(ctx.options.stream_large_bodies)
     length: str = flow.response.headers.get("content-length", "")
-    return most is None or not (length.isascii() and length.isdigit()) or int(length) <= most
+    return limit is None or not (length.isascii() and length.isdigit()) or int(length) <= limit
 
 
 def _at_work(name: str) -> Any:

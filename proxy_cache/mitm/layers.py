@@ -33,7 +33,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ..downstream.body_sender import BodySender
-from .backpressure import HELD_MOST, gate_of
+from .backpressure import MAX_HELD, gate_of
 from .compat import client_writer
 from .flow_requests import FlowRequests
 from .flows import is_bodiless
@@ -73,7 +73,7 @@ class CacheStream(ForwardingStream):
         response = self.flow.response
         sender = response.stream if response is not None else None
         if already_streamed or not isinstance(sender, BodySender):
-            yield from self._send_whole(already_streamed)
+            yield from self._send_buffered(already_streamed)
             if self.is_unread:
                 origin_reads = self.context.server.state & ConnectionState.CAN_READ
                 yield from self.end_response() if origin_reads else self.end_early()
@@ -87,7 +87,7 @@ class CacheStream(ForwardingStream):
         finally:
             sender.close()
 
-    def _send_whole(self, already_streamed: bool) -> layer.CommandGenerator[None]:
+    def _send_buffered(self, already_streamed: bool) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but for the content that an addon has given an answer that can have none: a client would
         take it for the next response (RFC 9110 §6.4.1, §9.3.2)."""
         for command in super().send_response(already_streamed):
@@ -198,10 +198,10 @@ class CacheHttpLayer(ConnectionChoice):
         if self._has_failed:
             return False
         server = self.connections.get(self.context.client)
-        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > HELD_MOST:
+        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > MAX_HELD:
             return True
         return any(
-            isinstance(stream, CacheStream) and stream.held > HELD_MOST and stream.is_waiting
+            isinstance(stream, CacheStream) and stream.held > MAX_HELD and stream.is_waiting
             for stream in self.streams.values()
         )
 

@@ -66,10 +66,10 @@ def human_size(size: int) -> str:
 def raise_file_limit() -> None:
     """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
-    if soft < wanted:
+    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < limit:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         except (OSError, ValueError) as error:
             logger.warning("open files stay limited to %d: %s", soft, error)
 

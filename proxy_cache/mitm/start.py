@@ -149,12 +149,12 @@ def what_is_next(proxyserver: Any) -> list[str]:
         if not server.listen_addrs:
             continue
         host, port = server.listen_addrs[0][:2]
-        at = f"http://{_reachable(host)}:{port}"
+        url = f"http://{_reachable(host)}:{port}"
         kind = server.mode.type_name
         if kind in ("regular", "upstream") and not lines:
-            lines.append(f"Next, where clients run:  export http_proxy={at} HTTP_PROXY={at}")
+            lines.append(f"Next, where clients run:  export http_proxy={url} HTTP_PROXY={url}")
         elif kind == "reverse":
-            lines.append(f"In place of {server.mode.data}:  {at}")
+            lines.append(f"In place of {server.mode.data}:  {url}")
     return lines
 
 

@@ -80,7 +80,7 @@ class OriginConnection(Http1Client):
             self.buf = ReceiveBuffer()
             if isinstance(event, events.DataReceived):
                 return
-        elif isinstance(event, events.ConnectionClosed) and (why := self._why_not_whole()) is not None:
+        elif isinstance(event, events.ConnectionClosed) and (why := self._why_incomplete()) is not None:
             # A body without length is complete when its connection was closed, and not when it broke (RFC 9112 §8, and
             # §9.8 of TLS).
             assert self.stream_id is not None
@@ -90,7 +90,7 @@ class OriginConnection(Http1Client):
             return
         yield from super().read_body(event)
 
-    def _why_not_whole(self) -> str | None:
+    def _why_incomplete(self) -> str | None:
         """Why a body is not complete with the connection's end, with its proxy error type."""
         self._silence.end()
         if self._silence.error is not None:
