@@ -34,7 +34,7 @@ class Counts(Protocol):
 
 
 class Accounts:
-    """Ends requests. ``failed`` hears of what raises here, which must not keep anything from ending."""
+    """Begins and ends requests. ``failed`` is told of errors here, which must not keep a request from ending."""
 
     def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
         self.is_logged = False
@@ -87,8 +87,8 @@ class Accounts:
 
         ``url`` as it may be shown. ``status``: that the client was sent, :data:`NO_STATUS` if it was sent none.
         ``headers``: of an answer of our own, which tell the reasons. Where there are none: ``fwd``, why the request
-        was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: words on what has gone
-        wrong.
+        was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: a few
+        words on the failure.
         """
         self._unfinished.discard(record)
         if self._idle is not None and not self._unfinished:

@@ -1,8 +1,8 @@
 """The body of an answer on its way to a client.
 
-To a plain socket a sender writes by itself, as fast as the client takes it: what a fill brings chunk by chunk, a
-stored file by way of one buffer that all connections share, since what it holds is gone to the kernel before anything
-else runs. (Reading into a warm buffer and sending that is faster than sending a memory map, whose pages the kernel has
+To a plain socket a sender writes by itself, as fast as the client takes it: a fill's body chunk by chunk, a stored file
+by way of one buffer that all connections share, which is empty again (the kernel has its bytes) before anything else
+runs. (Reading into a warm buffer and sending that is faster than sending a memory map, whose pages the kernel has
 to map one by one: 3.8 against 2.0 GB/s, measured. And a file that is cut short meanwhile is an error, not a signal.)
 """
 
@@ -109,7 +109,7 @@ class BodySender:
         assert writer is not None
         file = source if isinstance(source, (StoredReader, Reader)) and not self.chunked else None
         if file is not None:
-            # Drained then means empty: what was written before goes first.
+            # Drained then means empty: bytes that were written before go first.
             writer.transport.set_write_buffer_limits(0)
         unbroken = 0
         try:

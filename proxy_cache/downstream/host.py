@@ -1,4 +1,4 @@
-"""What a lane needs of the proxy around it. (mitmproxy's side of it is :mod:`mitm.lane_host`.)"""
+"""The proxy as a lane sees it. (mitmproxy's side of it is :mod:`mitm.lane_host`.)"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Host(Protocol):
     admission: Admission
     accounts: Accounts
     client: str
-    """Who the client is, for fairness and the log."""
+    """The client's address, for fairness and the log."""
     head_limits: HeadLimits
     sends: Stage
     ends: Stage
@@ -50,10 +50,10 @@ class Host(Protocol):
         """The cache, while nobody else has to see requests."""
 
     def lane_target(self, text: str) -> Target | None:
-        """What a request asks for, unless that is mitmproxy's to answer."""
+        """The target of a request; ``None`` if mitmproxy has to answer it."""
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
-        """What the operator has ruled for it."""
+        """The operator's rules for it."""
 
     def lane_is_detached(self) -> None:
         """mitmproxy has the connection."""

@@ -1,4 +1,4 @@
-"""mitmproxy's hooks: short, and left early. What is behind them is built here, once.
+"""mitmproxy's hooks: short, and left early. Everything behind them is built here, once.
 
 The proxy itself is :class:`app.App`. Requests that are flows are answered in :mod:`.flow_requests`; the hooks for them
 are in :mod:`.late_hooks`, behind those of all other addons.
@@ -93,7 +93,7 @@ class CacheAddon:
         return self.lifecycle.stop()
 
     def renew_trust(self) -> None:
-        """Read the certificates that origins are verified by again, for fills and for what is forwarded alike. Those
+        """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
         that can't be read stay as they were."""
         if self.app.settings is None:
             return

@@ -1,4 +1,4 @@
-"""CONNECT, and what follows a 101: bytes both ways, which nobody looks at."""
+"""CONNECT, and connections after a 101: bytes both ways, which nobody looks at."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TunnellingStream(RepeatingStream):
 
     flows: FlowRequests
     _timer: ConnectTimer | None = None
-    """Of what a CONNECT dials."""
+    """Of the connection that a CONNECT dials."""
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         if not TUNNELS.is_on:
@@ -70,7 +70,7 @@ class TunnellingStream(RepeatingStream):
             yield command
 
     def _left_while_dialling(self, why: str) -> layer.CommandGenerator[None]:
-        """The client has gone. mitmproxy ends what was being opened for it, and nobody is here to hear of that."""
+        """The client has gone. mitmproxy ends the connection that was being opened for it, and tells nobody."""
         if self._timer is not None:
             self._timer.end()
         self.flows.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)

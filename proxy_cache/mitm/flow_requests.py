@@ -1,8 +1,8 @@
 """Requests that are mitmproxy's flows: each goes through the one door, and is answered, forwarded or refused here.
 
-What answers have in them is decided in :mod:`caching.cache`; how they reach the client in :mod:`.layers`. An exception
-in a hook would let mitmproxy forward the request past the cache and its limiter, so whatever sees a request here
-catches everything and answers 502 itself.
+Answers come from :mod:`caching.cache`, and reach the client by way of :mod:`.layers`. An exception in a hook would let
+mitmproxy forward the request past the cache and its limiter, so every hook for a request catches everything and answers
+502 itself.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LEFT_BEHIND = 60.0
 
 
 class FlowRequests:
-    """What our hooks do for flows, and what our layers ask and report."""
+    """Our hooks for flows, and all that our layers know of the proxy."""
 
     def __init__(
         self, app: App, observers: FlowObservers, clients: Clients, tunnels: Tunnels, forward_trust: ForwardTrust
@@ -85,7 +85,7 @@ class FlowRequests:
             if hops_left(flow.request) == 0 or has_body(flow):
                 route = self._admit(flow)
                 if route is not None and has_body(flow) and may_stream(flow):
-                    flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
+                    flow.request.stream = flow.request.stream or True  # it may be a script's function
                     if not compat.LAYERS.is_on:
                         plain_flows.clean_request(flow, self.app.via, has_body=True)
             if flow.response is not None:
@@ -166,7 +166,7 @@ class FlowRequests:
             flow.response.stream = _counting(record)
 
     def _learn(self, flow: http.HTTPFlow, record: RequestRecord, *, from_origin: bool) -> None:
-        """What the response to a HEAD, or to an unsafe method, says of what is stored."""
+        """Update or drop stored responses after a HEAD, or an unsafe method."""
         cache, settings = self.app.cache, self.app.settings
         assert flow.response is not None
         if cache is None or settings is None or not means_its_target(flow):
@@ -175,7 +175,7 @@ class FlowRequests:
             self._head_answered(flow, record, cache)
         elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
             target = target_of(flow)
-            policy = settings.rules.policy_for(flow, method=b"GET")  # what is stored came with one
+            policy = settings.rules.policy_for(flow, method=b"GET")  # stored responses came with one
             key = without_parameters(target.key, policy.key_ignores)
             cache.invalidate(target, Headers(flow.response.headers.fields), key)
 
@@ -296,7 +296,7 @@ class FlowRequests:
         return route if flow.response is None else None
 
     def _exchange(self, flow: http.HTTPFlow) -> Exchange:
-        """What the cache needs to know of a request; made once, and found again when the client leaves."""
+        """The request for the cache; made once, and found again when the client leaves."""
         record = self._record(flow)
         if record.exchange is None:
             assert self.app.settings is not None
@@ -337,7 +337,7 @@ class FlowRequests:
         self._respond(flow, answer)
 
     def _head_answered(self, flow: http.HTTPFlow, record: RequestRecord, cache: Cache) -> None:
-        """A HEAD went to the origin: its answer updates what is stored, or throws it out."""
+        """A HEAD went to the origin: its answer updates the stored response, or throws it out."""
         if record.exchange is None or flow.response is None:
             return
         if record.exchange.target.key != target_of(flow).key:

@@ -1,4 +1,4 @@
-"""The fast lane's view of mitmproxy: when it is open, which client it is for, and what its requests come to."""
+"""The fast lane's view of mitmproxy: when it is open, which client it is for, and how its requests end."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
-    """What mitmproxy's watchdog of a connection is to do when it thinks that time is up. It looks only before it
-    falls asleep whether it has been disarmed."""
+    """In place of the callback of mitmproxy's watchdog over a connection, which looks only before it falls asleep
+    whether it has been disarmed."""
     if watchdog.blocker:
         await watchdog.watch()
     else:
@@ -38,7 +38,7 @@ Base: TypeAlias = tuple[str, str, int] | None
 
 
 class Targets:
-    """What request lines stand for. What has been found out holds until an option changes."""
+    """The targets of request lines. They are remembered until an option changes."""
 
     def __init__(self) -> None:
         self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
@@ -55,7 +55,7 @@ class Targets:
         self._onboarding_host = None
 
     def find(self, text: str, base: Base) -> Target | None:
-        """What the target of a request line stands for, unless mitmproxy has to answer it."""
+        """The target of a request line; ``None`` if mitmproxy has to answer it."""
         if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
             self._onboarding_host = str(ctx.options.onboarding_host)
             self._keep_host = bool(ctx.options.keep_host_header)
@@ -71,7 +71,7 @@ class Targets:
 
 
 class ClientLane:
-    """What :class:`~downstream.lane.Lane` asks, answered for one client's connection."""
+    """The :class:`~downstream.host.Host` of one client's lane."""
 
     def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, transport: Any) -> None:
         self._clients = clients
@@ -114,7 +114,7 @@ class ClientLane:
         self._disarmed.close()
 
     def lane_is_back(self) -> None:
-        # mitmproxy counts the seconds since it has heard something, and hears nothing of what a lane does.
+        # mitmproxy counts the seconds since the last bytes that it has seen, and sees none of a lane's.
         if self._watchdog is not None:
             self._disarmed.enter_context(self._watchdog.disarm())
 

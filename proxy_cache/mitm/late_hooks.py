@@ -2,10 +2,11 @@
 
 mitmproxy calls the hooks of its scripts before those of most of its own addons. A cache that answered there would
 never see what ``map_remote``, ``modify_headers`` or a script that comes later make of a request. So these two hooks are
-at the end of mitmproxy's chain: what is looked up, stored and fetched is what a plain mitmdump would have sent.
+at the end of mitmproxy's chain: requests are looked up, stored and fetched as a plain mitmdump would have sent
+them.
 
-Responses are another matter: what is stored is what the origin has sent, and other addons change what a client gets of
-it, from the cache or not.
+Responses are another matter: they are stored as the origin has sent them, and other addons change them on their way to
+a client, from the cache or not.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def may_stream(flow: http.HTTPFlow) -> bool:
             addon.request(flow)
     if flow.response is not None or flow.error is not None:
         return False
-    # Who reads the body, or would send it somewhere else when asked again, has to wait for all of it.
+    # An addon that reads the body, or sends it somewhere else when it is asked again, has to wait for all of it.
     return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
 
 

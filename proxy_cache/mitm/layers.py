@@ -126,7 +126,7 @@ class CacheStream(ForwardingStream):
             yield from self.flow_done()
 
     def _break_off(self, sender: BodySender) -> layer.CommandGenerator[None]:
-        """The body ended early. The client must not take what it has for all of it."""
+        """The body ended early. The client must not take it for complete."""
         assert self.flow.response is not None
         sender.break_off(to_the_end=ends_with_connection(self.flow.request, self.flow.response))
         message = f"response broke off after {sender.sent} bytes: {sender.error}"
@@ -185,7 +185,7 @@ class CacheHttpLayer(ConnectionChoice):
             self.connections.setdefault(client, h2_server)
 
     def _within_bounds(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Read no more of a client while too much of what it has sent waits."""
+        """Read no more of a client while too many of its bytes wait."""
         yield from self._surviving(super()._handle_event(event))
         full = self._is_full()
         if full is not self._is_gated:
@@ -273,7 +273,7 @@ class CacheHttpLayer(ConnectionChoice):
                     stream.from_origin = True
                 else:
                     if event.response.status_code == 100 and stream.flow.request.is_http10:
-                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
+                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, if it is expected
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
                     event.response = with_persistence(stream.flow.request, event.response)
@@ -300,7 +300,7 @@ class CacheHttpLayer(ConnectionChoice):
         return super().event_to_child(child, event)
 
     def _not_sent(self, stream: CacheStream, error: Exception) -> layer.CommandGenerator[None]:
-        """What was about to leave is not what was meant: the client gets a 502, and the origin nothing."""
+        """Another request than the one that was meant was about to leave: the client gets a 502, the origin nothing."""
         self.flows.app.failed(error)
         self._unsent.add(stream.stream_id)
         why = f"proxy_internal_error: {type(error).__name__}"

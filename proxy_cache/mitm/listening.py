@@ -43,7 +43,7 @@ async def listen_again(proxyserver: Any) -> None:
 
 
 async def close_connections(proxyserver: Any, clients: Clients) -> None:
-    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
+    """End all connections, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():
         transport = handler.transports.get(handler.client)
         if transport is not None and transport.handler is not None:

@@ -1,4 +1,4 @@
-"""Who else in mitmproxy sees our flows.
+"""Other addons in mitmproxy that see our flows.
 
 A flow's four hooks are eight trips through mitmproxy's forty addons, most of what a hit costs. Where no other addon
 does anything with a plain GET, our own hooks are called directly instead (see ``CacheHttpLayer``); any script with
@@ -23,7 +23,7 @@ UPGRADE_HOOKS = (
     "tcp_end",
     "tcp_error",
 )
-"""What is called of a connection that is HTTP's no longer."""
+"""Hooks for a connection that is no longer HTTP."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
 REQUESTS_NAME = "proxy_cache_requests"
 """The part of ours that is an addon of its own, see :mod:`.late_hooks`."""
@@ -80,7 +80,7 @@ class FlowObservers:
         return self.found() is not None
 
     def found(self) -> str | None:
-        """Who else does something with flows, in words; ``None`` if nobody does."""
+        """Another addon that does something with flows, in words; ``None`` if there is none."""
         if time.monotonic() >= self._until:  # asked for every hit
             self._look()
         return self._why

@@ -30,11 +30,11 @@ AT_START = frozenset(
         "server", "termlog_verbosity", "tune_event_loop",
     }
 )  # fmt: skip
-"""What is looked at when the proxy starts, and then no more."""
+"""Options that are read at the start only."""
 OURS_TO_SET = frozenset({"connection_strategy"})
 """Options of mitmproxy that the addon sets at the start, whatever a file says."""
 OUR_DEFAULTS: dict[str, Any] = {"flow_detail": 0}
-"""What options of mitmproxy are here if nobody has set them: mitmdump's own lines would keep the fast lane off."""
+"""Our defaults for options of mitmproxy's: mitmdump's own lines would keep the fast lane off."""
 UNSHOWN = frozenset({"log_redact"})
 """Options of ours with values that are for nobody's eyes."""
 VALUE_LONGEST = 60
@@ -67,7 +67,7 @@ def command_line(options: Any, arguments: Sequence[str] | None = None) -> Comman
 
 
 class OptionFile:
-    """What was read of it last, and what becomes of a new reading."""
+    """Remembers the last reading, and applies the differences of a new one."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}

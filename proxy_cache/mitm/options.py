@@ -1,4 +1,4 @@
-"""Every option: name, type, default and help. What becomes of their values: :mod:`.option_values`.
+"""Every option: name, type, default and help. Their values are checked in :mod:`.option_values`.
 
 The options live in mitmproxy (``--set name=value`` or config.yaml) and may be changed while it runs, unless their
 help says otherwise.

@@ -48,7 +48,7 @@ def clean_request(flow: http.HTTPFlow, via: str, *, has_body: bool) -> None:
     )  # fmt: skip
     if binary:  # mitmproxy says of it what HTTP/1 has to be told, once it knows that it is HTTP/1
         cleaned.headers.pop("transfer-encoding", None)
-    request = request.copy()  # the connection still goes by what has come
+    request = request.copy()  # the connection still goes by the original
     request.headers = cleaned.headers
     request.stream = flow.request.stream
     flow.request = request

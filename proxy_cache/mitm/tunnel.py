@@ -40,11 +40,11 @@ class Tunnel(TCPLayer):
 
 
 class Relay(TCPLayer):
-    """What follows a 101: bytes both ways, kept by nobody."""
+    """A connection after a 101: bytes both ways, kept by nobody."""
 
 
 def connection_event(event: events.Event, context: Context) -> events.Event:
-    """What a client sends through a stream, as what happens on its connection."""
+    """An event of a client's stream, as one of its connection."""
     if isinstance(event, http_events.RequestData):
         return events.DataReceived(context.client, event.data)
     if isinstance(event, http_events.RequestEndOfMessage):

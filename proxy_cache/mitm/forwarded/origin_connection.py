@@ -68,7 +68,7 @@ class OriginConnection(Http1Client):
         self._silence = SilenceTimer(context.client, self.conn, timeout)
         self._interim = 0
         self._requests = 0
-        """So many have gone over it."""
+        """Requests that have gone over the connection."""
         self._sent = SentRequest()
         self._is_last = False
         """Whether the connection ends with the current response, whatever that says."""
@@ -175,7 +175,7 @@ class OriginConnection(Http1Client):
         assert self.request is not None
         cleaned, skipped = cleaned_response(lines, self._limits)
         response = http1.read_response_head(cleaned)
-        # Who means something by a line that is none may also see the end of the message elsewhere.
+        # A sender that means something by such a line may also see the end of the message elsewhere.
         self._is_last |= settle_framing(response) or bool(skipped)
         if response.status_code == 101 and "upgrade" not in self.request.headers:
             # RFC 9110 §15.2.2: the client is to have sent an Upgrade. What follows would be taken for HTTP by nobody.

@@ -54,7 +54,7 @@ class RepeatingStream(EarlyAnswers):
         )
 
     def repeat(self, event: ConnectionExpired) -> layer.CommandGenerator[None]:
-        """What comes of the body meanwhile is queued: the stream waits for its connection."""
+        """Later pieces of the body are queued: the stream waits for its connection."""
         self.is_repeated = True
         connected = yield from self.make_server_connection()
         if not connected:

@@ -1,4 +1,4 @@
-"""What has been sent of a request, as long as it may have to be sent again (see :mod:`.repeat`)."""
+"""The sent part of a request, as long as it may have to be sent again (see :mod:`.repeat`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ConnectionExpired(ResponseProtocolError):
 
 @dataclass
 class SentRequest:
-    """What has been sent of a request, over a connection that had been used before."""
+    """The sent part of a request over a connection that had been used before."""
 
     rest: list[HttpEvent] | None = None
     """After the head; ``None`` if it can't be sent again."""

@@ -43,7 +43,7 @@ class ForwardingStream(TunnellingStream):
     """Whether the request has a body, which HTTP/2 says without a field."""
 
     def outgoing_request(self, request: http.Request) -> http.Request:
-        """What leaves in place of ``request``. Raises if that would be another than the one that is meant."""
+        """The copy of ``request`` that leaves. Raises if it would not be the one that is meant."""
         kept = request.host_header if host_is_the_clients(self.flow) else None
         return heads.for_origin(
             request,
@@ -60,7 +60,7 @@ class ForwardingStream(TunnellingStream):
         yield from super().state_wait_for_request_headers(event)
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        """What came over HTTP/1 has been looked at, line by line, where it was read."""
+        """Requests and responses of HTTP/1 have been checked, line by line, where they were read."""
         if request and not self.is_http1:
             names_target = self.mode is not HTTPMode.transparent
             try:
