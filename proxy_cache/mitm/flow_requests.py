@@ -47,7 +47,7 @@ from .flows import (
 from .late_hooks import buffer_body, may_stream, needs_buffering
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
-from .observers import FlowObservers, is_for_origin
+from .observers import FlowObservers
 from .trust import ForwardTrust
 from .tunnels import Tunnels
 
@@ -230,7 +230,7 @@ class FlowRequests:
             return (
                 not self.observers.has_observers()
                 and self._route(flow) is Route.CACHE
-                and is_for_origin(flow.request)
+                and self.clients.targets.is_for_origin(target_of(flow))
                 and flow.error is None
             )
         except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves

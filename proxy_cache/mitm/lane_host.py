@@ -56,18 +56,22 @@ class Targets:
 
     def find(self, text: str, base: Base) -> Target | None:
         """The target of a request line; ``None`` if mitmproxy has to answer it."""
-        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
-            self._onboarding_host = str(ctx.options.onboarding_host)
-            self._keep_host = bool(ctx.options.keep_host_header)
         if base is None:
             target = absolute_target(text)
-        elif text.startswith("/") and not self._keep_host:
+        elif text.startswith("/"):
             target = Target.of(*base, text)
         else:
             target = None
-        if target is None or target.host == self._onboarding_host or target.path.endswith(".crl"):
+        if target is None or not self.is_for_origin(target) or (base is not None and self._keep_host):
             return None
         return target
+
+    def is_for_origin(self, target: Target) -> bool:
+        """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
+        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
+            self._onboarding_host = str(ctx.options.onboarding_host)
+            self._keep_host = bool(ctx.options.keep_host_header)
+        return target.host != self._onboarding_host and not target.path.endswith(".crl")
 
 
 class ClientLane:

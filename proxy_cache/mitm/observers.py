@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx
 
 from .compat import NEIGHBOURS, find
 
@@ -47,7 +47,7 @@ IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
     "stickycookie": ("stickycookie",),
     "upstreamauth": ("upstream_auth",),
     "dumper": ("flow_detail",),
-    # These act on requests that are never answered directly, see `is_for_origin`.
+    # These act on requests that are never answered directly, see `Targets.is_for_origin`.
     "disableh2c": (),
     "onboarding": (),
     "tlsconfig": (),
@@ -123,8 +123,3 @@ class FlowObservers:
         if options is None:
             return f"addon {name} has the hook {hooks[0]}"
         return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)
-
-
-def is_for_origin(request: http.Request) -> bool:
-    """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
-    return request.host != ctx.options.onboarding_host and not request.path.endswith(".crl")

@@ -99,12 +99,7 @@ class OptionFile:
         is_there, values = _read(options)
         if self._was_there and not is_there:
             raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
-        values = {name: number_as_size(name, value) for name, value in values.items()}
-        for name, value in values.items():
-            if name in options:
-                check_type(options._options[name], value)
-            elif not option_names.is_for_another_program(name):
-                raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
+        values = _checked(options, values)
         changes: dict[str, Any] = {}
         later: dict[str, Any] = {}
         told, kept = [], []
@@ -137,6 +132,17 @@ class OptionFile:
         if later:
             words.append(f"a restart is needed for {', '.join(later)}")
         return "; ".join(words)
+
+
+def _checked(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, each of its option's type. Raises ``OptionsError``."""
+    values = {name: number_as_size(name, value) for name, value in values.items()}
+    for name, value in values.items():
+        if name in options:
+            check_type(options._options[name], value)
+        elif not option_names.is_for_another_program(name):
+            raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
+    return values
 
 
 def _default(options: Any, name: str) -> Any:
