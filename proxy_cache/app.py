@@ -93,7 +93,7 @@ class App:
             self.cache.serving.settings = settings.cache
 
     def dismiss(self) -> None:
-        """There will be no start: what is asked of the proxy is refused."""
+        """The start has failed: requests are refused."""
         self.settings = self.admission.settings = None
 
     @property
@@ -169,7 +169,7 @@ class App:
         await self.fills.close()
 
     async def close(self) -> None:
-        """Close what is open, also after a start that has failed."""
+        """Close everything that is open, also after a start that has failed."""
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
@@ -200,7 +200,7 @@ class App:
         return self.cache is not None and not self.is_draining
 
     def status(self) -> dict[str, Any]:
-        """What ``/status`` shows."""
+        """The answer of ``/status``."""
         store, fills = self.store, self.fills
         if store is None or fills is None:
             return {"ready": False}
@@ -225,7 +225,7 @@ class App:
         self.metrics.forwarded.labels(method_label(method)).inc()
 
     def failed(self, error: Exception) -> None:
-        """Something of ours raised. It is logged with its traceback; the request is answered by whoever calls this."""
+        """Something of ours raised. It is logged with its traceback; the caller answers the request."""
         self.metrics.hook_errors.inc()
         logger.error("proxy-cache: internal error", exc_info=error)
 

@@ -1,4 +1,4 @@
-"""What the operator has set, as frozen values. They are made of mitmproxy's options, in :mod:`mitm.option_values`."""
+"""The operator's settings, as frozen values. They are made of mitmproxy's options, in :mod:`mitm.option_values`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rules(Protocol):
         """Whether two clients that send the same bytes may have different policies."""
 
     def policy(self, target: Target, method: bytes, flow: Callable[[], Any]) -> Policy:
-        """What applies to a request. ``flow`` makes what the rules are asked about, if the target does not decide."""
+        """The policy for a request. ``flow`` makes a flow for the rules to look at, if the target does not decide."""
 
     def policy_for(self, flow: Any, method: bytes | None = None) -> Policy:
         """The same for a flow, as if it had this ``method``."""
@@ -42,7 +42,7 @@ class Rules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All options, checked and typed: what the operator wants, and no more of it than that."""
+    """All options, checked and typed."""
 
     cache_dir: Path
     room: Room

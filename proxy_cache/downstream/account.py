@@ -24,6 +24,9 @@ from .records import RequestRecord
 class Counts(Protocol):
     """The metrics that are about ends."""
 
+    def answered(self, source: str, collapsed: bool) -> None:
+        """There is an answer of the cache's. ``collapsed``: somebody else had begun to fetch it."""
+
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
 
@@ -31,7 +34,7 @@ class Counts(Protocol):
 
 
 class Accounts:
-    """Ends requests. ``failed`` hears of what raises here, which must not keep anything from ending."""
+    """Begins and ends requests. ``failed`` is told of errors here, which must not keep a request from ending."""
 
     def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
         self.is_logged = False
@@ -63,6 +66,10 @@ class Accounts:
         self._unfinished.add(record)
         return record
 
+    def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
+        """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
+        self._counts.answered(answer.source, exchange is not None and exchange.collapsed)
+
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
         assert record.exchange is not None
@@ -80,8 +87,8 @@ class Accounts:
 
         ``url`` as it may be shown. ``status``: that the client was sent, :data:`NO_STATUS` if it was sent none.
         ``headers``: of an answer of our own, which tell the reasons. Where there are none: ``fwd``, why the request
-        was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: words on what has gone
-        wrong.
+        was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: a few
+        words on the failure.
         """
         self._unfinished.discard(record)
         if self._idle is not None and not self._unfinished:

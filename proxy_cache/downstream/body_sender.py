@@ -1,8 +1,8 @@
 """The body of an answer on its way to a client.
 
-To a plain socket a sender writes by itself, as fast as the client takes it: what a fill brings chunk by chunk, a
-stored file by way of one buffer that all connections share, since what it holds is gone to the kernel before anything
-else runs. (Reading into a warm buffer and sending that is faster than sending a memory map, whose pages the kernel has
+To a plain socket a sender writes by itself, as fast as the client takes it: a fill's body chunk by chunk, a stored file
+by way of one buffer that all connections share, which is empty again (the kernel has its bytes) before anything else
+runs. (Reading into a warm buffer and sending that is faster than sending a memory map, whose pages the kernel has
 to map one by one: 3.8 against 2.0 GB/s, measured. And a file that is cut short meanwhile is an error, not a signal.)
 """
 
@@ -109,7 +109,7 @@ class BodySender:
         assert writer is not None
         file = source if isinstance(source, (StoredReader, Reader)) and not self.chunked else None
         if file is not None:
-            # Drained then means empty: what was written before goes first.
+            # Drained then means empty: bytes that were written before go first.
             writer.transport.set_write_buffer_limits(0)
         unbroken = 0
         try:
@@ -145,8 +145,8 @@ class BodySender:
     def _write_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
         """From the page cache to the socket, how much; 0 if it isn't there."""
         descriptor = writer.get_extra_info("socket").fileno()
-        most = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
-        if isinstance(file, Reader) and (place := file.in_file(most)):
+        limit = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
+        if isinstance(file, Reader) and (place := file.in_file(limit)):
             try:
                 count = os.sendfile(descriptor, *place)
             except BlockingIOError:
@@ -158,7 +158,7 @@ class BodySender:
             else:
                 file.skip(count)
                 return count
-        found = file.read_into(_buffer[:most])
+        found = file.read_into(_buffer[:limit])
         if found is None:
             return 0
         try:

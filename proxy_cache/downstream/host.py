@@ -1,11 +1,10 @@
-"""What a lane needs of the proxy around it. (mitmproxy's side of it is :mod:`mitm.lane_host`.)"""
+"""The proxy as a lane sees it. (mitmproxy's side of it is :mod:`mitm.lane_host`.)"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
 from ..runtime.batches import Stage
 from ..semantics.headers import Headers
@@ -13,8 +12,8 @@ from ..semantics.keys import Target
 from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
 from ..wire.requests import Request
+from .account import Accounts
 from .admission import Admission
-from .records import RequestRecord
 
 
 class Host(Protocol):
@@ -22,8 +21,9 @@ class Host(Protocol):
 
     via: str
     admission: Admission
+    accounts: Accounts
     client: str
-    """Who the client is, for fairness and the log."""
+    """The client's address, for fairness and the log."""
     head_limits: HeadLimits
     sends: Stage
     ends: Stage
@@ -50,10 +50,10 @@ class Host(Protocol):
         """The cache, while nobody else has to see requests."""
 
     def lane_target(self, text: str) -> Target | None:
-        """What a request asks for, unless that is mitmproxy's to answer."""
+        """The target of a request; ``None`` if mitmproxy has to answer it."""
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
-        """What the operator has ruled for it."""
+        """The operator's rules for it."""
 
     def lane_is_detached(self) -> None:
         """mitmproxy has the connection."""
@@ -65,12 +65,5 @@ class Host(Protocol):
         """Whether mitmproxy has read the ``handed`` bytes that it was given, and done with them."""
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None: ...
-
-    def lane_begin(self, exchange: Exchange) -> RequestRecord: ...
-
-    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
-        """The exchange is over, and is closed."""
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None: ...
 
     def failed(self, error: Exception) -> None: ...

@@ -3,10 +3,10 @@
 A mitmproxy flow costs a millisecond. A lane takes the place of the protocol of a client's connection (asyncio's, not
 mitmproxy's), reads complete plain GETs by itself, and has them answered by the cache, as flows would be. Everything
 else it hands to the protocol that was there, unread and to the byte, and keeps out of the way until mitmproxy has done
-with it. The lane is a shortcut and not another proxy: what it answers with comes from :mod:`caching.cache`, in the
-words that the slow path has.
+with it. The lane is a shortcut and not another proxy: its answers come from :mod:`caching.cache`, as those of
+flows do.
 
-This knows no mitmproxy; :class:`Host` is what it wants to know of it.
+This knows no mitmproxy; it asks its :class:`~.host.Host`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .body_sender import CONGESTED
 from .host import Host
 from .outcome import LEFT, NO_STATUS
 from .records import RequestRecord
-from .respond import READ_AHEAD, send, whole
+from .respond import READ_AHEAD, immediate, send
 from .socket_writer import SocketWriter
 
 REMEMBER = 4096
@@ -95,7 +95,7 @@ class Lane(asyncio.Protocol):
     def eof_received(self) -> bool | None:
         if self.host.half_closed_clients:
             return self._half_closed()
-        # As mitmproxy sees it: who has sent a FIN is not interested in an answer any more.
+        # As mitmproxy sees it: a client that has sent a FIN is not interested in an answer any more.
         if self._exchange is not None:
             self._exchange.client_gone()
         if not self.is_attached:
@@ -157,7 +157,7 @@ class Lane(asyncio.Protocol):
         return None if self._exchange is not None or self._detached else self._since
 
     def give_up(self) -> None:
-        """Its client has nothing to say, or takes nothing."""
+        """The client sends nothing, or takes nothing."""
         if self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
@@ -169,7 +169,7 @@ class Lane(asyncio.Protocol):
     # -- requests -----------------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Answer what has come, one after the other, as far as that takes no waiting."""
+        """Answer the requests in the buffer, one after the other, as far as that takes no waiting."""
         if self._going_on:
             return
         self._going_on = True
@@ -205,7 +205,7 @@ class Lane(asyncio.Protocol):
             self._going_on = False
 
     def _again(self, request: Request, target: Target, key: str) -> bool:
-        """Answer what was answered before, if it still can be answered at once."""
+        """Answer a known request, if it still can be answered at once."""
         try:
             cache = self.host.lane_cache()
             return cache is not None and self._hit(request, target, key, cache)
@@ -215,7 +215,7 @@ class Lane(asyncio.Protocol):
             return True
 
     def _hit(self, request: Request, target: Target, key: str, cache: Cache) -> bool:
-        """Answer with what is ready in memory, if it is; most requests are answered here."""
+        """Answer from memory if the response is prepared there; most requests are answered here."""
         started = time.monotonic()
         try:
             headers, spec = request.fields.headers, request.range
@@ -244,7 +244,7 @@ class Lane(asyncio.Protocol):
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
-            record = self.host.lane_begin(exchange)
+            record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
@@ -271,7 +271,7 @@ class Lane(asyncio.Protocol):
             self._run(self._make_room())
 
     def _begun(self, request: Request, exchange: Exchange, record: RequestRecord, cache: Cache, waiter: Waiter) -> None:
-        """The head of what the cache has begun to fetch is here, or there will be none."""
+        """The fill has a head for this request, or will have none."""
         answer: Answer | None = None
         alone = False
         note = ""
@@ -291,13 +291,13 @@ class Lane(asyncio.Protocol):
                 self._run(self._finish(request, exchange, record, cache, None, alone=alone))
             return
         try:
-            self.host.lane_answered(exchange, answer)
-            complete = whole(request, answer, record)
+            self.host.accounts.answered(answer, exchange)
+            complete = immediate(request, answer, record)
             if complete is None:
                 self._run(self._finish(request, exchange, record, cache, answer))
             else:
                 head, body, close = complete
-                # A pair: what is sent in the one stage is accounted for, and followed by the next, in the other.
+                # A pair: it is sent in the first batch, accounted for and followed by the next request in the second.
                 self.host.sends.add(self._send, head, body, None)
                 self.host.ends.add(self._end, record, answer, close)
         except Exception as error:
@@ -316,8 +316,8 @@ class Lane(asyncio.Protocol):
     def _at_once(self, request: Request, exchange: Exchange, record: RequestRecord, answer: Answer) -> bool:
         """Send an answer that is all there. Whether it was, and this was all that is to do."""
         try:
-            self.host.lane_answered(exchange, answer)
-            complete = whole(request, answer, record)
+            self.host.accounts.answered(answer, exchange)
+            complete = immediate(request, answer, record)
             if complete is None:
                 return False
             head, body, close = complete
@@ -398,7 +398,7 @@ class Lane(asyncio.Protocol):
     def _done(self, record: RequestRecord, answer: Answer | None, close: bool, note: str = "") -> None:
         self._exchange = None
         self._since = time.monotonic()
-        self.host.lane_end(record, answer, note)
+        self.host.accounts.lane_ended(record, answer, self.host.client, note)
         if close:
             self._transport.close()
 
@@ -413,7 +413,7 @@ class Lane(asyncio.Protocol):
         if self._has_finished and not self._busy and not self._detached:
             self._transport.close()
 
-    # -- what is mitmproxy's ------------------------------------------------------------------------------------
+    # -- handing over to mitmproxy --------------------------------------------------------------------------------
 
     def _detach(self) -> None:
         self._detached = True

@@ -1,8 +1,8 @@
 """How a request ended, in the words of the access log: why it was forwarded, why its response was not stored, which
 error it was, and who broke a response off.
 
-The words are those that its client is told, in Cache-Status (RFC 9211) and Proxy-Status (RFC 9209). So they are read
-from there, and whoever makes an answer says it once. That is done for the log alone: nothing of it where that is off.
+The client is told the same words, in Cache-Status (RFC 9211) and Proxy-Status (RFC 9209), so they are read from there
+and every answer says them once. They are needed for the log alone: with that off, nothing of this runs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _REMEMBER_LENGTH: Final = 256  # characters
 
 
 def reasons(headers: Headers, source: str) -> str:
-    """What an answer of ours says about itself, as ``key=value`` with spaces before: ``fwd`` (RFC 9211 §2.2),
+    """The reasons in an answer of ours, as ``key=value`` with spaces before: ``fwd`` (RFC 9211 §2.2),
     ``not_stored``, ``detail``, ``error`` (RFC 9209 §2.3). Nothing for a hit."""
     values = headers.get_all("cache-status")
     own = values[-1] if values else ""  # those before are of caches further on
     if source == "error":
         return _told(own, source, headers.get("proxy-status"))
-    # Those of misses are mostly the same.
+    # Misses mostly have the same ones.
     return (_remembered if len(own) <= _REMEMBER_LENGTH else _told)(own, source)
 
 
@@ -60,7 +60,7 @@ _remembered = lru_cache(maxsize=256)(_told)
 
 
 def explanation(headers: Headers) -> str:
-    """What an error of ours says of itself in words: the ``details`` of its Proxy-Status (RFC 9209 §2.1.5). Nothing if
+    """An error of ours in words: the ``details`` of its Proxy-Status (RFC 9209 §2.1.5). Nothing if
     :func:`reasons` tells the same word."""
     found = _DETAILS.search(headers.get("proxy-status") or "")
     if found is None:

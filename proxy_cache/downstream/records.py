@@ -1,4 +1,4 @@
-"""What is noted of a request while it is being answered."""
+"""Notes on a request while it is being answered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RequestRecord:
         self.cut = ""
         """Who broke the response off (``client``, ``origin``, ``proxy``), where its ``sender`` doesn't tell."""
         self.status = 0
-        """What the client was sent, where that isn't the response's."""
+        """The status that the client was sent, where that isn't the response's."""
         self.is_passed_on = False
         """Whether mitmproxy has begun to send a response that is not the cache's."""
         self.is_counted = False

@@ -42,7 +42,7 @@ def _head(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
     return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end
 
 
-def whole(request: Request, answer: Answer, record: RequestRecord) -> tuple[bytes, bytes, bool] | None:
+def immediate(request: Request, answer: Answer, record: RequestRecord) -> tuple[bytes, bytes, bool] | None:
     """Head and body of an answer that can be had without waiting, and whether the connection ends with it."""
     body = answer.body
     if isinstance(body, bytes):
@@ -101,7 +101,7 @@ async def send(writer: asyncio.StreamWriter, request: Request, record: RequestRe
 
 
 def _read_now(body: BodySource) -> bytes | None:
-    """What can be had without waiting. What goes wrong is met again, and told, where the rest is waited for."""
+    """The next bytes, if they are here. An error is met again, and told, where the rest is waited for."""
     try:
         return body.read_now()
     except (BodyError, OSError):
@@ -115,6 +115,6 @@ def interim_head(status: int, reason: str, headers: Headers) -> bytes:
 
 def send_interim(transport: asyncio.WriteTransport, status: int, headers: Headers) -> None:
     """A 1xx to a client of HTTP/1.1, while its answer is waited for. Nobody needs one (RFC 9110 §15.2): it is dropped
-    for a client that doesn't take what it has been sent already."""
+    for a client with unsent bytes before it."""
     if not transport.is_closing() and not transport.get_write_buffer_size():
         transport.write(interim_head(status, responses.get(status, ""), headers))

@@ -1,5 +1,5 @@
-"""Small answers straight to a client's socket: in one system call, past asyncio's transport, which is told only of what
-the socket did not take."""
+"""Small answers straight to a client's socket: in one system call, past asyncio's transport, which gets only the rest
+that the socket did not take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SocketWriter:
         self._transport = transport
         shared = transport.get_extra_info("socket")
         self._descriptor = shared.fileno()
-        # What asyncio shows of its socket cannot send. Without it a body is sent from memory.
+        # asyncio's wrapper of the socket cannot send. Without the socket itself a body is sent from memory.
         self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
 
     def send(self, head: bytes, body: bytes | memoryview, file: int | None) -> bool:

@@ -1,1 +1,1 @@
-"""mitmproxy: hooks in, answers out, and what is forwarded as it is. No other room imports mitmproxy."""
+"""mitmproxy: its hooks, options and layers, and requests that it forwards. No other room imports mitmproxy."""

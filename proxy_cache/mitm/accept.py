@@ -35,7 +35,7 @@ _connection_log = logging.getLogger("mitmproxy.proxy.server")
 
 
 class Clients:
-    """Who is connected with a lane, and who may be without mitmproxy's knowing."""
+    """The clients that have a lane, and the addresses that get one without mitmproxy's knowing."""
 
     def __init__(self, app: App, observers: FlowObservers) -> None:
         self.app = app
@@ -51,10 +51,10 @@ class Clients:
         self._has_looked = False
         """Whether a client of mitmproxy's has been seen to be what the lane takes it for."""
         self._half_closed: dict[str, GatedReader] = {}
-        """What is read of clients, known to mitmproxy, that send no more and wait for an answer."""
+        """Readers of clients, known to mitmproxy, that send no more and wait for an answer."""
 
     def configure(self) -> None:
-        """An option has changed: whoever connects is shown to mitmproxy again."""
+        """An option has changed: new clients are shown to mitmproxy again."""
         self._admitted.clear()
         self.targets.forget()
         if self._sweeper is not None:
@@ -82,7 +82,7 @@ class Clients:
     # -- as they come -------------------------------------------------------------------------------------------
 
     def wrap_factory(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
-        """What asyncio is to make for a new connection, in place of what mitmproxy's ``factory`` makes."""
+        """The protocol that asyncio makes for a new connection, around the one of mitmproxy's ``factory``."""
         return lambda: AcceptProtocol(self, mode, factory)
 
     def arrived(self, transport: Any, mode: mode_specs.ProxyMode, inner: Any) -> bool:
@@ -143,7 +143,7 @@ class Clients:
             return
         host.attached(client, handler)
         host.lane_is_back()
-        # What came before is in the stream's buffer, where mitmproxy has not begun to read yet. It goes to the lane.
+        # Earlier bytes are in the stream's buffer, where mitmproxy has not begun to read yet. They go to the lane.
         buffer: Any = getattr(reader, "_buffer", b"")
         early = bytes(buffer)
         if early:
@@ -151,7 +151,7 @@ class Clients:
         self._open(host, Lane(host, writer, inner), transport, early)
 
     def _look(self, handler: Any, client: Client) -> None:
-        """Look at the first client, of which only the instance tells."""
+        """Check on the first client whether an instance has the attributes that its class doesn't show."""
 
         def for_gate() -> None:
             io = handler.transports[client]
@@ -182,8 +182,8 @@ class Clients:
             begin()
 
     def still_listens(self, client: Client) -> bool:
-        """Whether a client of which the end has been read is to have its answers (option ``half_closed_clients``). It
-        may be gone at any time from now on, and mitmproxy, which reads it no more, has to be told."""
+        """Whether a client that has sent a FIN is to have its answers (option ``half_closed_clients``). It may leave at
+        any time from now on, and mitmproxy, which reads it no more, has to be told."""
 
         def gone() -> None:
             io = compat.io_of(client, client)
@@ -210,7 +210,7 @@ class Clients:
         self.app.collector.connection_closed()
 
     def sweep(self) -> None:
-        """Close what has been idle for as long as mitmproxy lets a connection be (its option ``tcp_timeout``)."""
+        """Close connections that have been idle for longer than mitmproxy allows (its option ``tcp_timeout``)."""
         patience = float(
             getattr(ctx.options, "tcp_timeout", 0) or compat.find("mitmproxy.proxy.server:TCP_TIMEOUT") or 600
         )

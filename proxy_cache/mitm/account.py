@@ -1,4 +1,4 @@
-"""What mitmproxy's flows tell of their ends, in the plain values that :mod:`..downstream.account` takes."""
+"""The ends of mitmproxy's flows, as the plain values that :mod:`..downstream.account` takes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def end_refused(accounts: Accounts, client: Client, response: http.Response, det
 
 
 def _broken_off(note: str) -> str:
-    """The proxy error type (RFC 9209 §2.3) of what mitmproxy says of a body that has begun, as it is for fills."""
+    """The proxy error type (RFC 9209 §2.3) for mitmproxy's message on a body that has begun, as fills have it."""
     ended = any(
         word in note for word in ("closed connection", "disconnected", "connection closed", "connection ended", "reset")
     )
@@ -94,7 +94,7 @@ def _broken_off(note: str) -> str:
 
 
 def _refused(note: str) -> int:
-    """The status with which mitmproxy itself refuses what it says this of."""
+    """The status with which mitmproxy itself answers, when this is its message."""
     if note.startswith("Request body exceeds"):
         return 413
     if note.startswith("http_request_error: "):

@@ -1,4 +1,4 @@
-"""mitmproxy's hooks: short, and left early. What is behind them is built here, once.
+"""mitmproxy's hooks: short, and left early. Everything behind them is built here, once.
 
 The proxy itself is :class:`app.App`. Requests that are flows are answered in :mod:`.flow_requests`; the hooks for them
 are in :mod:`.late_hooks`, behind those of all other addons.
@@ -52,7 +52,7 @@ class CacheAddon:
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
-        self.flows = FlowRequests(app, self, self.observers)
+        self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(self)
         self.lifecycle = Lifecycle(self)
@@ -93,7 +93,7 @@ class CacheAddon:
         return self.lifecycle.stop()
 
     def renew_trust(self) -> None:
-        """Read the certificates that origins are verified by again, for fills and for what is forwarded alike. Those
+        """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
         that can't be read stay as they were."""
         if self.app.settings is None:
             return

@@ -1,4 +1,4 @@
-"""How much of what a client sends may wait: behind a request that is being answered, or for a connection to be opened.
+"""How many bytes of a client may wait: behind a request that is being answered, or for a connection to be opened.
 
 mitmproxy reads on and queues. (Where it writes it waits: it reads nothing more for a client while a connection that
 belongs to it has more unsent than asyncio's mark, 64 kB.)
@@ -15,13 +15,13 @@ from mitmproxy.connection import Connection
 from ..runtime.loop import when_hung_up
 from .compat import BACKPRESSURE, io_of
 
-HELD_MOST: Final = 256 * 1024
+MAX_HELD: Final = 256 * 1024
 """Bytes of a client's that wait in mitmproxy before no more is read. asyncio and the kernel hold a little more."""
 
 
 class GatedReader:
-    """What mitmproxy reads a connection from, with a gate in front. Behind a closed gate the end of the connection is
-    noticed all the same."""
+    """A reader of mitmproxy's with a gate in front. Behind a closed gate the end of the connection is noticed all the
+    same."""
 
     def __init__(
         self, reader: asyncio.StreamReader, connection: Any, transport: Any, half_closed: Callable[[], bool]
@@ -39,13 +39,13 @@ class GatedReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reader, name)
 
-    async def read(self, most: int = -1) -> bytes:
+    async def read(self, size: int = -1) -> bytes:
         while self._opened is not None:
             try:
                 await self._opened
             finally:
                 self._end_watch()
-        return b"" if self._has_left else await self.reader.read(most)
+        return b"" if self._has_left else await self.reader.read(size)
 
     def close_gate(self) -> None:
         if self._opened is None and not self._has_left:
@@ -55,14 +55,14 @@ class GatedReader:
                 self._end_watch = when_hung_up(loop, self._connection, self._hung_up, reset=self._half_closed())
 
     def _hung_up(self) -> None:
-        """The client has left, or has said that it sends no more. Nobody waits for an answer to what it has sent
-        ahead; mitmproxy is told of the end now, and not when it has read all of that."""
+        """The client has left, or has said that it sends no more. Nobody waits for an answer to requests that
+        it has sent ahead; mitmproxy is told of the end now, and not when it has read all of them."""
         if self._opened is not None:
             self._has_left = True
             self.open_gate()
 
     def is_half_closed(self, when_gone: Callable[[], None]) -> bool:
-        """Whether a connection of which the end has been read has ended in one direction only; ``when_gone`` is called
+        """Whether a connection that has sent a FIN has ended in one direction only; ``when_gone`` is called
         if that changes before our end is closed."""
         if not self._half_closed() or self._has_left or self._transport.is_closing() or self._connection.fileno() < 0:
             return False

@@ -1,4 +1,4 @@
-"""Every private or undocumented name of mitmproxy (and of what it brings along) that we touch, by the part of the proxy
+"""Every private or undocumented name of mitmproxy (and of its dependencies) that we touch, by the part of the proxy
 that needs it.
 
 mitmproxy promises nothing for these. They are looked up once, while this file is imported: where one is gone or takes
@@ -356,12 +356,12 @@ def tell() -> None:
 
 
 def handler_of(client: Client) -> Any:
-    """What mitmproxy has of a client: its connections, and the watchdog over them. ``None`` if it is gone."""
+    """mitmproxy's handler of a client: its connections, and the watchdog over them. ``None`` if it is gone."""
     return ctx.master.addons.get("proxyserver").connections.get(client.id)
 
 
 def io_of(client: Client | Connection, connection: Connection) -> Any:
-    """What it has of a connection of this client's: its task, reader and writer. ``None`` if it is gone."""
+    """Task, reader and writer of one of a client's connections. ``None`` if it is gone."""
     handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
     return handler.transports.get(connection) if handler is not None else None
 

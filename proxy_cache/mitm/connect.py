@@ -1,4 +1,4 @@
-"""CONNECT, and what follows a 101: bytes both ways, which nobody looks at."""
+"""CONNECT, and connections after a 101: bytes both ways, which nobody looks at."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from ..semantics.texts import brief
 from .compat import TUNNELS, find
+from .flow_requests import FlowRequests
 from .forwarded.repeat import RepeatingStream
 from .forwarded.timeouts import ConnectTimer
-from .recorder import Recorder
 from .tunnel import Relay, Tunnel, TunnelReady, connection_event
 
 _LAYER_STACK = find("mitmproxy.proxy.tunnel:LayerStack")
@@ -25,9 +25,9 @@ _UPSTREAM_PROXY = find("mitmproxy.proxy.layers.http._upstream_proxy:HttpUpstream
 class TunnellingStream(RepeatingStream):
     """A stream that may become a raw tunnel."""
 
-    recorder: Recorder
+    flows: FlowRequests
     _timer: ConnectTimer | None = None
-    """Of what a CONNECT dials."""
+    """Of the connection that a CONNECT dials."""
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         if not TUNNELS.is_on:
@@ -50,7 +50,7 @@ class TunnellingStream(RepeatingStream):
         if self.flow.response:  # refused by another addon
             yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
             return
-        stack /= Tunnel(self.context, self.recorder.tunnels)
+        stack /= Tunnel(self.context, self.flows.tunnels)
         self.child_layer = stack[0]
         self._handle_event = self._dialling  # type: ignore[method-assign]
         yield from self._dialling(events.Start())
@@ -66,14 +66,14 @@ class TunnellingStream(RepeatingStream):
                 yield from self._answer_connect(command.error and (late or command.error))
                 continue
             if isinstance(command, commands.OpenConnection):
-                self._timer = ConnectTimer(self.context.client, command.connection, self.recorder.origin_timeout)
+                self._timer = ConnectTimer(self.context.client, command.connection, self.flows.app.origin_timeout)
             yield command
 
     def _left_while_dialling(self, why: str) -> layer.CommandGenerator[None]:
-        """The client has gone. mitmproxy ends what was being opened for it, and nobody is here to hear of that."""
+        """The client has gone. mitmproxy ends the connection that was being opened for it, and tells nobody."""
         if self._timer is not None:
             self._timer.end()
-        self.recorder.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
+        self.flows.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", why)
         self.flow.error = flow.Error(why)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
@@ -82,8 +82,7 @@ class TunnellingStream(RepeatingStream):
         yield DropStream(self.stream_id)
 
     def _answer_connect(self, error: str | None) -> layer.CommandGenerator[None]:
-        client = self.context.client
-        self.recorder.tunnels.opened(client, f"{self.flow.request.host}:{self.flow.request.port}", error)
+        self.flows.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", error)
         if error is None:
             self.flow.response = response = http.Response(
                 self.flow.request.data.http_version, 200, b"Connection established", http.Headers(), b"", None, 0, 0
@@ -91,18 +90,15 @@ class TunnellingStream(RepeatingStream):
             yield http_hooks.HttpConnectedHook(self.flow)
             self._handle_event = self.passthrough  # type: ignore[method-assign]
         else:
-            self.flow.response = response = self.recorder.unreachable(self.flow, error)
+            self.flow.response = response = self.flows.unreachable(self.flow, error)
             yield http_hooks.HttpConnectErrorHook(self.flow)
             self.flow.live = False
-        content = response.raw_content
-        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not content), client)
-        if content:
-            yield SendHttp(http_events.ResponseData(self.stream_id, content), client)
         if error is not None:
             self.client_state = self.server_state = self.state_errored
             self._handle_event = self.state_errored
+        yield from self.send_own(response)
+        if error is not None:
             yield DropStream(self.stream_id)
-        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but a half-close of one side of a tunnel stays half a close (RFC 9110 §9.3.6)."""
@@ -120,7 +116,7 @@ class TunnellingStream(RepeatingStream):
         """After a 101 bytes are relayed. mitmproxy keeps all of them, and takes WebSocket messages apart, for addons:
         only where there are some (a message of any size is held, then)."""
         response = self.flow.response
-        if response is None or response.status_code != 101 or self.recorder.upgrades_are_watched():
+        if response is None or response.status_code != 101 or self.flows.observers.watch_upgrades():
             yield from super().flow_done()
             return
         self.flow.live = False

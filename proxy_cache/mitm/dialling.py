@@ -1,4 +1,4 @@
-"""mitmproxy's connections to origins (what is forwarded, tunnels, parent proxies) are dialled as those of fills are.
+"""mitmproxy's connections to origins (forwarded requests, tunnels, parent proxies) are dialled as those of fills are.
 
 mitmproxy opens all of them in one place, ``ConnectionHandler.open_connection``, by ``asyncio.open_connection``. In that
 module ``asyncio`` stands for a copy of it from here, with another function of that name. Where mitmproxy does it

@@ -1,6 +1,6 @@
 """mitmproxy's filter expressions, compiled: what the target of a request decides is decided without a flow.
 
-``~d``, ``~u``, ``~m``, a bare regex, ``~all`` and what is put together of them look at nothing but the target, and
+``~d``, ``~u``, ``~m``, a bare regex, ``~all`` and combinations of them look at nothing but the target, and
 ``~c`` at the status beside it. A compiled filter answers for them in microseconds, and says so where there is more to
 look at (a header, a body, the client): only then is it mitmproxy's filter that is asked, about a flow that is made for
 the question. In ``~d a & ~hq b`` the first half alone answers for all other hosts.
@@ -27,12 +27,12 @@ from .compat import NODES as nodes
 NO_RESPONSE: Final = 0
 """The status while there is no response yet."""
 SOME_RESPONSE: Final = -1
-"""The status of a response of which nothing is known yet."""
+"""The status of a response while nothing is known of it."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """What a filter can be told of a request without a flow. (Not frozen, as :class:`Target` isn't.)"""
+    """The facts of a request that a filter can be told without a flow. (Not frozen, as :class:`Target` isn't.)"""
 
     hosts: tuple[str, ...]
     """The host in each of the spellings that ``~d`` looks at."""
@@ -132,9 +132,9 @@ _CONSTANT: Final[dict[type, bool]] = {
     nodes.FUDP: False,
     nodes.FDNS: False,
 }
-"""What is the same for every HTTP flow."""
+"""Filters that are the same for every HTTP flow."""
 _ASK_RESPONSE: Final = frozenset({nodes.FHeadResponse, nodes.FContentTypeResponse, nodes.FAsset, nodes.FBodResponse})
-"""What does not match before there is a response."""
+"""Filters that don't match before there is a response."""
 _ASK_MESSAGES: Final = _ASK_RESPONSE | {
     nodes.FHead,
     nodes.FHeadRequest,
@@ -154,7 +154,7 @@ _COMPILED: Final = frozenset(_CONSTANT) | {
 
 
 def _tokens(part: Any) -> list[Any]:
-    """What an expression is put together of, without the operators."""
+    """The operands of an expression."""
     if isinstance(part, nodes.FNot):
         return _tokens(part.itm)
     if isinstance(part, (nodes.FAnd, nodes.FOr)):

@@ -1,8 +1,8 @@
 """Requests that are mitmproxy's flows: each goes through the one door, and is answered, forwarded or refused here.
 
-What answers have in them is decided in :mod:`caching.cache`; how they reach the client in :mod:`.layers`. An exception
-in a hook would let mitmproxy forward the request past the cache and its limiter, so whatever sees a request here
-catches everything and answers 502 itself.
+Answers come from :mod:`caching.cache`, and reach the client by way of :mod:`.layers`. An exception in a hook would let
+mitmproxy forward the request past the cache and its limiter, so every hook for a request catches everything and answers
+502 itself.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mitmproxy import http
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client
 from mitmproxy.flow import Error
 
 from ..app import App
@@ -24,19 +24,19 @@ from ..downstream.admission import Route
 from ..downstream.body_sender import BodySender
 from ..downstream.records import RequestRecord
 from ..semantics.headers import Headers
-from ..semantics.limits import HeadLimits
 from ..semantics.methods import is_safe
 from ..semantics.signatures import without_parameters
 from ..wire.head_checks import RefusedHead
 from . import compat, plain_flows
+from .accept import Clients
 from .account import end_flow, end_refused
 from .flows import (
     address,
     error_status,
     error_type,
+    forward_reason,
     has_body,
     headers_for_origin,
-    host_is_the_clients,
     interim_sender,
     means_its_target,
     method_of,
@@ -44,13 +44,12 @@ from .flows import (
     response_for,
     target_of,
 )
-from .late_hooks import make_whole, may_stream, wants_whole
+from .late_hooks import buffer_body, may_stream, needs_buffering
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
-from .observers import FlowObservers, is_for_origin
-
-if TYPE_CHECKING:
-    from .addon import CacheAddon
+from .observers import FlowObservers
+from .trust import ForwardTrust
+from .tunnels import Tunnels
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +58,22 @@ LEFT_BEHIND = 60.0
 
 
 class FlowRequests:
-    """What our hooks do for flows, and what our layers report (:class:`.layers.Recorder`)."""
+    """Our hooks for flows, and all that our layers know of the proxy."""
 
-    def __init__(self, app: App, addon: CacheAddon, observers: FlowObservers) -> None:
-        self._app = app
-        self._addon = addon
-        self._observers = observers
-        self.via = app.via
-        self.failed = app.failed
-        self.tunnels = addon.tunnels
+    def __init__(
+        self, app: App, observers: FlowObservers, clients: Clients, tunnels: Tunnels, forward_trust: ForwardTrust
+    ) -> None:
+        self.app, self.observers, self.clients, self.tunnels = app, observers, clients, tunnels
+        self.forward_trust = forward_trust
         self._records: dict[str, RequestRecord] = {}
         """By the flows' ids."""
         self._by_client: dict[str, set[http.HTTPFlow]] = {}
-
-    @property
-    def head_limits(self) -> HeadLimits:
-        return self._app.head_limits
-
-    @property
-    def origin_timeout(self) -> float:
-        return self._app.origin_timeout
 
     # -- the hooks, in the order in which they are called ---------------------------------------------------------
 
     def begin(self, flow: http.HTTPFlow) -> None:
         """The hook ``requestheaders``, see :mod:`.late_hooks`."""
-        self._records[flow.id] = record = self._app.accounts.begin()
+        self._records[flow.id] = record = self.app.accounts.begin()
         self._by_client.setdefault(flow.client_conn.id, set()).add(flow)
         if flow.error is not None and flow.error.msg != Error.KILLED_MESSAGE:
             record.status = 400  # mitmproxy finds that it is none
@@ -92,20 +81,20 @@ class FlowRequests:
             return
         try:
             if not compat.LAYERS.is_on:
-                plain_flows.check_request(flow.request, self.head_limits)
+                plain_flows.check_request(flow.request, self.app.head_limits)
             if hops_left(flow.request) == 0 or has_body(flow):
                 route = self._admit(flow)
                 if route is not None and has_body(flow) and may_stream(flow):
-                    flow.request.stream = flow.request.stream or True  # what it goes through may be a script's
+                    flow.request.stream = flow.request.stream or True  # it may be a script's function
                     if not compat.LAYERS.is_on:
-                        plain_flows.clean_request(flow, self.via, has_body=True)
+                        plain_flows.clean_request(flow, self.app.via, has_body=True)
             if flow.response is not None:
                 flow.request.stream = False
             elif flow.request.stream and has_body(flow):
                 self._forwarded(flow, record)
         except RefusedHead as refused:
             flow.request.stream = False
-            response = refusal(self._app.heads, refused.status, refused.error, refused.detail)
+            response = refusal(self.app.heads, refused.status, refused.error, refused.detail)
             response.headers["Connection"] = "close"
             self._made(flow, response, "error")
         except Exception as error:
@@ -121,7 +110,7 @@ class FlowRequests:
                 record.source = "addon"
             return
         try:
-            app = self._app
+            app = self.app
             if app.cache is None and app.started is not None and app.settings is not None:
                 await app.started.wait()
             match self._admit(flow):
@@ -129,7 +118,7 @@ class FlowRequests:
                     return
                 case Route.CACHE:
                     await self._answer(flow)
-                    if await make_whole(flow, app.heads, always=not compat.LAYERS.is_on):
+                    if await buffer_body(flow, app.heads, always=not compat.LAYERS.is_on):
                         record = self._records[flow.id]
                         record.sender = None
                         if flow.response is not record.made:  # its body has broken off
@@ -138,7 +127,7 @@ class FlowRequests:
                     await self._answer_head(flow)
             if flow.response is None:
                 if not compat.LAYERS.is_on:
-                    plain_flows.clean_request(flow, self.via, has_body=has_body(flow))
+                    plain_flows.clean_request(flow, self.app.via, has_body=has_body(flow))
                 self._forwarded(flow, self._records.get(flow.id))
         except Exception as error:
             self._refuse(flow, error)
@@ -161,24 +150,24 @@ class FlowRequests:
                     self._pass_on(flow, record)
             self._learn(flow, record, from_origin=from_origin)
         except Exception as error:
-            self.failed(error)
+            self.app.failed(error)
 
     def _pass_on(self, flow: http.HTTPFlow, record: RequestRecord) -> None:
         """An origin's response, on its way to the client."""
         assert flow.response is not None
         if not compat.LAYERS.is_on:  # there is no layer of ours that would make its head a clean one
             try:
-                plain_flows.clean_response(flow, self.via, self.forward_reason(flow))
+                plain_flows.clean_response(flow, self.app.via, forward_reason(flow))
             except RefusedHead:
                 flow.kill()  # too late for another response
                 return
-        if not wants_whole(flow):
+        if not needs_buffering(flow):
             record.is_passed_on = True
             flow.response.stream = _counting(record)
 
     def _learn(self, flow: http.HTTPFlow, record: RequestRecord, *, from_origin: bool) -> None:
-        """What the response to a HEAD, or to an unsafe method, says of what is stored."""
-        cache, settings = self._app.cache, self._app.settings
+        """Update or drop stored responses after a HEAD, or an unsafe method."""
+        cache, settings = self.app.cache, self.app.settings
         assert flow.response is not None
         if cache is None or settings is None or not means_its_target(flow):
             return
@@ -186,7 +175,7 @@ class FlowRequests:
             self._head_answered(flow, record, cache)
         elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
             target = target_of(flow)
-            policy = settings.rules.policy_for(flow, method=b"GET")  # what is stored came with one
+            policy = settings.rules.policy_for(flow, method=b"GET")  # stored responses came with one
             key = without_parameters(target.key, policy.key_ignores)
             cache.invalidate(target, Headers(flow.response.headers.fields), key)
 
@@ -199,7 +188,7 @@ class FlowRequests:
             if not flows:
                 del self._by_client[flow.client_conn.id]
         if record is not None:
-            end_flow(self._app.accounts, flow, record, note, self.forward_reason(flow))
+            end_flow(self.app.accounts, flow, record, note, forward_reason(flow))
 
     # -- clients that leave ---------------------------------------------------------------------------------------
 
@@ -239,13 +228,13 @@ class FlowRequests:
         """Whether nobody else in mitmproxy does anything with this request: our hooks may be called directly."""
         try:
             return (
-                not self._observers.has_observers()
+                not self.observers.has_observers()
                 and self._route(flow) is Route.CACHE
-                and is_for_origin(flow.request)
+                and self.clients.targets.is_for_origin(target_of(flow))
                 and flow.error is None
             )
         except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves
-            self.failed(error)
+            self.app.failed(error)
             return False
 
     def run_hook(self, name: str, flow: http.HTTPFlow) -> bool:
@@ -270,10 +259,10 @@ class FlowRequests:
         try:
             if self._admit(flow) is None:
                 return True
-            assert self._app.cache is not None
-            answer = self._app.cache.get_now(self._exchange(flow))
+            assert self.app.cache is not None
+            answer = self.app.cache.get_now(self._exchange(flow))
             if answer is not None:
-                self._app.metrics.answered(answer.source, False)
+                self.app.accounts.answered(answer)
                 self._respond(flow, answer)
             return answer is not None
         except Exception as error:
@@ -284,7 +273,7 @@ class FlowRequests:
 
     def _route(self, flow: http.HTTPFlow) -> Route:
         request = flow.request
-        return self._app.admission.route(
+        return self.app.admission.route(
             request.method,
             target_of(flow),
             request.headers.get_all("via"),
@@ -297,28 +286,28 @@ class FlowRequests:
         """Where the request goes; ``None`` if it goes nowhere, and is answered here."""
         route = self._route(flow)
         if route is Route.NO_FURTHER:
-            settings = self._app.settings
+            settings = self.app.settings
             secret = settings.rules.base.credentials if settings is not None else frozenset[str]()
-            self._made(flow, final_answer(flow, self.via, secret), "own")
+            self._made(flow, final_answer(flow, self.app.via, secret), "own")
         elif route is Route.LOOP:
-            self._respond(flow, self._app.heads.loop_detected())
+            self._respond(flow, self.app.heads.loop_detected())
         elif route is Route.UNAVAILABLE:
-            self._made(flow, refusal(self._app.heads, 503, "proxy_internal_error", "not ready"), "error")
+            self._made(flow, refusal(self.app.heads, 503, "proxy_internal_error", "not ready"), "error")
         return route if flow.response is None else None
 
     def _exchange(self, flow: http.HTTPFlow) -> Exchange:
-        """What the cache needs to know of a request; made once, and found again when the client leaves."""
+        """The request for the cache; made once, and found again when the client leaves."""
         record = self._record(flow)
         if record.exchange is None:
-            assert self._app.settings is not None
-            policy = self._app.settings.rules.policy_for(flow)
-            headers = headers_for_origin(flow, self.via)
+            assert self.app.settings is not None
+            policy = self.app.settings.rules.policy_for(flow)
+            headers = headers_for_origin(flow, self.app.via)
             record.exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
             record.exchange.gone = record.cut == "client"
         return record.exchange
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
-        app = self._app
+        app = self.app
         assert app.cache is not None
         exchange = self._exchange(flow)
         exchange.on_interim = interim_sender(flow.client_conn, flow.request.http_version)
@@ -329,11 +318,11 @@ class FlowRequests:
             self._respond(flow, app.heads.overloaded("canceled", 1))
             logger.debug("client of %s left, %s", exchange.target.shown, "queued" if gone.queued else "waiting")
             return
-        app.metrics.answered(answer.source, exchange.collapsed)
+        app.accounts.answered(answer, exchange)
         self._respond(flow, answer)
 
     async def _answer_head(self, flow: http.HTTPFlow) -> None:
-        app = self._app
+        app = self.app
         assert app.cache is not None
         exchange = self._exchange(flow)
         answer = await app.cache.head(exchange)
@@ -343,12 +332,12 @@ class FlowRequests:
                 return
             answer = app.heads.error(504, "http_request_denied", answer, detail="only-if-cached")
         exchange.close()
-        app.metrics.answered(answer.source, False)
+        app.accounts.answered(answer)
         answer.body = b""
         self._respond(flow, answer)
 
     def _head_answered(self, flow: http.HTTPFlow, record: RequestRecord, cache: Cache) -> None:
-        """A HEAD went to the origin: its answer updates what is stored, or throws it out."""
+        """A HEAD went to the origin: its answer updates the stored response, or throws it out."""
         if record.exchange is None or flow.response is None:
             return
         if record.exchange.target.key != target_of(flow).key:
@@ -357,7 +346,7 @@ class FlowRequests:
         cache.head_answered(record.exchange, Headers(flow.response.headers.fields), asked, time.time())
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
-        response = response_for(flow, answer, last=self._app.is_draining)
+        response = response_for(flow, answer, last=self.app.is_draining)
         record = self._made(flow, response, answer.source)
         if isinstance(response.stream, BodySender):
             record.sender = response.stream
@@ -372,20 +361,20 @@ class FlowRequests:
     def _record(self, flow: http.HTTPFlow) -> RequestRecord:
         record = self._records.get(flow.id)
         if record is None:
-            record = self._records[flow.id] = self._app.accounts.begin()
+            record = self._records[flow.id] = self.app.accounts.begin()
         return record
 
     def _forwarded(self, flow: http.HTTPFlow, record: RequestRecord | None) -> None:
         """The request goes past the cache, now or when it is complete."""
         if record is None or not record.is_counted:
-            self._app.forwarded(flow.request.method)
+            self.app.forwarded(flow.request.method)
         if record is not None:
             record.is_counted = True
 
     def _refuse(self, flow: http.HTTPFlow, error: Exception) -> None:
-        self.failed(error)
+        self.app.failed(error)
         flow.request.stream = False
-        self._made(flow, refusal(self._app.heads, 502, "proxy_internal_error", type(error).__name__), "error")
+        self._made(flow, refusal(self.app.heads, 502, "proxy_internal_error", type(error).__name__), "error")
 
     # -- what our layers ask --------------------------------------------------------------------------------------
 
@@ -395,35 +384,15 @@ class FlowRequests:
         detail = message.removeprefix(f"{error}: ")
         if (record := self._records.get(flow.id)) is not None:
             record.source, record.is_passed_on = "error", True
-        return refusal(self._app.heads, error_status(error), error, detail, self.forward_reason(flow))
+        return refusal(self.app.heads, error_status(error), error, detail, forward_reason(flow))
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
         """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted
         for."""
-        response = refusal(self._app.heads, status, error, detail)
+        response = refusal(self.app.heads, status, error, detail)
         if not has_flow:
-            end_refused(self._app.accounts, client, response, detail)
+            end_refused(self.app.accounts, client, response, detail)
         return response
-
-    def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
-        return host_is_the_clients(flow)
-
-    def upgrades_are_watched(self) -> bool:
-        return self._observers.watch_upgrades()
-
-    def still_listens(self, client: Client) -> bool:
-        return self._addon.clients.still_listens(client)
-
-    def is_outdated(self, connection: Connection) -> bool:
-        return self._addon.forward_trust.is_outdated(connection)
-
-    def layer_chosen(self, client: Client, layer: Any) -> None:
-        self._addon.clients.layer_chosen(client, layer)
-
-    def forward_reason(self, flow: http.HTTPFlow) -> str:
-        """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
-        default = "bypass" if flow.request.method in ("GET", "HEAD") else "method"
-        return str(flow.metadata.get(FORWARD_REASON, default))
 
 
 def _counting(record: RequestRecord) -> Any:

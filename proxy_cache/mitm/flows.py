@@ -1,4 +1,4 @@
-"""Between mitmproxy's flows and the cache's terms: what a request asks for, and how an answer becomes a response."""
+"""Between mitmproxy's flows and the cache's terms: from a request to its target, from an answer to a response."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS
 from ..wire.requests import repeatable
 from .compat import client_writer
-from .metadata import HAS_BODY
+from .metadata import FORWARD_REASON, HAS_BODY
 
 
 def means_its_target(flow: http.HTTPFlow) -> bool:
     """Whether the origin is asked for what the key says.
 
-    Where the client's Host goes on, it chooses the resource and is no part of the key: what is asked for under another
-    name than the target's is not cached, nor does the answer to it say anything about what is. A path that is no UTF-8
+    Where the client's Host goes on, it chooses the resource and is no part of the key: a request with another name than
+    the target's is not cached, nor does the answer to it say anything about stored responses. A path that is no UTF-8
     has no key.
     """
     if host_is_the_clients(flow) and flow.request.host_header != target_of(flow).authority:
@@ -67,7 +67,7 @@ def has_body(flow: http.HTTPFlow) -> bool:
 
 
 def target_of(flow: http.HTTPFlow) -> Target:
-    """The request target. Never the Host header: the client may write there what it likes."""
+    """The request target. Never the Host header: a client may write anything into that."""
     request = flow.request
     return Target.of(request.scheme, request.host, request.port, request.path)
 
@@ -78,7 +78,7 @@ def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
 
 
 def address(client: Client) -> str:
-    """Who a client is, for fairness and the log: its address without the port."""
+    """A client's name for fairness and the log: its address without the port."""
     return str(client.peername[0]) if client.peername else "unknown"
 
 
@@ -107,10 +107,10 @@ def _as_response(answer: Answer, *, http11: bool, head: bool, last: bool) -> htt
 
 
 def error_type(message: str) -> str:
-    """The proxy error type (RFC 9209 §2.3) of what mitmproxy, or our ends of its connections, say of a failure."""
-    said = message.partition(": ")[0]
-    if said in PROXY_ERRORS:
-        return said
+    """The proxy error type (RFC 9209 §2.3) for a message of mitmproxy's, or of our ends of its connections."""
+    named = message.partition(": ")[0]
+    if named in PROXY_ERRORS:
+        return named
     message = message.lower()
     if message.startswith(f"[errno {socket.EAI_AGAIN}] no answer for ") or "too many names are" in message:
         return "dns_timeout"
@@ -157,6 +157,11 @@ def interim_sender(client: Client, http_version: str) -> Callable[[int, Headers]
             send_interim(writer.transport, status, headers)
 
     return send
+
+
+def forward_reason(flow: http.HTTPFlow) -> str:
+    """Why mitmproxy's own connection is used for this request, as Cache-Status has it (RFC 9211 §2.2)."""
+    return str(flow.metadata.get(FORWARD_REASON, "bypass" if flow.request.method in ("GET", "HEAD") else "method"))
 
 
 def is_bodiless(flow: http.HTTPFlow) -> bool:

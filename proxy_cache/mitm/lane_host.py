@@ -1,4 +1,4 @@
-"""The fast lane's view of mitmproxy: when it is open, which client it is for, and what its requests come to."""
+"""The fast lane's view of mitmproxy: when it is open, which client it is for, and how its requests end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from mitmproxy import ctx
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
-from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..downstream.records import RequestRecord
 from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
-    """What mitmproxy's watchdog of a connection is to do when it thinks that time is up. It looks only before it
-    falls asleep whether it has been disarmed."""
+    """In place of the callback of mitmproxy's watchdog over a connection, which looks only before it falls asleep
+    whether it has been disarmed."""
     if watchdog.blocker:
         await watchdog.watch()
     else:
@@ -40,7 +38,7 @@ Base: TypeAlias = tuple[str, str, int] | None
 
 
 class Targets:
-    """What request lines stand for. What has been found out holds until an option changes."""
+    """The targets of request lines. They are remembered until an option changes."""
 
     def __init__(self) -> None:
         self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
@@ -57,29 +55,33 @@ class Targets:
         self._onboarding_host = None
 
     def find(self, text: str, base: Base) -> Target | None:
-        """What the target of a request line stands for, unless mitmproxy has to answer it."""
-        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
-            self._onboarding_host = str(ctx.options.onboarding_host)
-            self._keep_host = bool(ctx.options.keep_host_header)
+        """The target of a request line; ``None`` if mitmproxy has to answer it."""
         if base is None:
             target = absolute_target(text)
-        elif text.startswith("/") and not self._keep_host:
+        elif text.startswith("/"):
             target = Target.of(*base, text)
         else:
             target = None
-        if target is None or target.host == self._onboarding_host or target.path.endswith(".crl"):
+        if target is None or not self.is_for_origin(target) or (base is not None and self._keep_host):
             return None
         return target
 
+    def is_for_origin(self, target: Target) -> bool:
+        """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
+        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
+            self._onboarding_host = str(ctx.options.onboarding_host)
+            self._keep_host = bool(ctx.options.keep_host_header)
+        return target.host != self._onboarding_host and not target.path.endswith(".crl")
+
 
 class ClientLane:
-    """What :class:`~downstream.lane.Lane` asks, answered for one client's connection."""
+    """The :class:`~downstream.host.Host` of one client's lane."""
 
     def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, transport: Any) -> None:
         self._clients = clients
         self._app = app = clients.app
         self.via = app.via
-        self.admission = app.admission
+        self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         peername = transport.get_extra_info("peername")
         self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = app.sends, app.ends
@@ -116,7 +118,7 @@ class ClientLane:
         self._disarmed.close()
 
     def lane_is_back(self) -> None:
-        # mitmproxy counts the seconds since it has heard something, and hears nothing of what a lane does.
+        # mitmproxy counts the seconds since the last bytes that it has seen, and sees none of a lane's.
         if self._watchdog is not None:
             self._disarmed.enter_context(self._watchdog.disarm())
 
@@ -150,9 +152,9 @@ class ClientLane:
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""
-        said = self._transport.get_extra_info
+        info = self._transport.get_extra_info
         return Client(
-            peername=said("peername"), sockname=said("sockname"), timestamp_start=time.time(),
+            peername=info("peername"), sockname=info("sockname"), timestamp_start=time.time(),
             proxy_mode=self._mode, state=ConnectionState.OPEN,
         )  # fmt: skip
 
@@ -162,15 +164,3 @@ class ClientLane:
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:
         return partial(send_interim, self._transport) if http11 else None
-
-    def lane_begin(self, exchange: Exchange) -> RequestRecord:
-        return self._app.accounts.begin(exchange)
-
-    def lane_answered(self, exchange: Exchange, answer: Answer) -> None:
-        self._app.metrics.answered(answer.source, exchange.collapsed)
-
-    def lane_end(self, record: RequestRecord, answer: Answer | None, note: str) -> None:
-        self._app.accounts.lane_ended(record, answer, self.client, note)
-
-    def failed(self, error: Exception) -> None:
-        self._app.failed(error)

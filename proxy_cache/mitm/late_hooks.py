@@ -2,10 +2,11 @@
 
 mitmproxy calls the hooks of its scripts before those of most of its own addons. A cache that answered there would
 never see what ``map_remote``, ``modify_headers`` or a script that comes later make of a request. So these two hooks are
-at the end of mitmproxy's chain: what is looked up, stored and fetched is what a plain mitmdump would have sent.
+at the end of mitmproxy's chain: requests are looked up, stored and fetched as a plain mitmdump would have sent
+them.
 
-Responses are another matter: what is stored is what the origin has sent, and other addons change what a client gets of
-it, from the cache or not.
+Responses are another matter: they are stored as the origin has sent them, and other addons change them on their way to
+a client, from the cache or not.
 """
 
 from __future__ import annotations
@@ -70,16 +71,16 @@ def may_stream(flow: http.HTTPFlow) -> bool:
             addon.request(flow)
     if flow.response is not None or flow.error is not None:
         return False
-    # Who reads the body, or would send it somewhere else when asked again, has to wait for all of it.
+    # An addon that reads the body, or sends it somewhere else when it is asked again, has to wait for all of it.
     return not (_at_work("serverplayback") or _is_mapped(flow) or _has_rule("modifybody", flow))
 
 
-async def make_whole(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool:
+async def buffer_body(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool:
     """Read an answer of the cache to its end if ``modify_body`` has a rule for it, which wants it whole, or ``always``.
     Whether it was; a body that breaks off makes an error of it."""
     response = flow.response
     sender = response.stream if response is not None else None
-    if response is None or not isinstance(sender, BodySender) or not (always or wants_whole(flow)):
+    if response is None or not isinstance(sender, BodySender) or not (always or needs_buffering(flow)):
         return False
     chunks = []
     try:
@@ -99,16 +100,16 @@ async def make_whole(flow: http.HTTPFlow, heads: Heads, *, always: bool) -> bool
     return True
 
 
-def wants_whole(flow: http.HTTPFlow) -> bool:
+def needs_buffering(flow: http.HTTPFlow) -> bool:
     """Whether ``modify_body`` changes the body of this response. As in mitmproxy, one that is longer than its option
     ``stream_large_bodies`` is streamed and stays as it is."""
     if flow.response is None or flow.request.method == "HEAD" or not _has_rule("modifybody", flow):
         return False
     if not compat.BODY_RULES.is_on:
         return True
-    most = compat.find("mitmproxy.utils.human:parse_size")(ctx.options.stream_large_bodies)
+    limit = compat.find("mitmproxy.utils.human:parse_size")(ctx.options.stream_large_bodies)
     length: str = flow.response.headers.get("content-length", "")
-    return most is None or not (length.isascii() and length.isdigit()) or int(length) <= most
+    return limit is None or not (length.isascii() and length.isdigit()) or int(length) <= limit
 
 
 def _at_work(name: str) -> Any:

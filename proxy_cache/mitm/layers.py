@@ -33,21 +33,21 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ..downstream.body_sender import BodySender
-from .backpressure import HELD_MOST, gate_of
+from .backpressure import MAX_HELD, gate_of
 from .compat import client_writer
+from .flow_requests import FlowRequests
 from .flows import is_bodiless
 from .forwarded.client_connection import ClientConnection
 from .forwarded.disconnects import hear_out
 from .forwarded.early import is_http1
+from .forwarded.head_limits import limit_http2
 from .forwarded.heads import ends_with_connection
-from .forwarded.http2 import limit_http2
 from .forwarded.origin_connection import BROKEN_OFF, InterimResponse, take_over
 from .forwarded.persistence import with_persistence
 from .forwarded.repeat import ConnectionChoice
 from .forwarded.stream import ForwardingStream
 from .forwarded.timeouts import ConnectTimer
 from .forwarded.trailers import TRAILERS, checked
-from .recorder import Recorder
 
 
 class Await(commands.Command):
@@ -73,7 +73,7 @@ class CacheStream(ForwardingStream):
         response = self.flow.response
         sender = response.stream if response is not None else None
         if already_streamed or not isinstance(sender, BodySender):
-            yield from self._send_whole(already_streamed)
+            yield from self._send_buffered(already_streamed)
             if self.is_unread:
                 origin_reads = self.context.server.state & ConnectionState.CAN_READ
                 yield from self.end_response() if origin_reads else self.end_early()
@@ -81,13 +81,13 @@ class CacheStream(ForwardingStream):
         try:
             yield from self._deliver(sender)
         except Exception as error:  # left to itself mitmproxy would log it, and leave the client hanging
-            self.recorder.failed(error)
+            self.flows.app.failed(error)
             sender.error = error
             yield from self._break_off(sender)
         finally:
             sender.close()
 
-    def _send_whole(self, already_streamed: bool) -> layer.CommandGenerator[None]:
+    def _send_buffered(self, already_streamed: bool) -> layer.CommandGenerator[None]:
         """As mitmproxy does, but for the content that an addon has given an answer that can have none: a client would
         take it for the next response (RFC 9110 §6.4.1, §9.3.2)."""
         for command in super().send_response(already_streamed):
@@ -126,7 +126,7 @@ class CacheStream(ForwardingStream):
             yield from self.flow_done()
 
     def _break_off(self, sender: BodySender) -> layer.CommandGenerator[None]:
-        """The body ended early. The client must not take what it has for all of it."""
+        """The body ended early. The client must not take it for complete."""
         assert self.flow.response is not None
         sender.break_off(to_the_end=ends_with_connection(self.flow.request, self.flow.response))
         message = f"response broke off after {sender.sent} bytes: {sender.error}"
@@ -146,9 +146,9 @@ class CacheStream(ForwardingStream):
 class CacheHttpLayer(ConnectionChoice):
     """mitmproxy's HTTP layer with our streams."""
 
-    def __init__(self, context: Context, mode: HTTPMode, recorder: Recorder) -> None:
+    def __init__(self, context: Context, mode: HTTPMode, flows: FlowRequests) -> None:
         super().__init__(context, mode)
-        self.recorder = recorder
+        self.flows = flows
         self.consumed = 0
         """Bytes of the client's that have come through here."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -173,19 +173,19 @@ class CacheHttpLayer(ConnectionChoice):
         return self._surviving(super()._handle_event(event)) if not self._has_failed else nothing()
 
     def _open_client_connection(self) -> None:
-        client, recorder = self.context.client, self.recorder
+        client, flows = self.context.client, self.flows
         if is_http1(client.alpn):
-            refuse, listens = partial(recorder.refused, client), partial(recorder.still_listens, client)
+            refuse, listens = partial(flows.refused, client), partial(flows.clients.still_listens, client)
             forward = self.mode is not HTTPMode.transparent
-            server = ClientConnection(self.context.fork(), recorder.head_limits, refuse, listens, forward=forward)
+            server = ClientConnection(self.context.fork(), flows.app.head_limits, refuse, listens, forward=forward)
             self.connections.setdefault(client, server)
         elif client.alpn == b"h2":
             h2_server = Http2Server(self.context.fork())
-            limit_http2(h2_server, recorder.head_limits)
+            limit_http2(h2_server, flows.app.head_limits)
             self.connections.setdefault(client, h2_server)
 
     def _within_bounds(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Read no more of a client while too much of what it has sent waits."""
+        """Read no more of a client while too many of its bytes wait."""
         yield from self._surviving(super()._handle_event(event))
         full = self._is_full()
         if full is not self._is_gated:
@@ -198,10 +198,10 @@ class CacheHttpLayer(ConnectionChoice):
         if self._has_failed:
             return False
         server = self.connections.get(self.context.client)
-        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > HELD_MOST:
+        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > MAX_HELD:
             return True
         return any(
-            isinstance(stream, CacheStream) and stream.held > HELD_MOST and stream.is_waiting
+            isinstance(stream, CacheStream) and stream.held > MAX_HELD and stream.is_waiting
             for stream in self.streams.values()
         )
 
@@ -212,7 +212,7 @@ class CacheHttpLayer(ConnectionChoice):
             yield from work
         except Exception as error:
             self._has_failed = True
-            self.recorder.failed(error)
+            self.flows.app.failed(error)
             if self.context.client.connected:
                 yield commands.CloseConnection(self.context.client)  # and mitmproxy all that belong to it
             for stream in list(self.streams.values()):
@@ -230,7 +230,7 @@ class CacheHttpLayer(ConnectionChoice):
         if timer is not None and (late := timer.end()) and command.err:
             command.err = late
         if not command.err:
-            take_over(stack, self.recorder.head_limits, lambda: self.recorder.origin_timeout)
+            take_over(stack, self.flows.app.head_limits, lambda: self.flows.app.origin_timeout)
         return super().register_connection(command)
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
@@ -241,12 +241,12 @@ class CacheHttpLayer(ConnectionChoice):
             if not isinstance(connection, Server):
                 continue
             if connection.connected:
-                reuse = reuse and not self.recorder.is_outdated(connection)
+                reuse = reuse and not self.flows.forward_trust.is_outdated(connection)
             else:
                 connection.error = None
         for command in super().get_connection(event, reuse=reuse):
             if isinstance(command, commands.OpenConnection):
-                timer = ConnectTimer(self.context.client, command.connection, self.recorder.origin_timeout)
+                timer = ConnectTimer(self.context.client, command.connection, self.flows.app.origin_timeout)
                 self._connecting[self.connections[command.connection]] = timer
             yield command
 
@@ -259,7 +259,7 @@ class CacheHttpLayer(ConnectionChoice):
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = CacheStream(self.context.fork(), stream_id)
-        stream.recorder = self.recorder
+        stream.flows = self.flows
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
@@ -273,7 +273,7 @@ class CacheHttpLayer(ConnectionChoice):
                     stream.from_origin = True
                 else:
                     if event.response.status_code == 100 and stream.flow.request.is_http10:
-                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, to whoever expects one
+                        return nothing()  # RFC 9110 §15.2: never to HTTP/1.0. mitmproxy would, if it is expected
                     if stream.from_origin:
                         event.response = stream.outgoing_response(event.response)
                     event.response = with_persistence(stream.flow.request, event.response)
@@ -295,13 +295,13 @@ class CacheHttpLayer(ConnectionChoice):
             if isinstance(event, InterimResponse):
                 return child.pass_interim(event.response)
             if isinstance(event, TRAILERS):
-                event = checked(event, self.recorder.head_limits)
+                event = checked(event, self.flows.app.head_limits)
             return self._stream_event(child, event)
         return super().event_to_child(child, event)
 
     def _not_sent(self, stream: CacheStream, error: Exception) -> layer.CommandGenerator[None]:
-        """What was about to leave is not what was meant: the client gets a 502, and the origin nothing."""
-        self.recorder.failed(error)
+        """Another request than the one that was meant was about to leave: the client gets a 502, the origin nothing."""
+        self.flows.app.failed(error)
         self._unsent.add(stream.stream_id)
         why = f"proxy_internal_error: {type(error).__name__}"
         return self.event_to_child(stream, http_events.ResponseProtocolError(stream.stream_id, why, BROKEN_OFF))
@@ -312,17 +312,17 @@ class CacheHttpLayer(ConnectionChoice):
             stream.held = stream.held + len(event.data) if stream.is_waiting else 0
         elif isinstance(event, http_events.RequestProtocolError) and stream.is_waiting:
             # mitmproxy hears of it once the stream waits no more. What it waits for may be a slot, or a body.
-            self.recorder.stream_gone(stream.flow)
+            self.flows.stream_gone(stream.flow)
         for command in super().event_to_child(stream, event):
             if isinstance(command, Await):
                 self._resume_after(command.work, command)
             elif not isinstance(command, FLOW_HOOKS) or not self._is_direct(stream, command):
                 yield command
-            elif self.recorder.run_hook(command.name, command.flow):
+            elif self.flows.run_hook(command.name, command.flow):
                 del self.command_sources[command]
                 yield from self.event_to_child(stream, events.HookCompleted(command))
             else:  # the one hook of ours that may have to wait
-                self._resume_after(self.recorder.answer_request(command.flow), command)
+                self._resume_after(self.flows.answer_request(command.flow), command)
 
     def _resume_after(self, work: Coroutine[Any, Any, None], command: commands.Command) -> None:
         """Let the stream go on once ``work`` is done, as mitmproxy does after a hook: the outermost layer is told, and
@@ -338,7 +338,7 @@ class CacheHttpLayer(ConnectionChoice):
                 with handler.timeout_watchdog.disarm():
                     await work
             except Exception as error:  # the stream must go on, or its client hangs
-                self.recorder.failed(error)
+                self.flows.app.failed(error)
             await handler.server_event(events.HookCompleted(command))  # type: ignore[arg-type]
 
         task = asyncio.get_running_loop().create_task(run())
@@ -348,7 +348,7 @@ class CacheHttpLayer(ConnectionChoice):
     def _is_direct(self, stream: CacheStream, command: StartHook) -> bool:
         """Decided when the request's header has come, for the whole flow."""
         if isinstance(command, http_hooks.HttpRequestHeadersHook):
-            stream.direct = self.recorder.is_alone_with(command.flow)
+            stream.direct = self.flows.is_alone_with(command.flow)
         return stream.direct
 
 
@@ -366,7 +366,7 @@ FLOW_HOOKS = (
 )
 
 
-def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:
+def with_cache(chosen: layer.Layer, flows: FlowRequests) -> layer.Layer:
     """The stack that was chosen, with our HTTP layer in place of mitmproxy's, wherever in it that was put."""
     parent: Any = None
     current: Any = chosen
@@ -374,17 +374,17 @@ def with_cache(chosen: layer.Layer, recorder: Recorder) -> layer.Layer:
         parent, current = current, getattr(current, "child_layer", None)
     if current is None:
         return chosen
-    new = replacement(current, recorder)
+    new = replacement(current, flows)
     if parent is None:
         return new
     parent.child_layer = new
     return chosen
 
 
-def replacement(old: HttpLayer, recorder: Recorder) -> CacheHttpLayer:
+def replacement(old: HttpLayer, flows: FlowRequests) -> CacheHttpLayer:
     """Our layer in the place of ``old`` in its context."""
-    new = CacheHttpLayer(old.context, old.mode, recorder)
-    recorder.layer_chosen(old.context.client, new)
+    new = CacheHttpLayer(old.context, old.mode, flows)
+    flows.clients.layer_chosen(old.context.client, new)
     layers = old.context.layers
     layers.remove(new)
     layers[layers.index(old)] = new

@@ -43,7 +43,7 @@ async def listen_again(proxyserver: Any) -> None:
 
 
 async def close_connections(proxyserver: Any, clients: Clients) -> None:
-    """End what is still connected, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
+    """End all connections, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():
         transport = handler.transports.get(handler.client)
         if transport is not None and transport.handler is not None:
@@ -66,10 +66,10 @@ def human_size(size: int) -> str:
 def raise_file_limit() -> None:
     """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
-    if soft < wanted:
+    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < limit:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         except (OSError, ValueError) as error:
             logger.warning("open files stay limited to %d: %s", soft, error)
 

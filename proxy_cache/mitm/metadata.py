@@ -1,11 +1,11 @@
-"""What is noted in a flow's metadata, by its keys."""
+"""Keys of our notes in a flow's metadata."""
 
 from __future__ import annotations
 
 from typing import Final
 
 HAS_BODY: Final = "proxy_cache_has_body"
-"""That the request has a body, where no field says so (HTTP/2)."""
+"""The request has a body, though no field says so (HTTP/2)."""
 CUT: Final = "proxy_cache_cut"
 """``client`` or ``origin``, whichever broke off first."""
 REFUSED: Final = "proxy_cache_refused"

@@ -1,4 +1,4 @@
-"""Who else in mitmproxy sees our flows.
+"""Other addons in mitmproxy that see our flows.
 
 A flow's four hooks are eight trips through mitmproxy's forty addons, most of what a hit costs. Where no other addon
 does anything with a plain GET, our own hooks are called directly instead (see ``CacheHttpLayer``); any script with
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx
 
 from .compat import NEIGHBOURS, find
 
@@ -23,7 +23,7 @@ UPGRADE_HOOKS = (
     "tcp_end",
     "tcp_error",
 )
-"""What is called of a connection that is HTTP's no longer."""
+"""Hooks for a connection that is no longer HTTP."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
 REQUESTS_NAME = "proxy_cache_requests"
 """The part of ours that is an addon of its own, see :mod:`.late_hooks`."""
@@ -47,7 +47,7 @@ IDLE_WITHOUT: dict[str, tuple[str, ...]] = {
     "stickycookie": ("stickycookie",),
     "upstreamauth": ("upstream_auth",),
     "dumper": ("flow_detail",),
-    # These act on requests that are never answered directly, see `is_for_origin`.
+    # These act on requests that are never answered directly, see `Targets.is_for_origin`.
     "disableh2c": (),
     "onboarding": (),
     "tlsconfig": (),
@@ -80,7 +80,7 @@ class FlowObservers:
         return self.found() is not None
 
     def found(self) -> str | None:
-        """Who else does something with flows, in words; ``None`` if nobody does."""
+        """Another addon that does something with flows, in words; ``None`` if there is none."""
         if time.monotonic() >= self._until:  # asked for every hit
             self._look()
         return self._why
@@ -123,8 +123,3 @@ class FlowObservers:
         if options is None:
             return f"addon {name} has the hook {hooks[0]}"
         return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)
-
-
-def is_for_origin(request: http.Request) -> bool:
-    """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
-    return request.host != ctx.options.onboarding_host and not request.path.endswith(".crl")

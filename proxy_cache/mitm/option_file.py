@@ -30,11 +30,11 @@ AT_START = frozenset(
         "server", "termlog_verbosity", "tune_event_loop",
     }
 )  # fmt: skip
-"""What is looked at when the proxy starts, and then no more."""
+"""Options that are read at the start only."""
 OURS_TO_SET = frozenset({"connection_strategy"})
 """Options of mitmproxy that the addon sets at the start, whatever a file says."""
 OUR_DEFAULTS: dict[str, Any] = {"flow_detail": 0}
-"""What options of mitmproxy are here if nobody has set them: mitmdump's own lines would keep the fast lane off."""
+"""Our defaults for options of mitmproxy's: mitmdump's own lines would keep the fast lane off."""
 UNSHOWN = frozenset({"log_redact"})
 """Options of ours with values that are for nobody's eyes."""
 VALUE_LONGEST = 60
@@ -67,7 +67,7 @@ def command_line(options: Any, arguments: Sequence[str] | None = None) -> Comman
 
 
 class OptionFile:
-    """What was read of it last, and what becomes of a new reading."""
+    """Remembers the last reading, and applies the differences of a new one."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -99,8 +99,7 @@ class OptionFile:
         is_there, values = _read(options)
         if self._was_there and not is_there:
             raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
-        values = {name: number_as_size(name, value) for name, value in values.items()}
-        _check(options, values)
+        values = _checked(options, values)
         changes: dict[str, Any] = {}
         later: dict[str, Any] = {}
         told, kept = [], []
@@ -135,13 +134,15 @@ class OptionFile:
         return "; ".join(words)
 
 
-def _check(options: Any, values: dict[str, Any]) -> None:
-    """Whether all names are options, and all values of their types. Raises ``OptionsError``."""
+def _checked(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, each of its option's type. Raises ``OptionsError``."""
+    values = {name: number_as_size(name, value) for name, value in values.items()}
     for name, value in values.items():
         if name in options:
             check_type(options._options[name], value)
         elif not option_names.is_for_another_program(name):
             raise exceptions.OptionsError(option_names.complaint(name, options.keys()))
+    return values
 
 
 def _default(options: Any, name: str) -> Any:

@@ -23,7 +23,7 @@ _ALSO_OF_OTHERS = frozenset(
         "rfile",
     }
 )
-"""What only some of mitmproxy's programs have. They share one config.yaml."""
+"""Options that only some of mitmproxy's programs have. They share one config.yaml."""
 _NEAR = 0.8
 _PERHAPS = 0.6
 

@@ -30,9 +30,9 @@ _PARAMETER = re.compile(r"[\w-]+")
 _HOST_PATTERN = re.compile(r"[\w.*?\[\]!:-]+")
 _ADDRESS_PATTERN = re.compile(r"\[([0-9a-f.]*:[0-9a-f:.]*)\](?::([0-9]{1,9}))?")
 _PORT_OF_PATTERN = re.compile(r":([0-9*?\[\]!-]+)$")
-NUMBER_MOST = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
 """Of seconds, and of whatever is counted: more is a slip of the keyboard."""
-SIZE_MOST = 2**62
+MAX_SIZE = 2**62
 _SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
 
 
@@ -49,13 +49,13 @@ def parse(options: Any) -> Settings:
         "cache_default_ttl",
         "shutdown_grace",
     ):
-        if not 0 <= getattr(options, name) <= NUMBER_MOST:
+        if not 0 <= getattr(options, name) <= MAX_NUMBER:
             raise exceptions.OptionsError(
-                f"{name}: must be from 0 to {NUMBER_MOST}, not {_short(getattr(options, name))}"
+                f"{name}: must be from 0 to {MAX_NUMBER}, not {_short(getattr(options, name))}"
             )
-    if not 1 <= options.origin_timeout <= NUMBER_MOST:
+    if not 1 <= options.origin_timeout <= MAX_NUMBER:
         raise exceptions.OptionsError(
-            f"origin_timeout: must be 1 second or more, and {NUMBER_MOST} at the most, not "
+            f"origin_timeout: must be 1 second or more, and {MAX_NUMBER} at the most, not "
             f"{_short(options.origin_timeout)}"
         )
     if not options.cache_dir.strip():
@@ -125,7 +125,7 @@ def _size(
         return number / 100
     power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
     size = int(number * 1024**power)
-    if size > SIZE_MOST:
+    if size > MAX_SIZE:
         raise exceptions.OptionsError(f"{name}: {text!r} is more than any disk has; use {examples}")
     return size
 
@@ -157,11 +157,11 @@ def _head_limits(options: Any) -> HeadLimits:
 
 def _spans(options: Any) -> SpanSettings:
     block = _byte_size("cache_block_size", options.cache_block_size)
-    most = _byte_size("cache_max_span", options.cache_max_span)
-    if most < max(block, 1):
-        raise exceptions.OptionsError(f"cache_max_span: must be at least one block ({block}), not {most}")
-    whole = options.cache_fill_whole.strip()
-    return SpanSettings(block, most, _byte_size("cache_fill_whole", whole) if whole else None)
+    max_span = _byte_size("cache_max_span", options.cache_max_span)
+    if max_span < max(block, 1):
+        raise exceptions.OptionsError(f"cache_max_span: must be at least one block ({block}), not {max_span}")
+    fill_whole = options.cache_fill_whole.strip()
+    return SpanSettings(block, max_span, _byte_size("cache_fill_whole", fill_whole) if fill_whole else None)
 
 
 def _address(name: str, text: str) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Every option: name, type, default and help. What becomes of their values: :mod:`.option_values`.
+"""Every option: name, type, default and help. Their values are checked in :mod:`.option_values`.
 
 The options live in mitmproxy (``--set name=value`` or config.yaml) and may be changed while it runs, unless their
 help says otherwise.
@@ -276,7 +276,7 @@ def check_type(option: Any, value: Any) -> None:
     except TypeError:
         fits = False
     if not fits:
-        wanted = _KINDS.get(kind, typecheck.typespec_to_str(kind))
-        raise exceptions.OptionsError(f"{name}: must be {wanted}, not {str(value)[:80]!r}")
+        kind_name = _KINDS.get(kind, typecheck.typespec_to_str(kind))
+        raise exceptions.OptionsError(f"{name}: must be {kind_name}, not {str(value)[:80]!r}")
     if option.choices and value not in option.choices:
         raise exceptions.OptionsError(f"{name}: must be one of {', '.join(option.choices)}, not {str(value)[:80]!r}")

@@ -14,11 +14,12 @@ from mitmproxy.proxy import mode_specs
 from ..caching.headers import NAME
 from ..semantics.limits import HeadLimits
 from ..semantics.status_fields import cache_status
-from ..wire.head_checks import RefusedHead, checked_request, why_malformed_request
+from ..wire.head_checks import checked_request
 from .compat import find
 from .flows import host_is_the_clients
 from .forwarded import heads
 from .forwarded.framing import settle_framing
+from .forwarded.requests import check_binary
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
@@ -28,11 +29,7 @@ def check_request(request: http.Request, limits: HeadLimits) -> None:
     """Refuse what others would read otherwise, as our own layers do when a head is read; here mitmproxy has read it.
     Raises :class:`RefusedHead`."""
     if request.is_http2 or request.is_http3:
-        data, fields = request.data, request.headers.fields
-        if (why := why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)) is not None:
-            raise RefusedHead(400, "http_request_error", why)
-        if (why := limits.why_too_large(fields, len(data.path) + len(data.authority))) is not None:
-            raise RefusedHead(431, "http_request_error", why)
+        check_binary(request, limits, names_target=False)
         return
     first = b"%b %b %b" % (request.data.method, request.data.path or b"/", request.data.http_version)
     checked_request([first, *(b"%b: %b" % field for field in request.headers.fields)], limits)
@@ -51,7 +48,7 @@ def clean_request(flow: http.HTTPFlow, via: str, *, has_body: bool) -> None:
     )  # fmt: skip
     if binary:  # mitmproxy says of it what HTTP/1 has to be told, once it knows that it is HTTP/1
         cleaned.headers.pop("transfer-encoding", None)
-    request = request.copy()  # the connection still goes by what has come
+    request = request.copy()  # the connection still goes by the original
     request.headers = cleaned.headers
     request.stream = flow.request.stream
     flow.request = request

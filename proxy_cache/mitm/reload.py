@@ -95,8 +95,8 @@ class Reload:
 def settle_connection_lines(options: Any) -> None:
     """mitmproxy logs two lines a connection, each shown to every addon: only for who wants mitmproxy's lines."""
     mitmproxys = not options.access_log and getattr(options, "flow_detail", 1) > 0
-    wanted = mitmproxys or getattr(options, "termlog_verbosity", "") == "debug"
-    logging.getLogger("mitmproxy.proxy.server").setLevel(logging.NOTSET if wanted else logging.WARNING)
+    is_shown = mitmproxys or getattr(options, "termlog_verbosity", "") == "debug"
+    logging.getLogger("mitmproxy.proxy.server").setLevel(logging.NOTSET if is_shown else logging.WARNING)
 
 
 def _mitmproxy_is_starting() -> bool:

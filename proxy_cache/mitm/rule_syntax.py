@@ -1,4 +1,4 @@
-"""What the rules of an operator look like: ``/filter/end``, where the first character separates.
+"""The syntax of an operator's rules: ``/filter/end``, where the first character separates.
 
 A rule that can never apply is as wrong as one that can't be parsed, and harder to notice: a filter that looks at what
 isn't there when the rule is asked (the response of a request that has not been sent), a host with a path, the words of
@@ -27,12 +27,12 @@ _BEGINS_A_FILTER = frozenset("~(\"'\\.^$[]*?+{}<>")
 _ENDS_IN_FORCE = re.compile(r"(?:^|[/|!:;,#@+=%&])\s*force\s*$")
 _HOST_AND_PORT = re.compile(r"[^:\]g-z_.-]*+[g-z_.-][^:\]]*+:[0-9]+\$?", re.IGNORECASE)
 _GLUED = re.compile(r"\A[&|]|(?<!\\)(?:[&|]!*|!)\Z")
-"""What a word begins or ends with where a space is missing: mitmproxy ends it at white space, brackets and quotes."""
+"""The ends of a word where a space is missing: mitmproxy ends it at white space, brackets and quotes."""
 _GLUED_WITHIN = re.compile(r"[^\s()'\"&|!][&|]!*[~(]")
 _OUTSIDE_OF_HOSTS = re.compile(r"[&,;!=@\s]")
 _REGEX_SYNTAX = re.compile(r"\{\d*,\d*\}|\(\?<?[!=]")
 _EVERYTHING = frozenset({".*", "^.*", ".*$", "^.*$"})
-"""Who writes these means it."""
+"""Nobody writes these by mistake."""
 _WHOLE_HOST = re.compile(r"[\w-]++(?:\.[\w-]++)++")
 
 _OPERATORS = frozenset({"&", "&&", "|", "||", "!", "and", "or", "not"})

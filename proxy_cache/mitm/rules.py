@@ -1,4 +1,4 @@
-"""Rules of the operator, in mitmproxy's filter expressions, and what they come to for one request.
+"""Rules of the operator, in mitmproxy's filter expressions, and the policy that they give one request.
 
 What the rules say of a target is worked out once and remembered (see :mod:`.filters`). Only rules that look at
 more than the target, such as a header, are asked again for each request, and those that look at the response (which
@@ -28,7 +28,7 @@ from .rule_syntax import each_once, parsed, split, timed
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _BETWEEN = re.compile(r"[,\s]+")
 _NOT_IN_PARAMETERS = re.compile(r"^\?(?!$)|[=&;|#/]")
-"""What stands around a parameter's name in a URL. (Elsewhere ``?`` is any character.)"""
+"""Characters around a parameter's name in a URL. (Elsewhere ``?`` is any character.)"""
 _METHODS = (b"GET", b"HEAD")
 
 MAX_REMEMBERED: Final = 10_000
@@ -41,14 +41,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Spec(Generic[T]):
-    """One rule: which requests it is about, and what it says."""
+    """One rule: a filter for requests, and a value for those that match."""
 
     filter: Filter
     value: T
 
 
 class _TakesMore(Exception):
-    """What is known does not decide."""
+    """It takes more facts to decide."""
 
 
 def _make_room(known: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class Rules:
         return (*self.ttl, *self.ignore_directives, *self.ignore_authorization, *self.key_ignores, *self.queue)
 
     def policy(self, target: Target, method: bytes, flow: Callable[[], http.HTTPFlow]) -> Policy:
-        """What applies to a request for ``target``, and to its response. ``flow`` makes the flow that filters are asked
+        """The policy for a request for ``target``, and for its response. ``flow`` makes the flow that filters are asked
         about, if one of them needs it."""
         if self.are_none:
             return self.base
@@ -121,7 +121,7 @@ class Rules:
         return self._remember(target.url, policy) if is_for_all else policy
 
     def _for_url(self, facts: Facts, flow: Callable[[], http.HTTPFlow]) -> tuple[Policy, bool]:
-        """What applies, and whether it does so to all requests for this URL."""
+        """The policy, and whether it is the same for all requests for this URL."""
         try:
             return self._settled(facts, None), True
         except _TakesMore:
@@ -188,7 +188,7 @@ class Rules:
 
 
 def _first(specs: tuple[Spec[T], ...], facts: Facts, flow: http.HTTPFlow | None, *, otherwise: T) -> T:
-    """What the first rule says that matches this request."""
+    """The value of the first rule that matches this request."""
     for spec in specs:
         answer = spec.filter.check(facts)
         if answer is None:

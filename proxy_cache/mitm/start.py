@@ -1,4 +1,4 @@
-"""What is said at the start: what to do next, and what is in the way."""
+"""Messages at the start: the next steps for a user, and obstacles."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _PORT_AT_END = re.compile(r"[@:](\d{1,5})$")
 
 
 def with_free_port(message: str) -> str:
-    """What mitmproxy says of a port that is taken, with one that isn't; any other message as it is."""
+    """mitmproxy's message on a port that is taken, with a free one added; any other message as it is."""
     what, failed, rest = message.partition(_FAILED)
     address, _, why = rest.partition(" with ")
     host, _, port = address.rpartition(":")
@@ -129,7 +129,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def say_what_is_next(proxyserver: Any) -> None:
-    """For whoever starts it by hand: a log file has no use for it."""
+    """For a user who starts it by hand: a log file has no use for it."""
     terminal = next((stream for stream in (sys.stdout, sys.stderr) if _is_terminal(stream)), None)
     if terminal is None or getattr(ctx.options, "termlog_verbosity", "info") not in ("info", "debug"):
         return
@@ -149,12 +149,12 @@ def what_is_next(proxyserver: Any) -> list[str]:
         if not server.listen_addrs:
             continue
         host, port = server.listen_addrs[0][:2]
-        at = f"http://{_reachable(host)}:{port}"
+        url = f"http://{_reachable(host)}:{port}"
         kind = server.mode.type_name
         if kind in ("regular", "upstream") and not lines:
-            lines.append(f"Next, where clients run:  export http_proxy={at} HTTP_PROXY={at}")
+            lines.append(f"Next, where clients run:  export http_proxy={url} HTTP_PROXY={url}")
         elif kind == "reverse":
-            lines.append(f"In place of {server.mode.data}:  {at}")
+            lines.append(f"In place of {server.mode.data}:  {url}")
     return lines
 
 

@@ -33,9 +33,9 @@ class WatchedTls:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tls, name)
 
-    def recv(self, most: int) -> bytes:
+    def recv(self, size: int) -> bytes:
         try:
-            data: bytes = self._tls.recv(most)
+            data: bytes = self._tls.recv(size)
         except SSL.WantReadError:
             raise
         except SSL.ZeroReturnError:

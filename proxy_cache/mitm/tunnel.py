@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from mitmproxy.connection import Client
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.tcp import TCPLayer
 
-
-class TunnelRecorder(Protocol):
-    """What a tunnel reports."""
-
-    def opened(self, client: Client, target: str, error: str | None) -> None:
-        """It was dialled; ``error`` is why that failed."""
-
-    def data(self, client: Client, from_client: bool, size: int) -> None: ...
+from .tunnels import Tunnels
 
 
 @dataclass
@@ -31,9 +22,9 @@ class TunnelReady(commands.Command):
 class Tunnel(TCPLayer):
     """A raw tunnel: relayed, counted, looked at by nobody."""
 
-    def __init__(self, context: Context, recorder: TunnelRecorder) -> None:
+    def __init__(self, context: Context, tunnels: Tunnels) -> None:
         super().__init__(context, ignore=True)
-        self._recorder = recorder
+        self._tunnels = tunnels
         self._handle_event = self._dial
 
     def _dial(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -44,16 +35,16 @@ class Tunnel(TCPLayer):
     def _relay(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.DataReceived):
             client = self.context.client
-            self._recorder.data(client, event.connection is client, len(event.data))
+            self._tunnels.data(client, event.connection is client, len(event.data))
         yield from self.relay_messages(event)
 
 
 class Relay(TCPLayer):
-    """What follows a 101: bytes both ways, kept by nobody."""
+    """A connection after a 101: bytes both ways, kept by nobody."""
 
 
 def connection_event(event: events.Event, context: Context) -> events.Event:
-    """What a client sends through a stream, as what happens on its connection."""
+    """An event of a client's stream, as one of its connection."""
     if isinstance(event, http_events.RequestData):
         return events.DataReceived(context.client, event.data)
     if isinstance(event, http_events.RequestEndOfMessage):

@@ -31,8 +31,8 @@ from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
-class Recorder:
-    """What the layers report to, with a proxy around them that has no cache."""
+class Flows:
+    """What the layers ask and report to, with a proxy around them that has no cache."""
 
     via = "proxy-cache-test"
     head_limits = DEFAULT_HEAD_LIMITS
@@ -59,13 +59,7 @@ class Recorder:
     def failed(self, error: Exception) -> None:
         self.errors.append(error)
 
-    def forward_reason(self, flow: http.HTTPFlow) -> str:
-        return "method"
-
-    def host_is_the_clients(self, flow: http.HTTPFlow) -> bool:
-        return False
-
-    def upgrades_are_watched(self) -> bool:
+    def watch_upgrades(self) -> bool:
         return False
 
     def is_alone_with(self, flow: http.HTTPFlow) -> bool:
@@ -74,8 +68,10 @@ class Recorder:
     def layer_chosen(self, client: Client, layer: object) -> None: ...
 
     @property
-    def tunnels(self) -> Recorder:
+    def app(self) -> Flows:
         return self
+
+    tunnels = observers = clients = forward_trust = app
 
     def opened(self, client: Client, target: str, error: str | None) -> None: ...
 
@@ -106,7 +102,7 @@ class Driver:
     """One client's connection."""
 
     def __init__(self, options: Any, mode: str = "regular") -> None:
-        self.recorder = Recorder()
+        self.flows = Flows()
         self.outcome = Outcome()
         proxy_mode = ProxyMode.parse(mode)
         client = Client(
@@ -121,7 +117,7 @@ class Driver:
             context.server.address = proxy_mode.address  # type: ignore[attr-defined]
         elif mode.startswith("upstream"):
             http_mode = HTTPMode.upstream
-        self.layer = CacheHttpLayer(context, http_mode, self.recorder)  # type: ignore[arg-type]
+        self.layer = CacheHttpLayer(context, http_mode, self.flows)  # type: ignore[arg-type]
         self._origins: dict[object, h11.Connection] = {}
         self._partial: dict[object, Received] = {}
         self.feed(events.Start())
@@ -190,7 +186,7 @@ def forwarded(options: Any, data: list[bytes], mode: str = "regular") -> Outcome
             break
         driver.feed(events.DataReceived(driver.client, piece))
     outcome = driver.outcome
-    outcome.trouble += [f"{type(error).__name__}: {error}" for error in driver.recorder.errors]
+    outcome.trouble += [f"{type(error).__name__}: {error}" for error in driver.flows.errors]
     for number, received in enumerate(outcome.origins):
         method, target = outcome.keys[number] if number < len(outcome.keys) else ("", None)
         if target is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from mitmproxy import exceptions
 
-from proxy_cache.mitm import options
+from proxy_cache.mitm import option_values
 from proxy_cache.mitm.rule_syntax import parsed
+from proxy_cache.settings import is_one_of
 
 
 @pytest.mark.parametrize(
@@ -73,5 +74,5 @@ def test_statuses(text: str) -> None:
     ],
 )
 def test_hosts_that_are_cached(pattern: str, yes: list[tuple[str, int]], no: list[tuple[str, int]]) -> None:
-    hosts = (options.host_pattern(pattern),)
-    assert [options.is_one_of(hosts, *host) for host in yes + no] == [True] * len(yes) + [False] * len(no)
+    hosts = (option_values.host_pattern(pattern),)
+    assert [is_one_of(hosts, *host) for host in yes + no] == [True] * len(yes) + [False] * len(no)

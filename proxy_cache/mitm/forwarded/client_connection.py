@@ -29,13 +29,13 @@ from ...semantics.limits import HeadLimits
 from ...wire.head_checks import RefusedHead, checked_request
 from ..tls_close import say_closed
 from .chunk_reader import ChunkReader
-from .lines import line_break, lines_of
+from .head_limits import line_break, lines_of
 from .outcome import BadBody
 from .requests import request_of
 
 LINGER = 5.0
 """Seconds of silence, and"""
-LINGER_MOST = 30.0
+MAX_LINGER = 30.0
 """seconds in all, for which more is read, and dropped, from a client that has had its last answer. With unread data in
 front of it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6). (nginx has the same two.)"""
 
@@ -223,7 +223,7 @@ class ClientConnection(Http1Server):
             self._is_silent = False
             return
         self._lingered += LINGER
-        if isinstance(event, events.Wakeup) and not self._is_silent and self._lingered < LINGER_MOST:
+        if isinstance(event, events.Wakeup) and not self._is_silent and self._lingered < MAX_LINGER:
             self._is_silent = True
             yield commands.RequestWakeup(LINGER)
             return

@@ -1,4 +1,4 @@
-"""What an origin had said before its connection broke.
+"""Responses that came before an origin's connection broke.
 
 An origin that refuses an upload answers (401, 413, 417, …) and closes, and what is still on its way to it is answered
 by a reset. asyncio gives up a connection as soon as a write fails, with the response in it that has come and that
@@ -17,13 +17,12 @@ from mitmproxy.connection import Connection
 
 from ..compat import HEARING, io_of
 
-READ_MOST: Final = 256 * 1024
-"""Bytes that are read of what came before the connection broke."""
+MAX_READ: Final = 256 * 1024
+"""Bytes that are read after the connection broke."""
 
 
 class HeardOut:
-    """What mitmproxy writes to a connection with. That writing has failed is told by the end of what can be read, and
-    not before that has been read."""
+    """A writer of mitmproxy's. That writing has failed shows at the end of reading, once all has been read."""
 
     def __init__(self, writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
         self._writer, self._reader = writer, reader
@@ -37,20 +36,20 @@ class HeardOut:
         except OSError:
             if self._reader.at_eof():
                 raise
-            # mitmproxy would cancel whoever reads
+            # mitmproxy would cancel the reader
 
 
 class HeardReader(asyncio.StreamReader):
-    """What mitmproxy reads a connection from. Whatever ends it, all that has come is read first."""
+    """A reader of mitmproxy's. However the connection ends, all that has come is read first."""
 
     was_reset = False
 
     def set_exception(self, error: BaseException) -> None:
-        """asyncio has lost the connection, and would forget what has come. The socket is still open."""
+        """asyncio has lost the connection, and would forget all unread bytes. The socket is still open."""
         self.was_reset = True
         transport: Any = getattr(self, "_transport", None)
         shared = transport.get_extra_info("socket") if transport is not None else None
-        left = READ_MOST
+        left = MAX_READ
         try:
             while shared is not None and left > 0 and (data := os.read(shared.fileno(), left)):
                 self.feed_data(data)

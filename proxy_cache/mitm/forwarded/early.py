@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -16,7 +17,7 @@ from .outcome import ToldApart
 
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 _CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
-DROPPED_MOST: Final = 256 * 1024
+MAX_DROPPED: Final = 256 * 1024
 """Bytes of a body that are read and dropped before the answer, so that the connection can go on. With more to come the
 answer is sent at once, and the connection ends."""
 
@@ -34,7 +35,7 @@ class EarlyAnswers(ToldApart):
             yield from super().state_consume_request_body(event)
             return
         self.dropped += len(event.data)
-        if self.dropped > DROPPED_MOST:
+        if self.dropped > MAX_DROPPED:
             self.flow.response.headers["Connection"] = "close"
             yield from super().state_consume_request_body(http_events.RequestEndOfMessage(self.stream_id))
             yield from self.stop_reading()
@@ -47,6 +48,15 @@ class EarlyAnswers(ToldApart):
     def is_unread(self) -> bool:
         """Whether the whole response has been sent, and the request is still being taken on to its origin."""
         return bool(self.client_state == self.state_stream_request_body and self.server_state == self.state_done)
+
+    def send_own(self, response: http.Response) -> layer.CommandGenerator[None]:
+        """A whole response of our own to the client."""
+        client = self.context.client
+        content = b"" if self.flow.request.method == "HEAD" else response.raw_content or b""
+        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not content), client)
+        if content:
+            yield SendHttp(http_events.ResponseData(self.stream_id, content), client)
+        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
 
     def end_response(self) -> layer.CommandGenerator[None]:
         """The origin has answered, and reads on. mitmproxy would keep the end of the response until that of the request

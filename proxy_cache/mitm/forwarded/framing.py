@@ -1,6 +1,6 @@
-"""What a forwarded response says of its own length, made as plain as it is for fills (RFC 9112 §6).
+"""The length of a forwarded response, made as plain as for fills (RFC 9112 §6).
 
-mitmproxy goes by the same fields again, here and towards the client: what is odd in them has to be gone by then.
+mitmproxy goes by the same fields again, here and towards the client: nothing odd may be left in them by then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Heads of what mitmproxy forwards, as they leave: copies, so that other addons see what has come.
+"""Heads of forwarded messages, as they leave: copies, so that other addons see the originals.
 
 Without hop-by-hop fields and with ``Via`` (RFC 9110 §7.6), for the next hop's version and ours and not the last one's
 (RFC 9112 §2.3), and with what a client has to know of its connection (RFC 9112 §9).
@@ -22,7 +22,7 @@ def for_origin(
     request: http.Request, via: str, *, to_parent: bool, binary: bool, host: bytes | None = None, has_body: bool = False
 ) -> http.Request:
     """A request as it goes on, to an origin or a parent proxy: method and fields as they came, all else from the target
-    that is the key of what is stored. Raises :class:`Mismatch` if that is not what would leave.
+    that is the key in the cache. Raises :class:`Mismatch` if another request would leave.
 
     ``to_parent``: to a parent proxy. ``binary``: over HTTP/2 or 3. ``host``: a Host that is the client's choice, where
     that is wanted. ``has_body``: of a request that came over HTTP/2, where no field need say so.
@@ -61,7 +61,7 @@ def for_origin(
 
 
 def _as_http1(headers: http.Headers, has_body: bool) -> None:
-    """What HTTP/2 says otherwise than in fields, or in more of them."""
+    """Put into fields of HTTP/1 what HTTP/2 says otherwise, or in more of them."""
     cookies = headers.get_all("cookie")
     if len(cookies) > 1:  # RFC 9113 §8.2.3
         headers["Cookie"] = "; ".join(cookies)
@@ -104,8 +104,8 @@ def _forwarded(headers: http.Headers, via: str, upgrade: bool) -> http.Headers:
 
 
 def _without_h2c(protocols: str) -> str:
-    """What an Upgrade names, but for HTTP/2 over plain TCP, in whatever spelling: behind it requests would pass that
-    nobody here sees. (mitmproxy takes it out if it is spelt in one way and alone.) RFC 9113 §3.1 has obsoleted it."""
+    """The protocols of an Upgrade without HTTP/2 over plain TCP, in whatever spelling: requests behind that would pass
+    unseen. (mitmproxy takes it out if it is spelt in one way and alone.) RFC 9113 §3.1 has obsoleted it."""
     names = [name.strip() for name in protocols.split(",")]
     return ", ".join(name for name in names if name and name.lower().partition("/")[0] != "h2c")
 

@@ -42,8 +42,7 @@ from ..tls_close import was_cut_short, watch
 from .chunk_reader import ChunkReader
 from .disconnects import was_reset
 from .framing import settle_framing
-from .http2 import limit_http2
-from .lines import lines_of
+from .head_limits import limit_http2, lines_of
 from .sent import ConnectionExpired, SentRequest
 from .timeouts import SilenceTimer
 
@@ -69,7 +68,7 @@ class OriginConnection(Http1Client):
         self._silence = SilenceTimer(context.client, self.conn, timeout)
         self._interim = 0
         self._requests = 0
-        """So many have gone over it."""
+        """Requests that have gone over the connection."""
         self._sent = SentRequest()
         self._is_last = False
         """Whether the connection ends with the current response, whatever that says."""
@@ -81,7 +80,7 @@ class OriginConnection(Http1Client):
             self.buf = ReceiveBuffer()
             if isinstance(event, events.DataReceived):
                 return
-        elif isinstance(event, events.ConnectionClosed) and (why := self._why_not_whole()) is not None:
+        elif isinstance(event, events.ConnectionClosed) and (why := self._why_incomplete()) is not None:
             # A body without length is complete when its connection was closed, and not when it broke (RFC 9112 §8, and
             # §9.8 of TLS).
             assert self.stream_id is not None
@@ -91,7 +90,7 @@ class OriginConnection(Http1Client):
             return
         yield from super().read_body(event)
 
-    def _why_not_whole(self) -> str | None:
+    def _why_incomplete(self) -> str | None:
         """Why a body is not complete with the connection's end, with its proxy error type."""
         self._silence.end()
         if self._silence.error is not None:
@@ -176,7 +175,7 @@ class OriginConnection(Http1Client):
         assert self.request is not None
         cleaned, skipped = cleaned_response(lines, self._limits)
         response = http1.read_response_head(cleaned)
-        # Who means something by a line that is none may also see the end of the message elsewhere.
+        # A sender that means something by such a line may also see the end of the message elsewhere.
         self._is_last |= settle_framing(response) or bool(skipped)
         if response.status_code == 101 and "upgrade" not in self.request.headers:
             # RFC 9110 §15.2.2: the client is to have sent an Upgrade. What follows would be taken for HTTP by nobody.

@@ -1,4 +1,4 @@
-"""What a client is told of its connection (RFC 9112 §9)."""
+"""Whether a client's connection goes on, as it is told (RFC 9112 §9)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .heads import is_chunked
 
 
 def with_persistence(request: http.Request, response: http.Response) -> http.Response:
-    """What a client is told of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
+    """Tell the client of its connection: that it ends with this response (RFC 9112 §9.6), or that one which spoke
     HTTP/1.0 may go on (§9.3). mitmproxy decides it, by the same functions and by what the response says, and adds
     nothing to that."""
     if response.status_code < 200 or request.method == "CONNECT" or not request.http_version.startswith("HTTP/1"):

@@ -29,7 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from ...semantics.methods import is_idempotent
 from .disconnects import has_ended
 from .early import EarlyAnswers, is_http1
-from .sent import REPEAT_MOST, ConnectionExpired
+from .sent import MAX_REPEATED, ConnectionExpired
 
 
 class NewConnection(GetHttpConnection):
@@ -45,7 +45,7 @@ class RepeatingStream(EarlyAnswers):
         return (
             isinstance(event, ConnectionExpired)
             and not self.is_repeated
-            and (event.sent is not None or self._is_whole())
+            and (event.sent is not None or self._is_complete())
             and is_idempotent(self.flow.request.method)
             and self.flow.response is None
             and self.flow.error is None
@@ -54,13 +54,13 @@ class RepeatingStream(EarlyAnswers):
         )
 
     def repeat(self, event: ConnectionExpired) -> layer.CommandGenerator[None]:
-        """What comes of the body meanwhile is queued: the stream waits for its connection."""
+        """Later pieces of the body are queued: the stream waits for its connection."""
         self.is_repeated = True
         connected = yield from self.make_server_connection()
         if not connected:
             return
         server = self.context.server
-        rest = self._whole_body() if event.sent is None else event.sent
+        rest = self._body_events() if event.sent is None else event.sent
         ends = self.client_state == self.state_done and not any(isinstance(each, RequestData) for each in rest)
         yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, ends), server)
         for each in rest:
@@ -83,12 +83,12 @@ class RepeatingStream(EarlyAnswers):
         self.context.server = self.flow.server_conn = connection
         return True
 
-    def _is_whole(self) -> bool:
+    def _is_complete(self) -> bool:
         """Whether the request is here to its end, as it is where another addon is to see all of it."""
         request = self.flow.request
         return not request.stream and request.raw_content is not None and not request.trailers
 
-    def _whole_body(self) -> list[HttpEvent]:
+    def _body_events(self) -> list[HttpEvent]:
         end = RequestEndOfMessage(self.stream_id)
         content = self.flow.request.raw_content
         return [RequestData(self.stream_id, content), end] if content else [end]
@@ -100,7 +100,7 @@ class RepeatingStream(EarlyAnswers):
             size = http1.expected_http_body_size(self.flow.request)
         except ValueError:
             return False
-        return size is None or size > REPEAT_MOST
+        return size is None or size > MAX_REPEATED
 
 
 class ConnectionChoice(HttpLayer):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from mitmproxy import http
 
 from ...semantics import targets
-from ...wire.head_checks import RefusedHead
+from ...semantics.limits import HeadLimits
+from ...wire.head_checks import RefusedHead, why_malformed_request
 
 
 def request_of(lines: Sequence[bytes], *, forward: bool, scheme: str) -> http.Request:
@@ -52,8 +53,21 @@ def with_brackets(request: http.Request) -> None:
             request.headers["Host"] = authority
 
 
-def why_no_target(request: http.Request) -> str | None:
-    """Read the target of a request that came over HTTP/2 in the same way (RFC 9113 §8.3.1); what is wrong with it."""
+def check_binary(request: http.Request, limits: HeadLimits, *, names_target: bool) -> None:
+    """Look at a request that came over HTTP/2 or 3 as :func:`wire.head_checks.checked_request` does at others.
+    ``names_target``: whether the client says where it goes. Raises :class:`RefusedHead`."""
+    data, fields = request.data, request.headers.fields
+    why = why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)
+    if why is None and names_target:
+        why = _why_no_target(request)
+    if why is not None:
+        raise RefusedHead(400, "http_request_error", why)
+    if (why := limits.why_too_large(fields, len(data.path) + len(data.authority))) is not None:
+        raise RefusedHead(431, "http_request_error", why)
+
+
+def _why_no_target(request: http.Request) -> str | None:
+    """Read its target in the same way (RFC 9113 §8.3.1); what is wrong with it."""
     default = None if request.method == "CONNECT" else 443 if request.scheme == "https" else 80
     text = request.data.authority or request.data.headers.get("host", "").encode("latin-1", "replace")
     try:

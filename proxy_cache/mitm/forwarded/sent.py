@@ -1,4 +1,4 @@
-"""What has been sent of a request, as long as it may have to be sent again (see :mod:`.repeat`)."""
+"""The sent part of a request, as long as it may have to be sent again (see :mod:`.repeat`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from mitmproxy.proxy.layers.http._events import HttpEvent, RequestData, RequestEndOfMessage, ResponseProtocolError
 
-REPEAT_MOST: Final = 64 * 1024
+MAX_REPEATED: Final = 64 * 1024
 """Bytes of a body that are kept until the response comes."""
 
 
@@ -20,7 +20,7 @@ class ConnectionExpired(ResponseProtocolError):
 
 @dataclass
 class SentRequest:
-    """What has been sent of a request, over a connection that had been used before."""
+    """The sent part of a request over a connection that had been used before."""
 
     rest: list[HttpEvent] | None = None
     """After the head; ``None`` if it can't be sent again."""
@@ -35,7 +35,7 @@ class SentRequest:
         self.rest.append(event)
         if isinstance(event, RequestData):
             self.size += len(event.data)
-            if self.size > REPEAT_MOST:
+            if self.size > MAX_REPEATED:
                 self.rest = None
 
     def forget(self) -> None:

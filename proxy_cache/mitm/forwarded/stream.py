@@ -20,13 +20,15 @@ from ...downstream.respond import interim_head
 from ...semantics.headers import Headers
 from ...semantics.status_fields import cache_status
 from ...semantics.texts import brief
-from ...wire.head_checks import why_malformed_request, why_malformed_response
+from ...wire.head_checks import RefusedHead, why_malformed_response
 from ..compat import client_writer
 from ..connect import TunnellingStream
+from ..flows import forward_reason, host_is_the_clients
 from ..metadata import HAS_BODY
-from . import heads, requests
+from . import heads
 from .early import is_http1
 from .origin_connection import BROKEN_OFF
+from .requests import check_binary
 from .sent import ConnectionExpired
 from .trailers import MalformedTrailers
 
@@ -41,11 +43,11 @@ class ForwardingStream(TunnellingStream):
     """Whether the request has a body, which HTTP/2 says without a field."""
 
     def outgoing_request(self, request: http.Request) -> http.Request:
-        """What leaves in place of ``request``. Raises if that would be another than the one that is meant."""
-        kept = request.host_header if self.recorder.host_is_the_clients(self.flow) else None
+        """The copy of ``request`` that leaves. Raises if it would not be the one that is meant."""
+        kept = request.host_header if host_is_the_clients(self.flow) else None
         return heads.for_origin(
             request,
-            self.recorder.via,
+            self.flows.app.via,
             to_parent=self.mode is HTTPMode.upstream,
             binary=not is_http1(self.context.server.alpn),
             host=kept.encode("utf-8", "surrogateescape") if kept is not None else None,
@@ -58,16 +60,13 @@ class ForwardingStream(TunnellingStream):
         yield from super().state_wait_for_request_headers(event)
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        """What came over HTTP/1 has been looked at, line by line, where it was read."""
+        """Requests and responses of HTTP/1 have been checked, line by line, where they were read."""
         if request and not self.is_http1:
-            data = self.flow.request.data
-            fields = self.flow.request.headers.fields
-            why = why_malformed_request(data.method, data.scheme, data.authority, data.path, fields)
-            if why is None and self.mode is not HTTPMode.transparent:
-                why = requests.why_no_target(self.flow.request)
-            too_large = self.recorder.head_limits.why_too_large(fields, len(data.path) + len(data.authority))
-            if why is not None or too_large is not None:
-                yield from self._refuse(400 if why else 431, why or too_large or "")
+            names_target = self.mode is not HTTPMode.transparent
+            try:
+                check_binary(self.flow.request, self.flows.app.head_limits, names_target=names_target)
+            except RefusedHead as refused:
+                yield from self._refuse(refused)
                 return True
             if self.has_body and "content-length" not in self.flow.request.headers:
                 self.flow.metadata[HAS_BODY] = True
@@ -76,7 +75,7 @@ class ForwardingStream(TunnellingStream):
             fields = self.flow.response.headers.fields
             why = why_malformed_response(self.flow.response.status_code, fields)
             error = "http_protocol_error" if why else "http_response_header_section_size"
-            why = why or self.recorder.head_limits.why_too_large(fields)
+            why = why or self.flows.app.head_limits.why_too_large(fields)
             if why is not None:
                 self.flow.response = None
                 yield SendHttp(http_events.RequestProtocolError(self.stream_id, why, CANCELLED), self.context.server)
@@ -86,23 +85,18 @@ class ForwardingStream(TunnellingStream):
                 return True
         return (yield from super().check_invalid(request))
 
-    def _refuse(self, status: int, why: str) -> layer.CommandGenerator[None]:
+    def _refuse(self, refused: RefusedHead) -> layer.CommandGenerator[None]:
         """Answer a request that no hook has seen, over HTTP/2."""
-        client = self.context.client
-        response = self.recorder.refused(client, status, "http_request_error", why)
+        response = self.flows.refused(self.context.client, refused.status, refused.error, refused.detail)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
-        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, False), client)
-        yield SendHttp(http_events.ResponseData(self.stream_id, response.raw_content or b""), client)
-        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
+        yield from self.send_own(response)
         yield DropStream(self.stream_id)
 
     def outgoing_response(self, response: http.Response) -> http.Response:
         status = response.status_code
-        fwd = (
-            cache_status(NAME, fwd=self.recorder.forward_reason(self.flow), fwd_status=status) if status >= 200 else ""
-        )
-        return heads.for_client(response, self.flow.request, self.recorder.via, fwd)
+        fwd = cache_status(NAME, fwd=forward_reason(self.flow), fwd_status=status) if status >= 200 else ""
+        return heads.for_client(response, self.flow.request, self.flows.app.via, fwd)
 
     def pass_interim(self, response: http.Response) -> layer.CommandGenerator[None]:
         """RFC 9110 §15.2: "A proxy MUST forward 1xx responses unless the proxy itself requested the generation of the
@@ -156,20 +150,14 @@ class ForwardingStream(TunnellingStream):
             yield from super().handle_protocol_error(event)
             return
         self.flow.error = flow.Error(event.message)
-        self.flow.response = response = self.recorder.unreachable(self.flow, event.message)
+        self.flow.response = response = self.flows.unreachable(self.flow, event.message)
         yield http_hooks.HttpErrorHook(self.flow)
         if (yield from self.check_killed(False)):
             return
-        client = self.context.client
         complete = self.client_state == self.state_done
         if not complete:  # the rest of an upload is read by nobody
             response.headers["Connection"] = "close"
-        content = response.raw_content or b""
-        body = content if self.flow.request.method != "HEAD" else b""
-        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, not body), client)
-        if body:
-            yield SendHttp(http_events.ResponseData(self.stream_id, body), client)
-        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), client)
+        yield from self.send_own(response)
         self.server_state = self.state_errored
         self.flow.live = False
         yield DropStream(self.stream_id)

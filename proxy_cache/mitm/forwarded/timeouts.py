@@ -58,7 +58,7 @@ class SilenceTimer:
     """Runs while a response is waited for, or comes, over a connection of HTTP/1."""
 
     error: str | None = None
-    """What the connection was ended for."""
+    """Why the connection was ended."""
 
     def __init__(self, client: Client, connection: Connection, seconds: Callable[[], float]) -> None:
         self._client, self._connection, self._seconds = client, connection, seconds

@@ -1,11 +1,17 @@
-"""Where the lines of a head end in what a connection has brought, within the limits."""
+"""Limits of heads where mitmproxy has none: the lines of HTTP/1, and what h2 takes."""
 
 from __future__ import annotations
+
+import logging
+from typing import Any
 
 from h11._receivebuffer import ReceiveBuffer
 
 from ...semantics.limits import HeadLimits
-from ...wire.head_checks import RefusedHead
+from ...wire.head_checks import RefusedHead, without_quotes
+from ..compat import HTTP2_LIMITS
+
+logger = logging.getLogger(__name__)
 
 
 def line_break(data: bytearray, at: int) -> int:
@@ -24,3 +30,15 @@ def lines_of(buf: ReceiveBuffer, limits: HeadLimits, status: int, error: str) ->
     if len(buf) > limits.total:
         raise RefusedHead(status, error, f"more than {limits.total} bytes")
     return None
+
+
+def limit_http2(connection: Any, limits: HeadLimits) -> None:
+    """Fields of more than this in all end the connection (RFC 9113 §10.5.1); h2 bounds the frames that they come in.
+    And what h2 finds wrong is told without the field's value, which it quotes: it may be a credential."""
+
+    def limit() -> None:
+        connection.h2_conn.decoder.max_header_list_size = limits.total
+        end = connection.protocol_error
+        connection.protocol_error = lambda message, *code: end(without_quotes(message), *code)
+
+    HTTP2_LIMITS.guard(logger, limit)

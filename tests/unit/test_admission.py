@@ -1,0 +1,70 @@
+"""The one door: where a request goes, whichever way it has come."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from proxy_cache.downstream.admission import Admission, Route
+from proxy_cache.semantics.keys import Target
+from tests.support.settings import settings
+
+OURS = "proxy-cache-1234"
+TARGET = Target.of("http", "packages.example", 80, "/x")
+ELSEWHERE = Target.of("http", "other.example", 80, "/x")
+
+
+def door(**changes: Any) -> Admission:
+    admission = Admission(OURS)
+    admission.settings = settings(cache_hosts=(re.compile("packages\\.example"),))
+    admission.is_open = True
+    for name, value in changes.items():
+        setattr(admission, name, value)
+    return admission
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "about", "expected"),
+    [
+        ("GET", TARGET, {}, Route.CACHE),
+        ("HEAD", TARGET, {}, Route.CACHED_HEAD),
+        ("GET", ELSEWHERE, {}, Route.FORWARD),
+        ("HEAD", ELSEWHERE, {}, Route.FORWARD),
+        ("POST", TARGET, {}, Route.FORWARD),
+        ("get", TARGET, {}, Route.FORWARD),
+        ("GET", TARGET, {"plain": False}, Route.FORWARD),
+        ("HEAD", TARGET, {"plain": False}, Route.CACHED_HEAD),
+        ("GET", TARGET, {"cacheable": False}, Route.FORWARD),
+        ("HEAD", TARGET, {"cacheable": False}, Route.FORWARD),
+        ("OPTIONS", TARGET, {"hops": 1}, Route.FORWARD),
+        ("OPTIONS", TARGET, {"hops": 0}, Route.NO_FURTHER),
+    ],
+)
+def test_where_a_request_goes(method: str, target: Target, about: dict[str, Any], expected: Route) -> None:
+    assert door().route(method, target, (), **about) is expected
+    assert door().route(method, target, ("1.1 another",), **about) is expected
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("via", [(f"1.1 {OURS}",), ("1.0 a", f"1.1 b, 1.1 {OURS} (comment)")])
+def test_what_has_been_here_goes_round_in_a_circle(method: str, via: tuple[str, ...]) -> None:
+    assert door().route(method, TARGET, via) is Route.LOOP
+    assert door().route(method, ELSEWHERE, via, plain=False, cacheable=False) is Route.LOOP
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("closed", [{"is_open": False}, {"settings": None}])
+def test_nothing_goes_anywhere_before_the_start_and_after_the_end(method: str, closed: dict[str, Any]) -> None:
+    assert door(**closed).route(method, TARGET, ()) is Route.UNAVAILABLE
+
+
+def test_what_goes_no_further_is_answered_whatever_the_proxy_is_doing() -> None:
+    assert door(is_open=False).route("TRACE", TARGET, (), hops=0) is Route.NO_FURTHER
+
+
+def test_a_tunnel_needs_no_cache() -> None:
+    assert door(is_open=False).route_connect() is Route.TUNNEL
+    assert door(is_stopping=True).route_connect() is Route.UNAVAILABLE
+    assert door(settings=None).route_connect() is Route.UNAVAILABLE
