@@ -21,7 +21,7 @@ from .fills.waiting import Waiter
 from .requirements import Requirements
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """Where the bytes of an answer come from."""
 
     def read_now(self) -> bytes | None:
@@ -34,7 +34,7 @@ class Source(Protocol):
         """No more is wanted."""
 
 
-class Seekable(Source, Protocol):
+class Seekable(BodySource, Protocol):
     """One that can go on elsewhere."""
 
     def seek(self, start: int, stop: int) -> None:
@@ -48,7 +48,7 @@ class Answer:
     status: int
     reason: str
     headers: Headers
-    body: Source | bytes
+    body: BodySource | bytes
     length: int | None
     source: str
     """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
@@ -114,7 +114,7 @@ class Exchange:
         self.on_interim: Callable[[int, Headers], None] | None = None
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
         self.waiter: Waiter | None = None
-        self.source: Source | None = None
+        self.source: BodySource | None = None
         self.queued_for = 0.0
         self.collapsed = False
         self.gone = False

@@ -16,7 +16,7 @@ import struct
 import time
 from typing import Any
 
-from ..caching.answers import Exchange, Source, StoredReader
+from ..caching.answers import BodySource, Exchange, StoredReader
 from ..store.body import BodyError, Reader
 
 CONGESTED = 64 * 1024
@@ -36,7 +36,7 @@ _buffer = memoryview(bytearray(BUFFER_SIZE))
 class Delivery:
     """The body of one answer on its way to one client."""
 
-    def __init__(self, source: Source, length: int | None, *, chunked: bool) -> None:
+    def __init__(self, source: BodySource, length: int | None, *, chunked: bool) -> None:
         self.source = source
         self.length = length
         self.chunked = chunked

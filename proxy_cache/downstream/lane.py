@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from ..caching.answers import Answer, Exchange, Source
+from ..caching.answers import Answer, BodySource, Exchange
 from ..caching.cache import Cache
 from ..caching.fills.waiting import ClientGone, SentOn, Waiter
 from ..runtime.batches import Stage
@@ -592,7 +592,7 @@ def _whole(request: Request, answer: Answer, state: InFlight) -> tuple[bytes, by
     return head, content if answer.status not in (204, 304) else b"", close
 
 
-def _read_now(body: Source) -> bytes | None:
+def _read_now(body: BodySource) -> bytes | None:
     """What can be had without waiting. What goes wrong is met again, and told, where the rest is waited for."""
     try:
         return body.read_now()

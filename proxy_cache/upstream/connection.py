@@ -45,11 +45,11 @@ BODY_READ: Final = 256 * 1024
 """of any other. (The transport's ``max_size``, no more than a habit of asyncio's: others read as they like.)"""
 
 
-class Stale(Exception):
+class ConnectionExpired(Exception):
     """A connection that had been used before ended before it answered: another is to be tried (RFC 9112 §9.3.1)."""
 
 
-Outcome: TypeAlias = OriginResponse | OriginError | Stale
+Outcome: TypeAlias = OriginResponse | OriginError | ConnectionExpired
 """What comes of asking: a response whose head is here, or why there is none."""
 OnAnswer: TypeAlias = Callable[[Outcome], None]
 
@@ -61,7 +61,7 @@ class OriginConnection(asyncio.Protocol):
     def __init__(
         self,
         transport: Any,
-        at: tuple[str, str],
+        origin: tuple[str, str],
         prefix: bytes,
         *,
         absolute: bool,
@@ -72,7 +72,7 @@ class OriginConnection(asyncio.Protocol):
         min_pace: int = 0,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> None:
-        self.at = at
+        self.origin = origin
         self.prefix = prefix
         """Field lines for whoever is at the other end: Host, and what a parent proxy is to know."""
         self.prefix_count = prefix.count(b"\n")
@@ -129,9 +129,9 @@ class OriginConnection(asyncio.Protocol):
     def ask(self, head: bytes, on_interim: Callable[[int, Headers], None] | None, on_answer: OnAnswer) -> None:
         """Send a request, whose bytes ``head`` is. ``on_answer`` is called once, and not before this returns: with the
         response when its head is here, and so much of the body as has come with it, or with why there is none,
-        :class:`OriginError`, or :class:`Stale` if it is worth trying again at once."""
+        :class:`OriginError`, or :class:`ConnectionExpired` if it is worth trying again at once."""
         if not self.is_open:
-            self._loop.call_soon(on_answer, Stale())
+            self._loop.call_soon(on_answer, ConnectionExpired())
             return
         self._used += 1
         self._on_interim = on_interim
@@ -297,7 +297,7 @@ class OriginConnection(asyncio.Protocol):
             reader = self._reader
             garbled = reader.is_garbled and not reader.interims
             unanswered = garbled or (error.error == "connection_terminated" and not reader.held)
-            on_answer(Stale() if unanswered and self._used > 1 else error)
+            on_answer(ConnectionExpired() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:
         """One timer for many responses: it is set anew when it is up, and not with every byte."""

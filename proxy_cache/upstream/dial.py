@@ -52,7 +52,7 @@ class Parent:
     fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
-    def at(cls, url: str, fields: tuple[tuple[str, str], ...] = ()) -> Parent:
+    def from_url(cls, url: str, fields: tuple[tuple[str, str], ...] = ()) -> Parent:
         """From ``http://host:port``."""
         parts = urlsplit(url)
         return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), fields)
@@ -108,7 +108,7 @@ class Dialler:
             raise _origin_error(error, f"{first_host}:{first_port}") from error
         except ValueError as error:
             raise OriginError("http_request_error", str(error)) from error
-        return opening.taken()
+        return opening.handed_over()
 
     async def _open_first(
         self, host: str, port: int, untried: list[Endpoint], tls: ssl.SSLContext | None, timeout: float
@@ -322,7 +322,7 @@ class _Opening(asyncio.Protocol):
         received, self.received = self.received, b""
         return received
 
-    def taken(self) -> asyncio.Transport:
+    def handed_over(self) -> asyncio.Transport:
         """For its user. Raises :class:`OriginError`."""
         transport = self.transport
         assert transport is not None

@@ -24,7 +24,7 @@ from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..wire.outgoing import authority_of, path_of, request_head
 from ..wire.responses import OriginError
-from .connection import OnAnswer, OriginConnection, Outcome, Stale
+from .connection import ConnectionExpired, OnAnswer, OriginConnection, Outcome
 from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
@@ -73,7 +73,7 @@ class OriginClient:
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
-        self._parent = Parent.at(settings.proxy, settings.proxy_headers) if settings.proxy else None
+        self._parent = Parent.from_url(settings.proxy, settings.proxy_headers) if settings.proxy else None
         self.renew_trust()
 
     def renew_trust(self) -> None:
@@ -153,7 +153,7 @@ class OriginClient:
         """Ask over a connection that is open, if there is one: without a task, and together with others (see
         :meth:`OriginConnection.ask`). What is not good enough for an answer is for :meth:`get` to see to.
         """
-        connection = self._pool.take_idle(target.scheme, target.authority)
+        connection = self._pool.reuse_idle(target.scheme, target.authority)
         if connection is not None:
             try:
                 head = _request_head(target, headers, connection)
@@ -178,12 +178,12 @@ class OriginClient:
     ) -> OriginResponse:
         """One try. A connection that turns out to have ended while it was idle doesn't count as one."""
         while True:
-            connection = self._pool.take_idle(target.scheme, target.authority)
+            connection = self._pool.reuse_idle(target.scheme, target.authority)
             try:
                 if connection is None:
                     connection = await self._connect(target)
                 return await connection.exchange(_request_head(target, headers, connection), on_interim)
-            except Stale:
+            except ConnectionExpired:
                 continue
             except ValueError as error:
                 if connection is not None:

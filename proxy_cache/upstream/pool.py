@@ -31,7 +31,7 @@ class Pool:
     def idle(self) -> int:
         return sum(map(len, self._idle.values()))
 
-    def take_idle(self, scheme: str, authority: str) -> OriginConnection | None:
+    def reuse_idle(self, scheme: str, authority: str) -> OriginConnection | None:
         """The connection that was used last: it is the one most likely to be open still."""
         idle = self._idle.get((scheme, authority))
         while idle:
@@ -47,14 +47,14 @@ class Pool:
 
     def put_back(self, connection: OriginConnection) -> None:
         """It is idle."""
-        self._idle.setdefault(connection.at, []).append(connection)
+        self._idle.setdefault(connection.origin, []).append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR, self._sweep)
 
     def remove(self, connection: OriginConnection) -> None:
         """It has ended."""
         self._open.discard(connection)
-        idle = self._idle.get(connection.at)
+        idle = self._idle.get(connection.origin)
         if idle is not None and connection in idle:
             idle.remove(connection)
 

@@ -14,7 +14,7 @@ READ_AHEAD = 256 * 1024
 """Bytes of a body that are read ahead of the fill before the connection has to wait."""
 
 
-class Source(Protocol):
+class BodyConnection(Protocol):
     """What a response comes from."""
 
     def go_on(self) -> None: ...
@@ -38,7 +38,7 @@ class OriginResponse:
         "request_time", "response_time", "status",
     )  # fmt: skip
 
-    def __init__(self, head: ResponseHead, length: int | None, connection: Source, asked: float) -> None:
+    def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
@@ -46,7 +46,7 @@ class OriginResponse:
         self.response_time = time.time()
         # RFC 9111 §4.2.3 wants what is between them, which a clock that is set meanwhile must not change.
         self.request_time = self.response_time - (time.monotonic() - asked)
-        self._connection: Source | None = connection
+        self._connection: BodyConnection | None = connection
         """Until the last byte has come."""
         self._chunks: deque[bytes] = deque()
         self._held = 0
@@ -81,15 +81,15 @@ class OriginResponse:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has come: :meth:`take_held` gives the body, unless some of it has been read."""
+        """Whether all of it has come: :meth:`read_held` gives the body, unless some of it has been read."""
         return self._complete
 
     @property
     def pourable(self) -> int:
-        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`take_held`; 0 if it can't."""
+        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`read_held`; 0 if it can't."""
         return self._connection.pourable if self._connection is not None else 0
 
-    def take_held(self) -> bytes:
+    def read_held(self) -> bytes:
         """What has been read already, which comes before anything that is poured."""
         held = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

@@ -282,7 +282,7 @@ async def parent_of(
     server = await asyncio.start_server(answer.serve, "127.0.0.1", 0, ssl=outer)
     scheme = "https" if outer is not None else "http"
     try:
-        yield Parent.at(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", fields)
+        yield Parent.from_url(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", fields)
     finally:
         server.close()
 

@@ -93,7 +93,7 @@ def poured(
         pipe = Pipe()
         async with clients(origin, **settings) as get:
             response = await get()
-            body = response.take_held()
+            body = response.read_held()
             assert response.pourable
             try:
                 while response.pourable and (read_after is None or len(body) < read_after):
@@ -464,7 +464,7 @@ def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
     class TooMuch:
         pourable = 500_000
 
-        def take_held(self) -> bytes:
+        def read_held(self) -> bytes:
             return BODY[:600_000]
 
     async def story(store: Store) -> None:

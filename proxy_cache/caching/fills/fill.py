@@ -359,7 +359,7 @@ class Fill:
                 self._ended(self._broken(error))
 
     def _take_whole(self, response: OriginResponse) -> None:
-        content = response.take_held()
+        content = response.read_held()
         head, shared, alone = self._decide(response, content)
         self.state = FillState.COMPLETE
         outcome = "not_modified" if response.status == 304 else "not_stored"

@@ -33,7 +33,7 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
 
 async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
     """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
-    if held := response.take_held():
+    if held := response.read_held():
         _check(body, len(held))
         body.put(held)
     pipe = pipes.take()  # nothing that may fail between this and where it is closed

@@ -45,7 +45,7 @@ LOSSES: Final = 8
 
 
 class GapReader:
-    """Reads spans of an entry's body for one exchange; a :class:`~.answers.Source`."""
+    """Reads spans of an entry's body for one exchange; a :class:`~.answers.BodySource`."""
 
     __slots__ = (
         "_ahead", "_closed", "_exchange", "_file", "_is_lost", "_losses", "_piece", "_slow", "_table", "_waiter",
