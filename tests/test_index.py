@@ -472,7 +472,7 @@ def test_small_bodies_share_a_file_and_give_its_blocks_back(tmp_path: Path) -> N
     async def story(store: Store) -> None:
         bodies = [bytes([number]) * (number * 3_000) for number in range(20)]
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", body) for n, body in enumerate(bodies)))
-        assert all(entry.place for entry in entries)
+        assert all(entry.location for entry in entries)
         assert not list(store.files.scan())
         store.memory_max = 0
         assert [await read(store, entry) for entry in entries] == bodies
@@ -692,9 +692,9 @@ def test_an_index_without_segments_is_taken_over(tmp_path: Path) -> None:
 
     async def after(store: Store) -> None:
         (entry,) = await find(store, "http://x/")
-        assert entry.place == 0
+        assert entry.location == 0
         assert await read(store, entry) == LARGE
-        assert (await put(store, "http://x/new")).place
+        assert (await put(store, "http://x/new")).location
 
     with_store(tmp_path, before)
     with sqlite3.connect(tmp_path / "index.sqlite") as database:

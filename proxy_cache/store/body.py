@@ -361,7 +361,7 @@ class Body:
             start = self._spilled.start
         return offset >= start or (self.file is not None and start <= self._in_file)
 
-    def _place_of(self, offset: int) -> tuple[OpenBody, int] | None:
+    def _file_with(self, offset: int) -> tuple[OpenBody, int] | None:
         """The file that has the byte at ``offset``, which is not in the tail, and up to where it has what follows."""
         spilled = self._spilled
         if spilled is not None and offset >= spilled.start:
@@ -458,7 +458,7 @@ class Reader:
             return None
         if self.offset >= body._tail_start:
             return self._took(self._from_tail())
-        place = body._place_of(self.offset)
+        place = body._file_with(self.offset)
         if place is None:
             self._lost("the beginning of this body was not kept")
             return None
@@ -507,7 +507,7 @@ class Reader:
         body = self._body
         if self._gone or self._rest is not None or self.offset >= body._tail_start:
             return None
-        place = body._place_of(self.offset)
+        place = body._file_with(self.offset)
         if place is None:
             return None
         count = self._want(place[1], most)
@@ -545,7 +545,7 @@ class Reader:
             if self._rest is not None:
                 return await self._rest.read()
             if self.offset < body.length:
-                place = body._place_of(self.offset)
+                place = body._file_with(self.offset)
                 assert place is not None
                 try:
                     data = await body.store.files.read(place[0], self._want(place[1]), self.offset)

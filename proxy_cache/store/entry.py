@@ -36,8 +36,24 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "head", "id", "key", "length", "memory", "place", "prepared", "prepared_range", "response",
-        "size", "slot", "spans", "sums", "unwritten", "used", "weight", "written",
+        "__weakref__",
+        "head",
+        "id",
+        "key",
+        "length",
+        "location",
+        "memory",
+        "prepared",
+        "prepared_range",
+        "response",
+        "row",
+        "size",
+        "spans",
+        "sums",
+        "unwritten",
+        "used",
+        "weight",
+        "written",
     )  # fmt: skip
 
     def __init__(
@@ -65,9 +81,9 @@ class Entry:
         """The checksums of what is in the file, as far as they are known (see :mod:`.checksums`)."""
         self.written = used if written is None else written
         """When the last byte of it was brought to the file."""
-        self.slot = 0
+        self.row = 0
         """Its place in the index's columns; 0 if it is not in the index (not yet, or not any more)."""
-        self.place = 0
+        self.location = 0
         """Where its body is in the segments; 0 if it has a file of its own."""
         self.memory: bytes | None = None
         """All of its body, if it is in the memory tier."""

@@ -1,7 +1,7 @@
 """The index: which responses are stored. All of them are found in memory; the heads of those in use are there too.
 
 The event loop asks and changes the index in memory only; the writer's thread brings the changes to the database. Of
-every entry there is a row in :class:`Slots`. The :class:`Entry` with its head is in the *working set*, which goes by
+every entry there is a row in :class:`Columns`. The :class:`Entry` with its head is in the *working set*, which goes by
 keys: a key is loaded with all its variants or with none. A key that isn't is read from the database before it is
 looked up (:meth:`Index.is_loaded`, :meth:`Index.load`).
 
@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 from ..semantics.stored import StoredResponse
 from .checksums import with_runs
 from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
+from .columns import Columns, key_hash
 from .entry import BLOCK, SPAN_MEMORY, Entry, footprint
 from .folder import PRIVATE
 from .rows import (
@@ -32,17 +33,16 @@ from .rows import (
     DELETE_ENTRY,
     DELETE_HEAD,
     LIVE,
+    LOCATIONS,
     META,
     NOT_AFTER,
-    PLACES,
     SCAN,
     connect,
     ids_after,
     read_entries,
     upgrade,
 )
-from .segments import Segments, parts_of
-from .slots import Slots, key_hash
+from .segments import Segments, parts_of_location
 from .writer import ClockSet, Delete, Note, Save, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
@@ -81,7 +81,7 @@ class Index:
         self._writer = writer
         self._on_unload = on_unload
         self._on_corrupt = on_corrupt
-        self._slots = Slots()
+        self._columns = Columns()
         self._by_key: OrderedDict[str, Entry | list[Entry]] = OrderedDict()
         """The working set. Of one variant, which is what there is mostly, the entry itself: tens of thousands of lists
         would be a third of what Python's collector looks at. A list may be empty: another key with the same hash is
@@ -157,13 +157,13 @@ class Index:
             database.execute("COMMIT")
         segments.known(dict(database.execute(LIVE)))
         if meta.get("clean", "1") != "1":
-            segments.clean(place for (place,) in database.execute(PLACES))
+            segments.clean(location for (location,) in database.execute(LOCATIONS))
         cursor = database.execute(SCAN)
-        self._slots.fill(iter(lambda: cursor.fetchmany(512), []))
-        present.difference_update(self._slots.ids)
-        self._next_id = max([*present, max(self._slots.ids)]) + 1
+        self._columns.fill(iter(lambda: cursor.fetchmany(512), []))
+        present.difference_update(self._columns.ids)
+        self._next_id = max([*present, max(self._columns.ids)]) + 1
         self._steps = ClockSteps(meta.get(CLOCK_STEPS, "[]"))
-        now, last_use = time.time(), max(self._slots.used)
+        now, last_use = time.time(), max(self._columns.used)
         if last_use > now + TOLERANCE:
             # The clock has been set back while nobody looked.
             self._steps.add(Step(self._next_id, last_use, now, last_use - now))
@@ -174,12 +174,12 @@ class Index:
     # -- asking and changing (on the loop) ----------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return self._slots.count
+        return self._columns.count
 
     @property
     def size(self) -> int:
         """Bytes that all entries are counted with."""
-        return self._slots.total_blocks * BLOCK
+        return self._columns.total_blocks * BLOCK
 
     @property
     def loaded(self) -> int:
@@ -192,7 +192,7 @@ class Index:
         return self._weight
 
     def __contains__(self, entry: Entry) -> bool:
-        return entry.slot != 0
+        return entry.row != 0
 
     def new_id(self) -> int:
         number = self._next_id
@@ -211,11 +211,11 @@ class Index:
 
     def is_loaded(self, key: str) -> bool:
         """Whether :meth:`get` tells all there is. It does where nothing is stored: a miss does not read the disk."""
-        return key in self._by_key or key_hash(key) not in self._slots
+        return key in self._by_key or key_hash(key) not in self._columns
 
     def may_have(self, key: str) -> bool:
         """Whether there is an entry with the hash of ``key``."""
-        return key_hash(key) in self._slots
+        return key_hash(key) in self._columns
 
     @property
     def ids_given(self) -> int:
@@ -242,24 +242,24 @@ class Index:
         """
         number = key_hash(key)
         while True:
-            ids = [self._slots.ids[slot] for slot in self._slots.find(number)]
+            ids = [self._columns.ids[row] for row in self._columns.find(number)]
             # Held, so that none of them changes, is written and vanishes while the others are read.
             held = [entry for entry in map(self._find, ids) if entry is not None]
             missing = sorted(set(ids).difference(entry.id for entry in held))
             entries, useless = await run(self._read, key, missing) if missing else ([], set())
-            if not {self._slots.ids[slot] for slot in self._slots.find(number)}.difference(ids):
+            if not {self._columns.ids[row] for row in self._columns.find(number)}.difference(ids):
                 break
             # One was added meanwhile, and it may be in the database only by now: once more, with all there are.
-        slots = {self._slots.ids[slot]: slot for slot in self._slots.find(number)}
+        rows = {self._columns.ids[row]: row for row in self._columns.find(number)}
         now = time.time()
         for entry in entries:
             self._steps.correct(entry.id, entry.response, now)
-            if entry.id in slots:
-                entry.slot = slots[entry.id]
-                entry.used = self._slots.used[entry.slot]
-        gone = [self._drop(slots[entry_id]) for entry_id in useless if entry_id in slots]
-        found = sorted((one for one in (*held, *entries) if one.slot and one.key == key), key=lambda one: one.id)
-        if found or number in self._slots:
+            if entry.id in rows:
+                entry.row = rows[entry.id]
+                entry.used = self._columns.used[entry.row]
+        gone = [self._drop(rows[entry_id]) for entry_id in useless if entry_id in rows]
+        found = sorted((one for one in (*held, *entries) if one.row and one.key == key), key=lambda one: one.id)
+        if found or number in self._columns:
             self._by_key[key] = found[0] if len(found) == 1 else found
         for entry in found:
             self._alive.pop(entry.id, None)
@@ -304,9 +304,9 @@ class Index:
     def hold(self, entry: Entry) -> bool:
         """Have this one, which was just read and which nobody has, for the one object of its id as long as somebody
         holds it. It does not come to the working set. Whether it is stored. Not while its key is being loaded."""
-        for slot in self._slots.find(key_hash(entry.key)):
-            if self._slots.ids[slot] == entry.id:
-                entry.slot, entry.used = slot, self._slots.used[slot]
+        for row in self._columns.find(key_hash(entry.key)):
+            if self._columns.ids[row] == entry.id:
+                entry.row, entry.used = row, self._columns.used[row]
                 self._steps.correct(entry.id, entry.response, time.time())
                 self._alive[entry.id] = entry
                 return True
@@ -315,7 +315,7 @@ class Index:
     def remove_row(self, entry_id: int) -> list[Dropped]:
         """Forget an entry whose row makes no sense, by its id alone."""
         try:
-            dropped = [self._drop(self._slots.ids.index(entry_id))]
+            dropped = [self._drop(self._columns.ids.index(entry_id))]
         except ValueError:
             return []
         self.delete_rows(dropped)
@@ -329,14 +329,14 @@ class Index:
         """Checksums of a body that was stored without them."""
         entry.sums = with_runs(entry.sums, sums)
         self._measure(entry)
-        if entry.slot:
+        if entry.row:
             self._save(entry)
 
     def touch(self, entry: Entry, now: float) -> None:
         """The entry was used: it is the last to be evicted now."""
         entry.used = now
-        if entry.slot:
-            self._slots.touch(entry.slot, now)
+        if entry.row:
+            self._columns.touch(entry.row, now)
             self._touched[entry.id] = now
             if entry.key in self._by_key:
                 self._by_key.move_to_end(entry.key)
@@ -347,8 +347,8 @@ class Index:
         number = key_hash(key)
         if entry.response.response_time > entry.used:
             distrust_the_future(entry.response, entry.used)
-        is_loaded = key in self._by_key or number not in self._slots
-        entry.slot = self._slots.add(entry.id, number, entry.size // BLOCK, entry.used, entry.place)
+        is_loaded = key in self._by_key or number not in self._columns
+        entry.row = self._columns.add(entry.id, number, entry.size // BLOCK, entry.used, entry.location)
         if entry.unwritten is None:  # else it is about to be sent
             entry.response.headers.pack()
         if is_loaded:
@@ -368,9 +368,9 @@ class Index:
         if not saved:
             self._save(entry)
 
-    def set_place(self, entry: Entry) -> None:
+    def set_location(self, entry: Entry) -> None:
         """Its body was written: it has a place now."""
-        self._slots.places[entry.slot] = entry.place
+        self._columns.locations[entry.row] = entry.location
 
     def replace_response(self, entry: Entry, response: StoredResponse) -> None:
         """A validation brought new header fields for the same body."""
@@ -379,12 +379,12 @@ class Index:
         response.headers.pack()
         entry.prepared = entry.prepared_range = None
         self._measure(entry)
-        if entry.slot:
+        if entry.row:
             self._save(entry)
 
     def add_span(self, entry: Entry, start: int, stop: int, now: float, sums: bytes = b"") -> None:
         """One more piece of the body is in the file, with these checksums."""
-        if entry.spans is None or not entry.slot:
+        if entry.spans is None or not entry.row:
             return
         spans = entry.spans.with_span(start, stop)
         entry.spans = None if spans.covers(0, entry.length) else spans
@@ -397,27 +397,27 @@ class Index:
     def _measure(self, entry: Entry) -> None:
         """It takes another amount of room now, on the disk and in memory."""
         entry.measure()
-        if entry.slot:
-            self._slots.resize(entry.slot, entry.size // BLOCK)
+        if entry.row:
+            self._columns.resize(entry.row, entry.size // BLOCK)
         if entry.id in self._entries:
             self._weight -= entry.weight
             self._weight += _weigh(entry)
 
     def remove(self, entry: Entry) -> bool:
         """Forget an entry; whether it was there."""
-        if not entry.slot:
+        if not entry.row:
             return False
-        self.delete_rows([self._drop(entry.slot)])
+        self.delete_rows([self._drop(entry.row)])
         return True
 
     def remove_key(self, key: str) -> list[Dropped]:
         """Forget every variant. Of a key that isn't loaded it is all that has its hash: another key's entry
         among them is fetched again, which is better than to keep one that is out of date."""
         if key in self._by_key:
-            slots = [entry.slot for entry in self.get(key)]
+            rows = [entry.row for entry in self.get(key)]
         else:
-            slots = list(self._slots.find(key_hash(key)))
-        dropped = [self._drop(slot) for slot in slots]
+            rows = list(self._columns.find(key_hash(key)))
+        dropped = [self._drop(row) for row in rows]
         self.delete_rows(dropped)
         return dropped
 
@@ -425,11 +425,11 @@ class Index:
         """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so and the next one
         was not used after ``since`` (unix time)."""
         dropped: list[Dropped] = []
-        used, now = self._slots.used, time.time()
-        while len(dropped) < most and (slot := self._slots.oldest()) and wanted():
-            if since < used[slot] <= now:  # a time in the future says nothing: the clock was set back since then
+        used, now = self._columns.used, time.time()
+        while len(dropped) < most and (row := self._columns.oldest()) and wanted():
+            if since < used[row] <= now:  # a time in the future says nothing: the clock was set back since then
                 break
-            dropped.append(self._drop(slot))
+            dropped.append(self._drop(row))
         self.delete_rows(dropped)
         return dropped
 
@@ -446,17 +446,17 @@ class Index:
 
     def oldest(self) -> Iterator[int]:
         """The ids of all entries, least recently used first."""
-        return (self._slots.ids[slot] for slot in self._slots)
+        return (self._columns.ids[row] for row in self._columns)
 
     def _save(self, entry: Entry) -> None:
         if entry.spans is None or entry.spans:
             # What has nothing of its body yet is not worth a row: it would be dropped when it is read.
             self._writer.put(Save(entry))
 
-    def _drop(self, slot: int) -> Dropped:
+    def _drop(self, row: int) -> Dropped:
         """Take an entry out of memory, whoever holds it."""
-        entry_id, place = self._slots.ids[slot], self._slots.places[slot]
-        self._slots.remove(slot)
+        entry_id, place = self._columns.ids[row], self._columns.locations[row]
+        self._columns.remove(row)
         self._touched.pop(entry_id, None)
         entry = self._entries.pop(entry_id, None)
         if entry is not None:
@@ -469,7 +469,7 @@ class Index:
         else:
             entry = self._alive.pop(entry_id, None)
         if entry is not None:
-            entry.slot = 0
+            entry.row = 0
             self._on_unload(entry)
         return entry_id, place
 
@@ -495,7 +495,7 @@ def _weigh(entry: Entry) -> int:
 
 def _is_there(place: int, sizes: dict[int, int]) -> bool:
     """Whether a body is within its segment, of which this many blocks are there."""
-    segment, block, blocks = parts_of(place)
+    segment, block, blocks = parts_of_location(place)
     return block + blocks <= sizes.get(segment, 0)
 
 

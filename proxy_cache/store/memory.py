@@ -29,7 +29,7 @@ class MemoryTier:
 
     def put(self, entry: Entry, data: bytes) -> None:
         """Have this body here, which is all of it. It may be too big, or the entry gone: then nothing happens."""
-        if not entry.slot or len(data) != entry.length or len(data) > LARGEST:
+        if not entry.row or len(data) != entry.length or len(data) > LARGEST:
             return
         self.drop(entry)
         entry.memory = data

@@ -19,8 +19,8 @@ from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import normalised
 from .checksums import SEAL, sealed
+from .columns import key_hash
 from .entry import BLOCK, Entry, footprint
-from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ DELETE_ENTRY = "DELETE FROM entries WHERE id IN (VALUES (?))"
 DELETE_HEAD = "DELETE FROM heads WHERE id IN (VALUES (?))"
 LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
 """How many bodies there are in each segment."""
-PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
+LOCATIONS = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
 AT_ONCE = (64, 16, 4)
 """Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
 FREE_PAGES = 4096
@@ -155,7 +155,7 @@ def _blocks(length: int, spans: str | None, head: int) -> int:
 
 def entry_row(entry: Entry) -> tuple[Any, ...]:
     """For ``INSERT_ENTRY``."""
-    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written, entry.place
+    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written, entry.location
 
 
 def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -253,7 +253,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
         return None
     response.headers.pack()
     entry = Entry(entry_id, key, response, length, used, present, written)
-    entry.place = place
+    entry.location = place
     entry.sums = b"" if sums is None else sums[SEAL:]
     if present is not None:
         entry.measure()

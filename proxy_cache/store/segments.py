@@ -44,19 +44,19 @@ _COPY_ON_WRITE = frozenset({0x9123683E, 0x2FC12FC1, 0xCA451A4E})
 """Btrfs, ZFS, bcachefs (statfs(2)): they give the blocks of a hole back when all that was written with it is gone."""
 
 
-def place_of(segment: int, block: int, blocks: int) -> int:
+def location_of(segment: int, block: int, blocks: int) -> int:
     """Where a body is, in one number; 0 is nowhere."""
     return segment << 32 | block << 8 | blocks
 
 
-def parts_of(place: int) -> tuple[int, int, int]:
+def parts_of_location(location: int) -> tuple[int, int, int]:
     """Segment, first block, number of blocks."""
-    return place >> 32, place >> 8 & 0xFFFFFF, place & 0xFF
+    return location >> 32, location >> 8 & 0xFFFFFF, location & 0xFF
 
 
-def size_of(places: Iterable[int]) -> int:
+def size_of(locations: Iterable[int]) -> int:
     """Bytes that these take of the disk."""
-    return sum(place & 0xFF for place in places) * BLOCK
+    return sum(location & 0xFF for location in locations) * BLOCK
 
 
 def _blocks(length: int) -> int:
@@ -120,14 +120,14 @@ class Segments:
             os.unlink(self.path(segment))
         self._number = max((*present, *live), default=0)
 
-    def clean(self, places: Iterable[int]) -> None:
+    def clean(self, locations: Iterable[int]) -> None:
         """Give back what lies between these, which are all there are, in order: what an end that wasn't clean has
         left."""
         segment, end = 0, 0
         holes: dict[int, list[tuple[int, int]]] = {}
-        for place in places:
+        for location in locations:
             before, last = segment, end
-            segment, block, blocks = parts_of(place)
+            segment, block, blocks = parts_of_location(location)
             if segment != before:
                 if before:
                     os.truncate(self.path(before), last * BLOCK)
@@ -147,12 +147,12 @@ class Segments:
         return self.usable and entry.length <= SMALL
 
     def append(self, bodies: Sequence[tuple[Entry, list[bytes]]]) -> None:
-        """Bring bodies here and set the ``place`` of their entries: all of them or, with ``OSError``, none."""
+        """Bring bodies here and set the ``location`` of their entries: all of them or, with ``OSError``, none."""
         if self._fd is None or self._end * BLOCK >= SEGMENT:
             self._next()
         assert self._fd is not None
         buffers: list[bytes] = []
-        places = []
+        locations = []
         block = self._end
         for entry, chunks in bodies:
             blocks = _blocks(entry.length)
@@ -160,7 +160,7 @@ class Segments:
             buffers += chunks
             if padding := blocks * BLOCK - _HEADER.size - entry.length:
                 buffers.append(_ZEROS[:padding])
-            places.append(place_of(self._number, block, blocks))
+            locations.append(location_of(self._number, block, blocks))
             block += blocks
         try:
             write_at(self._fd, buffers, self._end * BLOCK)
@@ -171,9 +171,9 @@ class Segments:
             self._leave()
             raise
         self._end = block
-        self._live[self._number] += len(places)
-        for (entry, _), place in zip(bodies, places, strict=True):
-            entry.place = place
+        self._live[self._number] += len(locations)
+        for (entry, _), location in zip(bodies, locations, strict=True):
+            entry.location = location
 
     def _next(self) -> None:
         self._leave()
@@ -189,11 +189,11 @@ class Segments:
             if not self._live[self._number]:
                 self._delete(self._number)
 
-    def free(self, places: Iterable[int]) -> None:
+    def free(self, locations: Iterable[int]) -> None:
         """Give back what these bodies take. Never raises: what can't be had back goes with its segment."""
         freed: dict[int, list[tuple[int, int]]] = {}
-        for place in places:
-            segment, block, blocks = parts_of(place)
+        for location in locations:
+            segment, block, blocks = parts_of_location(location)
             freed.setdefault(segment, []).append((block, blocks))
         for segment, holes in freed.items():
             self._live[segment] -= len(holes)
@@ -230,7 +230,7 @@ class Segments:
 
     def read_now(self, files: BodyFiles, entry: Entry) -> bytes | None:
         """A body, if its segment is open and its blocks are in the page cache. ``OSError`` if it isn't there."""
-        segment, block, _ = parts_of(entry.place)
+        segment, block, _ = parts_of_location(entry.location)
         fd = self._readers.get(segment)
         if fd is None:
             if segment != self._number:
@@ -245,7 +245,7 @@ class Segments:
 
     async def read(self, files: BodyFiles, entry: Entry) -> bytes:
         """A body. ``OSError`` if it cannot be read, or isn't there any more."""
-        segment, block, _ = parts_of(entry.place)
+        segment, block, _ = parts_of_location(entry.location)
         self._users[segment] += 1
         try:
             fd = self._readers.get(segment)

@@ -256,7 +256,7 @@ class Store:
         size = entry.size
         if entry.spans is not None or not self.takes(entry.key, response) or not self.reserve(size):
             return None
-        copied = entry.place != 0 or entry.unwritten is not None
+        copied = entry.location != 0 or entry.unwritten is not None
         written = None if copied else entry.written
         new = Entry(self.index.new_id(), entry.key, response, entry.length, time.time(), written=written)
         try:
@@ -309,9 +309,9 @@ class Store:
             if entry.length <= SMALL:
                 self.memory.put(entry, entry.unwritten)
             return entry.unwritten
-        if not entry.place:
+        if not entry.location:
             return self.files.open_cached(entry.id)
-        if not entry.slot:
+        if not entry.row:
             return None  # its blocks may be given back at any time
         try:
             body = self._segments.read_now(self.files, entry)
@@ -334,19 +334,19 @@ class Store:
         """The entry's body if it is a small one, else its file; ``None``, and the entry is gone, if it cannot be read
         or is not whole."""
         found = self.open_now(entry)
-        if found is not None or not entry.slot:
+        if found is not None or not entry.row:
             return found
         try:
-            if not entry.place:
+            if not entry.location:
                 checked = entry.sums and entry.spans is None and entry.length <= LARGEST
                 how = partial(self._open_intact, entry.sums) if checked else None
                 return await self.open_file(entry, how)
             body = await self.segment_body(entry)
         except OSError as error:
-            if entry.slot:
+            if entry.row:
                 self.drop_unreadable(entry, error)
             return None
-        if not entry.slot:
+        if not entry.row:
             return None  # it was dropped meanwhile, and its blocks may have been given back before they were read
         self.memory.put(entry, body)
         return body
@@ -387,7 +387,7 @@ class Store:
 
     def remove(self, entry: Entry) -> None:
         if self.index.remove(entry):
-            self._delete_files([(entry.id, entry.place)])
+            self._delete_files([(entry.id, entry.location)])
 
     def drop_row(self, entry_id: int) -> None:
         """Forget an entry whose row makes no sense."""
@@ -558,14 +558,14 @@ class Store:
         if error is not None:
             self.write_failed(error)
             self.remove(entry)
-        elif entry.slot:
-            self.index.set_place(entry)
+        elif entry.row:
+            self.index.set_location(entry)
         else:
             self._drop_written(entry)
 
     def _drop_written(self, entry: Entry) -> None:
         """It was not wanted any more by the time that it was written."""
-        dropped = [(entry.id, entry.place)]
+        dropped = [(entry.id, entry.location)]
         self.index.delete_rows(dropped)
         self._delete_files(dropped)
 

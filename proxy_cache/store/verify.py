@@ -186,25 +186,25 @@ class Verifier:
 
     async def _verify(self, entry: Entry, between: Callable[[int], Any] | None = None) -> Verdict:
         """``between(count)`` is awaited after so many bytes."""
-        if not entry.slot:
+        if not entry.row:
             return Verdict.GONE
         if entry.unwritten is not None:
             return Verdict.GOOD if self._is_intact(entry, entry.unwritten) else Verdict.CORRUPT
         store, is_known = self._store, True
         try:
-            if entry.place:
+            if entry.location:
                 is_known = bool(entry.sums) or not entry.length
                 body = await store.segment_body(entry)
-                if not is_known and entry.slot:
+                if not is_known and entry.row:
                     store.index.add_sums(entry, of_body([body]))
             else:
                 is_known = await self._verify_file(entry, between)
         except (OSError, ValueError) as error:
-            if not entry.slot:
+            if not entry.row:
                 return Verdict.GONE
             store.drop_unreadable(entry, error if isinstance(error, OSError) else CorruptBody(errno.EIO, str(error)))
             return Verdict.CORRUPT
-        if not entry.slot:
+        if not entry.row:
             return Verdict.GONE
         return Verdict.GOOD if is_known else Verdict.UNKNOWN
 
@@ -212,12 +212,12 @@ class Verifier:
         """Whether there was a checksum of all of it. Raises ``OSError``; ``ValueError`` for checksums that are none."""
         path, length = self._store.files.path(entry.id), entry.length
         todo, is_known = await self._worker.run(_blocks_to_check, length, entry.spans, entry.sums)
-        if not entry.slot:
+        if not entry.row:
             return is_known
         for first in range(0, len(todo), AT_ONCE):
             some = todo[first : first + AT_ONCE]
             new = await self._worker.run(self._check_file, path, length, some)
-            if not entry.slot:
+            if not entry.row:
                 return is_known
             if new:
                 self._store.index.add_sums(entry, new)
@@ -345,7 +345,7 @@ class Verifier:
             entry = await self.entry(entry_id)
             if entry is not None:
                 await self._verify(entry, self._slowly)
-                if entry.place or entry.unwritten is not None:
+                if entry.location or entry.unwritten is not None:
                     await self._slowly(entry.length)
             else:
                 await self._slowly(0)

@@ -70,7 +70,7 @@ class Delete:
     """Rows, and what the bodies among them take of the segments."""
 
     entry_ids: Sequence[int]
-    places: Sequence[int] = ()
+    locations: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Writer:
 
     def put(self, operation: Operation) -> None:
         if isinstance(operation, Delete):
-            self._owed += size_of(operation.places)
+            self._owed += size_of(operation.locations)
         self._queue.put(operation)
 
     def to_be_freed(self) -> int:
@@ -226,9 +226,9 @@ class Writer:
         return written + self._write_bodies(failed + more), {id(one) for one in deletes}
 
     def _free(self, deletes: list[Delete]) -> None:
-        places = [place for one in deletes for place in one.places]
-        self._segments.free(places)
-        self._paid += size_of(places)
+        locations = [place for one in deletes for place in one.locations]
+        self._segments.free(locations)
+        self._paid += size_of(locations)
 
     def _tell_loop(self, results: list[Result]) -> None:
         """The loop is told before the rows are written: nobody waits for those."""

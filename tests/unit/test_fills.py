@@ -189,7 +189,7 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
         assert (entry.unwritten, entry.memory) == (b"hello", None)
         assert table.store.open_now(entry) == entry.memory == b"hello"
         await until(lambda: entry.unwritten is None)
-        assert entry.place
+        assert entry.location
         assert (await body_of(joined), told) == (b"hello", [True])
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
@@ -398,7 +398,7 @@ def test_a_variant_of_what_is_not_written_yet(tmp_path: Path, monkeypatch: pytes
         other = dataclasses.replace(head.response, vary=(("accept", "x"),), initial_age=0)
         variant = await table.store.add_variant(entry, other)
         assert variant is not None
-        assert variant.place
+        assert variant.location
         table.store.memory.drop(variant)
         assert await table.store.open_body(variant) == b"hello"
         assert len(table.store.lookup(request("/x").key)) == 2

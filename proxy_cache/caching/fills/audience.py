@@ -12,7 +12,7 @@ from ...semantics.headers import Headers
 from ...semantics.policy import Policy
 from ...semantics.ranges import requested
 from ...semantics.validation import CONDITIONAL
-from ...store.slots import key_hash
+from ...store.columns import key_hash
 
 if TYPE_CHECKING:
     from .fill import FillRequest

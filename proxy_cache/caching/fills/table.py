@@ -16,8 +16,8 @@ from ...semantics.spans import Span, Spans, span_to_ask_for
 from ...semantics.stored import StoredResponse
 from ...semantics.storing import ABOUT_CACHING, SIGNED_URL
 from ...semantics.vary import in_short, matches, selecting_values, vary_names
+from ...store.columns import key_hash
 from ...store.index import Entry
-from ...store.slots import key_hash
 from ...store.store import Store
 from ...upstream.origin import OriginClient
 from ..limiter import OriginLimiter

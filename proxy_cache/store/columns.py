@@ -27,15 +27,15 @@ def _hash(key: str) -> int:
 _remembered = lru_cache(maxsize=1024)(_hash)
 
 
-class Slots:
-    """Columns, a table from hash to slot, and the order of use: a doubly linked ring through the slots.
+class Columns:
+    """Columns, a table from hash to row, and the order of use: a doubly linked ring through the rows.
 
     Slot 0 is no entry. It is where the ring begins and ends: ``next[0]`` is the least recently used, ``prev[0]`` the
-    most recently used. Slots that are free are linked through ``next``.
+    most recently used. Free rows are linked through ``next``.
     """
 
     __slots__ = (
-        "_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "places", "total_blocks", "used",
+        "_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "locations", "total_blocks", "used",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Slots:
         self.blocks = array("I", [0])
         """What each takes on the disk, in blocks."""
         self.used = array("d", [0.0])
-        self.places = array("q", [0])
+        self.locations = array("q", [0])
         """Where its body is (see :mod:`.segments`)."""
         self._next = array("i", [0])
         self._prev = array("i", [0])
@@ -54,100 +54,100 @@ class Slots:
         self.total_blocks = 0
 
     def fill(self, batches: Iterable[Sequence[tuple[int, int, int, float, int]]]) -> None:
-        """Rows of id, hash, blocks, last use and place, to begin with, least recently used first."""
+        """Rows of id, hash, blocks, last use and location, to begin with, least recently used first."""
         by_hash = self._by_hash
-        slot = len(self.ids)
+        row = len(self.ids)
         for rows in batches:
             if not rows:
                 continue
-            ids, hashes, blocks, used, places = zip(*rows, strict=True)
+            ids, hashes, blocks, used, locations = zip(*rows, strict=True)
             self.ids.extend(ids)
             self.hashes.extend(hashes)
             self.blocks.extend(blocks)
             self.used.extend(used)
-            self.places.extend(places)
+            self.locations.extend(locations)
             self.total_blocks += sum(blocks)
             for number in hashes:
-                if by_hash.setdefault(number, slot) != slot:
-                    by_hash[number] = (*self.find(number), slot)
-                slot += 1
-        self.count = slot - 1
-        self._next = array("i", range(1, slot + 1))
+                if by_hash.setdefault(number, row) != row:
+                    by_hash[number] = (*self.find(number), row)
+                row += 1
+        self.count = row - 1
+        self._next = array("i", range(1, row + 1))
         self._next[-1] = 0
-        self._prev = array("i", range(-1, slot - 1))
-        self._prev[0] = slot - 1
+        self._prev = array("i", range(-1, row - 1))
+        self._prev[0] = row - 1
 
     def find(self, number: int) -> tuple[int, ...]:
-        """The slots with this hash."""
+        """The rows with this hash."""
         found = self._by_hash.get(number, NOBODY)
         return (found,) if isinstance(found, int) else found
 
     def __contains__(self, number: int) -> bool:
         return number in self._by_hash
 
-    def add(self, entry_id: int, number: int, blocks: int, used: float, place: int) -> int:
-        """A new entry, as the most recently used one; its slot."""
+    def add(self, entry_id: int, number: int, blocks: int, used: float, location: int) -> int:
+        """A new entry, as the most recently used one; its row."""
         last = self._prev[0]
-        slot = self._free
-        if slot:
-            self._free = self._next[slot]
-            self.ids[slot], self.hashes[slot], self.blocks[slot], self.used[slot] = entry_id, number, blocks, used
-            self.places[slot] = place
-            self._next[slot], self._prev[slot] = 0, last
+        row = self._free
+        if row:
+            self._free = self._next[row]
+            self.ids[row], self.hashes[row], self.blocks[row], self.used[row] = entry_id, number, blocks, used
+            self.locations[row] = location
+            self._next[row], self._prev[row] = 0, last
         else:
-            slot = len(self.ids)
+            row = len(self.ids)
             self.ids.append(entry_id)
             self.hashes.append(number)
             self.blocks.append(blocks)
             self.used.append(used)
-            self.places.append(place)
+            self.locations.append(location)
             self._next.append(0)
             self._prev.append(last)
-        self._next[last] = self._prev[0] = slot
-        if self._by_hash.setdefault(number, slot) != slot:
-            self._by_hash[number] = (*self.find(number), slot)
+        self._next[last] = self._prev[0] = row
+        if self._by_hash.setdefault(number, row) != row:
+            self._by_hash[number] = (*self.find(number), row)
         self.count += 1
         self.total_blocks += blocks
-        return slot
+        return row
 
-    def remove(self, slot: int) -> None:
-        number = self.hashes[slot]
-        left = tuple(other for other in self.find(number) if other != slot)
+    def remove(self, row: int) -> None:
+        number = self.hashes[row]
+        left = tuple(other for other in self.find(number) if other != row)
         if len(left) > 1:
             self._by_hash[number] = left
         elif left:
             self._by_hash[number] = left[0]
         else:
             del self._by_hash[number]
-        before, after = self._prev[slot], self._next[slot]
+        before, after = self._prev[row], self._next[row]
         self._next[before], self._prev[after] = after, before
-        self._next[slot], self._free = self._free, slot
-        self.ids[slot] = 0
+        self._next[row], self._free = self._free, row
+        self.ids[row] = 0
         self.count -= 1
-        self.total_blocks -= self.blocks[slot]
+        self.total_blocks -= self.blocks[row]
 
-    def touch(self, slot: int, now: float) -> None:
+    def touch(self, row: int, now: float) -> None:
         """The most recently used, from now on."""
-        self.used[slot] = now
+        self.used[row] = now
         follow, precede = self._next, self._prev
         last = precede[0]
-        if last != slot:
-            before, after = precede[slot], follow[slot]
+        if last != row:
+            before, after = precede[row], follow[row]
             follow[before], precede[after] = after, before
-            follow[slot], precede[slot] = 0, last
-            follow[last] = precede[0] = slot
+            follow[row], precede[row] = 0, last
+            follow[last] = precede[0] = row
 
-    def resize(self, slot: int, blocks: int) -> None:
-        self.total_blocks += blocks - self.blocks[slot]
-        self.blocks[slot] = blocks
+    def resize(self, row: int, blocks: int) -> None:
+        self.total_blocks += blocks - self.blocks[row]
+        self.blocks[row] = blocks
 
     def oldest(self) -> int:
         """The least recently used; 0 if there is none."""
         return self._next[0]
 
     def __iter__(self) -> Iterator[int]:
-        """All slots, least recently used first."""
-        slot = self._next[0]
-        while slot:
-            yield slot
-            slot = self._next[slot]
+        """All rows, least recently used first."""
+        row = self._next[0]
+        while row:
+            yield row
+            row = self._next[row]
