@@ -25,7 +25,7 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store.entry import Entry
 from proxy_cache.store.rows import INSERT_ENTRY, INSERT_HEAD, META, connect, entry_row, head_row, upgrade
 from proxy_cache.store.segments import location_of
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 
 LENGTH = 10_000
 """Bytes of every body."""
@@ -111,7 +111,7 @@ async def measure(folder: Path, entries: int) -> dict[str, float]:
     evicted: list[int] = []
     footprint = entry_of(1, 0.0).size
     before = memory()
-    store = Store(folder, Room(entries * footprint, 0), on_eviction=evicted.append)
+    store = Store(folder, Quota(entries * footprint, 0), on_eviction=evicted.append)
     store.verifier.rate = 0  # it would drop what has no body
     start = time.perf_counter()
     await store.open()

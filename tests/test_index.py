@@ -22,9 +22,9 @@ from proxy_cache.store import rows
 from proxy_cache.store import segments as segments_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store.entry import Entry
+from proxy_cache.store.eviction import EVICT_AT_ONCE
 from proxy_cache.store.memory import SMALL
-from proxy_cache.store.room import EVICT_AT_ONCE
-from proxy_cache.store.store import MAX_VARIANTS, Room, Store
+from proxy_cache.store.store import MAX_VARIANTS, Quota, Store
 from tests.support.looks import files_below, open_files
 from tests.support.stores import hold_reads, with_store, writer_gate
 from tests.support.tasks import begun
@@ -334,14 +334,14 @@ def test_eviction_goes_by_slices(tmp_path: Path) -> None:
         assert store.reserve(100 * size), "what comes meanwhile is granted without waiting"
         assert sum(counts) == EVICT_AT_ONCE
         assert not store.reserve(MANY * size)
-        assert store.space.evicting is not None
-        await store.space.evicting
+        assert store.evictor.evicting is not None
+        await store.evictor.evicting
         assert max(counts) <= EVICT_AT_ONCE
         assert sum(counts) == 10_100
         assert len(store.index) == MANY - 10_100
         assert list(store.index.oldest()) == order[10_100:]
 
-    with_store(tmp_path, story, Room(MANY * size, 0), on_eviction=counts.append)
+    with_store(tmp_path, story, Quota(MANY * size, 0), on_eviction=counts.append)
 
 
 def test_small_bodies_that_are_asked_for_are_in_memory_too(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
         reader = body.reader()
         for _ in range(size // len(data)):
             if not body.put(data):
-                await body.room()
+                await body.drain()
             while reader.offset < body.length:
                 await reader.read()
         assert not body.kept
@@ -423,7 +423,7 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
         reader.close()
         body.close_if_unused()
 
-    with_store(tmp_path, story, Room(2 << 20, 0))
+    with_store(tmp_path, story, Quota(2 << 20, 0))
 
 
 def test_many_commits_at_once(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_many_commits_at_once(tmp_path: Path) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))
         assert not [name for name in open_files() if name.startswith(str(store.files.bodies))], "no file stays open"
         assert all(await asyncio.gather(*(read(store, entry) for entry in entries[1:])))
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
 
     with_store(tmp_path, story)
 
@@ -454,7 +454,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
         reader.close()
         assert failures == ["write"]
         assert list(store.lookup("http://x/bad")) == []
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
         os.rmdir(in_the_way)
         assert await read(store, await put(store, "http://x/good", data)) == data
 
@@ -869,4 +869,4 @@ def test_nothing_goes_that_was_used_since(tmp_path: Path) -> None:
         assert store.reserve(len(LARGE), began)
         assert not store.holds(entries[2])
 
-    with_store(tmp_path, story, Room(2 << 20, 0))
+    with_store(tmp_path, story, Quota(2 << 20, 0))

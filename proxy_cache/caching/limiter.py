@@ -232,7 +232,7 @@ class OriginLimiter:
         """
         self._seq += 1
         ticket = Ticket(self, host, self._seq, self._clock())
-        if self._has_slot() and self._has_room(host):
+        if self._has_slot() and self._host_has_capacity(host):
             # Nobody who could run is overtaken: whoever is queued now waits for a host that is full.
             self._admit(ticket)
             return ticket, None
@@ -313,7 +313,7 @@ class OriginLimiter:
         """
         while self._has_slot() and self._queue:
             for client, queue in self._rotation.items():
-                ticket = queue.first(self._has_room)
+                ticket = queue.first(self._host_has_capacity)
                 if ticket is not None:
                     self._rotation.move_to_end(client)
                     self._finish_wait(ticket, "admitted")
@@ -329,7 +329,7 @@ class OriginLimiter:
         limit = self.limits.max_in_flight
         return limit == 0 or len(self._active) < limit
 
-    def _has_room(self, host: str) -> bool:
+    def _host_has_capacity(self, host: str) -> bool:
         limit = self.limits.max_in_flight_per_host
         return limit == 0 or self._active_per_host.get(host, 0) < limit
 

@@ -207,7 +207,7 @@ class CacheAddon:
             self.fills.default_ttl = settings.default_ttl
             self.fills.spans = settings.spans
             self.origin.configure(settings.origin)
-            self.store.room = settings.room
+            self.store.quota = settings.quota
             self.store.memory_max = settings.memory
             self.store.verifier.rate = settings.verify_rate
 
@@ -274,7 +274,7 @@ class CacheAddon:
         self.dialling.install()
         metrics = self.metrics
         self.store = store = Store(
-            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
+            settings.cache_dir, settings.quota, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
             on_corruption=metrics.corrupt_found,
         )  # fmt: skip
         store.memory_max = settings.memory
@@ -326,7 +326,7 @@ class CacheAddon:
             f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
             metrics_at,
         )
-        start.check_space(store.space)
+        start.check_quota(store.evictor)
         if compat.LISTENING.is_on:
             start.say_what_is_next(proxyserver)
 

@@ -26,7 +26,7 @@ from .files import READ_SIZE, OpenBody, as_os_error, write_at
 
 if TYPE_CHECKING:
     from .index import Entry
-    from .pipes import Pipe, Poured
+    from .pipes import Pipe, Spliced
     from .store import Store
 
 FLUSH_SIZE = 256 * 1024
@@ -90,10 +90,10 @@ class Body:
         self.error: Exception | None = None
         self.file: OpenBody | None = None
         self.in_place = False
-        """Whether the file is where it will stay (see :meth:`pour`)."""
+        """Whether the file is where it will stay (see :meth:`splice`)."""
         self.sums = RunningSums()
-        """The checksums of what was brought to the file, but for what was poured."""
-        self.was_poured = False
+        """The checksums of what was brought to the file, but for what was spliced."""
+        self.was_spliced = False
         self.reserved = reserved or 0
         self._began = time.time()
         # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
@@ -105,9 +105,9 @@ class Body:
         """Up to where the file has it all."""
         self._readers: set[Reader] = set()
         self._waiting: list[asyncio.Future[None]] = []
-        self._room_made: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._flush: asyncio.Task[None] | None = None
-        self._pouring = False
+        self._splicing = False
         self._closed = False
         self._volatile = volatile
         self._is_spilling = False
@@ -116,14 +116,14 @@ class Body:
     # -- the writer ---------------------------------------------------------------------------------------------
 
     def put(self, chunk: bytes) -> bool:
-        """Append. Readers see the bytes at once. Whether the next may follow, without waiting for :meth:`room`."""
+        """Append. Readers see the bytes at once. Whether the next may follow, without waiting for :meth:`drain`."""
         self._tail.append(chunk)
         self.length += len(chunk)
         if self._waiting:
             self._wake()
         return self.kept and self.length - self._tail_start < self._flush_size
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Returns when there is room for more."""
         while self.kept and self.length - self._tail_start >= self._flush_size:
             if not self.flushing:
@@ -135,13 +135,13 @@ class Body:
         while not self.kept and self._trim() > TAIL_LIMIT:
             if self._is_spilling and await self._set_aside():
                 continue
-            self._room_made = asyncio.get_running_loop().create_future()
-            await self._room_made
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
 
     @property
     def is_held_up(self) -> bool:
         """Whether the writer waits for its readers."""
-        return not self.kept and self._room_made is not None and not self._room_made.done()
+        return not self.kept and self._drained is not None and not self._drained.done()
 
     @property
     def movement(self) -> tuple[int, ...]:
@@ -165,7 +165,7 @@ class Body:
         if not self.store.spill.may_take(TAIL_LIMIT, volatile=self._volatile):
             return False
         self._is_spilling = True
-        self._make_room()
+        self._wake_writer()
         return True
 
     async def _set_aside(self) -> bool:
@@ -198,7 +198,7 @@ class Body:
         self._tail_start += size
         return True
 
-    async def pour(self, pipe: Pipe, count: int) -> None:
+    async def splice(self, pipe: Pipe, count: int) -> None:
         """Append ``count`` bytes that a pipe holds, by way of the file: readers see them when they are in there.
 
         The pipe is empty after it, whatever becomes of the file. If this raises, the pipe is closed when nobody uses
@@ -215,32 +215,32 @@ class Body:
         if not self.kept:
             self.put(pipe.read(count))
             return
-        self._pouring = self.was_poured = True
-        poured = self.store.pour(self, list(self._tail), self._tail_start, pipe, count)
-        poured.add_done_callback(partial(self._poured, pipe, count))
+        self._splicing = self.was_spliced = True
+        spliced = self.store.splice(self, list(self._tail), self._tail_start, pipe, count)
+        spliced.add_done_callback(partial(self._spliced, pipe, count))
         try:
-            while self._pouring:
+            while self._splicing:
                 await self.news()
         except BaseException:
-            poured.add_done_callback(lambda _: pipe.close())
+            spliced.add_done_callback(lambda _: pipe.close())
             raise
 
-    def _poured(self, pipe: Pipe, count: int, future: asyncio.Future[Poured]) -> None:
-        self._pouring = False
+    def _spliced(self, pipe: Pipe, count: int, future: asyncio.Future[Spliced]) -> None:
+        self._splicing = False
         was_kept = self.kept
         error: OSError | None
         try:
-            poured = future.result()
+            spliced = future.result()
         except Exception as failure:  # not even what was there before could be written
             error = as_os_error(failure)
         else:
             if self.file is None:
-                self.file, self.in_place = OpenBody(self.entry_id, poured.fd), True
+                self.file, self.in_place = OpenBody(self.entry_id, spliced.fd), True
             self._tail.clear()
-            self.length += poured.count
+            self.length += spliced.count
             self._tail_start = self._in_file = self.length
-            count -= poured.count
-            error = None if poured.unsupported else poured.error
+            count -= spliced.count
+            error = None if spliced.unsupported else spliced.error
         if error is not None:
             self.store.write_failed(error)
             self.stop_keeping()
@@ -292,9 +292,9 @@ class Body:
             self.reserved += lacking
         return True
 
-    async def drain(self) -> tuple[list[bytes], int]:
+    async def unflushed(self) -> tuple[list[bytes], int]:
         """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
-        while self._pouring:
+        while self._splicing:
             await self.news()
         if self._flush is not None:
             await asyncio.shield(self._flush)
@@ -309,7 +309,7 @@ class Body:
 
     @property
     def flushing(self) -> bool:
-        return self._pouring or (self._flush is not None and not self._flush.done())
+        return self._splicing or (self._flush is not None and not self._flush.done())
 
     async def _flush_tail(self) -> None:
         """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
@@ -384,9 +384,9 @@ class Body:
             self._tail_start += len(self._tail.popleft())
         return self.length - self._tail_start
 
-    def _make_room(self) -> None:
-        if not self.kept and self._room_made is not None and not self._room_made.done():
-            self._room_made.set_result(None)
+    def _wake_writer(self) -> None:
+        if not self.kept and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def close_if_unused(self) -> None:
         """Let go of the file once the fill is over and the last reader has left."""
@@ -515,7 +515,7 @@ class Reader:
 
     def skip(self, count: int) -> None:
         self.offset += count
-        self._body._make_room()
+        self._body._wake_writer()
 
     @property
     def is_ahead(self) -> bool:
@@ -575,7 +575,7 @@ class Reader:
 
     def _let_go(self) -> None:
         self._body._readers.discard(self)
-        self._body._make_room()
+        self._body._wake_writer()
         self._body.close_if_unused()
 
     def _want(self, end: int, most: int = READ_SIZE) -> int:
@@ -602,5 +602,5 @@ class Reader:
 
     def _took(self, data: bytes) -> bytes:
         self.offset += len(data)
-        self._body._make_room()
+        self._body._wake_writer()
         return data

@@ -122,7 +122,7 @@ class BodyFiles:
         self.tmp = root / "tmp"
         self.bodies = root / "bodies"
         self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cache-disk")
-        self.pourer = Worker("cache-pour")
+        self.splicer = Worker("cache-splice")
         """What goes from pipes to files (see :mod:`.pipes`)."""
         self._sweeper = Worker("cache-sweep")
         """What nobody waits for."""
@@ -404,7 +404,7 @@ class BodyFiles:
         return data
 
     def close(self) -> None:
-        self.pourer.close()
+        self.splicer.close()
         self._sweeper.close()
         self.pool.shutdown(wait=True)
         for body in self._idle.values():

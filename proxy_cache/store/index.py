@@ -421,7 +421,7 @@ class Index:
         self.delete_rows(dropped)
         return dropped
 
-    def evict(self, most: int, wanted: Callable[[], bool], since: float = NEVER) -> list[Dropped]:
+    def evict(self, limit: int, is_needed: Callable[[], bool], since: float = NEVER) -> list[Dropped]:
         """Forget up to ``most`` entries, least recently used first, as long as ``wanted()`` says so and the next one
         was not used after ``since`` (unix time)."""
         dropped: list[Dropped] = []

@@ -15,7 +15,7 @@ from typing import Final
 
 from .files import as_os_error, write_at
 
-POURED: Final = 256 * 1024
+SPLICE_MIN: Final = 256 * 1024
 """Bytes of a body that are worth a pipe."""
 PIPE_SIZE: Final = 1024 * 1024
 """Bytes that a pipe is made to hold; what the kernel lets everybody have (``fs.pipe-max-size``)."""
@@ -54,7 +54,7 @@ class Pipe:
 
 
 @dataclass(slots=True)
-class Poured:
+class Spliced:
     """What came of it: the file, bytes that went there from the pipe, and what was in the way of the others."""
 
     fd: int
@@ -97,7 +97,7 @@ class Pipes:
         else:
             pipe.close()
 
-    def pour(self, fd: int, chunks: list[bytes], pipe: Pipe, count: int, offset: int) -> Poured:
+    def splice(self, fd: int, chunks: list[bytes], pipe: Pipe, count: int, offset: int) -> Spliced:
         """Write ``chunks`` at ``offset``, and after them ``count`` bytes of what the pipe holds. Blocks.
 
         Raises ``OSError`` for the chunks.
@@ -109,10 +109,10 @@ class Pipes:
             while done < count:
                 done += os.splice(pipe.reader, fd, count - done, offset_dst=offset + done)
         except Exception as error:
-            poured = Poured(fd, done, as_os_error(error))
-            self.usable = self.usable and not poured.unsupported
-            return poured
-        return Poured(fd, done)
+            spliced = Spliced(fd, done, as_os_error(error))
+            self.usable = self.usable and not spliced.unsupported
+            return spliced
+        return Spliced(fd, done)
 
     def close(self) -> None:
         while self._free:

@@ -25,19 +25,19 @@ from .body import TAIL_LIMIT, Body
 from .checksums import CorruptBody, count_runs, is_intact
 from .clock import LOOK_EVERY, ClockWatch
 from .entry import HEAD_MOST, KEY_MOST, ROW, Entry, footprint, head_size
+from .eviction import Evictor, Quota
 from .files import BodyFiles, OpenBody, TornFile
 from .folder import FolderLock, InUse
 from .index import NEVER, Dropped, Index
 from .memory import LARGEST, SMALL, MemoryTier
 from .pending import Pending
-from .pipes import Pipe, Pipes, Poured
-from .room import Room, Space
+from .pipes import Pipe, Pipes, Spliced
 from .segments import Segments
 from .spill import Spill
 from .verify import Verifier
 from .writer import Writer
 
-__all__ = ["Room", "Store", "StoreError"]
+__all__ = ["Quota", "Store", "StoreError"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Store:
     def __init__(
         self,
         root: Path,
-        room: Room,
+        quota: Quota,
         *,
         on_failure: Callable[[str], None] = lambda reason: None,
         on_eviction: Callable[[int], None] = lambda count: None,
@@ -83,8 +83,8 @@ class Store:
         self._writer = Writer(path, self._segments, self.files.write_whole, self._index_error)
         self._pending = Pending(self._writer)
         self.index = Index(path, self._writer, self.memory.drop, on_corrupt=on_corruption)
-        self.space = Space(room, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
-        self.spill = Spill(self.files.tmp, self.space.has_free)
+        self.evictor = Evictor(quota, self.index, self.files, on_eviction, self._writer.to_be_freed, self._unread)
+        self.spill = Spill(self.files.tmp, self.evictor.has_free)
         self.verifier = Verifier(self)
         self._on_failure = on_failure
         self._on_corruption = on_corruption
@@ -112,8 +112,8 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._writer.start()
         self.is_open = True
-        self.space.work_out()
-        self.space.make(0)
+        self.evictor.update_limits()
+        self.evictor.make_room(0)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
         self.verifier.start()
         self._look_at_clock()
@@ -129,7 +129,7 @@ class Store:
         except InUse as error:
             raise StoreError(f"cache_dir {self.root} is in use by another process (pid {error})") from error
         self.files.unlink(self.index.open(self.files.scan, self._segments))
-        self.space.read_free()
+        self.evictor.read_free()
 
     async def close(self) -> None:
         """Write what is pending and let go of the folder. Nothing may be using the store any more."""
@@ -140,7 +140,7 @@ class Store:
             self._housekeeper.cancel()
         if self._clock_timer is not None:
             self._clock_timer.cancel()
-        self.space.closing = True
+        self.evictor.closing = True
         await self.verifier.stop()
         await self.written()
         await self.files.drain()
@@ -170,8 +170,8 @@ class Store:
             await asyncio.sleep(USES_FLUSH)
             try:
                 self.index.flush_uses()
-                await self.files.run(self.space.look_again)
-                self.space.make(0)
+                await self.files.run(self.evictor.refresh_free)
+                self.evictor.make_room(0)
             except Exception:  # it is there for as long as the store is
                 logger.exception("cache_dir %s: housekeeping failed", self.root)
 
@@ -430,7 +430,7 @@ class Store:
 
     def _may_be_kept(self, size: int) -> bool:
         """Whether one entry may take so much."""
-        if size <= self.space.object_max:
+        if size <= self.evictor.object_max:
             return True
         if self.is_open:
             self._on_failure("too_large")
@@ -470,20 +470,22 @@ class Store:
             body.file = await self._file_for(body)
         await self.files.run_on(body.file, body.sums.write, body.file.fd, chunks, offset)
 
-    def pour(self, body: Body, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> asyncio.Future[Poured]:
+    def splice(self, body: Body, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> asyncio.Future[Spliced]:
         """Bring a part of a body to its file, and ``count`` bytes that a pipe holds after it. The file is made, where
         it will stay, if there is none yet."""
         fd = None if body.file is None else body.file.fd
-        poured = self.files.pourer.run(self._pour, body.entry_id, fd, chunks, offset, pipe, count)
-        self.files.keep(poured)
-        return poured
+        spliced = self.files.splicer.run(self._splice, body.entry_id, fd, chunks, offset, pipe, count)
+        self.files.keep(spliced)
+        return spliced
 
-    def _pour(self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, pipe: Pipe, count: int) -> Poured:
+    def _splice(
+        self, entry_id: int, fd: int | None, chunks: list[bytes], offset: int, pipe: Pipe, count: int
+    ) -> Spliced:
         if fd is not None:
-            return self.pipes.pour(fd, chunks, pipe, count, offset)
+            return self.pipes.splice(fd, chunks, pipe, count, offset)
         fd = self.files.create_in_place(entry_id)
         try:
-            return self.pipes.pour(fd, chunks, pipe, count, offset)
+            return self.pipes.splice(fd, chunks, pipe, count, offset)
         except BaseException:
             os.close(fd)
             self.files.unlink([entry_id])
@@ -541,7 +543,7 @@ class Store:
         size = entry.size
         if not self.reserve(size):
             return None
-        self.space.spend(size)
+        self.evictor.spend(size)
         return self._known(entry, data)
 
     def _known(self, entry: Entry, data: bytes) -> Entry:
@@ -574,7 +576,7 @@ class Store:
         return body.kept and body.reserve(footprint(body.length, head))
 
     async def _commit(self, body: Body, key: str, response: StoredResponse) -> Entry | None:
-        chunks, offset = await body.drain()
+        chunks, offset = await body.unflushed()
         if body.piece_of is not None:
             return await self._commit_piece(body, body.piece_of, chunks, offset)
         total = None if body.complete else body.total
@@ -596,7 +598,7 @@ class Store:
         if len(entry.sums) > ROW:
             entry.measure()
         self._add(entry)
-        if body.was_poured:
+        if body.was_spliced:
             self.verifier.sum_soon(entry)
         return entry
 
@@ -653,7 +655,7 @@ class Store:
         """All of it is on the disk, or on its way."""
         body.stored = True
         body.drop_tail()
-        self.space.spend(body.reserved)
+        self.evictor.spend(body.reserved)
         body.reserved = 0
 
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
@@ -726,13 +728,13 @@ class Store:
     # -- room ---------------------------------------------------------------------------------------------------
 
     @property
-    def room(self) -> Room:
+    def quota(self) -> Quota:
         """How much the cache may take; may be changed at any time."""
-        return self.space.room
+        return self.evictor.quota
 
-    @room.setter
-    def room(self, room: Room) -> None:
-        self.space.room = room
+    @quota.setter
+    def quota(self, quota: Quota) -> None:
+        self.evictor.quota = quota
 
     @property
     def size(self) -> int:
@@ -742,26 +744,26 @@ class Store:
     @property
     def capacity(self) -> int:
         """Bytes it may take (``cache_max_size``)."""
-        return self.space.capacity
+        return self.evictor.capacity
 
     @property
     def object_max(self) -> int:
         """Bytes that one response may take (``cache_max_object_size``)."""
-        return self.space.object_max
+        return self.evictor.object_max
 
     def reserve(self, size: int, since: float = NEVER, beside: int = 0) -> bool:
         """Room for ``size`` more bytes of one entry, which has ``beside`` already, by evicting what was not used after
         ``since`` (unix time) if need be. ``False`` if there is none to be had."""
-        if not self.is_open or (beside + size > self.space.object_max and not self._may_be_kept(beside + size)):
+        if not self.is_open or (beside + size > self.evictor.object_max and not self._may_be_kept(beside + size)):
             return False
-        if not self.space.make(size, since):
+        if not self.evictor.make_room(size, since):
             self._on_failure("no_space")
             return False
-        self.space.reserved += size
+        self.evictor.reserved += size
         return True
 
     def unreserve(self, size: int) -> None:
-        self.space.reserved -= size
+        self.evictor.reserved -= size
 
     # -- trouble ------------------------------------------------------------------------------------------------
 

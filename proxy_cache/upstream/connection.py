@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 from ..runtime.loop import read_at_once
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
-from ..store.pipes import POURED
+from ..store.pipes import SPLICE_MIN
 from ..wire.response_reader import ResponseReader
 from ..wire.responses import OriginError
 from .response import OriginResponse
@@ -38,7 +38,7 @@ ANOTHER_LOOK: Final = 1.0
 """seconds that are given then for what the kernel has kept."""
 
 HEAD_READ: Final = 16 * 1024
-"""Bytes that are read at once of what may be a head, so that the rest of a long body can be poured; and"""
+"""Bytes that are read at once of what may be a head, so that the rest of a long body can be spliced; and"""
 CHUNKED_READ: Final = 64 * 1024
 """of a body in chunks, which may be of one byte each: all in one read are taken in one turn of the loop; and"""
 BODY_READ: Final = 256 * 1024
@@ -178,11 +178,11 @@ class OriginConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     @property
-    def pourable(self) -> int:
-        """Bytes of the body to come that :meth:`pour` can move, since nobody reads them meanwhile."""
+    def spliceable(self) -> int:
+        """Bytes of the body to come that :meth:`splice` can move, since nobody reads them meanwhile."""
         return self._reader.left or 0 if self._paused and self._splices else 0
 
-    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
+    def splice(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
         """Move what has come of the body to a pipe, without a copy: how much, ``None`` if nothing has;
         ``when_readable`` is then called as soon as it is worth another try; 0 if it has to be read after all.
 
@@ -202,7 +202,7 @@ class OriginConnection(asyncio.Protocol):
             raise self._broke_off(str(error)) from error
         except OSError as error:
             # Not the origin's doing: no descriptor left, or a sandbox that doesn't know the call.
-            logger.debug("not poured: %s", error)
+            logger.debug("not spliced: %s", error)
             self._splices = False
             return 0
         if not count:
@@ -383,8 +383,8 @@ class OriginConnection(asyncio.Protocol):
                 self._take(data)
             if self._response is response:
                 self._transport.max_size = CHUNKED_READ if reader.chunks is not None else BODY_READ
-                if self._splices and (reader.left or 0) >= POURED:
-                    self._pause()  # who wants it may have it poured
+                if self._splices and (reader.left or 0) >= SPLICE_MIN:
+                    self._pause()  # who wants it may have it spliced
         finally:
             on_answer(response)
 

@@ -20,10 +20,10 @@ class BodyConnection(Protocol):
     def go_on(self) -> None: ...
 
     @property
-    def pourable(self) -> int:
-        """Bytes to come that :meth:`pour` can move."""
+    def spliceable(self) -> int:
+        """Bytes to come that :meth:`splice` can move."""
 
-    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
+    def splice(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
         """Move what has come to a pipe: how much, ``None`` if nothing has, and ``when_readable`` is called when it
         does, 0 if it can't be moved. Raises :class:`OriginError` where the body broke off."""
 
@@ -85,18 +85,18 @@ class OriginResponse:
         return self._complete
 
     @property
-    def pourable(self) -> int:
-        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`read_held`; 0 if it can't."""
-        return self._connection.pourable if self._connection is not None else 0
+    def spliceable(self) -> int:
+        """Bytes of the body that :meth:`splice` can move to a pipe, after :meth:`read_held`; 0 if it can't."""
+        return self._connection.spliceable if self._connection is not None else 0
 
     def read_held(self) -> bytes:
-        """What has been read already, which comes before anything that is poured."""
+        """What has been read already, which comes before anything that is spliced."""
         held = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held = 0
         return held
 
-    async def pour(self, pipe: int, most: int) -> int:
+    async def splice(self, pipe: int, most: int) -> int:
         """Move the next bytes, ``most`` of them at the most, to a pipe; how many, 0 if they have to be read after all.
 
         Raises :class:`OriginError`.
@@ -105,7 +105,7 @@ class OriginResponse:
             if self._error is not None:
                 raise self._error
             assert self._connection is not None
-            count = self._connection.pour(pipe, most, self._wake)
+            count = self._connection.splice(pipe, most, self._wake)
             if count is not None:
                 return count
             self._waiting = asyncio.get_running_loop().create_future()

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from proxy_cache.store import writer
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 
 from .origin import PATIENCE
 
-ROOM = Room(1 << 40, 0)
+QUOTA = Quota(1 << 40, 0)
 READING_THREADS = 8
 """As many as a store has, at the least."""
 
@@ -25,7 +25,7 @@ READING_THREADS = 8
 def with_store(
     folder: Path,
     story: Callable[[Store], Coroutine[Any, Any, None]],
-    room: Room = ROOM,
+    quota: Quota = QUOTA,
     verify_rate: int = 0,
     **options: Any,
 ) -> None:

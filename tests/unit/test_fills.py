@@ -22,7 +22,7 @@ from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.segments import Segments
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 from proxy_cache.upstream.connection import OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
 from tests.support.stores import writer_gate
@@ -43,7 +43,7 @@ def with_table(
 ) -> None:
     async def run() -> None:
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        store = Store(folder, Room(1 << 40, 0))
+        store = Store(folder, Quota(1 << 40, 0))
         await store.open()
         origin = OriginClient(OriginSettings(retries=retries))
         table = FillTable(store, OriginLimiter(Limits(slots)), origin, Metrics())
@@ -354,7 +354,7 @@ def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path, monkeypatch: p
         await until(lambda: not table.store.lookup(request("/x").key))
         assert await body_of(waiter) == b"hello"
         waiter.leave()
-        assert (table.running, table.store.space.reserved, table.store.size) == (0, 0, 8192)
+        assert (table.running, table.store.evictor.reserved, table.store.size) == (0, 0, 8192)
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
 

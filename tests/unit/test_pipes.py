@@ -47,8 +47,8 @@ def pipe() -> Iterator[Pipe]:
 def test_what_came_before_and_what_the_pipe_holds_end_up_side_by_side(tmp_path: Path, pipe: Pipe) -> None:
     fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT)
     os.write(pipe.writer, BODY[5000:65_000])
-    poured = Pipes().pour(fd, [BODY[1000:2000], BODY[2000:5000]], pipe, 60_000, 1000)
-    assert (poured.fd, poured.count, poured.error) == (fd, 60_000, None)
+    spliced = Pipes().splice(fd, [BODY[1000:2000], BODY[2000:5000]], pipe, 60_000, 1000)
+    assert (spliced.fd, spliced.count, spliced.error) == (fd, 60_000, None)
     assert os.pread(fd, 100_000, 0) == bytes(1000) + BODY[1000:65_000]
     os.close(fd)
 
@@ -58,9 +58,9 @@ def test_a_file_that_cannot_be_spliced_to(tmp_path: Path, pipe: Pipe) -> None:
     pipes = Pipes()
     fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT | os.O_APPEND)  # EINVAL, says splice(2)
     os.write(pipe.writer, BODY[:60_000])
-    poured = pipes.pour(fd, [], pipe, 60_000, 0)
-    assert poured.count == 0
-    assert poured.unsupported
+    spliced = pipes.splice(fd, [], pipe, 60_000, 0)
+    assert spliced.count == 0
+    assert spliced.unsupported
     assert not pipes.usable
     assert pipes.take() is None
     assert pipe.read(60_000) == BODY[:60_000]
@@ -82,7 +82,7 @@ def test_pipes_are_used_again() -> None:
 # -- from a connection -------------------------------------------------------------------------------------
 
 
-def poured(
+def spliced(
     pieces: list[bytes], *, then: list[bytes] | None = None, read_after: int | None = None, **settings: Any
 ) -> tuple[bytes | str, RawOrigin]:
     """All of a body, through a pipe, as long as it may be; or the error's name. ``then``: another answer, asked for
@@ -94,10 +94,10 @@ def poured(
         async with clients(origin, **settings) as get:
             response = await get()
             body = response.read_held()
-            assert response.pourable
+            assert response.spliceable
             try:
-                while response.pourable and (read_after is None or len(body) < read_after):
-                    body += pipe.read(await response.pour(pipe.writer, pipe.size))  # 0: then nothing is pourable
+                while response.spliceable and (read_after is None or len(body) < read_after):
+                    body += pipe.read(await response.splice(pipe.writer, pipe.size))  # 0: then nothing is spliceable
                 body += await body_of(response)
             except OriginError as error:
                 return error.error, origin
@@ -114,37 +114,37 @@ def poured(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def test_a_body_is_poured_to_its_last_byte_and_no_further() -> None:
-    body, origin = poured([HEAD, BODY], then=[OK])
+def test_a_body_is_spliced_to_its_last_byte_and_no_further() -> None:
+    body, origin = spliced([HEAD, BODY], then=[OK])
     assert body == BODY
     assert origin.connections == 1
 
 
 def test_head_and_body_that_come_at_once() -> None:
-    assert poured([HEAD + BODY])[0] == BODY
+    assert spliced([HEAD + BODY])[0] == BODY
 
 
 def test_a_body_that_comes_in_pieces() -> None:
-    assert poured([HEAD, *(BODY[at : at + 50_000] for at in range(0, 1_000_000, 50_000))])[0] == BODY
+    assert spliced([HEAD, *(BODY[at : at + 50_000] for at in range(0, 1_000_000, 50_000))])[0] == BODY
 
 
 def test_the_rest_may_be_read() -> None:
-    body, origin = poured([HEAD, BODY[:400_000], BODY[400_000:]], then=[OK], read_after=1)
+    body, origin = spliced([HEAD, BODY[:400_000], BODY[400_000:]], then=[OK], read_after=1)
     assert body == BODY
     assert origin.connections == 1
 
 
 def test_a_body_that_breaks_off() -> None:
-    assert poured([HEAD, BODY[:500_000], CLOSE])[0] == "http_response_incomplete"
+    assert spliced([HEAD, BODY[:500_000], CLOSE])[0] == "http_response_incomplete"
 
 
 def test_an_origin_that_stops() -> None:
-    assert poured([HEAD, BODY[:500_000]], timeout=1)[0] == "connection_read_timeout"
+    assert spliced([HEAD, BODY[:500_000]], timeout=1)[0] == "connection_read_timeout"
 
 
 def test_what_follows_a_body_is_not_the_answer_to_the_next_request() -> None:
     """Its connection is not used again (RFC 9112 §6.3: "an attempt at request smuggling […] or response splitting")."""
-    body, origin = poured([HEAD + BODY + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], then=[OK])
+    body, origin = spliced([HEAD + BODY + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], then=[OK])
     assert body == BODY
     assert origin.connections == 2
 
@@ -157,7 +157,7 @@ def test_a_system_that_refuses_to_splice(monkeypatch: pytest.MonkeyPatch, refusa
         raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr(os, "splice", refuse)
-    assert poured([HEAD, BODY])[0] == BODY
+    assert spliced([HEAD, BODY])[0] == BODY
 
 
 def test_no_descriptor_left() -> None:
@@ -168,7 +168,7 @@ def test_no_descriptor_left() -> None:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
-                assert await response.pour(pipe.writer, pipe.size) == 0
+                assert await response.splice(pipe.writer, pipe.size) == 0
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 pipe.close()
@@ -177,7 +177,7 @@ def test_no_descriptor_left() -> None:
     assert asyncio.run(run()) == BODY
 
 
-def test_what_is_not_poured_is_read_as_ever() -> None:
+def test_what_is_not_spliced_is_read_as_ever() -> None:
     async def run() -> bytes:
         async with clients(RawOrigin([[HEAD, BODY]])) as get:
             return await body_of(await get())
@@ -193,13 +193,13 @@ def test_short_chunked_and_endless_bodies_are_not_for_pipes() -> None:
     ]
 
     async def run() -> list[int]:
-        pourable = []
+        spliceable = []
         async with clients(RawOrigin([[head] for head in heads])) as get:
             for _ in heads:
                 response = await get()
-                pourable.append(response.pourable)
+                spliceable.append(response.spliceable)
                 response.close()
-        return pourable
+        return spliceable
 
     assert asyncio.run(run()) == [0, 0, 0]
 
@@ -211,7 +211,7 @@ def test_who_waits_for_more_may_be_ended() -> None:
         async with clients(origin) as get:
             response = await get()
             assert isinstance(response, OriginResponse)
-            waiting = await begun(response.pour(pipe.writer, pipe.size))
+            waiting = await begun(response.splice(pipe.writer, pipe.size))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -258,7 +258,7 @@ def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
             part = BODY[at : at + size]
             at += size
             if number % 2:
-                await body.pour(pipe, filled(pipe, part))
+                await body.splice(pipe, filled(pipe, part))
             else:
                 body.put(part)
         body.finish()
@@ -275,12 +275,12 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
 
     async def story(store: Store) -> None:
         release = threading.Event()
-        store.files.pourer.run(release.wait)
+        store.files.splicer.run(release.wait)
         body = store.body(900_000, keep=True)
-        pouring = await begun(body.pour(pipe, filled(pipe, BODY[:500_000])))
-        pouring.cancel()
+        splicing = await begun(body.splice(pipe, filled(pipe, BODY[:500_000])))
+        splicing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await pouring
+            await splicing
         body.fail(BodyError("given up"))
         before = os.fstat(pipe.reader)  # it is still in use
         release.set()
@@ -298,13 +298,13 @@ def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe
         release = hold_reads(store)
         body = store.body(2_000_000, keep=True)
         assert not body.put(BODY[:500_000])
-        await body.room()
+        await body.drain()
         assert body.flushing
-        pouring = await begun(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
+        splicing = await begun(body.splice(pipe, filled(pipe, BODY[500_000:800_000])))
         before = os.fstat(pipe.reader)
-        pouring.cancel()
+        splicing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await pouring
+            await splicing
         assert not is_open_still(pipe.reader, before)
         release.set()
         body.fail(BodyError("given up"))
@@ -323,7 +323,7 @@ def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path,
         body = store.body(900_000, keep=True)
         reading = asyncio.create_task(all_of(body))
         body.put(BODY[:10_000])
-        await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[10_000:500_000]))
         assert not body.kept
         body.put(BODY[500_000:900_000])
         body.finish()
@@ -341,7 +341,7 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(
 
     async def story(store: Store) -> None:
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
         assert body.file is not None
         fd = body.file.fd
         body.put(BODY[500_000:510_000])
@@ -376,7 +376,7 @@ def test_a_reader_that_is_closed_while_a_thread_reads_for_it(
     async def story(store: Store) -> None:
         nothing_is_known_to_be_in_memory(monkeypatch)
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
         assert body.file is not None
         fd = body.file.fd
         release = hold_reads(store)
@@ -398,7 +398,7 @@ def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.
         for _ in range(3):
             body = store.body(900_000, keep=True)
             os.mkdir(store.files.path(body.entry_id))
-            await body.pour(pipe, filled(pipe, BODY[:500_000]))
+            await body.splice(pipe, filled(pipe, BODY[:500_000]))
             assert not body.kept
             body.fail(BodyError("enough"))
 
@@ -418,11 +418,11 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
         body.put(BODY[:10_000])
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # EFBIG
         try:
-            await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+            await body.splice(pipe, filled(pipe, BODY[10_000:500_000]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert not body.kept
-        await body.pour(pipe, filled(pipe, BODY[500_000:900_000]))
+        await body.splice(pipe, filled(pipe, BODY[500_000:900_000]))
         body.finish()
         assert await reading == BODY[:900_000]
         assert await store.commit(body, "http://x/", response_of(900_000)) is None
@@ -446,7 +446,7 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
 
         store.files.create_in_place = appending  # type: ignore[method-assign]
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
         assert body.kept
         assert store.pipes.take() is None
         body.put(BODY[500_000:900_000])
@@ -462,7 +462,7 @@ def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
     """What was read already is looked at before a pipe is taken, which nobody would give back."""
 
     class TooMuch:
-        pourable = 500_000
+        spliceable = 500_000
 
         def read_held(self) -> bytes:
             return BODY[:600_000]

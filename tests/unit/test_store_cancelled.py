@@ -37,7 +37,7 @@ async def put(store: Store) -> Entry:
     body = store.body(LONG, keep=True)
     for _ in range(LONG // 100_000):
         if not body.put(b"x" * 100_000):
-            await body.room()
+            await body.drain()
     body.finish()
     entry = await store.commit(body, "http://x/", response_of())
     assert entry is not None
@@ -154,7 +154,7 @@ def test_a_variant_with_the_same_file(tmp_path: Path) -> None:
         release.set()
         await store.files.drain()
         assert list(store.files.scan()) == [entry.id]
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
 
     with_store(tmp_path, story)
 

@@ -16,9 +16,9 @@ from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store import room as room_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 from tests.support.origin import PATIENCE
-from tests.support.stores import ROOM, with_store, writer_gate
+from tests.support.stores import QUOTA, with_store, writer_gate
 from tests.support.tasks import until
 from tests.support.tools import Tmpfs
 
@@ -57,7 +57,7 @@ def test_the_housekeeper_outlives_a_failure(
         assert set(failures) == {"read"}
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         with monkeypatch.context() as broken:
-            broken.setattr(store.space, "make", lambda size: 1 // 0)
+            broken.setattr(store.evictor, "make_room", lambda size: 1 // 0)
             await until(lambda: len(caplog.records) > 2)
         store.touch(entry, 4e9)
         await until(lambda: last_use(tmp_path) == 4e9)
@@ -79,7 +79,7 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
 
     async def before() -> None:
         nonlocal broken
-        store = Store(tmp_path, ROOM, on_failure=failures.append)
+        store = Store(tmp_path, QUOTA, on_failure=failures.append)
         await store.open()
         store.put("http://x/lost", response_of(), b"body")
         await store.written()
@@ -117,4 +117,4 @@ def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeyp
         assert not failures
 
     with Tmpfs(tmp_path / "small", "8m") as disk:
-        with_store(disk, story, Room(5 << 20, 0), on_failure=failures.append)
+        with_store(disk, story, Quota(5 << 20, 0), on_failure=failures.append)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ...store.body import Body
-from ...store.pipes import POURED, Pipes
+from ...store.pipes import SPLICE_MIN, Pipes
 from ...upstream.response import OriginResponse
 from ...wire.responses import OriginError
 
@@ -18,12 +18,12 @@ LITTLE_MOST: Final = 8
 async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginError | None:
     """Write what comes; the error if it broke off. Never more than it said it would be."""
     try:
-        if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
-            await _pour(response, body, body.total, pipes)
+        if body.kept and body.piece_of is None and body.total is not None and response.spliceable >= SPLICE_MIN:
+            await _splice(response, body, body.total, pipes)
         while chunk := response.read_now() or await response.read():
             _check(body, len(chunk))
             if not body.put(chunk):
-                await body.room()
+                await body.drain()
     except OriginError as error:
         return error
     if body.total is not None and body.length != body.total:
@@ -31,7 +31,7 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
     return None
 
 
-async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
+async def _splice(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
     """A long body goes from the connection to its file by itself, as long as it is kept and comes fast."""
     if held := response.read_held():
         _check(body, len(held))
@@ -41,21 +41,21 @@ async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) 
         return
     little = 0
     # What is more than was announced is left for the usual way to complain of.
-    while body.kept and pipes.usable and response.pourable and body.length < total and little < LITTLE_MOST:
+    while body.kept and pipes.usable and response.spliceable and body.length < total and little < LITTLE_MOST:
         try:
-            count = await response.pour(pipe.writer, min(pipe.size, total - body.length))
+            count = await response.splice(pipe.writer, min(pipe.size, total - body.length))
             if not count:
                 break
-            if count < LITTLE and response.pourable:
+            if count < LITTLE and response.spliceable:
                 little += 1
                 if not body.put(pipe.read(count)):
-                    await body.room()
+                    await body.drain()
                 continue
         except BaseException:
             pipe.close()
             raise
         little = 0
-        await body.pour(pipe, count)
+        await body.splice(pipe, count)
     pipes.give_back(pipe)
 
 

@@ -18,7 +18,7 @@ EVICT_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Quota:
     """How much the cache may take. The first two are bytes, or a share of what its disk can give: what is free there,
     and what the cache itself has taken. (Not of the whole disk: most of it may be somebody else's.)"""
 
@@ -30,7 +30,7 @@ class Room:
     """What one response may take: bytes, or a fraction of what the cache may take."""
 
 
-class Space:
+class Evictor:
     """What is taken, reserved and free.
 
     ``on_eviction(count)`` is called for entries that made room. ``to_be_freed()``: bytes of the disk that the writer
@@ -39,14 +39,14 @@ class Space:
 
     def __init__(
         self,
-        room: Room,
+        quota: Quota,
         index: Index,
         files: BodyFiles,
         on_eviction: Callable[[int], None],
         to_be_freed: Callable[[], int] = lambda: 0,
         on_error: Callable[[OSError], None] = lambda error: None,
     ) -> None:
-        self._room = room
+        self._quota = quota
         self.capacity = self.object_max = self.min_free = 0
         """Bytes that all entries may take (``cache_max_size``), that one may, and that are to stay free."""
         self.reserved = 0
@@ -64,26 +64,26 @@ class Space:
         self._free_at = 0.0
 
     @property
-    def room(self) -> Room:
-        return self._room
+    def quota(self) -> Quota:
+        return self._quota
 
-    @room.setter
-    def room(self, room: Room) -> None:
-        self._room = room
-        self.work_out()
+    @quota.setter
+    def quota(self, quota: Quota) -> None:
+        self._quota = quota
+        self.update_limits()
 
     @property
     def obtainable(self) -> int:
         """Bytes that the disk can give: those that are free, and those that are ours."""
         return max(self._free, 0) + self._index.size
 
-    def work_out(self) -> None:
+    def update_limits(self) -> None:
         """What the shares are in bytes, by the last reading of the disk. As others fill it, the cache shrinks."""
-        self.capacity, self.min_free = self._bytes(self._room.max_size), self._bytes(self._room.min_free)
-        most = self._room.max_object
+        self.capacity, self.min_free = self._bytes(self._quota.max_size), self._bytes(self._quota.min_free)
+        most = self._quota.max_object
         self.object_max = min(most if isinstance(most, int) else int(most * self.capacity), self.capacity)
 
-    def make(self, size: int, since: float = NEVER) -> bool:
+    def make_room(self, size: int, since: float = NEVER) -> bool:
         """Evict, least recently used first, until ``size`` more bytes fit under both limits. Whether they will.
 
         Nothing goes that was used after ``since`` (unix time): what takes long to come must not push out what others
@@ -92,9 +92,9 @@ class Space:
         """
         now = time.monotonic()
         if now - self._free_at > FREE_CHECK:
-            self._files.start(self.look_again)
+            self._files.start(self.refresh_free)
             self._free_at = now
-            self.work_out()
+            self.update_limits()
         if self._fits(size, self._index.size, self._free):
             return True
         possible = self._fits(size, 0, self._free + self._index.size)
@@ -151,9 +151,9 @@ class Space:
 
     def _unlink(self, entry_ids: list[int]) -> None:
         self._files.unlink(entry_ids)
-        self.look_again()
+        self.refresh_free()
 
-    def look_again(self) -> None:
+    def refresh_free(self) -> None:
         """Ask the file system; if it fails, what it said last is what there is to go by."""
         try:
             self.read_free()
