@@ -570,7 +570,7 @@ def test_without_holes_every_body_has_a_file(tmp_path: Path, monkeypatch: pytest
 
 def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[str] = []
-    monkeypatch.setattr(store_module, "UNWRITTEN_MOST", 10)
+    monkeypatch.setattr(store_module, "UNWRITTEN_MAX", 10)
     gate = writer_gate(monkeypatch)
 
     async def story(store: Store) -> None:

@@ -296,7 +296,7 @@ class Cache:
         exchange.source = reader
         collapsed = exchange.collapsed
         try:
-            if waiter is None or not waiter.fill.brings(gap):
+            if waiter is None or not waiter.fill.covers(gap):
                 if waiter is not None:
                     waiter.leave()  # before another slot is waited for
                 stop = next((span.stop for span in spans or () if span.start <= gap < span.stop), entry.length)
@@ -381,7 +381,7 @@ class Cache:
         ``None``: there is more to it, for :meth:`get` to see to. An answer if there is no place in the queue.
         """
         key = exchange.key
-        if self.store.may_have(key) or self.fills.knows(key):
+        if self.store.may_have(key) or self.fills.has_history(key):
             return None
         request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
         try:
@@ -518,7 +518,7 @@ class Cache:
                     # More than this is wanted, and nothing can be put to it. All of that is asked for in one piece then
                     # (the key is known for it now), by the exchange alone if what is wanted hangs on its conditions.
                     raise SentOn(alone=spans is None and "range" in exchange.headers)
-            elif not waiter.fill.brings(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
+            elif not waiter.fill.covers(gap) and not self.planner.can_add_to(exchange, entry, alone=False):
                 raise SentOn(alone=True)
             return await self._fill_gap(exchange, entry, response, spans, gap, fwd, waiter)
         waiter.leave()

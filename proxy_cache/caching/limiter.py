@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from ..semantics.redaction import redacted
 from .limiter_waits import Waits
 
-LOOKS_MOST = 2048
+LOOKS_MAX = 2048
 """Places that are looked at to make room for one request in a full queue."""
 _NOBODY: dict[str, None] = {}
 PACE_WINDOW = 64
@@ -360,7 +360,7 @@ class OriginLimiter:
         Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
         """
         least = self._length(client) + 2
-        looks = LOOKS_MOST
+        looks = LOOKS_MAX
         for length in range(self._longest, least - 1, -1):
             for longest in reversed(self._by_length.get(length, _NOBODY)):
                 for ticket in self._rotation[longest].newest_first():

@@ -29,7 +29,7 @@ from .fills.table import FillTable
 from .insisting import not_before, waits_for, was_asked_since
 from .ranges.selection import first_gap, has_it_all, selected
 
-CANDIDATES_MOST: Final = 15
+CANDIDATES_MAX: Final = 15
 """Other variants that are validated along with the one that a request selects."""
 REFUSALS: Final = 3
 """How often a request is sent on, if what came was an error for whoever had asked (401, 403, …): where every client is
@@ -216,7 +216,7 @@ class Planner:
         return (
             self._may_add_to(exchange, entry, alone=alone)
             and strong_validator(entry.response.headers) is None
-            and not self._fills.here_or_coming(entry)
+            and not self._fills.present_or_pending(entry)
         )
 
     def is_on_its_way(self, exchange: Exchange, entry: Entry) -> bool:
@@ -225,7 +225,7 @@ class Planner:
         spans = selected(exchange, entry.response, entry.length)
         if isinstance(spans, list) and len(spans) > 1:
             return first_gap(entry, spans) is None  # what is on its way passes once
-        return first_gap(entry, spans, self._fills.here_or_coming(entry)) is None
+        return first_gap(entry, spans, self._fills.present_or_pending(entry)) is None
 
     def _is_beside(self, exchange: Exchange, entry: Entry) -> bool:
         """Whether a range lies beside what there is of an entry that nothing can be put to: it takes a request of its
@@ -316,7 +316,7 @@ class Planner:
             for other in self._store.lookup(exchange.key)
             if other is not entry and may_stand_for(exchange.headers, other.response)
         ]
-        others = others[-CANDIDATES_MOST:]
+        others = others[-CANDIDATES_MAX:]
         return (entry, *others) if entry is not None else tuple(others)
 
     # -- what is asked for on behalf of a range -----------------------------------------------------------------

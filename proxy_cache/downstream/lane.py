@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from ..caching.answers import Answer, BodySource, Exchange
 from ..caching.cache import Cache
 from ..caching.fills.waiting import ClientGone, SentOn, Waiter
-from ..runtime.batches import Stage
+from ..runtime.batches import CallBatch
 from ..runtime.loop import when_hung_up
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -50,8 +50,8 @@ class Host(Protocol):
     client: str
     """Who the client is, for fairness and the log."""
     head_limits: HeadLimits
-    sends: Stage
-    ends: Stage
+    sends: CallBatch
+    ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]
     """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
     come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
@@ -335,7 +335,7 @@ class Lane(asyncio.Protocol):
     def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
             fields = request.fields
-            exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
+            exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
             state = self.host.lane_begin(exchange)
         except Exception as error:
             self.host.failed(error)

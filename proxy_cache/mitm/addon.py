@@ -31,7 +31,7 @@ from ..observe.access_log import AccessLog
 from ..observe.admin import AdminError, AdminServer
 from ..observe.metrics import Metrics, method_label
 from ..runtime import collector, loop
-from ..runtime.batches import Stage
+from ..runtime.batches import CallBatch
 from ..semantics import credentials, redaction
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
@@ -133,7 +133,7 @@ class CacheAddon:
         """Targets of CONNECT that are mitmproxy's to answer, by their clients."""
         self._lane_closed: str | None = "not asked yet"
         self.lane_targets = lane_host.Targets()
-        self.sends, self.ends = Stage(), Stage()
+        self.sends, self.ends = CallBatch(), CallBatch()
         self._by_client: dict[str, set[Exchange]] = {}
         self._flows: dict[str, set[http.HTTPFlow]] = {}
         """Those in flight, by their clients."""
@@ -264,12 +264,12 @@ class CacheAddon:
         start.open_log(self.access_log)
         compat.tell()
         if ctx.options.tune_event_loop:
-            loop.tell()
+            loop.report_disabled()
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
         welcome_bursts(proxyserver, self.clients, tuned=ctx.options.tune_event_loop)
-        collector.calm()
+        collector.tune()
         self.names.install(asyncio.get_running_loop())
         self.dialling.install()
         metrics = self.metrics

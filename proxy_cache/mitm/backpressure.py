@@ -15,7 +15,7 @@ from mitmproxy.connection import Connection
 from ..runtime.loop import when_hung_up
 from .compat import BACKPRESSURE, io_of
 
-HELD_MOST: Final = 256 * 1024
+HELD_MAX: Final = 256 * 1024
 """Bytes of a client's that wait in mitmproxy before no more is read. asyncio and the kernel hold a little more."""
 
 

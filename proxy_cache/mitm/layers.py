@@ -43,7 +43,7 @@ from ..semantics.limits import HeadLimits
 from ..semantics.status_fields import cache_status
 from ..semantics.texts import brief
 from ..wire.head_checks import why_malformed_request, why_malformed_response
-from .backpressure import HELD_MOST, gate_of
+from .backpressure import HELD_MAX, gate_of
 from .compat import TUNNELS, client_writer, find
 from .flows import is_bodiless
 from .forwarded import heads as forwarded_heads
@@ -505,10 +505,10 @@ class CacheHttpLayer(ConnectionChoice):
         if self._has_failed:
             return False
         server = self.connections.get(self.context.client)
-        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > HELD_MOST:
+        if isinstance(server, Http1Server) and server.state == server.wait and len(server.buf) > HELD_MAX:
             return True
         return any(
-            isinstance(stream, CacheStream) and stream.held > HELD_MOST and stream.is_waiting
+            isinstance(stream, CacheStream) and stream.held > HELD_MAX and stream.is_waiting
             for stream in self.streams.values()
         )
 

@@ -243,9 +243,9 @@ _PARAMETER = re.compile(r"[\w-]+")
 _HOST_PATTERN = re.compile(r"[\w.*?\[\]!:-]+")
 _ADDRESS_PATTERN = re.compile(r"\[([0-9a-f.]*:[0-9a-f:.]*)\](?::([0-9]{1,9}))?")
 _PORT_OF_PATTERN = re.compile(r":([0-9*?\[\]!-]+)$")
-NUMBER_MOST = 2**31 - 1
+NUMBER_MAX = 2**31 - 1
 """Of seconds, and of whatever is counted: more is a slip of the keyboard."""
-SIZE_MOST = 2**62
+SIZE_MAX = 2**62
 _SIZE = re.compile(r"(\d++(?:\.\d++)?+)\s*+(%|[kmgt](?:i?b)?|b)?", re.IGNORECASE)
 
 refused: set[str] = set()
@@ -360,13 +360,13 @@ def parse(options: Any) -> Settings:
         "cache_default_ttl",
         "shutdown_grace",
     ):
-        if not 0 <= getattr(options, name) <= NUMBER_MOST:
+        if not 0 <= getattr(options, name) <= NUMBER_MAX:
             raise exceptions.OptionsError(
-                f"{name}: must be from 0 to {NUMBER_MOST}, not {_short(getattr(options, name))}"
+                f"{name}: must be from 0 to {NUMBER_MAX}, not {_short(getattr(options, name))}"
             )
-    if not 1 <= options.origin_timeout <= NUMBER_MOST:
+    if not 1 <= options.origin_timeout <= NUMBER_MAX:
         raise exceptions.OptionsError(
-            f"origin_timeout: must be 1 second or more, and {NUMBER_MOST} at the most, not "
+            f"origin_timeout: must be 1 second or more, and {NUMBER_MAX} at the most, not "
             f"{_short(options.origin_timeout)}"
         )
     if not options.cache_dir.strip():
@@ -436,7 +436,7 @@ def _size(
         return number / 100
     power = "kmgt".find(unit[0]) + 1 if unit and unit != "b" else 0
     size = int(number * 1024**power)
-    if size > SIZE_MOST:
+    if size > SIZE_MAX:
         raise exceptions.OptionsError(f"{name}: {text!r} is more than any disk has; use {examples}")
     return size
 

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 FLUSH_AFTER = 0.05
 """Seconds for which lines are collected, and"""
-LINES_MOST = 256
+LINES_MAX = 256
 """how many of them: printing thousands at once would hold up who is next."""
-METHOD_LONGEST = 32
+METHOD_MAX = 32
 
 
 class AccessLog:
@@ -74,15 +74,15 @@ class AccessLog:
         took = f"{seconds * 1000:.1f} ms"
         word = method if method == "GET" else _word(method)
         line = f"{self._stamp()}{word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
-        self._take(line if line.isprintable() else one_line(line))
+        self._append(line if line.isprintable() else one_line(line))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
         """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
         if self._enabled:
             took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            self._take(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
+            self._append(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
 
-    def _take(self, line: str) -> None:
+    def _append(self, line: str) -> None:
         if not self._print:
             logger.info("%s", line)
             return
@@ -90,7 +90,7 @@ class AccessLog:
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self._flush_now)
-        elif len(self._lines) >= LINES_MOST:
+        elif len(self._lines) >= LINES_MAX:
             self.flush()
 
     def _stamp(self) -> str:
@@ -137,4 +137,4 @@ class AccessLog:
 
 def _word(method: str) -> str:
     """A method as one word of a line: clients may send anything."""
-    return method if method.isalpha() and len(method) <= METHOD_LONGEST else method[:METHOD_LONGEST].replace(" ", "%20")
+    return method if method.isalpha() and len(method) <= METHOD_MAX else method[:METHOD_MAX].replace(" ", "%20")

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from .listener import Listener
 
-IDLE_MOST = 15.0
+IDLE_MAX = 15.0
 """Seconds that a connection may be without a whole request."""
 
 
@@ -42,7 +42,7 @@ class AdminServer:
         app.router.add_get("/status", self._show_status)
         # Counted from the connection's begin, or its last answer: also for who sends half a request.
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MOST, lingering_time=1.0
+            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MAX, lingering_time=1.0
         )
         await self._runner.setup()
         assert self._runner.server is not None

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-CONNECTIONS_MOST: Final = 64
+CONNECTIONS_MAX: Final = 64
 RESERVE: Final = 8
 """Descriptors that are kept for when there is no other."""
 FOR_EACH: Final = 2
@@ -26,9 +26,9 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 class Listener:
     """Listens at all addresses of a host; ``factory`` makes the protocol of each connection."""
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], connections_most: int = CONNECTIONS_MOST) -> None:
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], connections_max: int = CONNECTIONS_MAX) -> None:
         self._factory = factory
-        self._most = connections_most
+        self._most = connections_max
         self._sockets: list[socket.socket] = []
         self._reserve: list[int] = []
         self._open: dict[_Counted, asyncio.Transport] = {}
@@ -48,7 +48,7 @@ class Listener:
                     listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listening.setblocking(False)
                 listening.bind(address)
-                listening.listen(CONNECTIONS_MOST)
+                listening.listen(CONNECTIONS_MAX)
         except OSError:
             self.close()
             raise
@@ -112,10 +112,10 @@ class Listener:
         except OSError:
             pass  # later
 
-    def began(self, counted: _Counted, transport: asyncio.Transport) -> None:
+    def connected(self, counted: _Counted, transport: asyncio.Transport) -> None:
         self._open[counted] = transport
 
-    def ended(self, counted: _Counted) -> None:
+    def disconnected(self, counted: _Counted) -> None:
         self._open.pop(counted, None)
         if len(self._reserve) < RESERVE:
             # Once its socket is closed, and before anybody else is accepted.
@@ -130,7 +130,7 @@ class _Counted(asyncio.Protocol):
         self._inner = inner
 
     def connection_made(self, transport: Any) -> None:
-        self._listener.began(self, transport)
+        self._listener.connected(self, transport)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -150,4 +150,4 @@ class _Counted(asyncio.Protocol):
         try:
             self._inner.connection_lost(error)
         finally:
-            self._listener.ended(self)
+            self._listener.disconnected(self)

@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO
 
 from ..semantics.redaction import for_log
 
-WAITING_MOST: Final = 1 << 20
+WAITING_MAX: Final = 1 << 20
 """Bytes that may wait until they can be written."""
 AT_ONCE: Final = 4096
 """Bytes that a pipe or a socket takes without blocking once it has said that it takes some (PIPE_BUF)."""
@@ -28,9 +28,9 @@ AGAIN: Final = 0.05
 """Seconds between tries, where nothing can be written."""
 LAST_WAIT: Final = 1.0
 """Seconds that the reader of the log is given at the end."""
-MESSAGE_LONGEST: Final = 8192
+MESSAGE_MAX: Final = 8192
 """Characters of one message, or of a line of one that has several, and"""
-SIDE_LONGEST: Final = 16 * 1024
+SIDE_MAX: Final = 16 * 1024
 """characters that are kept of the beginning, and of the end, of a message or a traceback that has several."""
 
 
@@ -63,7 +63,7 @@ class LogOutput:
 
     def write(self, text: str) -> int:
         data = text.encode(self.encoding, "backslashreplace")
-        if len(self._waiting) + len(data) > WAITING_MOST:
+        if len(self._waiting) + len(data) > WAITING_MAX:
             self._lose(text.count("\n"))
         else:
             self._waiting += data
@@ -141,8 +141,8 @@ class SafeRecords(logging.Filter):
         keep_lines = record.levelno >= logging.ERROR
         if keep_lines:
             text = _bounded(text)
-        elif len(text) > MESSAGE_LONGEST:
-            text = text[:MESSAGE_LONGEST] + "[...]"
+        elif len(text) > MESSAGE_MAX:
+            text = text[:MESSAGE_MAX] + "[...]"
         record.msg, record.args = for_log(text, keep_lines=keep_lines), None
         trace = record.exc_text
         if not trace and record.exc_info and record.exc_info[0] is not None:
@@ -155,12 +155,12 @@ class SafeRecords(logging.Filter):
 
 def _bounded(text: str) -> str:
     """A text of several lines: the beginning and the end of one that is too long, and the beginning of each line."""
-    if len(text) > 2 * SIDE_LONGEST:
+    if len(text) > 2 * SIDE_MAX:
         # Whole lines of the end: what begins in the middle of a URL would not be known for one.
-        end = text[-SIDE_LONGEST:].partition("\n")[2]
-        text = text[:SIDE_LONGEST] + "[...]" + (f"\n{end}" if end else "")
+        end = text[-SIDE_MAX:].partition("\n")[2]
+        text = text[:SIDE_MAX] + "[...]" + (f"\n{end}" if end else "")
     lines = text.split("\n")
-    return "\n".join([line if len(line) <= MESSAGE_LONGEST else line[:MESSAGE_LONGEST] + "[...]" for line in lines])
+    return "\n".join([line if len(line) <= MESSAGE_MAX else line[:MESSAGE_MAX] + "[...]" for line in lines])
 
 
 _SAFE: Final = SafeRecords()

@@ -15,7 +15,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
-class Stage:
+class CallBatch:
     """Calls that are put off until everything that is there now has come as far. They are made in the loop's next turn,
     in the order in which they were asked for."""
 

@@ -37,7 +37,7 @@ QUIET_FOR: Final = 0.25
 """Seconds without a request, which is such a moment."""
 
 
-def calm() -> None:
+def tune() -> None:
     """Python's collector looks at every long-lived object again and again: a quarter of a miss, measured, and more with
     every entry in the index. What there is at start never becomes garbage; what comes later is looked at less often,
     and not too much of it at a time: an object takes up to 2.5 µs, being in no cache by then, and the loop stands

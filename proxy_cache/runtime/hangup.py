@@ -47,7 +47,7 @@ def listen(callback: Callable[[], None]) -> None:
         _listener[0].call_soon(_tell)
 
 
-def calm() -> None:
+def quiet_wakeups() -> None:
     """Let signals that come faster than the loop turns be lost in silence. Python reports each that no longer fits
     into the loop's socket, and in 3.11 the report takes a lock inside the signal handler: a process that happens to
     hold it stands still for good. Call it once mitmproxy has its own handlers."""

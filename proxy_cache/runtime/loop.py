@@ -24,19 +24,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from .privates import Part, attributes, calls, names, report
+from .privates import Feature, attributes, calls, names, report
 
 TURN = 0.003
 """Seconds that a turn of the loop should take at the most."""
 SWITCH = 0.001
 """Seconds after which a thread that holds Python's lock has to let another have it; Python's own choice is 5 ms."""
-FEWEST, MOST = 1, 64
+EVENTS_MIN, EVENTS_MAX = 1, 64
 """Events of a turn, however long they take, and however short."""
 ACCEPTED_AT_ONCE = 4
 """Connections accepted in one turn, at some 0.4 ms each; asyncio takes up to a hundred."""
 
 
-TURNS: Final = Part(
+TURNS: Final = Feature(
     "short turns of the event loop",
     "who connects may wait behind all that is under way, and a client that is not being read and leaves is noticed "
     "late; tune_event_loop=false says that this is meant",
@@ -45,7 +45,7 @@ TURNS: Final = Part(
         *attributes("selectors:EpollSelector", "_selector"),
     ),
 )
-READS: Final = Part(
+READS: Final = Feature(
     "reads without detours",
     "each read costs a little more",
     (
@@ -53,7 +53,7 @@ READS: Final = Part(
         *calls("asyncio.selector_events:_SelectorSocketTransport", _read_ready="self"),
     ),
 )
-ACCEPTING: Final = Part(
+ACCEPTING: Final = Feature(
     "accepting a few at a time",
     "bursts of connections hold up the others, and mitmproxy hears of every client first",
     (
@@ -65,24 +65,24 @@ ACCEPTING: Final = Part(
         *names("asyncio.events:Handle", "_args _callback"),
     ),
 )
-SOCKETS: Final = Part(
+SOCKETS: Final = Feature(
     "bodies sent from their files",
     "the fast lane sends them from memory",
     attributes("asyncio.trsock:TransportSocket", "_sock"),
 )
 """Which ``downstream/lane.py`` looks up for each client."""
-PARTS: Final = (TURNS, READS, ACCEPTING, SOCKETS)
+FEATURES: Final = (TURNS, READS, ACCEPTING, SOCKETS)
 """What depends on asyncio's insides, all of it on Linux and on its own loop alone."""
-for _part in PARTS:
+for _part in FEATURES:
     _part.check(f"Python {platform.python_version()}")
 
 logger = logging.getLogger(__name__)
 
 
-def tell() -> None:
+def report_disabled() -> None:
     """One line in the log for each change that has switched something off, once."""
     if hasattr(selectors, "EpollSelector"):
-        report(PARTS, logger)
+        report(FEATURES, logger)
 
 
 class ShortTurns:
@@ -95,7 +95,7 @@ class ShortTurns:
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
-        self._most = MOST
+        self._most = EVENTS_MAX
         self._since = time.monotonic()
         self.readers: dict[int, Any] = {}
         self.hangups: dict[int, Callable[[], None]] = {}
@@ -104,9 +104,9 @@ class ShortTurns:
     def poll(self, timeout: float, most: int) -> Any:
         spent = time.monotonic() - self._since
         if spent > TURN:
-            self._most = max(FEWEST, min(self._most, most) // 2)
-        elif self._most < MOST:
-            self._most = min(MOST, self._most + 1 + self._most // 4)
+            self._most = max(EVENTS_MIN, min(self._most, most) // 2)
+        elif self._most < EVENTS_MAX:
+            self._most = min(EVENTS_MAX, self._most + 1 + self._most // 4)
         events = self._epoll.poll(timeout, min(self._most, most))
         self._since = time.monotonic()
         readers = self.readers
@@ -192,9 +192,11 @@ ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
 
 
 def accept_in_turns(
-    loop: asyncio.AbstractEventLoop, listener: asyncio.Server, front: Callable[[ProtocolFactory], ProtocolFactory]
+    loop: asyncio.AbstractEventLoop,
+    listener: asyncio.Server,
+    wrap_factory: Callable[[ProtocolFactory], ProtocolFactory],
 ) -> None:
-    """Have a server accept fewer connections at once, and ask ``front`` for what makes their protocols. The handler of
+    """Have a server accept fewer connections at once, and ask ``wrap_factory`` for what makes their protocols. The handler of
     its socket stays what it is, with other arguments."""
     selector: Any = getattr(loop, "_selector", None) if ACCEPTING.is_on else None
     for listening in listener.sockets:
@@ -207,6 +209,6 @@ def accept_in_turns(
         arguments = list(getattr(reader, "_args", ()))
         # protocol_factory, sock, sslcontext, server, backlog, …
         if len(arguments) > 4 and arguments[3] is listener and isinstance(arguments[4], int):
-            arguments[0] = front(arguments[0])
+            arguments[0] = wrap_factory(arguments[0])
             arguments[4] = ACCEPTED_AT_ONCE - 1
             loop.add_reader(listening.fileno(), reader._callback, *arguments)

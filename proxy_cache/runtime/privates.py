@@ -142,7 +142,7 @@ def _gives(owner: Any, name: str) -> bool:
     return False
 
 
-class Part:
+class Feature:
     """A part of the proxy that is off where one of the names that it needs has changed."""
 
     __slots__ = ("_owner", "_told", "effect", "is_on", "needs", "problems", "title")
@@ -183,9 +183,9 @@ class Part:
                 self.lose(" ".join(str(error).split()), logger)
 
 
-def report(parts: Iterable[Part], logger: logging.Logger) -> None:
+def report(parts: Iterable[Feature], logger: logging.Logger) -> None:
     """One line for all parts that are off for the same reason, once."""
-    lost: dict[tuple[str, ...], list[Part]] = {}
+    lost: dict[tuple[str, ...], list[Feature]] = {}
     for part in parts:
         if not part.is_on and part.problems and not part._told:
             part._told = True

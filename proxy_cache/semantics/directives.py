@@ -48,7 +48,7 @@ class CacheControl:
 NOTHING: Final = CacheControl()
 ONLY_IF_CACHED: Final = CacheControl(only_if_cached=True)
 _NO_CACHE: Final = CacheControl(no_cache=True)
-LENGTH_MOST: Final = 8192
+LENGTH_MAX: Final = 8192
 """Characters of the lines of a Cache-Control that are read. (What is usual has less than 200.)"""
 TOO_LONG: Final = CacheControl(no_store=True, no_cache=True)
 """What a longer one counts as: somewhere in it might be what restricts most."""
@@ -105,7 +105,7 @@ def parse_cache_control(values: Iterable[str]) -> CacheControl:
         return NOTHING
     length = sum(map(len, lines))
     if length > _REMEMBER_LENGTH:
-        return _parse(lines) if length <= LENGTH_MOST else TOO_LONG
+        return _parse(lines) if length <= LENGTH_MAX else TOO_LONG
     # Most responses of a site, and all requests of an agent, carry the same few values.
     return _remembered(lines)
 
@@ -210,7 +210,7 @@ def request_cache_control(headers: Headers) -> CacheControl:
     # RFC 9111 §5.4: Pragma is there "so that clients could specify a no-cache request (as Cache-Control was not defined
     # until HTTP/1.1)". Next to Cache-Control it says nothing (RFC 7234 §5.4).
     values = headers.get_all("pragma")
-    if sum(map(len, values)) > LENGTH_MOST:
+    if sum(map(len, values)) > LENGTH_MAX:
         return _NO_CACHE
     for value in values:
         for element in _elements(value):

@@ -13,7 +13,7 @@ HEURISTICALLY_CACHEABLE: Final = frozenset({200, 203, 204, 206, 300, 301, 308, 4
 
 HEURISTIC_FRACTION: Final = 0.1
 """RFC 9111 §4.2.2: "A typical setting of this fraction might be 10%"."""
-HEURISTIC_MOST: Final = 24 * 3600
+HEURISTIC_MAX: Final = 24 * 3600
 """Seconds. Nobody said that the response may be kept, so a day is the longest we dare."""
 
 
@@ -65,4 +65,4 @@ def heuristic_lifetime(status: int, headers: Headers, directives: CacheControl, 
     modified = parse_http_date(value) if value is not None else None
     if modified is None:
         return 0
-    return min(max(0, int((date - modified) * HEURISTIC_FRACTION)), HEURISTIC_MOST)
+    return min(max(0, int((date - modified) * HEURISTIC_FRACTION)), HEURISTIC_MAX)

@@ -11,7 +11,7 @@ from .headers import Headers
 from .spans import Span
 from .validation import entity_tag, opaque_tag, strong_match
 
-RANGES_MOST: Final = 64
+RANGES_MAX: Final = 64
 """Ranges that one request may ask for; one with more gets all of it (RFC 9110 §14.2, §17.15)."""
 
 _SPEC: Final = re.compile(r"([0-9]*+)-([0-9]*+)")
@@ -45,7 +45,7 @@ def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
     """The ranges that a GET asks for; ``None`` for all of it.
 
     RFC 9110 §14.2: "A server MAY ignore the Range header field", and here it does when the field is malformed, in
-    another unit, or asks for more than :data:`RANGES_MOST` ranges.
+    another unit, or asks for more than :data:`RANGES_MAX` ranges.
     """
     values = request.get_all("range")
     if len(values) != 1:
@@ -55,7 +55,7 @@ def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
     if not equals or unit.strip(" \t").lower() != "bytes":
         return None
     parsed = []
-    for part in specs.split(",", 2 * RANGES_MOST):
+    for part in specs.split(",", 2 * RANGES_MAX):
         member = part.strip(" \t")
         if not member:
             continue  # RFC 9110 §5.6.1.2: a recipient ignores empty members of a list
@@ -67,7 +67,7 @@ def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
         if first is not None and last is not None and last < first:
             return None  # RFC 9110 §14.1.1: "An int-range is invalid if the last-pos value is present and less"
         parsed.append(RangeSpec(first, last))
-    return tuple(parsed) if 0 < len(parsed) <= RANGES_MOST else None
+    return tuple(parsed) if 0 < len(parsed) <= RANGES_MAX else None
 
 
 def select(request: Headers, response: Headers, length: int) -> list[Span] | Literal["unsatisfiable"] | None:
@@ -197,22 +197,24 @@ def is_multipart(headers: Headers) -> bool:
     return (headers.get("content-type") or "").partition(";")[0].strip(" \t").lower() == "multipart/byteranges"
 
 
-class Part(NamedTuple):
+class BodyPart(NamedTuple):
     """One part of a multipart/byteranges body: its header, and the bytes that follow."""
 
     head: bytes
     span: Span
 
 
-def multipart(spans: list[Span], length: int, content_type: str | None, boundary: str) -> tuple[list[Part], bytes, int]:
+def multipart(
+    spans: list[Span], length: int, content_type: str | None, boundary: str
+) -> tuple[list[BodyPart], bytes, int]:
     """The parts of a 206 for several ranges, what follows the last, and Content-Length (RFC 9110 §14.6)."""
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
     size = 0
     typed = f"Content-Type: {content_type}\r\n" if content_type else ""
     for span in spans:
         start = "\r\n" if parts else ""
         head = f"{start}--{boundary}\r\n{typed}Content-Range: {content_range(span, length)}\r\n\r\n"
-        parts.append(Part(head.encode("latin-1"), span))
+        parts.append(BodyPart(head.encode("latin-1"), span))
         size += len(head) + span.length
     end = f"\r\n--{boundary}--\r\n".encode("latin-1")
     return parts, end, size + len(end)

@@ -47,7 +47,7 @@ _USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}
 _NESTING: Final = re.compile(r"[=%:/]")
 _BEFORE_NAME: Final = re.compile(r"[^\w.-]")
 _AROUND_WORDS: Final = re.compile(r"[/?&;=#\"',\s]")
-NAME_MOST: Final = 64
+NAME_MAX: Final = 64
 """Characters of a name, from its end, that are looked at there."""
 LEVELS: Final = 3
 """How often that may have been encoded."""
@@ -213,7 +213,7 @@ def _has_secrets(value: str) -> bool:
     often that was encoded."""
     for level in range(LEVELS + 1):
         *names, _ = value.replace('":', "=").replace("':", "=").split("=")
-        if any(_is_secret(_BEFORE_NAME.split(text[-NAME_MOST:].rstrip("]"))[-1].lower()) for text in names):
+        if any(_is_secret(_BEFORE_NAME.split(text[-NAME_MAX:].rstrip("]"))[-1].lower()) for text in names):
             return True
         if any(map(_MARKED.fullmatch, _AROUND_WORDS.split(value))) or (level > 1 and _USERINFO.search(value)):
             return True

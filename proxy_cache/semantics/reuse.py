@@ -32,18 +32,18 @@ _STALE: Final = Decision(Reuse.VALIDATE, "stale")
 _REQUEST: Final = Decision(Reuse.VALIDATE, "request")
 
 
-def decide(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
+def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
     """What to do with a stored response that the request's key and variant have selected.
 
-    ``wanted``: the directives of the request (:func:`~.directives.request_cache_control`).
+    ``directives``: the directives of the request (:func:`~.directives.request_cache_control`).
     """
     if not now < stored.fresh_until:
-        return _decide_stale(wanted, stored, now)
-    if wanted is NOTHING:
+        return _decide_stale(directives, stored, now)
+    if directives is NOTHING:
         return _FRESH
     # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that a client can reload.
     # no-store (§5.2.1.5) is about storing: it "does not apply to the already stored response".
-    if wanted.no_cache:
+    if directives.no_cache:
         return _REQUEST
     age = stored.age(now)
     # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
@@ -51,31 +51,31 @@ def decide(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision
     # a plain reload sends, and is not that signal.
     # A response may be 0 s old for nearly a second; who says max-age=0 wants to hear from the origin all the same.
     if (
-        wanted.max_age is not None
-        and (age > wanted.max_age or wanted.max_age == 0)
+        directives.max_age is not None
+        and (age > directives.max_age or directives.max_age == 0)
         and not stored.cache_control.immutable
     ):
         return _REQUEST
-    if wanted.min_fresh is not None and stored.lifetime < age + wanted.min_fresh:
+    if directives.min_fresh is not None and stored.lifetime < age + directives.min_fresh:
         return _REQUEST
     return _FRESH
 
 
-def _decide_stale(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
+def _decide_stale(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
     # RFC 9111 §4.2.4: not where it "is prohibited by an explicit in-protocol directive". s-maxage is one, also next to
     # stale-while-revalidate: "A shared cache MUST NOT reuse a stale response with s-maxage" (§5.2.2.10).
     if stored.never_stale:
         return _STALE
     age = stored.age(now)
     staleness = age - stored.lifetime
-    if wanted.no_cache or wanted.min_fresh is not None:
+    if directives.no_cache or directives.min_fresh is not None:
         return _STALE
-    if wanted.max_stale is not None:
+    if directives.max_stale is not None:
         # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
-        if staleness <= wanted.max_stale and (wanted.max_age is None or age <= wanted.max_age):
+        if staleness <= directives.max_stale and (directives.max_age is None or age <= directives.max_age):
             return _FRESH
         return _STALE
-    if wanted.max_age is not None:
+    if directives.max_age is not None:
         # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
         # receive a stale response."
         return _STALE
@@ -87,7 +87,7 @@ def _decide_stale(wanted: CacheControl, stored: StoredResponse, now: float) -> D
     return _STALE
 
 
-def may_serve_stale(wanted: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
+def may_serve_stale(directives: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
     """Whether the stored response may stand in after validating it has failed.
 
     ``disconnected``: there was no answer from the origin at all, or it could not be asked. Otherwise it answered with
@@ -96,22 +96,24 @@ def may_serve_stale(wanted: CacheControl, stored: StoredResponse, now: float, *,
     if stored.never_stale:
         # RFC 9111 §4.2.4, §5.2.2.2: "if a cache is disconnected, the cache MUST generate an error response".
         return False
-    if wanted.no_cache:
+    if directives.no_cache:
         return False
     age = stored.age(now)
     staleness = age - stored.lifetime
     # RFC 5861 §4: "a cached stale response MAY be used […] regardless of other freshness information"; in a request,
     # "its scope of application is the request it appears in".
-    if wanted.stale_if_error is not None and staleness <= wanted.stale_if_error:
+    if directives.stale_if_error is not None and staleness <= directives.stale_if_error:
         return True
-    if wanted.min_fresh is not None and staleness + wanted.min_fresh > 0:
+    if directives.min_fresh is not None and staleness + directives.min_fresh > 0:
         return False
-    if wanted.max_age is not None and (age > wanted.max_age or (staleness >= 0 and wanted.max_stale is None)):
+    if directives.max_age is not None and (
+        age > directives.max_age or (staleness >= 0 and directives.max_stale is None)
+    ):
         return False  # RFC 9111 §5.2.1.1
     if staleness < 0:
         return True
-    if wanted.max_stale is not None:
-        return staleness <= wanted.max_stale  # RFC 9111 §5.2.1.2: the client has said how stale it may be
+    if directives.max_stale is not None:
+        return staleness <= directives.max_stale  # RFC 9111 §5.2.1.2: the client has said how stale it may be
     limit = stored.cache_control.stale_if_error
     if limit is not None:
         # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit is for

@@ -54,13 +54,13 @@ class Spans(tuple[Span, ...]):
         """Bytes in all of them."""
         return sum(span.stop - span.start for span in self)
 
-    def at(self, offset: int) -> Span | None:
+    def span_with(self, offset: int) -> Span | None:
         """The span that ``offset`` is in."""
         before = bisect_right(self, (offset, _END)) - 1
         return self[before] if before >= 0 and offset < self[before].stop else None
 
     def covers(self, start: int, stop: int) -> bool:
-        span = self.at(start)
+        span = self.span_with(start)
         return start >= stop or (span is not None and stop <= span.stop)
 
     def around(self, offset: int) -> Span:
@@ -72,7 +72,7 @@ class Spans(tuple[Span, ...]):
 
     def first_missing(self, start: int, stop: int) -> int | None:
         """The first byte of ``start`` to ``stop`` that is in none of them."""
-        span = self.at(start)
+        span = self.span_with(start)
         offset = start if span is None else span.stop
         return offset if offset < stop else None
 

@@ -9,7 +9,7 @@ from .directives import NOTHING, CacheControl, parse_cache_control
 from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
-from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge, speaks_of_resource
+from .storing import ERROR_LIFETIME_MAX, Verdict, is_unqualified, judge, speaks_of_resource
 from .targeted import parse_targeted
 from .validation import entity_tag, opaque_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
@@ -87,7 +87,7 @@ class StoredResponse:
         if lifetime is None:
             lifetime = heuristic_lifetime(self.status, headers, directives, date)
         if self.status >= 500 and not ruled:
-            lifetime = min(lifetime, ERROR_LIFETIME_MOST)
+            lifetime = min(lifetime, ERROR_LIFETIME_MAX)
         initial_age = self.initial_age
         if initial_age < 0:
             initial_age = corrected_initial_age(headers, self.request_time, self.response_time)

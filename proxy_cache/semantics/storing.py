@@ -43,7 +43,7 @@ def speaks_of_resource(status: int) -> bool:
     return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
 
 
-ERROR_LIFETIME_MOST: Final = 60
+ERROR_LIFETIME_MAX: Final = 60
 """Seconds for which an error (5xx) that has a lifetime of its own is fresh here, however long that is."""
 
 # What the rest of a response cannot be understood without. A qualified private or no-cache that names one of them is

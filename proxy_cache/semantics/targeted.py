@@ -11,7 +11,7 @@ from typing import Any
 
 import http_sf
 
-from .directives import LENGTH_MOST, TOO_LONG, CacheControl, cache_control_of, parse_cache_control
+from .directives import LENGTH_MAX, TOO_LONG, CacheControl, cache_control_of, parse_cache_control
 from .headers import Headers
 
 
@@ -33,9 +33,9 @@ def parse_targeted(value: str) -> CacheControl | None:
 
     RFC 9213 §2.1: "If a targeted field in a given response is empty, or a parsing error is encountered, that field MUST
     be ignored by the cache (i.e., it behaves as if the field were not present […])".
-    One that is too long to be read (:data:`~.directives.LENGTH_MOST`) counts as restricting.
+    One that is too long to be read (:data:`~.directives.LENGTH_MAX`) counts as restricting.
     """
-    if len(value) > LENGTH_MOST:
+    if len(value) > LENGTH_MAX:
         return TOO_LONG
     try:
         members: Any = http_sf.parse(value.encode("latin-1", "replace"), tltype="dictionary")

@@ -14,10 +14,10 @@ from typing import Final, TypeAlias
 
 from .keys import Target
 
-AUTHORITY_MOST: Final = 300
+AUTHORITY_MAX: Final = 300
 """Characters of a host and its port: a name has 253 at the most (RFC 1035 §2.3.4)."""
-_LABEL_MOST: Final = 63
-_NAME_MOST: Final = 253
+_LABEL_MAX: Final = 63
+_NAME_MAX: Final = 253
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _ABSOLUTE: Final = re.compile(r"(https?)://([^/?#]*+)([^#]*+)", re.IGNORECASE)
@@ -41,7 +41,7 @@ def absolute(text: str, method: str = "GET") -> Target:
     if found is None:
         raise TargetError("the target is no http or https URL")
     scheme, authority, path = found[1].lower(), found[2], found[3]
-    host, port = (_address if len(authority) <= AUTHORITY_MOST else address)(authority, _DEFAULT_PORTS[scheme])
+    host, port = (_address if len(authority) <= AUTHORITY_MAX else address)(authority, _DEFAULT_PORTS[scheme])
     if not path.startswith("/"):
         # RFC 9112 §3.2.4: for an OPTIONS of a URI without path and query "the last proxy on the request chain MUST send
         # a request-target of '*'". RFC 9110 §4.2.3: else an empty path is the same as "/".
@@ -68,8 +68,8 @@ def of_connect(text: str) -> Address:
 def address(authority: str, default_port: int | None) -> Address:
     """Host and port of an authority (RFC 3986 §3.2). ``default_port``: where none is given; ``None`` if one has to be.
     Raises :class:`TargetError`."""
-    if len(authority) > AUTHORITY_MOST:
-        raise TargetError(f"a host of more than {_NAME_MOST} characters")
+    if len(authority) > AUTHORITY_MAX:
+        raise TargetError(f"a host of more than {_NAME_MAX} characters")
     return _address(authority, default_port)
 
 
@@ -93,7 +93,7 @@ def _address(authority: str, default_port: int | None) -> Address:
             raise TargetError("an invalid IPv6 address in the target") from None
     else:
         labels = host.removesuffix(".").split(".")
-        if not all(0 < len(label) <= _LABEL_MOST for label in labels) or len(host) > _NAME_MOST + 1:
+        if not all(0 < len(label) <= _LABEL_MAX for label in labels) or len(host) > _NAME_MAX + 1:
             raise TargetError("a host with an empty label, or one that is too long")
     digits = (found[2] or "").lstrip("0")
     if not found[2]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-TEXT_MOST: Final = 200
+TEXT_MAX: Final = 200
 """Characters of an error's text that are passed on."""
 
 
-def brief(text: str, most: int = TEXT_MOST) -> str:
+def brief(text: str, most: int = TEXT_MAX) -> str:
     """``text`` on one line, without control characters, and at most ``most`` characters of it (and an ellipsis).
 
     What an exception says may quote all that a peer has sent: megabytes of it, with escape sequences for a terminal or

@@ -20,7 +20,7 @@ _TAG: Final = r'(?:W/)?+"[\x20\x21\x23-\x7e\x80-\xff]*+"'
 _ENTITY_TAG: Final = re.compile(_TAG)
 _NO_WEIGHT: Final = re.compile(r"q=0(?:\.0{0,3})?")
 _TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*+({_TAG})[ \t]*+(?=,|$)")
-_CODINGS_MOST: Final = 2048
+_CODINGS_MAX: Final = 2048
 """Characters of an Accept-Encoding that are looked at; a longer one names nothing."""
 
 
@@ -100,7 +100,7 @@ def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
 def accepted_codings(request: Headers) -> frozenset[str]:
     """The content codings that Accept-Encoding names as acceptable (RFC 9110 §12.5.3), without identity and ``*``."""
     value = request.get("accept-encoding") or ""
-    if len(value) > _CODINGS_MOST:
+    if len(value) > _CODINGS_MAX:
         return frozenset()
     accepted = set()
     for member in value.lower().split(","):

@@ -12,9 +12,9 @@ from .credentials import is_credential
 from .directives import TOKEN
 from .headers import Headers
 
-NAMES_MOST: Final = 32
+NAMES_MAX: Final = 32
 """Fields that Vary may name. A response with more matches no request: each hit compares all of them."""
-NORMALISED_MOST: Final = 2048
+NORMALISED_MAX: Final = 2048
 """Characters of the longest value that is normalised. A longer one stands for itself alone, which costs its sender a
 variant; taking it apart, once for each stored variant, would cost all others time."""
 _REMEMBER_LENGTH: Final = 256  # characters; what is longer is normalised each time, and not kept in memory
@@ -42,13 +42,13 @@ _DIGEST: Final = "sha256:"
 def vary_names(response: Headers) -> tuple[str, ...] | None:
     """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches.
 
-    That is so with ``*``, with what is no field name, and with more than :data:`NAMES_MOST` names.
+    That is so with ``*``, with what is no field name, and with more than :data:`NAMES_MAX` names.
     """
     if "vary" not in response:
         return ()
     names = set()
     for value in response.get_all("vary"):
-        members = value.split(",", 2 * NAMES_MOST)  # what is left over in the last one is no field name
+        members = value.split(",", 2 * NAMES_MAX)  # what is left over in the last one is no field name
         for member in members:
             name = member.strip(" \t").lower()
             if not name:
@@ -58,7 +58,7 @@ def vary_names(response: Headers) -> tuple[str, ...] | None:
             if name == "*" or _TOKEN.fullmatch(name) is None:
                 return None
             names.add(name)
-            if len(names) > NAMES_MOST:
+            if len(names) > NAMES_MAX:
                 return None
     return tuple(sorted(names))
 
@@ -100,7 +100,7 @@ def _digest(value: str) -> str:
 
 def normalised(name: str, value: str | None) -> str | None:
     """The value in the one spelling that stands for all that mean the same. Idempotent."""
-    if value is None or len(value) > NORMALISED_MOST or '"' in value:
+    if value is None or len(value) > NORMALISED_MAX or '"' in value:
         return value
     if name in _NEGOTIATION:
         return (_remembered if len(value) <= _REMEMBER_LENGTH else _negotiation)(value, name in _ORDERED)
@@ -138,7 +138,7 @@ def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
     if not vary:
         return True
     # An entry may be older than the limit.
-    return len(vary) <= NAMES_MOST and all(_selects(name, value, request) for name, value in vary)
+    return len(vary) <= NAMES_MAX and all(_selects(name, value, request) for name, value in vary)
 
 
 def _selects(name: str, value: str | None, request: Headers) -> bool:

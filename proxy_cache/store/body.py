@@ -162,7 +162,7 @@ class Body:
     def spill(self) -> bool:
         """From here on, set aside what readers have not read yet, rather than wait for them. Whether there is room for
         that."""
-        if not self.store.spill.may_take(TAIL_LIMIT, volatile=self._volatile):
+        if not self.store.spill.has_room(TAIL_LIMIT, volatile=self._volatile):
             return False
         self._is_spilling = True
         self._wake_writer()
@@ -172,10 +172,10 @@ class Body:
         """Bring the tail to a file that only the readers of this body see. Whether it is there."""
         store, chunks, start = self.store, list(self._tail), self._tail_start
         size = sum(map(len, chunks))
-        if not store.spill.may_take(size, volatile=self._volatile):
+        if not store.spill.has_room(size, volatile=self._volatile):
             self._is_spilling = False
             return False
-        store.spill.take(size, volatile=self._volatile)
+        store.spill.reserve(size, volatile=self._volatile)
         spilled = self._spilled
         try:
             if spilled is None:
@@ -183,7 +183,7 @@ class Body:
                 spilled = self._spilled = Spilled(OpenBody(0, descriptor), start, start)
             await store.files.run_on(spilled.file, write_at, spilled.file.fd, chunks, start)
         except BaseException as error:
-            store.spill.give_back(size, volatile=self._volatile)
+            store.spill.release(size, volatile=self._volatile)
             self._is_spilling = False
             if not isinstance(error, OSError):
                 raise
@@ -399,7 +399,7 @@ class Body:
             self.store.files.release(self.file)
             self.file = None
         if self._spilled is not None:
-            self.store.spill.give_back(self._spilled.size, volatile=self._volatile)
+            self.store.spill.release(self._spilled.size, volatile=self._volatile)
             self.store.files.release(self._spilled.file)
             self._spilled = None
 
@@ -457,7 +457,7 @@ class Reader:
                 raise BodyError(str(body.error)) from body.error
             return None
         if self.offset >= body._tail_start:
-            return self._took(self._from_tail())
+            return self._advance(self._from_tail())
         place = body._file_with(self.offset)
         if place is None:
             self._lost("the beginning of this body was not kept")
@@ -470,7 +470,7 @@ class Reader:
         if data == b"":
             self._lost("the body file ended early")
             return None
-        return data if data is None else self._took(data)
+        return data if data is None else self._advance(data)
 
     def _lost(self, why: OSError | str) -> None:
         """Go on elsewhere. Raises :class:`BodyLost` if that can't be."""
@@ -555,7 +555,7 @@ class Reader:
                 if self._gone:
                     raise BodyError("the reader was closed")
                 if data:
-                    return self._took(data)
+                    return self._advance(data)
                 self._lost("the body file ended early")
             else:
                 await self.arrival()
@@ -600,7 +600,7 @@ class Reader:
             start = end
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
-    def _took(self, data: bytes) -> bytes:
+    def _advance(self, data: bytes) -> bytes:
         self.offset += len(data)
         self._body._wake_writer()
         return data

@@ -21,7 +21,7 @@ TOLERANCE: Final = 0.5
 """Seconds that a clock may be behind what it was. Clocks that are slewed go slower, but not backwards."""
 LOOK_EVERY: Final = 0.1
 """Seconds between looks at the clock."""
-STEPS_MOST: Final = 16
+STEPS_MAX: Final = 16
 UNCERTAIN: Final = 0.01
 """Seconds between two looks at one clock, at which the look at the other between them says nothing."""
 
@@ -84,7 +84,7 @@ class ClockSteps:
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
-        if len(self._steps) > STEPS_MOST:
+        if len(self._steps) > STEPS_MAX:
             one, other, *rest = self._steps
             both = Step(other.first, max(one.before, other.before), min(one.after, other.after), one.by + other.by)
             self._steps = [both, *rest]

@@ -10,20 +10,20 @@ from ..semantics.stored import StoredResponse
 from .checksums import count_runs
 
 BLOCK = 4096
-SPANS_MOST = 1024
+SPANS_MAX = 1024
 """Spans of a body that is stored in part, and one more for each megabyte that is there, up to"""
 SPANS_LIMIT = 8192
 """so many. A piece that would make another one is not kept: whoever sends or asks for single bytes must not make
 others wait while thousands of spans are gone through."""
-RUNS_MOST = 1024
+RUNS_MAX = 1024
 """Checksums of a body, and one more for each quarter of a megabyte that is there."""
 SPAN_ROW = 30
 """Bytes that a span takes of the index, and"""
 SPAN_MEMORY = 128
 """of memory."""
-KEY_MOST = 8192
+KEY_MAX = 8192
 """Characters of the longest key that anything is stored under."""
-HEAD_MOST = 64 * 1024
+HEAD_MAX = 64 * 1024
 """Bytes of the longest head that is stored: its fields, and what they were selected by."""
 ROW = 256
 """Bytes that an entry takes of the index besides its key and its head."""
@@ -111,22 +111,22 @@ class Entry:
     @property
     def spans_max(self) -> int:
         """How many spans it may have now."""
-        return min(SPANS_MOST + (self.present >> 20), SPANS_LIMIT)
+        return min(SPANS_MAX + (self.present >> 20), SPANS_LIMIT)
 
     @property
     def runs_max(self) -> int:
         """How many checksums it may have now."""
-        return RUNS_MOST + (self.present >> 18)
+        return RUNS_MAX + (self.present >> 18)
 
-    def takes_span(self, start: int, stop: int) -> bool:
+    def accepts_span(self, start: int, stop: int) -> bool:
         """Whether one more piece of its body may be kept: not if there are too many pieces for that. One that closes
         a gap always may, as long as there aren't too many checksums."""
         spans = self.spans
         if spans is None:
             return True
-        if len(spans) >= SPANS_MOST and len(spans.with_span(start, stop)) > max(len(spans), self.spans_max):
+        if len(spans) >= SPANS_MAX and len(spans.with_span(start, stop)) > max(len(spans), self.spans_max):
             return False
-        return count_runs(self.sums) < RUNS_MOST or count_runs(self.sums) < self.runs_max
+        return count_runs(self.sums) < RUNS_MAX or count_runs(self.sums) < self.runs_max
 
     def has(self, start: int, stop: int) -> bool:
         """Whether these bytes of its body are in the file."""

@@ -39,14 +39,14 @@ OPEN_FILES = 256
 
 WARM = 1.0
 """Seconds for which a file that was found in the page cache is taken to be there still."""
-WARM_LARGEST = 256 * 1024
+WARM_MAX = 256 * 1024
 """Bytes of the longest file that this is found out of."""
 
 # linux/fs.h, where it is the same for x86, Arm and RISC-V; elsewhere the call is refused.
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_TOPDIR_FL = 0x00020000
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_scratch = memoryview(bytearray(WARM_LARGEST))
+_scratch = memoryview(bytearray(WARM_MAX))
 
 
 class TornFile(OSError):

@@ -30,7 +30,7 @@ class FolderLock:
         self._folder = folder
         self._fd: int | None = None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Make the folder, if it isn't there, and take its lock. Raises ``OSError``, or :class:`InUse`."""
         self._folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         self._fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)

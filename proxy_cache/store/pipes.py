@@ -75,7 +75,7 @@ class Pipes:
         """Whether this system, and the one that the files are on, know how."""
         self._free: list[Pipe] = []
 
-    def take(self) -> Pipe | None:
+    def acquire(self) -> Pipe | None:
         """An empty pipe, if there is one to be had."""
         if self._free:
             return self._free.pop()
@@ -90,7 +90,7 @@ class Pipes:
             return None
         return pipe
 
-    def give_back(self, pipe: Pipe) -> None:
+    def release(self, pipe: Pipe) -> None:
         """It is empty again."""
         if len(self._free) < KEPT:
             self._free.append(pipe)

@@ -92,7 +92,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def give_back(database: sqlite3.Connection) -> None:
+def release_pages(database: sqlite3.Connection) -> None:
     """Give free pages back to the file system, if there are many, a part of them at a time."""
     (free,) = database.execute("PRAGMA freelist_count").fetchone()
     if free > FREE_PAGES:

@@ -142,7 +142,7 @@ class Segments:
 
     # -- writing (in the writer's thread) -----------------------------------------------------------------------
 
-    def takes(self, entry: Entry) -> bool:
+    def accepts(self, entry: Entry) -> bool:
         """Whether this body belongs here."""
         return self.usable and entry.length <= SMALL
 

@@ -36,20 +36,20 @@ class Spill:
         """Bytes set aside."""
         return self.on_disk + self.in_memory
 
-    def may_take(self, size: int, *, volatile: bool) -> bool:
+    def has_room(self, size: int, *, volatile: bool) -> bool:
         """Whether there is room for ``size`` more bytes, in memory if ``volatile``."""
         if self.size + size > self.limit:
             return False
         return self.in_memory + size <= MEMORY_MAX if volatile else self._has_free(size)
 
-    def take(self, size: int, *, volatile: bool) -> None:
+    def reserve(self, size: int, *, volatile: bool) -> None:
         if volatile:
             self.in_memory += size
         else:
             self.on_disk += size
 
-    def give_back(self, size: int, *, volatile: bool) -> None:
-        self.take(-size, volatile=volatile)
+    def release(self, size: int, *, volatile: bool) -> None:
+        self.reserve(-size, volatile=volatile)
 
     def open(self, volatile: bool) -> int:
         """A file without a name. Blocks."""

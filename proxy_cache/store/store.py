@@ -24,7 +24,7 @@ from ..semantics.stored import StoredResponse
 from .body import TAIL_LIMIT, Body
 from .checksums import CorruptBody, count_runs, is_intact
 from .clock import LOOK_EVERY, ClockWatch
-from .entry import HEAD_MOST, KEY_MOST, ROW, Entry, footprint, head_size
+from .entry import HEAD_MAX, KEY_MAX, ROW, Entry, footprint, head_size
 from .eviction import Evictor, Quota
 from .files import BodyFiles, OpenBody, TornFile
 from .folder import FolderLock, InUse
@@ -49,7 +49,7 @@ MAX_VARIANTS = 32
 """Variants kept of one key; the least recently used makes room for a new one."""
 MEMORY_MAX = 256 << 20
 """Bytes of small bodies in memory, at most."""
-UNWRITTEN_MOST = 64 << 20
+UNWRITTEN_MAX = 64 << 20
 """Bytes that may wait to be written. When a disk is slower than the origins, what comes beyond that is not kept."""
 
 
@@ -120,7 +120,7 @@ class Store:
 
     def _open(self) -> None:
         try:
-            self._lock.take()
+            self._lock.acquire()
             self._lock.tighten()
             self.files.prepare()
             self._segments.prepare()
@@ -254,7 +254,7 @@ class Store:
         ``None`` if it could not be kept.
         """
         size = entry.size
-        if entry.spans is not None or not self.takes(entry.key, response) or not self.reserve(size):
+        if entry.spans is not None or not self.accepts(entry.key, response) or not self.reserve(size):
             return None
         copied = entry.location != 0 or entry.unwritten is not None
         written = None if copied else entry.written
@@ -296,7 +296,7 @@ class Store:
         long to be stored, the entry goes: it can't be kept as it was either."""
         if by := self._clock.set_back_by():
             self._clock_set_back(by)
-        if self.takes(entry.key, response):
+        if self.accepts(entry.key, response):
             self.index.replace_response(entry, response)
         else:
             self.remove(entry)
@@ -421,9 +421,9 @@ class Store:
             reserved = wanted if self.reserve(wanted) else None
         return Body(self, self.index.new_id(), total, reserved=reserved, start=start, volatile=volatile)
 
-    def takes(self, key: str, response: StoredResponse) -> bool:
+    def accepts(self, key: str, response: StoredResponse) -> bool:
         """Whether this may be stored: keys and heads have their limits."""
-        if len(key) <= KEY_MOST and head_size(response) <= HEAD_MOST:
+        if len(key) <= KEY_MAX and head_size(response) <= HEAD_MAX:
             return True
         self._on_failure("too_large")
         return False
@@ -438,7 +438,7 @@ class Store:
 
     def _falls_behind(self) -> bool:
         """Whether the disk is slower than what comes, so that no more is to wait for it."""
-        if self._pending.size <= UNWRITTEN_MOST:
+        if self._pending.size <= UNWRITTEN_MAX:
             return False
         self._on_failure("busy")
         return True
@@ -458,7 +458,7 @@ class Store:
         """A piece of the body of an entry that has gaps, to be filled. Of an object that is longer than one entry may
         be, pieces are kept up to that."""
         size, reserved = stop - start, None
-        if entry in self.index and self._takes_piece(entry, start, stop) and self._may_be_kept(entry.size + size):
+        if entry in self.index and self._accepts_piece(entry, start, stop) and self._may_be_kept(entry.size + size):
             self.touch(entry)  # it is not to go for its own piece
             wanted = size if size <= TAIL_LIMIT else 0
             reserved = wanted if self.reserve(wanted) else None
@@ -535,10 +535,10 @@ class Store:
 
     def put(self, key: str, response: StoredResponse, data: bytes) -> Entry | None:
         """Store a response whose body is here. ``None`` if it is not kept."""
-        if self._pending.size > UNWRITTEN_MOST and self._falls_behind():
+        if self._pending.size > UNWRITTEN_MAX and self._falls_behind():
             return None
         entry = Entry(self.index.new_id(), key, response, len(data), time.time())
-        if entry.head > KEY_MOST and not self.takes(key, response):
+        if entry.head > KEY_MAX and not self.accepts(key, response):
             return None
         size = entry.size
         if not self.reserve(size):
@@ -661,7 +661,7 @@ class Store:
     async def _commit_piece(self, body: Body, entry: Entry, chunks: list[bytes], offset: int) -> Entry | None:
         if not body.kept or entry not in self.index or not body.reserve(body.length - body.start):
             return None
-        if not self._takes_piece(entry, body.start, body.length):  # of several pieces that came at a time
+        if not self._accepts_piece(entry, body.start, body.length):  # of several pieces that came at a time
             return None
         if chunks:
             await self.write(body, chunks, offset)
@@ -674,9 +674,9 @@ class Store:
             self.verifier.sum_soon(entry)  # a checksum for each span, in place of one for each piece
         return entry
 
-    def _takes_piece(self, entry: Entry, start: int, stop: int) -> bool:
+    def _accepts_piece(self, entry: Entry, start: int, stop: int) -> bool:
         """Whether an entry may have one more piece."""
-        if entry.takes_span(start, stop):
+        if entry.accepts_span(start, stop):
             return True
         self._on_failure("too_many_pieces")
         return False

@@ -55,7 +55,7 @@ SHARE: Final = 10
 """A check that requests have asked for is not made again before so many times its duration has passed."""
 AT_ONCE: Final = 4
 """Blocks in one trip to the thread."""
-UNSUMMED_MOST: Final = 100_000
+UNSUMMED_MAX: Final = 100_000
 """Entries without checksums that are remembered. Others wait for the next walk."""
 NOTE_EVERY: Final = 60.0
 """Seconds after which it is noted how far a walk has come."""
@@ -170,10 +170,10 @@ class Verifier:
                     await self.verify(entry)
             except TimeoutError:
                 logger.info("%s is still being checked", entry)
-            self._took(entry, time.monotonic() - now)
+            self._postpone(entry, time.monotonic() - now)
         return self._store.holds(entry)
 
-    def _took(self, entry: Entry, seconds: float) -> None:
+    def _postpone(self, entry: Entry, seconds: float) -> None:
         now = time.monotonic()
         if len(self._not_before) > 1000:
             self._not_before = {one: until for one, until in self._not_before.items() if until > now}
@@ -264,7 +264,7 @@ class Verifier:
 
     def sum_soon(self, entry: Entry) -> None:
         """This body was stored without checksums: make them when nothing else is to do."""
-        if len(self._unsummed) >= UNSUMMED_MOST:
+        if len(self._unsummed) >= UNSUMMED_MAX:
             self._next_walk = 0.0
             return
         self._unsummed.append(entry.id)

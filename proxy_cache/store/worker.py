@@ -31,7 +31,7 @@ def step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def take_more(waiting: queue.SimpleQueue[T], taken: list[T], most: int) -> None:
+def collect_waiting(waiting: queue.SimpleQueue[T], taken: list[T], most: int) -> None:
     """What is there without waiting, up to ``most`` with what is ``taken`` already. For the one thread that takes."""
     while len(taken) < most and not waiting.empty():
         taken.append(waiting.get())
@@ -75,7 +75,7 @@ class Worker:
         ended = False
         while not ended:
             taken = [self._queue.get()]
-            take_more(self._queue, taken, BATCH)
+            collect_waiting(self._queue, taken, BATCH)
             calls = [call for call in taken if call is not None]
             ended = len(calls) < len(taken)
             _make(calls)

@@ -40,11 +40,11 @@ from .rows import (
     connect,
     entry_row,
     execute_many,
-    give_back,
     head_row,
+    release_pages,
 )
 from .segments import Segments, size_of
-from .worker import step_back, take_more
+from .worker import collect_waiting, step_back
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Writer:
             batch = [self._queue.get()]
             if batch[0] is not None:
                 time.sleep(LINGER)
-            take_more(self._queue, batch, BATCH)
+            collect_waiting(self._queue, batch, BATCH)
             results = self._write_bodies([one for one in batch if isinstance(one, WriteBody)])
             freed: set[int] = set()
             if any(error is not None and error.errno in NO_ROOM for _, error in results):
@@ -194,7 +194,7 @@ class Writer:
         others: list[WriteBody] = []
         for body in bodies:
             body.entry.sums = of_body(body.chunks)
-            (small if self._segments.takes(body.entry) else others).append(body)
+            (small if self._segments.accepts(body.entry) else others).append(body)
         if small:
             failed: OSError | None = None
             try:
@@ -245,7 +245,7 @@ class Writer:
             database.execute("BEGIN")
             write(database)
             database.execute("COMMIT")
-            give_back(database)
+            release_pages(database)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             # Rows that are lost here cost their bodies when they are asked for again, nothing else.
             self._lost_rows = True

@@ -247,9 +247,9 @@ class OriginConnection(asyncio.Protocol):
         try:
             if self._response is not None:
                 self._received += len(data)
-                self._take(data)
+                self._body_received(data)
             elif self._on_answer is not None:
-                self._take_head(data)
+                self._head_received(data)
             else:
                 self.abort()  # nobody has asked for it
         except OriginError as error:
@@ -356,7 +356,7 @@ class OriginConnection(asyncio.Protocol):
 
     # -- responses ----------------------------------------------------------------------------------------------
 
-    def _take_head(self, data: bytes) -> None:
+    def _head_received(self, data: bytes) -> None:
         reader = self._reader
         while True:
             head = reader.head(data)
@@ -380,7 +380,7 @@ class OriginConnection(asyncio.Protocol):
             if reader.is_over:
                 self._over(reader.has_more)
             elif data:
-                self._take(data)
+                self._body_received(data)
             if self._response is response:
                 self._transport.max_size = CHUNKED_READ if reader.chunks is not None else BODY_READ
                 if self._splices and (reader.left or 0) >= SPLICE_MIN:
@@ -388,7 +388,7 @@ class OriginConnection(asyncio.Protocol):
         finally:
             on_answer(response)
 
-    def _take(self, data: bytes) -> None:
+    def _body_received(self, data: bytes) -> None:
         """More of the body."""
         reader = self._reader
         content = reader.body(data)

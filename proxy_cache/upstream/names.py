@@ -26,19 +26,19 @@ from typing import Any, Final, TypeAlias
 
 logger = logging.getLogger(__name__)
 
-RUNNING_MOST: Final = 64
+RUNNING_MAX: Final = 64
 """Look-ups at once that may well be answered, and"""
-SLOW_MOST: Final = 192
+SLOW_MAX: Final = 192
 """those beside them that have taken longer than :data:`SLOW` already."""
 SLOW: Final = 2.0
 """Seconds. A resolver that works answers in less, or tries its next server after five."""
-WAITING_MOST: Final = 1024
+WAITING_MAX: Final = 1024
 """Look-ups that may wait for a thread."""
 KEPT_FOR: Final = 5.0
 """Seconds for which addresses are kept; :mod:`.dial` keeps them for longer, and takes turns with them."""
 REFUSED_FOR: Final = 1.0
 """Seconds for which it is remembered that a name has none."""
-KEPT_MOST: Final = 1024
+KEPT_MAX: Final = 1024
 """Names that are remembered."""
 
 Address: TypeAlias = tuple[Any, ...]
@@ -137,7 +137,7 @@ class Names:
             return self._told(kept[1])
         lookup = self._lookups.get(query)
         if lookup is None:
-            lookup = self._begin(query)
+            lookup = self._start(query)
         lookup.waiters += 1
         try:
             await asyncio.wait([lookup.done], timeout=self.timeout)
@@ -162,8 +162,8 @@ class Names:
         self._on_end("found")
         return found
 
-    def _begin(self, query: Query) -> _Lookup:
-        if len(self._waiting) >= WAITING_MOST:
+    def _start(self, query: Query) -> _Lookup:
+        if len(self._waiting) >= WAITING_MAX:
             self._on_end("rejected")
             raise NameTimeout("too many names are being looked up")
         lookup = self._lookups[query] = _Lookup(query, asyncio.get_running_loop().create_future())
@@ -172,7 +172,7 @@ class Names:
         return lookup
 
     def _start_next(self) -> None:
-        while self._waiting and self._running < RUNNING_MOST and self._running + self._slow < RUNNING_MOST + SLOW_MOST:
+        while self._waiting and self._running < RUNNING_MAX and self._running + self._slow < RUNNING_MAX + SLOW_MAX:
             lookup = self._waiting.popleft()
             loop = asyncio.get_running_loop()
             thread = threading.Thread(target=_look_up, args=(loop, lookup.query, self._ended, lookup), daemon=True)
@@ -188,7 +188,7 @@ class Names:
     def _is_slow(self, lookup: _Lookup) -> None:
         """It doesn't keep others from a thread any more, as long as there are not too many of its kind."""
         if lookup.is_running:
-            if self._slow >= SLOW_MOST:
+            if self._slow >= SLOW_MAX:
                 asyncio.get_running_loop().call_later(SLOW, self._is_slow, lookup)
                 return
             lookup.is_slow = True
@@ -202,7 +202,7 @@ class Names:
             self._slow -= 1
         else:
             self._running -= 1
-        if len(self._kept) >= KEPT_MOST:
+        if len(self._kept) >= KEPT_MAX:
             self._kept.popitem(last=False)
         kept_for = REFUSED_FOR if isinstance(found, OSError) else KEPT_FOR
         self._kept.pop(lookup.query, None)

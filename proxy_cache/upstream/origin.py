@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..runtime.batches import Stage
+from ..runtime.batches import CallBatch
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 BACKOFF_FIRST = 0.1
-BACKOFF_MOST = 1.0
-RETRY_AFTER_MOST = 5.0
+BACKOFF_MAX = 1.0
+RETRY_AFTER_MAX = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 
 
@@ -68,7 +68,7 @@ class OriginClient:
         self._pool = Pool()
         self._tls: ssl.SSLContext | None = None
         """Made of the settings with the first origin that needs it."""
-        self._asks = Stage()
+        self._asks = CallBatch()
         self.configure(settings)
 
     def configure(self, settings: OriginSettings) -> None:
@@ -137,7 +137,7 @@ class OriginClient:
             if response.status not in RETRY_STATUSES or last:
                 return response
             wait = _retry_after(response.headers.get("retry-after"))
-            if wait > RETRY_AFTER_MOST:
+            if wait > RETRY_AFTER_MAX:
                 return response
             response.close()
             await self.pause(attempt, wait, str(response.status))
@@ -170,7 +170,7 @@ class OriginClient:
     async def pause(self, attempt: int, wait: float, reason: str) -> None:
         """Before a further try."""
         self._on_retry(reason)
-        backoff = min(BACKOFF_MOST, BACKOFF_FIRST * 2**attempt)
+        backoff = min(BACKOFF_MAX, BACKOFF_FIRST * 2**attempt)
         await asyncio.sleep(max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1))
 
     async def _send(
@@ -245,4 +245,4 @@ def _retry_after(value: str | None) -> float:
     """Seconds an origin asks to wait. A date, or nonsense, counts as longer than we wait (RFC 9110 §10.2.3)."""
     if value is None:
         return 0.0
-    return float(value) if value.strip().isascii() and value.strip().isdigit() else RETRY_AFTER_MOST + 1
+    return float(value) if value.strip().isascii() and value.strip().isdigit() else RETRY_AFTER_MAX + 1

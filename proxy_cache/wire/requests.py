@@ -44,7 +44,7 @@ class RequestFields:
 
     headers: Headers
     """End-to-end, and without Host: what a fill may repeat."""
-    wanted: CacheControl
+    directives: CacheControl
     plain: bool
     """Neither a range nor a condition nor a directive: any fresh response will do."""
     unconditional: bool
@@ -150,10 +150,10 @@ def _fields(lines: bytes) -> RequestFields | None:
         return None
     close = True if "close" in options else False if "keep-alive" in options else None
     headers = end_to_end(headers).without("host")
-    wanted = request_cache_control(headers)
+    directives = request_cache_control(headers)
     unconditional = "range" not in headers and not is_conditional(headers)
-    plain = unconditional and wanted is NOTHING
-    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"))
+    plain = unconditional and directives is NOTHING
+    return RequestFields(headers, directives, plain, unconditional, close, headers.get_all("via"))
 
 
 _remembered = lru_cache(maxsize=4096)(_fields)

@@ -73,7 +73,7 @@ class ResponseReader:
             return None
         self.held = data[head.size :]
         if head.status >= 200:
-            self._begin_body(head)
+            self._start_body(head)
             return head
         if head.status == 101:
             # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
@@ -86,7 +86,7 @@ class ResponseReader:
             raise OriginError("http_protocol_error", f"more than {MAX_INTERIM} interim responses")
         return head
 
-    def _begin_body(self, head: ResponseHead) -> None:
+    def _start_body(self, head: ResponseHead) -> None:
         """How the body is to be told from what follows (RFC 9112 §6.3)."""
         self.length = length = content_length(head.headers)
         connection = head.hop.get("connection")

@@ -18,7 +18,7 @@ from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..semantics.status_fields import PROXY_ERRORS
 from ..semantics.texts import brief
 
-_USUAL_MOST: Final = 16 * 1024
+_USUAL_MAX: Final = 16 * 1024
 _ALL_DIFFERENT: Final = frozenset({"age", "content-length", "etag", "last-modified"})
 """Fields whose lines are not worth remembering. (Others that are, will soon be forgotten: it is not known which.)"""
 
@@ -62,7 +62,7 @@ def parse_head(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Respons
     """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
     end = data.find(b"\r\n\r\n")
     # Where the whole is no longer than a line may be, no line is.
-    usual = 0 <= end <= _USUAL_MOST and end + 4 <= limits.line and end + 4 <= limits.total
+    usual = 0 <= end <= _USUAL_MAX and end + 4 <= limits.line and end + 4 <= limits.total
     return (_usual_head(data, end, limits.fields) if usual else None) or _any_head(data, limits)
 
 

@@ -62,13 +62,13 @@ def writer_gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set, until a test clears it: what a store's thread has to write waits for that. To be set again by the end."""
     gate = threading.Event()
     gate.set()
-    take_more = writer.take_more
+    collect_waiting = writer.collect_waiting
 
     def late(*arguments: Any) -> None:
         assert gate.wait(PATIENCE)
-        take_more(*arguments)
+        collect_waiting(*arguments)
 
-    monkeypatch.setattr(writer, "take_more", late)
+    monkeypatch.setattr(writer, "collect_waiting", late)
     return gate
 
 

@@ -15,7 +15,7 @@ import pytest
 from proxy_cache.runtime import loop as proxy_loop
 from proxy_cache.runtime.loop import (
     ACCEPTED_AT_ONCE,
-    FEWEST,
+    EVENTS_MIN,
     ShortTurns,
     accept_in_turns,
     read_at_once,
@@ -35,11 +35,11 @@ def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pyt
         turns = ShortTurns(epoll)
         assert len(turns.poll(0, 10)) == 10
         monkeypatch.setattr(proxy_loop, "TURN", -1.0)  # any turn is too long
-        while len(events := turns.poll(0, 10)) > FEWEST:
+        while len(events := turns.poll(0, 10)) > EVENTS_MIN:
             pass
-        assert len(events) == FEWEST
+        assert len(events) == EVENTS_MIN
         seen = Counter(fd for _ in range(50) for fd, _ in turns.poll(0, 10))
-        assert set(seen.values()) == {FEWEST * 50 // 10}
+        assert set(seen.values()) == {EVENTS_MIN * 50 // 10}
         monkeypatch.setattr(proxy_loop, "TURN", 1e9)
         while len(turns.poll(0, 10)) < 10:
             pass

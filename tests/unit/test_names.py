@@ -80,9 +80,9 @@ def test_who_leaves_does_not_take_the_answer_from_the_others(server: NameServer)
 
 def test_silent_names_hold_a_bounded_number_of_threads(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the places in front of them are bounded, too."""
-    monkeypatch.setattr(names, "RUNNING_MOST", 4)
-    monkeypatch.setattr(names, "SLOW_MOST", 8)
-    monkeypatch.setattr(names, "WAITING_MOST", 5)
+    monkeypatch.setattr(names, "RUNNING_MAX", 4)
+    monkeypatch.setattr(names, "SLOW_MAX", 8)
+    monkeypatch.setattr(names, "WAITING_MAX", 5)
     monkeypatch.setattr(names, "SLOW", 0.01)
     told: list[str] = []
 

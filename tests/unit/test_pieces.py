@@ -86,7 +86,7 @@ async def keep(store: Store, entry: Entry, start: int, data: bytes) -> bool:
 
 def test_there_is_an_end_to_the_pieces_of_a_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would make one more span is served, and not kept; what closes a gap is."""
-    monkeypatch.setattr(entry_module, "SPANS_MOST", 10)
+    monkeypatch.setattr(entry_module, "SPANS_MAX", 10)
     failures: list[str] = []
 
     async def story(store: Store) -> None:
@@ -106,7 +106,7 @@ def test_there_is_an_end_to_the_pieces_of_a_response(tmp_path: Path, monkeypatch
 def test_pieces_that_come_at_a_time_are_counted_when_they_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entry_module, "SPANS_MOST", 1)
+    monkeypatch.setattr(entry_module, "SPANS_MAX", 1)
 
     async def story(store: Store) -> None:
         entry = store.add_object("http://x/", response_of(), 1000)
@@ -126,8 +126,8 @@ def test_the_rest_of_what_is_there_in_megabytes_is_kept() -> None:
     entry = Entry(1, "http://x/", response_of(), 1 << 40, 0.0)
     for count, more in [(1023, True), (1024, True), (5000, True), (8192, False)]:
         entry.spans = Spans((start, start + BLOCK) for start in range(0, 2 * count * BLOCK, 2 * BLOCK))
-        assert entry.takes_span(1 << 39, (1 << 39) + BLOCK) is more
-        assert entry.takes_span(BLOCK, 2 * BLOCK)  # a gap
+        assert entry.accepts_span(1 << 39, (1 << 39) + BLOCK) is more
+        assert entry.accepts_span(BLOCK, 2 * BLOCK)  # a gap
 
 
 def test_there_is_an_end_to_checksums_until_they_are_put_together(
@@ -135,7 +135,7 @@ def test_there_is_an_end_to_checksums_until_they_are_put_together(
 ) -> None:
     """Bytes that come one by one, one after the other, are a single span, with a checksum each. In the first quiet
     moment there is one for all of them."""
-    monkeypatch.setattr(entry_module, "RUNS_MOST", 10)
+    monkeypatch.setattr(entry_module, "RUNS_MAX", 10)
 
     async def story(store: Store) -> None:
         summed: list[Entry] = []

@@ -62,18 +62,18 @@ def test_a_file_that_cannot_be_spliced_to(tmp_path: Path, pipe: Pipe) -> None:
     assert spliced.count == 0
     assert spliced.unsupported
     assert not pipes.usable
-    assert pipes.take() is None
+    assert pipes.acquire() is None
     assert pipe.read(60_000) == BODY[:60_000]
     os.close(fd)
 
 
 def test_pipes_are_used_again() -> None:
     pipes = Pipes()
-    first = pipes.take()
+    first = pipes.acquire()
     assert first is not None
-    pipes.give_back(first)
-    assert pipes.take() is first
-    pipes.give_back(first)
+    pipes.release(first)
+    assert pipes.acquire() is first
+    pipes.release(first)
     before = os.fstat(first.reader)
     pipes.close()
     assert not is_open_still(first.reader, before)
@@ -448,7 +448,7 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
         body = store.body(900_000, keep=True)
         await body.splice(pipe, filled(pipe, BODY[:500_000]))
         assert body.kept
-        assert store.pipes.take() is None
+        assert store.pipes.acquire() is None
         body.put(BODY[500_000:900_000])
         body.finish()
         entry = await store.commit(body, "http://x/", response_of(900_000))
@@ -468,15 +468,15 @@ def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
             return BODY[:600_000]
 
     async def story(store: Store) -> None:
-        pipe = store.pipes.take()
+        pipe = store.pipes.acquire()
         assert pipe is not None
-        store.pipes.give_back(pipe)
+        store.pipes.release(pipe)
         body = store.body(500_000, keep=True)
         error = await copy(TooMuch(), body, store.pipes)  # type: ignore[arg-type]
         assert error is not None
         assert error.error == "http_protocol_error"
         body.fail(error)
-        assert store.pipes.take() is pipe
-        store.pipes.give_back(pipe)
+        assert store.pipes.acquire() is pipe
+        store.pipes.release(pipe)
 
     with_store(tmp_path, story)

@@ -11,7 +11,7 @@ import pytest
 from proxy_cache.caching.fills import known_heads
 from proxy_cache.caching.fills.fill import FillRequest
 from proxy_cache.caching.fills.known_heads import HEAD_LARGEST, KnownHeads
-from proxy_cache.caching.fills.table import FIELD_OVERHEAD, MARK_MOST, FillTable
+from proxy_cache.caching.fills.table import FIELD_OVERHEAD, MARK_MAX, FillTable
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.stored import StoredResponse
@@ -68,12 +68,12 @@ def test_a_mark_with_long_values_is_about_who_sends_the_same(tmp_path: Path) -> 
     async def story(table: FillTable) -> None:
         one, other = (request(1, [("X-A", LONG + end)], "/" + "k" * 1000) for end in "ab")
         table.remember(one, response("X-A"), "no-store")
-        assert table.knows(one.key)
+        assert table.has_history(one.key)
         assert table.is_uncacheable(one.key, one.headers)
         assert not table.is_uncacheable(one.key, other.headers)
         assert not table.is_uncacheable(one.key, Headers())
         table.remember(one, Headers(), None)
-        assert not table.knows(one.key)
+        assert not table.has_history(one.key)
 
     with_table(tmp_path, story)
 
@@ -87,13 +87,13 @@ def test_what_is_too_much_to_be_remembered_is_not(tmp_path: Path) -> None:
         table.remember(asked, response("x-00"), "no-store")
         assert table.is_uncacheable(asked.key, asked.headers)
         table.remember(asked, response(", ".join(names)), "no-store")
-        assert not table.knows(asked.key)
+        assert not table.has_history(asked.key)
         # What was about everybody stays so.
         table.remember(asked, Headers([(b"Cache-Control", b"no-store")]), "no-store")
         table.remember(asked, response(", ".join(names)), "no-store")
         assert table.is_uncacheable(asked.key, Headers())
 
-    assert 30 * (128 + FIELD_OVERHEAD) > MARK_MOST
+    assert 30 * (128 + FIELD_OVERHEAD) > MARK_MAX
     with_table(tmp_path, story)
 
 
@@ -113,4 +113,4 @@ def test_known_heads_are_counted_with_what_they_were_selected_by() -> None:
         heads.tell(f"key {size}", StoredResponse(200, headers, 0.0, 0.0, vary=(("x-a", "v" * size),)))
     assert len(heads) == 1
     assert "key 100" in heads
-    assert known_heads.HEADS_MOST * HEAD_LARGEST <= 16 << 20
+    assert known_heads.HEADS_MAX * HEAD_LARGEST <= 16 << 20

@@ -29,7 +29,7 @@ _BESIDE: Final = CONDITIONAL | {"range", "cache-control", "pragma"}
 """Fields that make no other request of one, where it fails."""
 TROUBLE_FOR: Final = 10.0
 """Seconds for which it is remembered of a key that a request for it has failed, and"""
-TROUBLE_MOST: Final = 1000
+TROUBLE_MAX: Final = 1000
 """of how many keys."""
 
 _ABSENT: Final = HEURISTICALLY_CACHEABLE & {300, 301, 308, 404, 410}
@@ -51,7 +51,7 @@ class Trouble:
         """A request has failed. Whom of those who waited, by their headers, the failure is for; ``None``: all."""
         at, now = key_hash(request.key), time.monotonic()
         before = self._last.pop(at, None)
-        if len(self._last) >= TROUBLE_MOST:
+        if len(self._last) >= TROUBLE_MAX:
             del self._last[next(iter(self._last))]
         self._last[at] = now, request.client
         if before is not None and now - before[0] <= TROUBLE_FOR and before[1] != request.client:

@@ -608,7 +608,7 @@ class Fill:
             if why_not in SUPERSEDES:
                 self._drop_what_it_supersedes()
         if content is None:
-            keep = why_not is None and not self.doomed and self.table.store.takes(request.key, stored)
+            keep = why_not is None and not self.doomed and self.table.store.accepts(request.key, stored)
             total = 0 if status in (204, 304) else response.content_length
             self.body = self.table.store.body(total, keep=keep, volatile=why_not in VOLATILE)
         own = None
@@ -684,7 +684,7 @@ class Fill:
         )
         table.remember(request, headers, why_not)
         entry: Entry | None = None
-        if why_not is None and not self.doomed and table.store.takes(request.key, stored):
+        if why_not is None and not self.doomed and table.store.accepts(request.key, stored):
             entry = table.store.add_object(request.key, stored, length)
             self.body = table.store.piece(entry, *span)
             table.fills_a_gap(self, entry)
@@ -715,7 +715,7 @@ class Fill:
         assert part.of is not None
         return part.ask.within(part.of.length) or Span(0, 0)
 
-    def brings(self, offset: int) -> bool:
+    def covers(self, offset: int) -> bool:
         """Whether who needs the byte at ``offset`` can get it, and what follows, from here."""
         if self._abandoned or self.state is FillState.FAILED:
             return False

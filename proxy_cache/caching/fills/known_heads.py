@@ -18,7 +18,7 @@ from ...store.entry import head_size
 if TYPE_CHECKING:
     from ...store.index import Entry
 
-HEADS_MOST: Final = 4096
+HEADS_MAX: Final = 4096
 """Heads that are kept in memory; the least recently told makes room."""
 HEAD_LARGEST: Final = 4096
 """Bytes of a head that is kept, with what it was selected by, and of its key."""
@@ -79,7 +79,7 @@ class KnownHeads:
         )  # fmt: skip
         if len(key) + head_size(kept_response) > HEAD_LARGEST:
             return
-        if len(self._heads) >= HEADS_MOST:
+        if len(self._heads) >= HEADS_MAX:
             del self._heads[next(iter(self._heads))]
         self._heads[key] = kept_response
 

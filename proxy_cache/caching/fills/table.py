@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ...runtime.batches import Stage
+from ...runtime.batches import CallBatch
 from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
 from ...semantics.ranges import strong_validator
@@ -31,11 +31,11 @@ from .watch import Watch
 REMEMBERED_FOR = 120.0
 """Seconds for which something is remembered of a key: that its responses can't be stored, so that requests for it do
 not wait for each other."""
-REMEMBERED_MOST = 10_000
+REMEMBERED_MAX = 10_000
 """Keys of which something is remembered; the oldest make room."""
-KEY_MOST = 256
+KEY_MAX = 256
 """Characters of the longest of them that is kept as it is."""
-MARK_MOST = 4096
+MARK_MAX = 4096
 """Bytes, about, of the fields that are remembered with one of them. What would take more is not remembered."""
 FIELD_OVERHEAD = 160
 """Bytes of that for each field, besides its name and its value."""
@@ -53,7 +53,7 @@ class FillEvents(Protocol):
 
 def _short(key: str) -> str | int:
     """What something is remembered by: tens of thousands of long keys would be much memory."""
-    return key if len(key) <= KEY_MOST else key_hash(key)
+    return key if len(key) <= KEY_MAX else key_hash(key)
 
 
 def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str]) -> int:
@@ -63,7 +63,7 @@ def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str])
     return texts + fields * FIELD_OVERHEAD
 
 
-class Memory:
+class RecentKeys:
     """Keys of which something was true a short while ago."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Memory:
 
     def add(self, key: str) -> None:
         self.discard(key)
-        if len(self._until) >= REMEMBERED_MOST:
+        if len(self._until) >= REMEMBERED_MAX:
             del self._until[next(iter(self._until))]
         self._until[_short(key)] = time.monotonic() + REMEMBERED_FOR
 
@@ -145,7 +145,7 @@ class FillTable:
         self.default_ttl = 0
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self.spans = SpanSettings()
-        self.heads = Stage()
+        self.heads = CallBatch()
         """In which those hear of a head who don't wait for it in a task."""
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
@@ -153,11 +153,11 @@ class FillTable:
         self._lengths: dict[str | int, int] = {}
         self._running: set[Fill] = set()
         self._uncacheable: dict[str | int, Uncacheable] = {}
-        self.exact = Memory()
+        self.exact = RecentKeys()
         """Keys of whose origin no more is to be asked than a client wants: it has made something odd of more."""
-        self.weak = Memory()
+        self.weak = RecentKeys()
         """Those whose parts can't be put together, for want of a strong validator: only what is wanted is asked for."""
-        self.unusable = Memory()
+        self.unusable = RecentKeys()
         """Those of which even the range that a client wants was answered in a way that nothing can be made of."""
         self.watch = Watch(self)
         self.trouble = Trouble()
@@ -200,10 +200,10 @@ class FillTable:
             if (fill.head is not None or not answered) and (fill.is_running or fill.state is FillState.COMPLETE)
         ]
 
-    def knows(self, key: str) -> bool:
+    def has_history(self, key: str) -> bool:
         """Whether there is anything to be considered before a fill of ``key`` is started: another one, or what is
         remembered of it."""
-        return key in self._joinable or (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
+        return key in self._joinable or (key if len(key) <= KEY_MAX else key_hash(key)) in self._uncacheable
 
     def has_arrived(self, key: str) -> bool:
         """Whether there are fills of ``key`` whose bytes are all here and on their way into the store."""
@@ -235,22 +235,22 @@ class FillTable:
 
     def bringing(self, entry: Entry, offset: int) -> Fill | None:
         """A running fill that brings this byte of an entry's body; of several, the one that gets there first."""
-        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.brings(offset)]
+        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.covers(offset)]
         return max(fills, key=lambda fill: fill.span.start, default=None)
 
-    def here_or_coming(self, entry: Entry) -> Spans:
+    def present_or_pending(self, entry: Entry) -> Spans:
         """What there is of an entry's body, and what running fills bring of it."""
         fills = self._gaps.get(entry.id, ())
-        coming = [fill.span for fill in fills if fill.brings(fill.span.start)]
+        coming = [fill.span for fill in fills if fill.covers(fill.span.start)]
         return Spans((*(entry.spans or ()), *coming)) if coming else entry.spans or Spans()
 
     def beside(self, entry: Entry, fill: Fill) -> Spans:
         """What there is of an entry's body, and what running fills other than this one bring of it."""
         others = [other for other in self._gaps.get(entry.id, ()) if other is not fill]
-        coming = [other.span for other in others if other.brings(other.span.start)]
+        coming = [other.span for other in others if other.covers(other.span.start)]
         return Spans((*(entry.spans or ()), *coming))
 
-    def brings_too(self, fill: Fill, entry: Entry) -> None:
+    def covers_too(self, fill: Fill, entry: Entry) -> None:
         """What this fill brings is all of ``entry``, which nobody finds by its key."""
         self._gaps.setdefault(entry.id, []).append(fill)
 
@@ -268,7 +268,7 @@ class FillTable:
 
     def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
-        taken = self.here_or_coming(entry)
+        taken = self.present_or_pending(entry)
         if entry.key in self.exact:
             return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
         whole = whole or self.spans.fetches_whole(entry.length)
@@ -300,7 +300,7 @@ class FillTable:
         if not length:
             self.length_is_not_told(key)
             return
-        if len(self._lengths) >= REMEMBERED_MOST:
+        if len(self._lengths) >= REMEMBERED_MAX:
             del self._lengths[next(iter(self._lengths))]
         self._lengths[_short(key)] = length
 
@@ -340,7 +340,7 @@ class FillTable:
         self.known.discard(key)
         if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
             return
-        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, without the call: every miss comes here
+        at = key if len(key) <= KEY_MAX else key_hash(key)  # as _short, without the call: every miss comes here
         before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
@@ -352,9 +352,9 @@ class FillTable:
         until = time.monotonic() + REMEMBERED_FOR
         if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
             vary, identifying = (), frozenset()  # it was about everybody, and still is
-        if (vary or identifying) and _size(vary, identifying) > MARK_MOST:
+        if (vary or identifying) and _size(vary, identifying) > MARK_MAX:
             return
-        if len(self._uncacheable) >= REMEMBERED_MOST:
+        if len(self._uncacheable) >= REMEMBERED_MAX:
             del self._uncacheable[next(iter(self._uncacheable))]
         self._uncacheable[at] = Uncacheable(until, vary, identifying, status >= 300)
 

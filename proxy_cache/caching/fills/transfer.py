@@ -11,7 +11,7 @@ from ...wire.responses import OriginError
 
 LITTLE: Final = 128 * 1024
 """Bytes that are not worth a trip to the disk by themselves: so much is copied for the price of a change of threads."""
-LITTLE_MOST: Final = 8
+LITTLE_MAX: Final = 8
 """Times that so little comes, one after the other, before the rest of a body takes the usual way."""
 
 
@@ -36,12 +36,12 @@ async def _splice(response: OriginResponse, body: Body, total: int, pipes: Pipes
     if held := response.read_held():
         _check(body, len(held))
         body.put(held)
-    pipe = pipes.take()  # nothing that may fail between this and where it is closed
+    pipe = pipes.acquire()  # nothing that may fail between this and where it is closed
     if pipe is None:
         return
     little = 0
     # What is more than was announced is left for the usual way to complain of.
-    while body.kept and pipes.usable and response.spliceable and body.length < total and little < LITTLE_MOST:
+    while body.kept and pipes.usable and response.spliceable and body.length < total and little < LITTLE_MAX:
         try:
             count = await response.splice(pipe.writer, min(pipe.size, total - body.length))
             if not count:
@@ -56,7 +56,7 @@ async def _splice(response: OriginResponse, body: Body, total: int, pipes: Pipes
             raise
         little = 0
         await body.splice(pipe, count)
-    pipes.give_back(pipe)
+    pipes.release(pipe)
 
 
 def _check(body: Body, count: int) -> None:

@@ -139,7 +139,7 @@ def ahead_of(table: FillTable, fill: Fill, entry: Entry | None = None) -> Ahead 
             # No URL has a fragment in it (RFC 9110 §7.1), so nobody finds it.
             key = f"{fill.request.key}#"
             entry = Entry(table.store.index.new_id(), key, response, body.total, time.time(), Spans())
-            table.brings_too(fill, entry)
+            table.covers_too(fill, entry)
         fill.ahead = Ahead(table, fill, entry, is_hidden=hidden)
     return fill.ahead if not fill.ahead.refused else None
 

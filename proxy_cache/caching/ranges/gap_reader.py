@@ -176,7 +176,7 @@ class GapReader:
         if gap is None or self._exchange.requirements.exact_range is not None:
             return
         if self._ahead is not None:
-            if self._ahead.fill.brings(gap):
+            if self._ahead.fill.covers(gap):
                 return
             self._ahead.leave()
             self._ahead = None
@@ -192,7 +192,7 @@ class GapReader:
             if self._ahead is not None:
                 self._ahead.leave()
             self._ahead, self._slow = self._slow, None
-        if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.brings(self.offset)):
+        if self._ahead is not None and (self._ahead.asker is None or not self._ahead.fill.covers(self.offset)):
             self._ahead.leave()  # it may have been dropped since it held others up
             self._ahead = None
         for turn in range(PATIENCE):
@@ -387,7 +387,7 @@ class GapReader:
         if self._is_lost:
             return 0
         spans = self.entry.spans
-        span = Span(0, self.entry.length) if spans is None else spans.at(self.offset)
+        span = Span(0, self.entry.length) if spans is None else spans.span_with(self.offset)
         return min(READ_SIZE, span.stop - self.offset, self.stop - self.offset) if span is not None else 0
 
     async def _open(self) -> None:
@@ -477,7 +477,7 @@ class MultipartReader:
 
     __slots__ = ("_end", "_parts", "_source", "_started")
 
-    def __init__(self, source: Seekable, parts: list[ranges.Part], end: bytes) -> None:
+    def __init__(self, source: Seekable, parts: list[ranges.BodyPart], end: bytes) -> None:
         self._source = source
         self._parts = parts[::-1]
         self._end = end

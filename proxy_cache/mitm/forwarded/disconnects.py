@@ -17,7 +17,7 @@ from mitmproxy.connection import Connection
 
 from ..compat import HEARING, io_of
 
-READ_MOST: Final = 256 * 1024
+READ_MAX: Final = 256 * 1024
 """Bytes that are read of what came before the connection broke."""
 
 
@@ -50,7 +50,7 @@ class HeardReader(asyncio.StreamReader):
         self.was_reset = True
         transport: Any = getattr(self, "_transport", None)
         shared = transport.get_extra_info("socket") if transport is not None else None
-        left = READ_MOST
+        left = READ_MAX
         try:
             while shared is not None and left > 0 and (data := os.read(shared.fileno(), left)):
                 self.feed_data(data)

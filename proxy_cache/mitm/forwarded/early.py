@@ -16,7 +16,7 @@ from .outcome import ToldApart
 
 _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 _CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
-DROPPED_MOST: Final = 256 * 1024
+DROPPED_MAX: Final = 256 * 1024
 """Bytes of a body that are read and dropped before the answer, so that the connection can go on. With more to come the
 answer is sent at once, and the connection ends."""
 
@@ -34,7 +34,7 @@ class EarlyAnswers(ToldApart):
             yield from super().state_consume_request_body(event)
             return
         self.dropped += len(event.data)
-        if self.dropped > DROPPED_MOST:
+        if self.dropped > DROPPED_MAX:
             self.flow.response.headers["Connection"] = "close"
             yield from super().state_consume_request_body(http_events.RequestEndOfMessage(self.stream_id))
             yield from self.stop_reading()

@@ -59,7 +59,7 @@ _ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
 BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
 LINGER = 5.0
 """Seconds of silence, and"""
-LINGER_MOST = 30.0
+LINGER_MAX = 30.0
 """seconds in all, for which more is read, and dropped, from a client that has had its last answer. With unread data in
 front of it a closed connection is reset, and the answer may be lost (RFC 9112 §9.6). (nginx has the same two.)"""
 
@@ -254,7 +254,7 @@ class ClientConnection(Http1Server):
             self._is_silent = False
             return
         self._lingered += LINGER
-        if isinstance(event, events.Wakeup) and not self._is_silent and self._lingered < LINGER_MOST:
+        if isinstance(event, events.Wakeup) and not self._is_silent and self._lingered < LINGER_MAX:
             self._is_silent = True
             yield commands.RequestWakeup(LINGER)
             return

@@ -29,7 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from ...semantics.methods import is_idempotent
 from .disconnects import has_ended
 from .early import EarlyAnswers, is_http1
-from .sent import REPEAT_MOST, ConnectionExpired
+from .sent import REPEAT_MAX, ConnectionExpired
 
 
 class NewConnection(GetHttpConnection):
@@ -100,7 +100,7 @@ class RepeatingStream(EarlyAnswers):
             size = http1.expected_http_body_size(self.flow.request)
         except ValueError:
             return False
-        return size is None or size > REPEAT_MOST
+        return size is None or size > REPEAT_MAX
 
 
 class ConnectionChoice(HttpLayer):

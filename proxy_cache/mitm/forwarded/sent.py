@@ -7,7 +7,7 @@ from typing import Final
 
 from mitmproxy.proxy.layers.http._events import HttpEvent, RequestData, RequestEndOfMessage, ResponseProtocolError
 
-REPEAT_MOST: Final = 64 * 1024
+REPEAT_MAX: Final = 64 * 1024
 """Bytes of a body that are kept until the response comes."""
 
 
@@ -35,7 +35,7 @@ class SentRequest:
         self.rest.append(event)
         if isinstance(event, RequestData):
             self.size += len(event.data)
-            if self.size > REPEAT_MOST:
+            if self.size > REPEAT_MAX:
                 self.rest = None
 
     def forget(self) -> None:
