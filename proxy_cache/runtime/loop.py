@@ -196,8 +196,8 @@ def accept_in_turns(
     listener: asyncio.Server,
     wrap_factory: Callable[[ProtocolFactory], ProtocolFactory],
 ) -> None:
-    """Have a server accept fewer connections at once, and ask ``wrap_factory`` for what makes their protocols. The handler of
-    its socket stays what it is, with other arguments."""
+    """Make a server accept fewer connections at once, and replace its protocol factory by ``wrap_factory(factory)``.
+    asyncio's handler of the socket stays, with other arguments."""
     selector: Any = getattr(loop, "_selector", None) if ACCEPTING.is_on else None
     for listening in listener.sockets:
         if listening.type != socket.SOCK_STREAM or not isinstance(selector, selectors.BaseSelector):

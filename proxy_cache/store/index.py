@@ -426,7 +426,7 @@ class Index:
         was not used after ``since`` (unix time)."""
         dropped: list[Dropped] = []
         used, now = self._columns.used, time.time()
-        while len(dropped) < most and (row := self._columns.oldest()) and wanted():
+        while len(dropped) < limit and (row := self._columns.oldest()) and is_needed():
             if since < used[row] <= now:  # a time in the future says nothing: the clock was set back since then
                 break
             dropped.append(self._drop(row))

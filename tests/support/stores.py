@@ -34,7 +34,7 @@ def with_store(
     async def run() -> None:
         # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        store = Store(folder, room, **options)
+        store = Store(folder, quota, **options)
         store.verifier.rate = verify_rate
         await store.open()
         try:
