@@ -17,14 +17,15 @@ from benchmarks.index import build, key_of
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.spans import Spans
 from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store import additions as additions_module
 from proxy_cache.store import index as index_module
 from proxy_cache.store import rows
 from proxy_cache.store import segments as segments_module
-from proxy_cache.store import store as store_module
+from proxy_cache.store.additions import MAX_VARIANTS
 from proxy_cache.store.entry import Entry
 from proxy_cache.store.eviction import EVICT_AT_ONCE
 from proxy_cache.store.memory import SMALL
-from proxy_cache.store.store import MAX_VARIANTS, Quota, Store
+from proxy_cache.store.store import Quota, Store
 from tests.support.looks import files_below, open_files
 from tests.support.stores import hold_reads, with_store, writer_gate
 from tests.support.tasks import begun
@@ -416,7 +417,7 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
             while reader.offset < body.length:
                 await reader.read()
         assert not body.kept
-        assert body.file is not None
+        assert body.file.open_body is not None
         assert not body.joinable
         body.finish()
         assert await reader.read() == b""
@@ -446,7 +447,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
         body.put(data)
         body.finish()
         reader = body.reader()
-        in_the_way = store.files.path(body.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
+        in_the_way = store.files.path(body.file.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
         os.mkdir(in_the_way)
         assert await store.commit(body, "http://x/bad", response_of()) is not None
         await store.written()
@@ -570,7 +571,7 @@ def test_without_holes_every_body_has_a_file(tmp_path: Path, monkeypatch: pytest
 
 def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[str] = []
-    monkeypatch.setattr(store_module, "UNWRITTEN_MAX", 10)
+    monkeypatch.setattr(additions_module, "UNWRITTEN_MAX", 10)
     gate = writer_gate(monkeypatch)
 
     async def story(store: Store) -> None:

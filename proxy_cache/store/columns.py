@@ -1,7 +1,6 @@
-"""What is in memory of every entry: a row of numbers in columns, found by the hash of its key, in order of last use.
+"""A row of numbers in memory for every entry, found by the hash of its key, in order of last use.
 
-A million entries are a million rows here, and about 150 bytes each. Everything else of an entry is in the database
-until it is asked for.
+A row takes about 150 bytes. Everything else of an entry is in the database until it is needed.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ NOBODY: tuple[int, ...] = ()
 
 
 def key_hash(key: str) -> int:
-    """60 bits of a key: an index over millions of them meets the same hash twice for variants, hardly ever for two
-    keys. It is kept in the database, so it must not change (``hash()`` does, with every process)."""
+    """60 bits of a key. Among millions of entries, two with the same hash are variants, hardly ever different keys. It
+    is stored in the database, so it must never change (``hash()`` does, with every process)."""
     return _remembered(key) if len(key) <= 1024 else _hash(key)  # a miss asks three times
 
 
@@ -28,10 +27,10 @@ _remembered = lru_cache(maxsize=1024)(_hash)
 
 
 class Columns:
-    """Columns, a table from hash to row, and the order of use: a doubly linked ring through the rows.
+    """The columns, a table from hash to row, and the order of use as a doubly linked ring of rows.
 
-    Slot 0 is no entry. It is where the ring begins and ends: ``next[0]`` is the least recently used, ``prev[0]`` the
-    most recently used. Free rows are linked through ``next``.
+    Row 0 is no entry: the ring begins and ends there. ``next[0]`` is the least recently used row, ``prev[0]``
+    the most recently used. Free rows are linked through ``next``.
     """
 
     __slots__ = (
@@ -42,10 +41,10 @@ class Columns:
         self.ids = array("q", [0])
         self.hashes = array("q", [0])
         self.blocks = array("I", [0])
-        """What each takes on the disk, in blocks."""
+        """Size on disk, in blocks."""
         self.used = array("d", [0.0])
         self.locations = array("q", [0])
-        """Where its body is (see :mod:`.segments`)."""
+        """Location of the body (see :mod:`.segments`)."""
         self._next = array("i", [0])
         self._prev = array("i", [0])
         self._free = 0
@@ -54,7 +53,7 @@ class Columns:
         self.total_blocks = 0
 
     def fill(self, batches: Iterable[Sequence[tuple[int, int, int, float, int]]]) -> None:
-        """Rows of id, hash, blocks, last use and location, to begin with, least recently used first."""
+        """The first rows: id, hash, blocks, last use and location, least recently used first."""
         by_hash = self._by_hash
         row = len(self.ids)
         for rows in batches:
@@ -86,7 +85,7 @@ class Columns:
         return number in self._by_hash
 
     def add(self, entry_id: int, number: int, blocks: int, used: float, location: int) -> int:
-        """A new entry, as the most recently used one; its row."""
+        """Add an entry as the most recently used one. Returns its row."""
         last = self._prev[0]
         row = self._free
         if row:
@@ -127,7 +126,7 @@ class Columns:
         self.total_blocks -= self.blocks[row]
 
     def touch(self, row: int, now: float) -> None:
-        """The most recently used, from now on."""
+        """Make a row the most recently used one."""
         self.used[row] = now
         follow, precede = self._next, self._prev
         last = precede[0]
@@ -142,7 +141,7 @@ class Columns:
         self.blocks[row] = blocks
 
     def oldest(self) -> int:
-        """The least recently used; 0 if there is none."""
+        """The least recently used row; 0 if there is none."""
         return self._next[0]
 
     def __iter__(self) -> Iterator[int]:

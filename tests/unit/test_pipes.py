@@ -342,8 +342,8 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(
     async def story(store: Store) -> None:
         body = store.body(900_000, keep=True)
         await body.splice(pipe, filled(pipe, BODY[:500_000]))
-        assert body.file is not None
-        fd = body.file.fd
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         body.put(BODY[500_000:510_000])
         write_at = checksums_module.write_at
 
@@ -377,8 +377,8 @@ def test_a_reader_that_is_closed_while_a_thread_reads_for_it(
         nothing_is_known_to_be_in_memory(monkeypatch)
         body = store.body(900_000, keep=True)
         await body.splice(pipe, filled(pipe, BODY[:500_000]))
-        assert body.file is not None
-        fd = body.file.fd
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         release = hold_reads(store)
         reader = body.reader()
         reading = await begun(reader.read())
@@ -397,7 +397,7 @@ def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.
     async def story(store: Store) -> None:
         for _ in range(3):
             body = store.body(900_000, keep=True)
-            os.mkdir(store.files.path(body.entry_id))
+            os.mkdir(store.files.path(body.file.entry_id))
             await body.splice(pipe, filled(pipe, BODY[:500_000]))
             assert not body.kept
             body.fail(BodyError("enough"))

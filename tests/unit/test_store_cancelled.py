@@ -78,8 +78,8 @@ def test_the_last_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(checksums_module, "write_at", slow)
         committing = asyncio.create_task(store.commit(body, "http://x/", response_of()))
         assert await asyncio.get_running_loop().run_in_executor(None, began.wait, 30)
-        assert body.file is not None
-        fd = body.file.fd
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         await cancel_in(committing, began)
         body.fail(BodyError("given up"))
         store.remove(entry)
@@ -187,8 +187,8 @@ def test_a_file_whose_entry_goes_while_it_is_opened_does_not_stay_open(
         assert may_go_on.wait(30)
         return fd
 
-    open_checked = BodyFiles._open_checked
-    monkeypatch.setattr(BodyFiles, "_open_checked", open_slowly)
+    open_checked = BodyFiles.open_checked
+    monkeypatch.setattr(BodyFiles, "open_checked", open_slowly)
 
     async def story(store: Store) -> None:
         with monkeypatch.context() as patched:

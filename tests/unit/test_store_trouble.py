@@ -13,7 +13,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
-from proxy_cache.store import room as room_module
+from proxy_cache.store import eviction as eviction_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
 from proxy_cache.store.store import Quota, Store
@@ -40,7 +40,7 @@ def test_the_housekeeper_outlives_a_failure(
     """A file system that does not answer (``statvfs``) is complained of now and then, and asked again; what was used
     last is written all the same, and so it is after a bug."""
     monkeypatch.setattr(store_module, "USES_FLUSH", 0.02)
-    monkeypatch.setattr(room_module, "FREE_CHECK", 0.02)
+    monkeypatch.setattr(eviction_module, "FREE_CHECK", 0.02)
     failures: list[str] = []
 
     async def story(store: Store) -> None:

@@ -18,7 +18,7 @@ LITTLE_MAX: Final = 8
 async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginError | None:
     """Write what comes; the error if it broke off. Never more than it said it would be."""
     try:
-        if body.kept and body.piece_of is None and body.total is not None and response.spliceable >= SPLICE_MIN:
+        if body.kept and not body.is_range and body.total is not None and response.spliceable >= SPLICE_MIN:
             await _splice(response, body, body.total, pipes)
         while chunk := response.read_now() or await response.read():
             _check(body, len(chunk))
