@@ -89,7 +89,9 @@ def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pyt
     asyncio.run(close())
 
 
-@pytest.mark.parametrize("changed", [{"PAUSE": 10.0}, {"PAUSE": 0.0, "PATIENCE": 0.1, "FEW": 0}], ids=["cheap", "much"])
+@pytest.mark.parametrize(
+    "changed", [{"PAUSE": 10.0}, {"PAUSE": 0.0, "PATIENCE": 0.1, "GROWTH_MIN": 0}], ids=["cheap", "much"]
+)
 def test_what_was_there_for_long_is_collected_while_requests_come_all_the_time(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
