@@ -12,18 +12,18 @@ from .stored import StoredResponse
 
 class Reuse(enum.Enum):
     FRESH = "fresh"
-    """Use it as it is. (It may be stale if the client said that it doesn't mind.)"""
+    """Use it as it is. (It may be stale, if the client accepts that.)"""
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"
-    """Use it as it is, and validate it meanwhile."""
+    """Use it as it is, and validate it in the background."""
     VALIDATE = "validate"
-    """Not before the origin has said that it is still good."""
+    """Validate it first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     reuse: Reuse
     reason: str
-    """Why it goes forward, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it doesn't."""
+    """Why the request is forwarded, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it isn't."""
 
 
 _FRESH: Final = Decision(Reuse.FRESH, "")
@@ -33,7 +33,7 @@ _REQUEST: Final = Decision(Reuse.VALIDATE, "request")
 
 
 def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
-    """What to do with a stored response that the request's key and variant have selected.
+    """What to do with a stored response that a request selects by key and variant.
 
     ``directives``: the directives of the request (:func:`~.directives.request_cache_control`).
     """
@@ -41,15 +41,15 @@ def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Deci
         return _decide_stale(directives, stored, now)
     if directives is NOTHING:
         return _FRESH
-    # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that a client can reload.
-    # no-store (§5.2.1.5) is about storing: it "does not apply to the already stored response".
+    # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that clients can reload.
+    # (no-store, §5.2.1.5, "does not apply to the already stored response".)
     if directives.no_cache:
         return _REQUEST
     age = stored.age(now)
     # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
-    # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0 is what
-    # a plain reload sends, and is not that signal.
-    # A response may be 0 s old for nearly a second; who says max-age=0 wants to hear from the origin all the same.
+    # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0, which
+    # a plain reload sends, is not that signal. A response may be 0 s old for nearly a second; max-age=0 asks for a
+    # validation even then.
     if (
         directives.max_age is not None
         and (age > directives.max_age or directives.max_age == 0)
@@ -88,10 +88,9 @@ def _decide_stale(directives: CacheControl, stored: StoredResponse, now: float) 
 
 
 def may_serve_stale(directives: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
-    """Whether the stored response may stand in after validating it has failed.
+    """Whether a stored response may be served after its validation failed.
 
-    ``disconnected``: there was no answer from the origin at all, or it could not be asked. Otherwise it answered with
-    an error.
+    ``disconnected``: the origin gave no response at all, or could not be asked. Otherwise it responded with an error.
     """
     if stored.never_stale:
         # RFC 9111 §4.2.4, §5.2.2.2: "if a cache is disconnected, the cache MUST generate an error response".
@@ -113,10 +112,10 @@ def may_serve_stale(directives: CacheControl, stored: StoredResponse, now: float
     if staleness < 0:
         return True
     if directives.max_stale is not None:
-        return staleness <= directives.max_stale  # RFC 9111 §5.2.1.2: the client has said how stale it may be
+        return staleness <= directives.max_stale  # RFC 9111 §5.2.1.2: the client's own limit
     limit = stored.cache_control.stale_if_error
     if limit is not None:
-        # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit is for
+        # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit applies to
         # both cases: "when the cached response is more stale than the indicated amount, [it] SHOULD NOT be used".
         return staleness <= limit
     # RFC 9111 §4.2.4: "MUST NOT generate a stale response unless it is disconnected or […] explicitly permitted".

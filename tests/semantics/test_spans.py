@@ -55,7 +55,7 @@ def test_one_more_span_is_the_same_as_all_of_them_anew(spans: list[tuple[int, in
 def test_what_to_ask_for(
     offset: int, stop: int, taken: list[tuple[int, int]], length: int | None, block: int, most: int, expected: Span
 ) -> None:
-    assert span_to_ask_for(offset, stop, Spans(taken), length, block=block, most=most) == expected
+    assert span_to_ask_for(offset, stop, Spans(taken), length, block=block, max_size=most) == expected
 
 
 def test_all_of_a_gap() -> None:
@@ -89,7 +89,7 @@ def test_asks_for_what_is_missing(
     taken, length = Spans(spans), 130
     if taken.span_with(offset) is not None:
         return
-    ask = span_to_ask_for(offset, offset + size, taken, length, block=block, most=most, whole=whole)
+    ask = span_to_ask_for(offset, offset + size, taken, length, block=block, max_size=most, whole_gap=whole)
     assert 0 <= ask.start <= offset < ask.stop <= length
     assert all(taken.span_with(at) is None for at in range(*ask))
     if not whole:

@@ -270,15 +270,15 @@ class FillTable:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
         taken = self.present_or_pending(entry)
         if entry.key in self.exact:
-            return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
+            return span_to_ask_for(offset, stop, taken, entry.length, block=0, max_size=0)
         whole = whole or self.spans.fetches_whole(entry.length)
         return span_to_ask_for(
-            offset, stop, taken, entry.length, block=self.spans.block, most=self.spans.most, whole=whole
+            offset, stop, taken, entry.length, block=self.spans.block, max_size=self.spans.most, whole_gap=whole
         )
 
     def first_span(self, offset: int, stop: int) -> Span:
         """What to ask for of what isn't stored yet."""
-        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, most=self.spans.most)
+        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, max_size=self.spans.most)
 
     def fills_a_gap(self, fill: Fill, entry: Entry) -> None:
         """What this fill brings is a piece of ``entry``: others find it by that."""
