@@ -145,7 +145,7 @@ def _gives(owner: Any, name: str) -> bool:
 class Feature:
     """A feature of the proxy that is off if a name it needs has changed."""
 
-    __slots__ = ("_owner", "_told", "effect", "is_on", "needs", "problems", "title")
+    __slots__ = ("_is_reported", "_owner", "effect", "is_on", "needs", "problems", "title")
 
     def __init__(self, title: str, effect: str, needs: Iterable[Name] = ()) -> None:
         """For the log, ``title`` and ``effect``: the consequence for users if the feature is off."""
@@ -154,7 +154,7 @@ class Feature:
         self.needs = tuple(needs)
         self.problems: list[str] = []
         self.is_on = True
-        self._told = False
+        self._is_reported = False
         self._owner = "mitmproxy"
 
     def __repr__(self) -> str:
@@ -187,8 +187,8 @@ def report(parts: Iterable[Feature], logger: logging.Logger) -> None:
     """Log one line for all features that are off for the same reason, once."""
     lost: dict[tuple[str, ...], list[Feature]] = {}
     for part in parts:
-        if not part.is_on and part.problems and not part._told:
-            part._told = True
+        if not part.is_on and part.problems and not part._is_reported:
+            part._is_reported = True
             lost.setdefault((part._owner, *part.problems), []).append(part)
     for (owner, *problems), found in lost.items():
         shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")

@@ -9,7 +9,7 @@ The rules of this package:
 
 ``headers`` fields and hop-by-hop · ``keys`` request target and cache key · ``dates`` HTTP-date · ``directives``
 Cache-Control · ``freshness`` age and lifetime · ``vary`` variants · ``storing`` may it be stored · ``stored`` a stored
-response · ``reuse`` may it be used now · ``validation`` conditions and 304 · ``policy`` the operator's rules ·
-``targeted`` RFC 9213 · ``ranges`` 206 · ``spans`` present and missing bytes · ``signatures`` the signed parts
-of a request · ``status_fields`` Cache-Status and Proxy-Status.
+response · ``reuse`` may it be used now · ``entity_tags`` ETag · ``validation`` conditions and 304 · ``policy`` the
+operator's rules · ``targeted`` RFC 9213 · ``ranges`` 206 · ``spans`` present and missing bytes · ``signatures`` the
+signed parts of a request · ``status_fields`` Cache-Status and Proxy-Status.
 """

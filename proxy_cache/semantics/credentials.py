@@ -11,10 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from .headers import Headers
+from typing import Final, Protocol
 
 # Names in use: by package registries and repository managers, continuous integration, clouds, frameworks. (Many also
 # match the expression below; listed, they are certain.)
@@ -62,6 +59,13 @@ _PARAMETER: Final = re.compile(
 )
 
 
+class HasNames(Protocol):
+    """Fields with lower-case names, such as :class:`.headers.Headers`."""
+
+    @property
+    def names(self) -> frozenset[str]: ...
+
+
 def is_secret_parameter(name: str) -> bool:
     """Whether a parameter of this lower-case name carries a secret."""
     return _PARAMETER.search(name) is not None
@@ -72,12 +76,12 @@ def is_credential(name: str, more: Set[str] = frozenset()) -> bool:
     return name in more or (_remembered(name) if len(name) <= 64 else _is_one(name))
 
 
-def has_credentials(request: Headers, more: Set[str] = frozenset()) -> bool:
+def has_credentials(request: HasNames, more: Set[str] = frozenset()) -> bool:
     """Whether a request identifies its user."""
     return any(is_credential(name, more) for name in request.names)
 
 
-def credentials_of(request: Headers, more: Set[str] = frozenset()) -> frozenset[str]:
+def credentials_of(request: HasNames, more: Set[str] = frozenset()) -> frozenset[str]:
     """The names of the fields that identify a request's user."""
     return frozenset(name for name in request.names if is_credential(name, more))
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from .dates import parse_http_date
+from .entity_tags import entity_tag, opaque_tag, strong_match
 from .headers import Headers
 from .spans import Span
-from .validation import entity_tag, opaque_tag, strong_match
 
 RANGES_MAX: Final = 64
 """Ranges in one request; a request with more gets the whole (RFC 9110 §14.2, §17.15)."""

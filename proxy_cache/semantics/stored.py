@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from .dates import format_http_date
 from .directives import NOTHING, CacheControl, parse_cache_control
+from .entity_tags import entity_tag, opaque_tag, weak_match
 from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
 from .storing import ERROR_LIFETIME_MAX, Verdict, is_unqualified, judge, speaks_of_resource
 from .targeted import parse_targeted
-from .validation import entity_tag, opaque_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1

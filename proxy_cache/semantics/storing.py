@@ -7,11 +7,11 @@ from typing import Final
 
 from .credentials import has_credentials
 from .directives import CacheControl, request_cache_control
+from .entity_tags import entity_tag, opaque_tag
 from .freshness import HEURISTICALLY_CACHEABLE
 from .headers import Headers
 from .policy import BY_THE_BOOK, Policy
 from .targeted import response_directives
-from .validation import entity_tag, opaque_tag
 from .vary import vary_names
 
 # RFC 9111 §3: a cache has "understood" a status "if it recognizes it and implements all specified caching-related

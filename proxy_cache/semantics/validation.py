@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from .dates import parse_http_date
+from .entity_tags import TAG_IN_LIST, entity_tag, opaque_tag, strong_match, weak_match
 from .headers import Headers, end_to_end
-
-if TYPE_CHECKING:
-    from .stored import StoredResponse
+from .stored import StoredResponse
 
 CONDITIONAL: Final = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range"})
 """RFC 9110 §13.1."""
 
-# RFC 9110 §8.8.3. Space is not an etagc, but it occurs, and is harmless between quotes.
-_TAG: Final = r'(?:W/)?+"[\x20\x21\x23-\x7e\x80-\xff]*+"'
-_ENTITY_TAG: Final = re.compile(_TAG)
 _NO_WEIGHT: Final = re.compile(r"q=0(?:\.0{0,3})?")
-_TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*+({_TAG})[ \t]*+(?=,|$)")
 _CODINGS_MAX: Final = 2048
 """Characters of an Accept-Encoding; a longer one counts as empty."""
-
-
-def entity_tag(headers: Headers) -> str | None:
-    """The ETag of a response, if there is exactly one and it is well-formed."""
-    value = headers.get("etag")
-    return value if value is not None and _ENTITY_TAG.fullmatch(value) else None
-
-
-def opaque_tag(headers: Headers) -> str | None:
-    """The single ETag of a response if it is malformed, most often unquoted. Its origin may recognise it, and it can be
-    compared for equality. It is never strong."""
-    values = headers.get_all("etag")
-    return values[0] if len(values) == 1 and values[0] and not _ENTITY_TAG.fullmatch(values[0]) else None
-
-
-def strong_match(a: str, b: str) -> bool:
-    """RFC 9110 §8.8.3.2: "equivalent if both are not weak and their opaque-tags match character-by-character"."""
-    return a == b and not a.startswith("W/")
-
-
-def weak_match(a: str, b: str) -> bool:
-    """RFC 9110 §8.8.3.2: equivalent if the opaque-tags match, "regardless of either or both being tagged as weak"."""
-    return a.removeprefix("W/") == b.removeprefix("W/")
 
 
 def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str]]:
@@ -72,7 +44,7 @@ def is_another_version(request: Headers, stored: StoredResponse) -> bool:
     may ignore these, but a client that requests ranges of one version must not get those of another."""
     values = request.get_all("if-match")
     if values:
-        tags = _TAG_IN_LIST.findall(", ".join(values))
+        tags = TAG_IN_LIST.findall(", ".join(values))
         etag = stored.etag
         return "*" not in values and not any(etag is not None and strong_match(tag, etag) for tag in tags)
     since = request.get("if-unmodified-since")
@@ -163,7 +135,7 @@ def _any_tag_matches(tags: str, response: Headers) -> bool:
     if tag is None:
         opaque = opaque_tag(response)
         return opaque is not None and (opaque == tags or opaque in [one.strip(" \t") for one in tags.split(",")])
-    return any(weak_match(match[1], tag) for match in _TAG_IN_LIST.finditer(tags))
+    return any(weak_match(match[1], tag) for match in TAG_IN_LIST.finditer(tags))
 
 
 NOT_MODIFIED_FIELDS: Final = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary"})

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-NOBODY: tuple[int, ...] = ()
+_NO_ROWS: tuple[int, ...] = ()
 
 
 def key_hash(key: str) -> int:
@@ -78,7 +78,7 @@ class Columns:
 
     def find(self, number: int) -> tuple[int, ...]:
         """The rows with this hash."""
-        found = self._by_hash.get(number, NOBODY)
+        found = self._by_hash.get(number, _NO_ROWS)
         return (found,) if isinstance(found, int) else found
 
     def __contains__(self, number: int) -> bool:

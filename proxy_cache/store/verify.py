@@ -99,7 +99,7 @@ class Verifier:
         """By id: when a slow check may be repeated (monotonic clock)."""
         self._unsummed: deque[int] = deque()
         self._something_to_do = asyncio.Event()
-        self._at = 0
+        self._position = 0
         """The walk's position: the last id checked."""
         self._next_walk = 0.0
         """When the next walk begins (unix time)."""
@@ -123,10 +123,10 @@ class Verifier:
     def start(self) -> None:
         """Start to walk, from the noted position."""
         try:
-            at, after = self._index.notes.get(_NOTE, "0 0").split()
-            self._at, self._next_walk = int(at), min(float(after), time.time() + WALK_EVERY[1])
+            position, after = self._index.notes.get(_NOTE, "0 0").split()
+            self._position, self._next_walk = int(position), min(float(after), time.time() + WALK_EVERY[1])
         except ValueError:
-            self._at, self._next_walk = 0, 0.0
+            self._position, self._next_walk = 0, 0.0
         self._task = asyncio.get_running_loop().create_task(self._keep_on())
 
     async def stop(self) -> None:
@@ -136,7 +136,7 @@ class Verifier:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._at:
+        if self._position:
             self._note()
 
     def close(self) -> None:
@@ -338,10 +338,10 @@ class Verifier:
 
     async def _walk_on(self) -> None:
         """Check the next entries. They are read by id, without a place in the working set."""
-        ids = await self._worker.run(self._index.ids_after, self._at, 64)
+        ids = await self._worker.run(self._index.ids_after, self._position, 64)
         if not ids:
             rest = min(max(REST * self._walked, WALK_EVERY[0]), WALK_EVERY[1])
-            self._at, self._walked, self._next_walk = 0, 0.0, time.time() + rest
+            self._position, self._walked, self._next_walk = 0, 0.0, time.time() + rest
             if rest > NOTE_EVERY:
                 self._note()
             return
@@ -353,7 +353,7 @@ class Verifier:
                     await self._slowly(entry.length)
             else:
                 await self._slowly(0)
-            self._at = entry_id
+            self._position = entry_id
             if self._unsummed or not self.rate:
                 break
         if time.monotonic() - self._noted >= NOTE_EVERY:
@@ -361,7 +361,7 @@ class Verifier:
 
     def _note(self) -> None:
         self._noted = time.monotonic()
-        self._index.note(_NOTE, f"{self._at} {self._next_walk:.0f}")
+        self._index.note(_NOTE, f"{self._position} {self._next_walk:.0f}")
 
     async def entry(self, entry_id: int) -> Entry | None:
         """An entry by its id. If its row makes no sense, it is removed."""

@@ -162,7 +162,7 @@ def _why_too_large(lines: Sequence[bytes], limits: HeadLimits) -> tuple[str, str
 
 
 def without_quotes(message: str) -> str:
-    """An error of h2's to the first place where it quotes what has come."""
+    """An error message of h2's, cut off before its first quote of received bytes."""
     return _QUOTED.sub("", message)
 
 

@@ -24,7 +24,7 @@ import pytest
 
 import proxy_cache
 from proxy_cache.mitm import options
-from proxy_cache.semantics import ranges, targets, validation
+from proxy_cache.semantics import entity_tags, ranges, targets, validation
 from proxy_cache.semantics.credentials import has_credentials
 from proxy_cache.semantics.dates import parse_http_date
 from proxy_cache.semantics.directives import parse_cache_control, parse_delta_seconds, request_cache_control
@@ -401,8 +401,8 @@ def conditions(headers: Headers) -> None:
 
 
 def tags(headers: Headers) -> None:
-    validation.entity_tag(headers)
-    validation.strong_match(headers.get("etag") or "", "a")
+    entity_tags.entity_tag(headers)
+    entity_tags.strong_match(headers.get("etag") or "", "a")
     ranges.strong_validator(headers)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ...semantics.entity_tags import entity_tag
 from ...semantics.headers import Headers
 from ...semantics.stored import StoredResponse
-from ...semantics.validation import NOT_MODIFIED_FIELDS, entity_tag, not_modified
+from ...semantics.validation import NOT_MODIFIED_FIELDS, not_modified
 from ...semantics.vary import matches
 from ...store.entry import head_size
 
