@@ -1,4 +1,4 @@
-"""Stores by themselves, without a proxy around them."""
+"""Stores without a proxy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .origin import PATIENCE
 
 QUOTA = Quota(1 << 40, 0)
 READING_THREADS = 8
-"""As many as a store has, at the least."""
+"""At least the limit of a store."""
 
 
 def with_store(
@@ -29,10 +29,10 @@ def with_store(
     verify_rate: int = 0,
     **options: Any,
 ) -> None:
-    """``verify_rate``: bytes a second of the walk over all that is stored."""
+    """``verify_rate``: bytes a second of the walk over all entries."""
 
     async def run() -> None:
-        # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
+        # As in mitmproxy's loop, if Python supports it: a task runs up to its first wait before create_task returns.
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
         store = Store(folder, quota, **options)
         store.verifier.rate = verify_rate
@@ -46,7 +46,7 @@ def with_store(
 
 
 def nothing_is_known_to_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on file systems that can't say what is in the page cache: ``preadv2`` with ``RWF_NOWAIT`` is refused."""
+    """As on file systems without ``RWF_NOWAIT``, which don't tell what is in the page cache."""
 
     preadv = os.preadv
 
@@ -59,7 +59,7 @@ def nothing_is_known_to_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writer_gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set, until a test clears it: what a store's thread has to write waits for that. To be set again by the end."""
+    """An event, set at first. While a test clears it, the writer's thread waits. The test has to set it again."""
     gate = threading.Event()
     gate.set()
     collect_waiting = writer.collect_waiting
@@ -73,7 +73,7 @@ def writer_gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def hold_reads(store: Store) -> threading.Event:
-    """Have all threads that read for a store wait until this is set."""
+    """An event that all reading threads of a store wait for."""
     release = threading.Event()
     for _ in range(READING_THREADS):
         store.files.pool.submit(release.wait, PATIENCE)

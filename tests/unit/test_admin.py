@@ -1,4 +1,4 @@
-"""The port that shows the numbers, when clients misbehave and descriptors are short."""
+"""The metrics port, with misbehaving clients and without free descriptors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it_answers_when_no_descriptor_is_left() -> None:
         taken: list[int] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         try:
-            # A connection of this process's own takes a descriptor as well: connect first, and be accepted when there
+            # Our own end takes a descriptor, too: connect first, and be accepted when there
             # is none.
             loop = asyncio.get_running_loop()
             for _ in range(3):

@@ -1,4 +1,4 @@
-"""The table of mitmproxy's private names, and how a change is found."""
+"""The table of mitmproxy's private names, and the detection of changes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from proxy_cache.runtime.privates import Feature, Name, attributes, calls, names
 
 MITM = Path(compat.__file__).parent
 ONLY_ANNOTATIONS = {"mitmproxy.proxy.layer:CommandGenerator"}
-"""Not looked up when the files run."""
+"""Names used by type checkers only."""
 FOREIGN = ("mitmproxy", "h11", "OpenSSL", "h2", "hpack")
 
 
 def imported() -> Iterator[tuple[str, str]]:
-    """Each name that the files use of mitmproxy and what it brings along, and that isn't documented, by file."""
+    """The undocumented names of mitmproxy and its dependencies that the files use, by file."""
     for path in sorted(MITM.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for_types = {

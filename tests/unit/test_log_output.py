@@ -1,4 +1,4 @@
-"""Logs that can't be written, and what must not get into one."""
+"""Logs that can't be written, and text that must not be logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short turns of the event loop: fewer events when they take long, and everybody's turn comes."""
+"""Short turns of the event loop: fewer events when they take long, and no event starves."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_burst_of_connections_is_accepted_some_at_a_time() -> None:
 
 @pytest.mark.parametrize("last", [b"", b"raise"])
 def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None:
-    """And nothing does after the connection has gone: its descriptor may be somebody else's by then."""
+    """After the connection has closed nothing reads: its descriptor may belong to another one."""
 
     class Collector(asyncio.Protocol):
         def __init__(self) -> None:
@@ -122,7 +122,7 @@ def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None
         await until(lambda: collector.got == [b"one", b"two"])
         transport.pause_reading()
         theirs.send(b"three")
-        other.send(b"one")  # comes later, and is read: the turn in which the first would have been is over
+        other.send(b"one")  # arrives later and is read: so the first would have been reported by now
         await until(lambda: beside.got == [b"one"])
         assert len(collector.got) == 2
         transport.resume_reading()

@@ -54,7 +54,7 @@ def test_what_came_before_and_what_the_pipe_holds_end_up_side_by_side(tmp_path: 
 
 
 def test_a_file_that_cannot_be_spliced_to(tmp_path: Path, pipe: Pipe) -> None:
-    """As with file systems that don't know how: nothing is tried with the next one, and nothing is lost."""
+    """On file systems without splice: it is not tried again with the next body, and nothing is lost."""
     pipes = Pipes()
     fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT | os.O_APPEND)  # EINVAL, says splice(2)
     os.write(pipe.writer, BODY[:60_000])
@@ -85,8 +85,8 @@ def test_pipes_are_used_again() -> None:
 def spliced(
     pieces: list[bytes], *, then: list[bytes] | None = None, read_after: int | None = None, **settings: Any
 ) -> tuple[bytes | str, RawOrigin]:
-    """All of a body, through a pipe, as long as it may be; or the error's name. ``then``: another answer, asked for
-    afterwards. ``read_after``: bytes after which the rest is read the usual way."""
+    """A body through a pipe, or the name of the error. ``then``: a further response to request afterwards.
+    ``read_after``: bytes after which the rest is read, not spliced."""
 
     async def run() -> tuple[bytes | str, RawOrigin]:
         origin = RawOrigin([pieces, *([then] if then else [])])
@@ -151,7 +151,7 @@ def test_what_follows_a_body_is_not_the_answer_to_the_next_request() -> None:
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.EINVAL, errno.ENOMEM])
 def test_a_system_that_refuses_to_splice(monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
-    """As sandboxes do: the body is read, and nothing of it is lost."""
+    """As in sandboxes: the body is read, and no byte is lost."""
 
     def refuse(*_: object) -> int:
         raise OSError(refusal, os.strerror(refusal))
@@ -248,7 +248,7 @@ def response_of(length: int) -> StoredResponse:
 
 
 def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
-    """In whatever order the parts of a body come, the file has them in that of the body; readers read along."""
+    """However its parts arrive, the file has the body in order; readers read along."""
 
     async def story(store: Store) -> None:
         body = store.body(900_000, keep=True)
@@ -271,7 +271,7 @@ def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
 
 
 def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) -> None:
-    """Even while its file is being made: that goes, and the pipe is closed when the thread has done with it."""
+    """Even while its file is being made: the file is deleted, and the pipe closed when the thread is done."""
 
     async def story(store: Store) -> None:
         release = threading.Event()
@@ -292,7 +292,7 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
 
 
 def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe: Pipe) -> None:
-    """While the part of the body before it is on its way to the disk."""
+    """While the previous part of the body is being written."""
 
     async def story(store: Store) -> None:
         release = hold_reads(store)
@@ -336,7 +336,7 @@ def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path,
 def test_a_file_stays_open_while_a_thread_writes_to_it(
     tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for who commits, and is ended, twice: a descriptor that was closed could be another file's by then."""
+    """Also if the commit is cancelled, twice: a closed descriptor could belong to another file by then."""
     release, began = threading.Event(), threading.Event()
 
     async def story(store: Store) -> None:
@@ -371,7 +371,7 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(
 def test_a_reader_that_is_closed_while_a_thread_reads_for_it(
     tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that it has open is not another one by then."""
+    """Its open file has not become another one."""
 
     async def story(store: Store) -> None:
         nothing_is_known_to_be_in_memory(monkeypatch)
@@ -407,7 +407,7 @@ def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.
 
 
 def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
-    """Not kept, but delivered to the last byte: what the file did not take comes out of the pipe."""
+    """It is not kept, but delivered to the last byte: the rest is read from the pipe."""
     failures: list[str] = []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -459,7 +459,7 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
 
 
 def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
-    """What was read already is looked at before a pipe is taken, which nobody would give back."""
+    """The bytes read so far are checked before a pipe is acquired, which would not be released."""
 
     class TooMuch:
         spliceable = 500_000

@@ -1,4 +1,4 @@
-"""A disk that fails for a while: what works in the background goes on with it."""
+"""A disk that fails for a while: background tasks survive it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def last_use(folder: Path) -> float:
 def test_the_housekeeper_outlives_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file system that does not answer (``statvfs``) is complained of now and then, and asked again; what was used
-    last is written all the same, and so it is after a bug."""
+    """A file system that does not answer ``statvfs`` is logged now and then, and asked again. Times of last use are
+    still written, and also after a bug."""
     monkeypatch.setattr(store_module, "USES_FLUSH", 0.02)
     monkeypatch.setattr(eviction_module, "FREE_CHECK", 0.02)
     failures: list[str] = []
@@ -66,7 +66,7 @@ def test_the_housekeeper_outlives_a_failure(
 
 
 def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows of that time are lost; nobody waits for ever, and what comes later is kept."""
+    """The rows of that time are lost; nothing waits for ever, and later ones are kept."""
     connect, failures = writer_module.connect, []
     broken = True
 
@@ -100,8 +100,8 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
 
 
 def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that writes comes late: what makes the room waits behind the bodies that are to have it. On a small
-    disk these must not be written beside each other."""
+    """The writer is late: the deletions that make room are in the queue behind the bodies that need it. On a small disk
+    old and new bodies must not exist at the same time."""
     failures: list[str] = []
     gate = writer_gate(monkeypatch)
 
@@ -110,7 +110,7 @@ def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeyp
             gate.clear()
             for number in range(200):
                 assert store.put(f"http://x/{at_once}/{number}", response_of(), bytes(20_000)) is not None
-                await asyncio.sleep(0)  # each in a turn of its own: those of one turn are handed over together
+                await asyncio.sleep(0)  # each in a turn of its own: those of one turn would make one batch
             gate.set()
             await store.written()
         assert len([n for n in range(200) if store.lookup(f"http://x/2/{n}")]) > 150
