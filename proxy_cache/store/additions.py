@@ -296,17 +296,9 @@ class Additions:
 
     async def _link(self, entry: Entry, new: Entry) -> None:
         """Make a second link to a body file. Leaves nothing behind if the caller is cancelled."""
-        work = asyncio.get_running_loop().run_in_executor(self._files.pool, self._files.link, entry.id, new.id)
-        self._files.keep(work)
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(partial(self._linked_in_vain, new.id))
-            raise
-
-    def _linked_in_vain(self, entry_id: int, work: asyncio.Future[None]) -> None:
-        if work.exception() is None:
-            self._files.start(self._files.unlink, [entry_id])
+        files = self._files
+        work = asyncio.get_running_loop().run_in_executor(files.pool, files.link, entry.id, new.id)
+        await files.undone_if_cancelled(work, lambda _: files.start(files.unlink, [new.id]))
 
     def update(self, entry: Entry, response: StoredResponse) -> None:
         """Set new header fields for a stored body (a 304, RFC 9111 §4.3.4). If that makes the head too long to be

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import os
 from functools import partial
-from typing import Any
 
 from .checksums import RunningSums
 from .entry import Entry
@@ -49,21 +48,9 @@ class BodyFile:
     async def write(self, chunks: list[bytes], offset: int) -> None:
         """Write ``chunks`` at ``offset``. Raises ``OSError``."""
         if self.open_body is None:
-            self.open_body = await self._open()
+            making = asyncio.get_running_loop().create_task(self._make())
+            self.open_body = await self._files.undone_if_cancelled(making, self._files.release)
         await self._files.run_on(self.open_body, self.sums.write, self.open_body.fd, chunks, offset)
-
-    async def _open(self) -> OpenBody:
-        opening = asyncio.get_running_loop().create_task(self._make())
-        self._files.keep(opening)
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._opened_in_vain)
-            raise
-
-    def _opened_in_vain(self, opening: asyncio.Future[OpenBody]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._files.release(opening.result())
 
     async def _make(self) -> OpenBody:
         files, entry = self._files, self.partial_entry
@@ -114,15 +101,10 @@ class BodyFile:
         work = asyncio.get_running_loop().run_in_executor(
             self._files.pool, self._write_last, fd, chunks, offset, length, total
         )
-        self._files.keep(work)
         if file is not None:
             file.users += 1
             work.add_done_callback(lambda _: self._files.release(file))
-        try:
-            fd = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(partial(self._finished_in_vain, made=file is None))
-            raise
+        fd = await self._files.undone_if_cancelled(work, partial(self._delete, made=file is None))
         if self.open_body is None:
             self.open_body = OpenBody(self.entry_id, fd)
 
@@ -137,12 +119,11 @@ class BodyFile:
             raise
         return opened
 
-    def _finished_in_vain(self, work: asyncio.Future[Any], *, made: bool) -> None:
-        """Delete a file whose caller was cancelled. ``made``: it was opened by the thread."""
-        if work.exception() is None:
-            if made:
-                os.close(work.result())
-            self._files.start(self._files.unlink, [self.entry_id])
+    def _delete(self, fd: int, *, made: bool) -> None:
+        """Delete the finished file of a cancelled caller. ``made``: the thread has opened it."""
+        if made:
+            os.close(fd)
+        self._files.start(self._files.unlink, [self.entry_id])
 
     def discard(self) -> None:
         """Delete the file of a body that is not stored. Its readers keep their open descriptor."""

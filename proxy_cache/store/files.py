@@ -18,6 +18,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,9 +94,9 @@ def as_os_error(error: Exception) -> OSError:
     return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
 
 
-def _close_opened(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())
+def _undo(undo: Callable[[T], object], work: asyncio.Future[T]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        undo(work.result())
 
 
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
@@ -156,12 +157,18 @@ class BodyFiles:
 
     async def run_open(self, function: Callable[..., int], *args: Any) -> int:
         """Run a blocking call that opens a file. If the caller is cancelled, the file is closed again."""
-        opening = asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
-        self.keep(opening)
+        return await self.undone_if_cancelled(
+            asyncio.get_running_loop().run_in_executor(self.pool, function, *args), os.close
+        )
+
+    async def undone_if_cancelled(self, work: asyncio.Future[T], undo: Callable[[T], object]) -> T:
+        """Wait for ``work``. If the caller is cancelled, the work still ends, and ``undo`` is called with its
+        result."""
+        self.keep(work)
         try:
-            return await asyncio.shield(opening)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
+            work.add_done_callback(partial(_undo, undo))
             raise
 
     def start(self, function: Callable[..., object], *args: object) -> None:
