@@ -34,9 +34,9 @@ UNWRITTEN_MAX = 64 << 20
 
 
 class Additions:
-    """Everything that adds entries to the index. ``on_clock_set_back(seconds)`` is called when ``clock`` notices it: it
-    is asked before each addition, since the times of what is stored are its. ``sum_soon(entry)`` is called for bodies
-    that were stored without checksums."""
+    """Everything that adds entries to the index. ``clock`` is asked before each addition, so that no response is stored
+    by a clock that was set back unnoticed; then ``on_clock_set_back(seconds)`` is called. ``sum_soon(entry)`` is called
+    for bodies that were stored without checksums."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Additions:
         it may be written to a disk."""
         reserved: int | None = None
         if keep and not self._falls_behind() and self._evictor.allows(footprint(total or 0)):
-            # Room for a long body is made as it arrives: not all that is announced arrives.
+            # Room for a long body is made as it arrives: not every announced byte arrives.
             size = footprint(total) if total is not None and total <= TAIL_LIMIT else 0
             reserved = size if self._evictor.reserve(size) else None
         return self._new_body(self._index.new_id(), total, reserved, start=start, volatile=volatile)

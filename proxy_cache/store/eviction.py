@@ -1,4 +1,4 @@
-"""How much the cache may take of its disk, and what is evicted to stay below that."""
+"""The limits of the cache on its disk, and eviction."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 WORKING_SET = 20_000
 """Entries in the working set, at about 2 kB each."""
 HEADS_MEMORY = 64 << 20
-"""Bytes of the working set: keys, heads, and what is computed from them."""
+"""Bytes of the working set: keys, heads, and values computed from them."""
 WEIGHT = 1024
 """Bytes of an entry in memory besides its key and its head."""
 NEVER: Final = float("inf")
@@ -81,7 +81,7 @@ class Index:
     # -- opening and closing (blocking, off the loop) -----------------------------------------------------------
 
     def open(self, files: Callable[[], Iterable[int]], segments: Segments) -> list[int]:
-        """Read what has to be in memory; returns the ids of body files without a row. ``files`` lists the body files,
+        """Read all rows into memory; returns the ids of body files without a row. ``files`` lists the body files,
         and is called only if the last run did not end with :meth:`close`, or if there is no database."""
         database = open_database(self.path)
         try:
@@ -102,7 +102,7 @@ class Index:
             database.close()
 
     def close(self) -> None:
-        """Write what is pending, with the last uses, and mark the index as closed."""
+        """Write everything pending, with the last uses, and mark the index as closed."""
         self.flush_uses()
         self._writer.close()
         self._rows.close()

@@ -101,7 +101,7 @@ def release_pages(database: sqlite3.Connection) -> None:
 
 
 def upgrade(database: sqlite3.Connection) -> None:
-    """Upgrade the schema of any earlier version, and keep what is stored."""
+    """Upgrade the schema of any earlier version, and keep all entries."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in range(SCHEMA_VERSION + 1):
         raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")

@@ -1,4 +1,4 @@
-"""One cache folder: entries, their bodies, and the room they may take.
+"""One cache folder: the entries, their bodies, and their limits.
 
 Decisions are made on the event loop and in memory, blocking calls in threads. If anything goes wrong on the disk a
 response is not stored, but always served.
@@ -86,7 +86,7 @@ class Store:
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What these do is told where they are defined. Bound here, since hits and misses pay for each call in between.
+        # Documented where they are defined. Bound here, since hits and misses pay for each call in between.
         self.touch = bodies.touch
         self.open_now = bodies.open_now
         self.open_body = bodies.open

@@ -150,7 +150,7 @@ class Writer:
         return self._owed - self._freed
 
     def close(self) -> None:
-        """Write what is pending, and mark the index as closed. Blocks."""
+        """Write everything pending, and mark the index as closed. Blocks."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
