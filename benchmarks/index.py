@@ -24,8 +24,8 @@ from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store.entry import Entry
 from proxy_cache.store.rows import INSERT_ENTRY, INSERT_HEAD, META, connect, entry_row, head_row, upgrade
-from proxy_cache.store.segments import place_of
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.segments import location_of
+from proxy_cache.store.store import Quota, Store
 
 LENGTH = 10_000
 """Bytes of every body."""
@@ -66,7 +66,7 @@ def build(folder: Path, entries: int) -> None:
         entry = entry_of(1, now)
         for number in range(first, min(first + 10_000, entries + 1)):
             entry.id, entry.key, entry.used = number, key_of(number), now - chance.random() * 1e6
-            entry.place = place_of(1 + number // A_SEGMENT, number % A_SEGMENT * 3, 3)
+            entry.location = location_of(1 + number // A_SEGMENT, number % A_SEGMENT * 3, 3)
             rows.append(entry_row(entry))
             heads.append(head_row(entry))
         database.execute("BEGIN")
@@ -111,7 +111,7 @@ async def measure(folder: Path, entries: int) -> dict[str, float]:
     evicted: list[int] = []
     footprint = entry_of(1, 0.0).size
     before = memory()
-    store = Store(folder, Room(entries * footprint, 0), on_eviction=evicted.append)
+    store = Store(folder, Quota(entries * footprint, 0), on_eviction=evicted.append)
     store.verifier.rate = 0  # it would drop what has no body
     start = time.perf_counter()
     await store.open()

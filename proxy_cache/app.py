@@ -19,7 +19,7 @@ from .downstream.admission import Admission
 from .observe.access_log import AccessLog
 from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
-from .runtime.batches import Stage
+from .runtime.batches import CallBatch
 from .runtime.collector import Collector
 from .semantics import credentials, redaction
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
@@ -54,7 +54,7 @@ class App:
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
         self.dialler = Dialler(self.names)
-        self.sends, self.ends = Stage(), Stage()
+        self.sends, self.ends = CallBatch(), CallBatch()
         """Answers to clients, and what follows them, each kind in one go."""
         self.store: Store | None = None
         self.cache: Cache | None = None
@@ -78,7 +78,7 @@ class App:
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
         if (store := self.store) is not None:
-            store.room = settings.room
+            store.quota = settings.quota
             store.memory_max = settings.memory
             store.spill.limit = settings.spill_max
             store.verifier.rate = settings.verify_rate
@@ -116,7 +116,7 @@ class App:
         settings, metrics = self.settings, self.metrics
         assert settings is not None
         self.store = store = Store(
-            settings.cache_dir, settings.room, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
+            settings.cache_dir, settings.quota, on_failure=metrics.store_failed, on_eviction=metrics.evicted,
             on_corruption=metrics.corrupt_found,
         )  # fmt: skip
         self.configure(settings)

@@ -15,7 +15,7 @@ from .semantics.keys import Target
 from .semantics.limits import HeadLimits
 from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
-from .store.store import Room
+from .store.store import Quota
 from .upstream.origin import OriginSettings
 
 
@@ -45,7 +45,7 @@ class Settings:
     """All options, checked and typed."""
 
     cache_dir: Path
-    room: Room
+    quota: Quota
     memory: int
     verify_rate: int
     cache_hosts: tuple[re.Pattern[str], ...]

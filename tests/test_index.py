@@ -1,4 +1,4 @@
-"""The index by itself: many entries, few of them loaded; what is stored is found again, over restarts and crashes."""
+"""The index by itself: many entries, few of them loaded, all found again after restarts and crashes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from benchmarks.index import build, key_of
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.spans import Spans
 from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store import additions as additions_module
 from proxy_cache.store import index as index_module
 from proxy_cache.store import rows
 from proxy_cache.store import segments as segments_module
-from proxy_cache.store import store as store_module
+from proxy_cache.store.additions import MAX_VARIANTS
 from proxy_cache.store.entry import Entry
+from proxy_cache.store.eviction import EVICT_AT_ONCE
 from proxy_cache.store.memory import SMALL
-from proxy_cache.store.room import EVICT_AT_ONCE
-from proxy_cache.store.store import MAX_VARIANTS, Room, Store
+from proxy_cache.store.store import Quota, Store
 from tests.support.looks import files_below, open_files
 from tests.support.stores import hold_reads, with_store, writer_gate
 from tests.support.tasks import begun
 
 MANY = 20_000
 LARGE = b"body" * SMALL
-"""A body that has a file of its own."""
+"""A body with a file of its own."""
 
 
 def response_of(etag: str = "1", vary: tuple[tuple[str, str | None], ...] = ()) -> StoredResponse:
@@ -67,7 +68,7 @@ async def read(store: Store, entry: Entry) -> bytes | None:
 
 
 def unload(store: Store) -> None:
-    """As if many other keys had been used since, and all had been written."""
+    """Unload all keys, as if many others had been used since."""
     store.index.working_set, before = 0, store.index.working_set
     for key in ("unload:1", "unload:2"):
         store.index.add(Entry(store.index.new_id(), key, response_of(), 0, time.time()))
@@ -77,7 +78,7 @@ def unload(store: Store) -> None:
 
 
 async def written(store: Store) -> None:
-    """Wait for the index's thread: what was put before this body is in the database."""
+    """Wait for the index's thread: all earlier operations are in the database."""
     store.remove(await put(store, "barrier:"))
     store.remove(await put(store, "barrier:"))
     gc.collect()
@@ -113,7 +114,7 @@ def test_a_miss_does_not_read_the_database(tmp_path: Path) -> None:
 
 
 def test_many_entries(tmp_path: Path) -> None:
-    """All are counted, some are loaded, and no more of them than there is place for."""
+    """All are counted, and no more are loaded than the working set holds."""
     build(tmp_path, MANY)
 
     async def story(store: Store) -> None:
@@ -157,7 +158,7 @@ def test_changes_of_unloaded_entries_are_kept(tmp_path: Path) -> None:
         store.update(entry, response_of("new"))
         unload(store)
         del entry
-        # Whether its row has been written by now or not, it is found as it was.
+        # It is found, whether its row was written or not.
         (entry,) = await find(store, "http://x/a")
         assert entry.spans == Spans([(100, 200)])
         del entry
@@ -185,7 +186,7 @@ def test_what_never_got_a_byte_vanishes(tmp_path: Path) -> None:
 
 
 def test_variants_and_what_replaces_them(tmp_path: Path) -> None:
-    """Also where the key was not in memory when the newer one was stored."""
+    """Also if the key was not loaded when the newer one was stored."""
     english, german = (("accept-language", "en"),), (("accept-language", "de"),)
 
     async def story(store: Store) -> None:
@@ -202,7 +203,7 @@ def test_variants_and_what_replaces_them(tmp_path: Path) -> None:
         for number in range(MAX_VARIANTS + 5):
             await put(store, "http://x/", b"", response_of(str(number), (("accept-language", str(number)),)))
         assert len(await find(store, "http://x/")) == MAX_VARIANTS == len(store.index)
-        # One that takes the place of another takes nobody else's.
+        # A replacement replaces no other variant.
         await put(store, "http://x/", b"", response_of("again", (("accept-language", "10"),)))
         assert len(await find(store, "http://x/")) == MAX_VARIANTS == len(store.index)
         store.remove_key("http://x/")
@@ -320,7 +321,7 @@ def test_the_order_of_use_is_kept_over_a_restart(tmp_path: Path) -> None:
 
 
 def test_eviction_goes_by_slices(tmp_path: Path) -> None:
-    """Room is granted at once where it can be made; it is made slice by slice, the loop in between."""
+    """Room is granted at once if it can be made, and made slice by slice, with turns of the loop in between."""
     build(tmp_path, MANY)
     size = 4 * 4096
     counts: list[int] = []
@@ -334,14 +335,14 @@ def test_eviction_goes_by_slices(tmp_path: Path) -> None:
         assert store.reserve(100 * size), "what comes meanwhile is granted without waiting"
         assert sum(counts) == EVICT_AT_ONCE
         assert not store.reserve(MANY * size)
-        assert store.space.evicting is not None
-        await store.space.evicting
+        assert store.evictor.evicting is not None
+        await store.evictor.evicting
         assert max(counts) <= EVICT_AT_ONCE
         assert sum(counts) == 10_100
         assert len(store.index) == MANY - 10_100
         assert list(store.index.oldest()) == order[10_100:]
 
-    with_store(tmp_path, story, Room(MANY * size, 0), on_eviction=counts.append)
+    with_store(tmp_path, story, Quota(MANY * size, 0), on_eviction=counts.append)
 
 
 def test_small_bodies_that_are_asked_for_are_in_memory_too(tmp_path: Path) -> None:
@@ -376,7 +377,7 @@ def test_small_bodies_that_are_asked_for_are_in_memory_too(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("size", [SMALL, 300_000, 700_000, 1 << 20])
 def test_who_reads_along_has_all_of_it_although_it_was_stored_meanwhile(tmp_path: Path, size: int) -> None:
-    """An agent that is slower than origin and disk: what it has not had yet is still there."""
+    """An agent slower than origin and disk still gets every byte."""
     data = os.urandom(size)
 
     async def story(store: Store) -> None:
@@ -403,7 +404,7 @@ def test_who_reads_along_has_all_of_it_although_it_was_stored_meanwhile(tmp_path
 
 
 def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: Path) -> None:
-    """The beginning is in the file, the end in memory, and what lies between was dropped when all had read it."""
+    """The beginning is in the file, the end in memory; the part between was dropped after all had read it."""
     size = 6 << 20
     data = os.urandom(1 << 16)
 
@@ -412,18 +413,18 @@ def test_who_comes_late_to_a_body_that_is_no_longer_kept_cannot_join(tmp_path: P
         reader = body.reader()
         for _ in range(size // len(data)):
             if not body.put(data):
-                await body.room()
+                await body.drain()
             while reader.offset < body.length:
                 await reader.read()
         assert not body.kept
-        assert body.file is not None
+        assert body.file.open_body is not None
         assert not body.joinable
         body.finish()
         assert await reader.read() == b""
         reader.close()
         body.close_if_unused()
 
-    with_store(tmp_path, story, Room(2 << 20, 0))
+    with_store(tmp_path, story, Quota(2 << 20, 0))
 
 
 def test_many_commits_at_once(tmp_path: Path) -> None:
@@ -431,7 +432,7 @@ def test_many_commits_at_once(tmp_path: Path) -> None:
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", b"%d" % n * n) for n in range(300)))
         assert not [name for name in open_files() if name.startswith(str(store.files.bodies))], "no file stays open"
         assert all(await asyncio.gather(*(read(store, entry) for entry in entries[1:])))
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
 
     with_store(tmp_path, story)
 
@@ -446,7 +447,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
         body.put(data)
         body.finish()
         reader = body.reader()
-        in_the_way = store.files.path(body.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
+        in_the_way = store.files.path(body.file.entry_id) if size > SMALL else str(tmp_path / "segments" / "00000001")
         os.mkdir(in_the_way)
         assert await store.commit(body, "http://x/bad", response_of()) is not None
         await store.written()
@@ -454,7 +455,7 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
         reader.close()
         assert failures == ["write"]
         assert list(store.lookup("http://x/bad")) == []
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
         os.rmdir(in_the_way)
         assert await read(store, await put(store, "http://x/good", data)) == data
 
@@ -462,17 +463,17 @@ def test_a_body_that_cannot_be_written_is_not_kept(tmp_path: Path, size: int) ->
 
 
 def segments(folder: Path) -> dict[str, int]:
-    """Bytes that each segment takes on the disk."""
+    """Bytes of each segment on the disk."""
     return {path.name: found.st_blocks * 512 for path, found in files_below(folder / "segments")}
 
 
 def test_small_bodies_share_a_file_and_give_its_blocks_back(tmp_path: Path) -> None:
-    """What is dropped is a hole; what is read meanwhile is the body or nothing."""
+    """A removed body becomes a hole; a concurrent read returns the body or nothing."""
 
     async def story(store: Store) -> None:
         bodies = [bytes([number]) * (number * 3_000) for number in range(20)]
         entries = await asyncio.gather(*(put(store, f"http://x/{n}", body) for n, body in enumerate(bodies)))
-        assert all(entry.place for entry in entries)
+        assert all(entry.location for entry in entries)
         assert not list(store.files.scan())
         store.memory_max = 0
         assert [await read(store, entry) for entry in entries] == bodies
@@ -520,7 +521,7 @@ def test_a_segment_is_left_when_it_is_full(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_body_that_has_gone_from_its_segment_is_fetched_again(tmp_path: Path) -> None:
-    """As it may be after the machine went down: the hole reached the disk, and the row's deletion did not."""
+    """As after a crash of the machine: the hole has reached the disk, the deletion of the row has not."""
     failures: list[str] = []
 
     async def story(store: Store) -> None:
@@ -537,7 +538,7 @@ def test_a_body_that_has_gone_from_its_segment_is_fetched_again(tmp_path: Path) 
 
 
 def test_a_body_of_which_a_part_is_in_the_page_cache(tmp_path: Path) -> None:
-    """It is read from the disk then, and not taken for one that is cut off."""
+    """It is read from the disk, and not mistaken for a truncated one."""
     body = bytes(range(250)) * 40
 
     async def story(store: Store) -> None:
@@ -570,7 +571,7 @@ def test_without_holes_every_body_has_a_file(tmp_path: Path, monkeypatch: pytest
 
 def test_a_disk_that_falls_behind_costs_the_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[str] = []
-    monkeypatch.setattr(store_module, "UNWRITTEN_MOST", 10)
+    monkeypatch.setattr(additions_module, "UNWRITTEN_MAX", 10)
     gate = writer_gate(monkeypatch)
 
     async def story(store: Store) -> None:
@@ -607,7 +608,7 @@ def test_a_variant_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypatch:
 
 
 def crash(folder: Path) -> None:
-    """What the database says when the process had no time to close it."""
+    """The database as left by a process that had no time to close it."""
     with sqlite3.connect(folder / "index.sqlite") as database:
         database.execute("UPDATE meta SET value = '0' WHERE name = 'clean'")
 
@@ -692,9 +693,9 @@ def test_an_index_without_segments_is_taken_over(tmp_path: Path) -> None:
 
     async def after(store: Store) -> None:
         (entry,) = await find(store, "http://x/")
-        assert entry.place == 0
+        assert entry.location == 0
         assert await read(store, entry) == LARGE
-        assert (await put(store, "http://x/new")).place
+        assert (await put(store, "http://x/new")).location
 
     with_store(tmp_path, before)
     with sqlite3.connect(tmp_path / "index.sqlite") as database:
@@ -811,7 +812,7 @@ def test_updates_are_counted_and_bounded(tmp_path: Path) -> None:
 
 
 def test_heads_in_memory_have_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever their number: long ones leave sooner, and come back from the disk."""
+    """Not their number: long ones are unloaded sooner, and loaded again."""
     budget = 2 << 20
     monkeypatch.setattr(index_module, "HEADS_MEMORY", budget)
 
@@ -848,7 +849,8 @@ def test_free_pages_of_the_index_are_given_back(tmp_path: Path, monkeypatch: pyt
 
 
 def test_nothing_goes_that_was_used_since(tmp_path: Path) -> None:
-    """What began before the others were used can't push them out; a clock that was set back keeps nothing."""
+    """A body started before the last use of an entry can't evict it; unless that use is in the future, by a clock that
+    was set back."""
 
     async def story(store: Store) -> None:
         began = time.time()
@@ -869,4 +871,4 @@ def test_nothing_goes_that_was_used_since(tmp_path: Path) -> None:
         assert store.reserve(len(LARGE), began)
         assert not store.holds(entries[2])
 
-    with_store(tmp_path, story, Room(2 << 20, 0))
+    with_store(tmp_path, story, Quota(2 << 20, 0))

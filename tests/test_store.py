@@ -1,4 +1,4 @@
-"""What is on the disk: crashes, little room, other processes."""
+"""The cache folder: crashes, little room, other processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def test_kill_9_in_the_middle_of_50_fills(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """What is served afterwards is right to the byte, and no file is left that no entry knows."""
+    """Afterwards every byte served is right, and no file without an entry is left."""
     proxy = start_proxy()
     size = 300_000
     done = [f"/done/{n}" for n in range(30)]
@@ -96,8 +96,8 @@ def test_a_small_disk(start_proxy: Callable[..., Proxy], origin: Origin, tmp_pat
 def test_a_disk_that_is_mostly_somebody_elses(
     start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path
 ) -> None:
-    """A share is one of what the disk can give: 80 % of all of it would be more than there is. It is the same after a
-    restart, when a part of it is ours; and as others take more the cache gives way."""
+    """A share is of the obtainable bytes: 80 % of the whole disk could be more than there is. It is the same after a
+    restart, when a part of the disk is ours; and the cache shrinks as others take more."""
     with Tmpfs(tmp_path / "disk", "100m") as disk:
         (disk / "others").write_bytes(bytes(80 * MIB))
         proxy = start_proxy(cache_dir=disk / "cache", cache_max_object_size="100%")
@@ -125,7 +125,7 @@ def test_a_disk_that_is_mostly_somebody_elses(
 
 
 def test_a_disk_that_is_full(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
-    """It starts, says that there is no room, and passes on what it can't keep."""
+    """It starts, logs that there is no room, and serves without keeping."""
     with Tmpfs(tmp_path / "disk", "20m") as disk:
         (disk / "others").write_bytes(bytes(19 * MIB))
         proxy = start_proxy(cache_dir=disk / "cache")
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full(start_proxy: Callable[..., Proxy], origin: Origin, 
 def test_a_small_disk_stays_full_of_small_bodies(
     start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path
 ) -> None:
-    """Where the free space of the disk is what counts: what was evicted is on its way back, and not evicted twice."""
+    """If the disk's free space is the limit: evicted bytes that are not free yet are not evicted twice."""
     with Tmpfs(tmp_path / "small", "24m") as disk:
         proxy = start_proxy(cache_dir=disk / "cache", cache_max_size="22m", cache_min_free="8m")
         try:
@@ -155,18 +155,18 @@ def test_a_small_disk_stays_full_of_small_bodies(
                 stat = os.statvfs(disk)
                 return stat.f_bfree * stat.f_frsize
 
-            # The index's log takes some, unseen; and what was evicted is on its way back.
+            # The index's log takes some, uncounted; and evicted bytes are freed late.
             proxy.eventually(free, lambda size: size >= 2 * MIB)
             assert proxy.value("evictions_total") > 1_000
             assert proxy.value("cache_size_bytes") >= 2 * MIB, "what the log of the index leaves"
-            # On a busy machine what was evicted may come back too late for one or the other.
+            # On a busy machine evicted bytes may be freed too late for some of them.
             assert proxy.value("store_failures_total") < 20
         finally:
             proxy.close()
 
 
 def test_a_disk_full_from_outside(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
-    """Somebody else takes all the room: agents notice nothing, a metric says why nothing is cached."""
+    """Another program fills the disk: agents notice nothing, and a metric says why nothing is cached."""
     with Tmpfs(tmp_path / "small", "20m") as disk:
         proxy = start_proxy(
             cache_dir=disk / "cache", cache_min_free=0, cache_max_size="15m", cache_max_object_size="100%"
@@ -194,7 +194,7 @@ def test_a_disk_full_from_outside(start_proxy: Callable[..., Proxy], origin: Ori
 
 
 def test_the_cache_keeps_to_its_size(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """The least recently used goes first."""
+    """The least recently used entry is evicted first."""
     proxy = start_proxy(cache_max_size="5m", cache_max_object_size="100%")
     targets = [f"/o/{n}" for n in range(4)]
     for target in targets:
@@ -239,7 +239,7 @@ def test_a_smaller_limit_after_a_restart(start_proxy: Callable[..., Proxy], orig
 
 
 def test_an_object_larger_than_the_cache_is_served(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Both when its length is known and when it is not, and what is stored stays."""
+    """Whether its length is known or not; and stored entries stay."""
     proxy = start_proxy(cache_max_size="2m")
     assert proxy.get(origin.serve("/kept", Reply(size=100_000)), expect=100_000).ok
     for chunked in (False, True):
@@ -284,7 +284,7 @@ def test_a_folder_is_free_again_after_a_crash(start_proxy: Callable[..., Proxy],
 
 
 def test_a_broken_index_is_no_reason_to_stop_serving_right(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Nonsense where the index was: either one clear line and an end, or a start with an empty cache."""
+    """Nonsense in place of the index: either one clear line and an exit, or a start with an empty cache."""
     proxy = start_proxy()
     url = origin.serve("/x", Reply(size=50_000))
     assert proxy.get(url).ok
@@ -317,12 +317,12 @@ def test_files_of_others_in_the_folder_are_left_alone(start_proxy: Callable[...,
 
 
 def du(proxy: Proxy) -> int:
-    """Bytes that the whole cache folder takes of the disk, its index and folders among them."""
+    """Bytes of the whole cache folder on the disk, with index and folders."""
     return sum(path.lstat().st_blocks * 512 for path in (proxy.cache_dir, *proxy.cache_dir.rglob("*")))
 
 
 def test_an_endless_response_does_not_empty_the_cache(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Up to a tenth of the cache is made room for, and no more: what others have stored is still there."""
+    """Entries are evicted for up to a tenth of the cache, and no more: the others stay."""
     proxy = start_proxy(cache_max_size="50m")
     urls = [origin.serve(f"/kept/{number}", Reply(size=900_000)) for number in range(50)]
     assert all(proxy.get(url, expect=900_000).ok for url in urls)
@@ -339,7 +339,7 @@ def test_an_endless_response_does_not_empty_the_cache(start_proxy: Callable[...,
 
 
 def test_what_is_announced_evicts_nothing(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Ten terabytes that never come, or a tenth of the cache, of which no more comes than its first bytes."""
+    """Ten terabytes that never arrive, or a tenth of the cache of which only the first bytes arrive."""
     proxy = start_proxy(cache_max_size="50m")
     urls = [origin.serve(f"/kept/{number}", Reply(size=900_000)) for number in range(54)]
     assert all(proxy.get(url, expect=900_000).ok for url in urls)
@@ -359,7 +359,7 @@ def test_what_is_announced_evicts_nothing(start_proxy: Callable[..., Proxy], ori
 
 
 def test_what_is_used_meanwhile_stays(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """A long response makes room with what is older than it. When there is no such thing any more it isn't kept."""
+    """A long response evicts entries that are older than it. If there are none left, it isn't kept."""
     proxy = start_proxy(cache_max_size="10m", cache_max_object_size="100%")
     gate = Gate()
     slow = proxy.start_get(
@@ -376,7 +376,7 @@ def test_what_is_used_meanwhile_stays(start_proxy: Callable[..., Proxy], origin:
 
 
 def test_ranges_of_what_is_longer_than_one_entry_may_be(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Pieces are kept up to what one entry may take; the others are served all the same."""
+    """Ranges are kept up to the limit for one entry; the others are still served."""
     proxy = start_proxy(cache_max_size="100m", cache_max_object_size="3m", cache_fill_whole=0)
     headers = (("Cache-Control", "max-age=600"), ("ETag", '"1"'), ("Accept-Ranges", "bytes"))
     url = origin.serve("/image", Reply(size=20 * MIB, headers=headers))
@@ -396,7 +396,7 @@ def test_ranges_of_what_is_longer_than_one_entry_may_be(start_proxy: Callable[..
 
 
 def test_long_heads_count(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Bodies of a byte under heads of 40 kB: as many are kept as there is room for, which is told as it is."""
+    """Bodies of a byte with heads of 40 kB: no more are kept than fit, and the size is reported truly."""
     proxy = start_proxy(cache_max_size="8m")
     headers = (("Cache-Control", "max-age=600"), *((f"X-Long-{number}", "h" * 4000) for number in range(10)))
     empty = du(proxy)
@@ -407,12 +407,12 @@ def test_long_heads_count(start_proxy: Callable[..., Proxy], origin: Origin) -> 
     assert 6 * MIB < size <= 8 * MIB
     assert proxy.value("cache_entries") < 200
     assert proxy.value("evictions_total") > 300
-    proxy.terminate()  # the log of the index is brought to it
+    proxy.terminate()  # checkpoint the write-ahead log
     assert size / 2 < du(proxy) - empty < size + 20 * MIB, "besides that, so much may be free in the index"
 
 
 def test_what_the_metric_says_is_what_the_disk_says(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """Bodies of all kinds: to a tenth, and a megabyte for the index."""
+    """Bodies of all kinds: to a tenth, plus a megabyte for the index."""
     proxy = start_proxy()
     empty = du(proxy)
     for size in (1, 100, 4000, 5000, 70_000, 300_000, 2_000_000):
@@ -444,7 +444,7 @@ def test_heads_and_keys_that_are_too_long_are_served_and_not_stored(
 
 
 def test_updates_make_no_head_grow_without_end(proxy: Proxy, origin: Origin) -> None:
-    """Each 304 has one more field. At some length the entry goes, and is fetched anew."""
+    """Each 304 adds a field. At some length the entry is removed, and fetched again."""
     stale = (("Cache-Control", "max-age=0"), ("ETag", '"1"'))
     url = origin.serve("/x", Reply(headers=stale))
     assert proxy.get(url).ok
@@ -484,7 +484,7 @@ def test_a_folder_of_an_earlier_version_is_tightened(start_proxy: Callable[..., 
 
 
 def test_an_index_that_was_deleted(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    """The cache starts empty, says so once, and gives back what bodies without an index take."""
+    """The cache starts empty, logs that once, and deletes bodies without an index."""
     proxy = start_proxy()
     urls = {size: origin.serve(f"/{size}", Reply(size=size)) for size in (100, 100_000, 2_000_000)}
     for size, url in urls.items():

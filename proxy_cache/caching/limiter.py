@@ -27,7 +27,7 @@ from ..semantics.redaction import redacted
 from .client_queues import ClientQueues
 from .limiter_waits import Waits
 
-LOOKS_MOST = 2048
+LOOKS_MAX = 2048
 """Places that are looked at to make room for one request in a full queue."""
 PACE_WINDOW = 64
 """The recent pace of fills is taken over so many ended fills."""
@@ -307,7 +307,7 @@ class OriginLimiter:
         Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
         """
         least = self._clients.length(client) + 2
-        looks = LOOKS_MOST
+        looks = LOOKS_MAX
         for ticket in self._clients.longest_first(least):
             for place in ticket.places:
                 looks -= 1

@@ -30,7 +30,7 @@ from .fills.table import FillTable
 from .insisting import not_before, waits_for, was_asked_since
 from .ranges.selection import first_gap, has_it_all, selected
 
-CANDIDATES_MOST: Final = 15
+CANDIDATES_MAX: Final = 15
 """Other variants to validate along with the selected one, at most."""
 REFUSALS: Final = 3
 """Errors for other clients (401, 403, …) after which a request goes alone: where the origin refuses everybody, clients
@@ -316,7 +316,7 @@ class Planner:
             for other in self._store.lookup(exchange.key)
             if other is not entry and may_stand_for(exchange.headers, other.response)
         ]
-        others = others[-CANDIDATES_MOST:]
+        others = others[-CANDIDATES_MAX:]
         return (entry, *others) if entry is not None else tuple(others)
 
     # -- ranges -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ..semantics.spans import Span
 from ..semantics.status_fields import cache_status
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import matches
-from ..store.files import WARM_LARGEST, OpenBody
+from ..store.files import WARM_MAX, OpenBody
 from ..store.index import Entry
 from ..store.memory import LARGEST, SMALL
 from ..store.store import Store
@@ -19,11 +19,11 @@ from ..wire.requests import response_head
 from .answers import Answer
 from .headers import NAME, Heads, put
 
-SENDFILE: Final = range(SMALL + 1, WARM_LARGEST + 1)
+SENDFILE: Final = range(SMALL + 1, WARM_MAX + 1)
 """Bytes of bodies for which the kernel's page cache beats our memory: sending it takes no copy, but a second system
 call, and of more bytes the pages cost more than a copy does. (100 kB: 26 against 36 µs, measured; see
 docs/performance.md.)"""
-RANGE_MOST: Final = 256 * 1024
+RANGE_MAX: Final = 256 * 1024
 """Bytes of a range that is read from its file at once. A longer one is read at its client's pace."""
 AGE_MARK: Final = secrets.token_hex(16)
 TTL_MARK: Final = secrets.token_hex(16)
@@ -150,7 +150,7 @@ class ReadyHits:
 
     def _read_now(self, entry: Entry, start: int, stop: int) -> memoryview | None:
         """Bytes of a body that has a file of its own."""
-        if stop - start > RANGE_MOST or (entry.spans is not None and not entry.spans.covers(start, stop)):
+        if stop - start > RANGE_MAX or (entry.spans is not None and not entry.spans.covers(start, stop)):
             return None
         file = self._store.files.peek(entry.id)
         if file is None or file.is_bad:

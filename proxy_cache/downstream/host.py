@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..caching.cache import Cache
-from ..runtime.batches import Stage
+from ..runtime.batches import CallBatch
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import HeadLimits
@@ -25,8 +25,8 @@ class Host(Protocol):
     client: str
     """The client's address, for fairness and the log."""
     head_limits: HeadLimits
-    sends: Stage
-    ends: Stage
+    sends: CallBatch
+    ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]
     """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
     come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules

@@ -243,7 +243,7 @@ class Lane(asyncio.Protocol):
     def _answer(self, request: Request, target: Target, policy: Policy, cache: Cache) -> None:
         try:
             fields = request.fields
-            exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.wanted)
+            exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
             record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)

@@ -4,7 +4,7 @@ that needs it.
 mitmproxy promises nothing for these. They are looked up once, while this file is imported: where one is gone or takes
 other arguments, its part is off, one line in the log says so, and the proxy goes on by plain mitmproxy flows. The
 limiter, the rules and the cache need none of them. What only instances can tell is found at the first use
-(:meth:`Part.guard <proxy_cache.runtime.privates.Part.guard>`).
+(:meth:`Feature.guard <proxy_cache.runtime.privates.Feature.guard>`).
 
 What isn't listed here is documented (:data:`DOCUMENTED`). A test compares the list with what the files of this folder
 import (tests/unit/test_compat.py).
@@ -19,7 +19,7 @@ from typing import Any, Final
 from mitmproxy import ctx, flowfilter
 from mitmproxy.connection import Client, Connection
 
-from ..runtime.privates import Part, attributes, calls, find, names, overrides, report
+from ..runtime.privates import Feature, attributes, calls, find, names, overrides, report
 
 __all__ = ["find"]
 
@@ -49,7 +49,7 @@ _WATCHDOG: Final = (
     *calls(f"{_SERVER}:TimeoutWatchdog", watch="self", disarm="self"),
 )
 
-LAYERS: Final = Part(
+LAYERS: Final = Feature(
     "answers as they come",
     "outside of the fast lane bodies are held in memory until they are complete, and mitmproxy's own layers forward",
     (
@@ -125,7 +125,7 @@ LAYERS: Final = Part(
 )  # fmt: skip
 """Our HTTP layers (``layers.py``, ``forwarded/``)."""
 
-TUNNELS: Final = Part(
+TUNNELS: Final = Feature(
     "tunnels dialled first",
     "CONNECT is answered with 200 before its target was reached, and bytes of tunnels are not counted",
     (
@@ -137,12 +137,12 @@ TUNNELS: Final = Part(
         *calls(f"{_HTTP}:HttpStream", handle_connect_finish="self"),
     ),
 )
-LANE: Final = Part(
+LANE: Final = Feature(
     "fast lane",
     "every request takes a flow of mitmproxy's",
     (*_HANDLERS, *_WATCHDOG, *attributes("asyncio:StreamReader", "_buffer")),
 )
-ACCEPT: Final = Part(
+ACCEPT: Final = Feature(
     "lane from the first byte",
     "mitmproxy hears of every client first, and bursts of connections take longer",
     (
@@ -151,12 +151,12 @@ ACCEPT: Final = Part(
         *attributes("mitmproxy.proxy.mode_servers:ServerInstance", "mode"),
     ),
 )
-BACKPRESSURE: Final = Part(
+BACKPRESSURE: Final = Feature(
     "backpressure",
     "clients may send ahead any amount, and half_closed_clients counts in the fast lane alone",
     (*_HANDLERS,),
 )
-TLS_CLOSE: Final = Part(
+TLS_CLOSE: Final = Feature(
     "closing alerts",
     "the ends of TLS connections are not told apart: a forwarded body without a length may be cut short unseen",
     (
@@ -167,17 +167,17 @@ TLS_CLOSE: Final = Part(
         *calls("OpenSSL.SSL:Connection", shutdown="self", get_shutdown="self"),
     ),
 )
-TIMERS: Final = Part(
+TIMERS: Final = Feature(
     "origin_timeout of what is forwarded",
     "a forwarded request waits for its origin as long as its client stays",
     (*_HANDLERS, *attributes("asyncio:StreamReader", "_buffer")),
 )
-HEARING: Final = Part(
+HEARING: Final = Feature(
     "early answers of origins",
     "an answer that an origin gives before it resets the connection may be lost (502)",
     (*_HANDLERS, *attributes("asyncio:StreamReader", "_transport"), *names("asyncio:StreamReader", "set_exception")),
 )
-HTTP2_LIMITS: Final = Part(
+HTTP2_LIMITS: Final = Feature(
     "head limits within HTTP/2",
     "head_max_size is looked at once a head is complete",
     (
@@ -187,7 +187,7 @@ HTTP2_LIMITS: Final = Part(
         *attributes("hpack:Decoder", "max_header_list_size"),
     ),
 )
-TRUST: Final = Part(
+TRUST: Final = Feature(
     "certificates of the system",
     "connections of forwarded requests are verified by mitmproxy's own certificates, and SIGHUP does not renew them",
     (
@@ -200,7 +200,7 @@ TRUST: Final = Part(
         *names("OpenSSL.SSL:_lib", "X509_STORE_up_ref SSL_CTX_set_cert_store"),
     ),
 )
-OPTIONS: Final = Part(
+OPTIONS: Final = Feature(
     "checks of values at the start",
     "a value that is not of its option's type is told in mitmproxy's words, if at all",
     (
@@ -212,7 +212,7 @@ OPTIONS: Final = Part(
         ),
     ),
 )  # fmt: skip
-RELOAD: Final = Part(
+RELOAD: Final = Feature(
     "SIGHUP for config.yaml",
     "changes in config.yaml take a restart, and at the start the file wins over --set",
     (
@@ -223,7 +223,7 @@ RELOAD: Final = Part(
         *calls("mitmproxy.tools.cmdline", mitmdump="opts"),
     ),
 )
-SCRIPTS: Final = Part(
+SCRIPTS: Final = Feature(
     "files left alone",
     "a script file that is touched starts the proxy anew",
     (
@@ -232,7 +232,7 @@ SCRIPTS: Final = Part(
         *attributes("mitmproxy.addons.script:Script", "reloadtask"),
     ),
 )
-NEIGHBOURS: Final = Part(
+NEIGHBOURS: Final = Feature(
     "a look at other addons",
     "there may be some that have to see every flow, so all requests take flows",
     (
@@ -241,7 +241,7 @@ NEIGHBOURS: Final = Part(
         *names("mitmproxy.addons.block", "Block"),
     ),
 )
-BODY_RULES: Final = Part(
+BODY_RULES: Final = Feature(
     "a look at map_remote and modify_body",
     "where one of these is set all bodies are held until they are complete",
     (
@@ -250,7 +250,7 @@ BODY_RULES: Final = Part(
         *calls("mitmproxy.utils.human", parse_size="s"),
     ),
 )
-LISTENING: Final = Part(
+LISTENING: Final = Feature(
     "the listeners",
     "the proxy takes new requests while it stops, and a reloaded script may find its port changed",
     (
@@ -260,8 +260,8 @@ LISTENING: Final = Part(
         *attributes("mitmproxy.proxy.mode_servers:ServerInstance", "mode listen_addrs"),
     ),
 )
-CLOSING: Final = Part("the last connections", "mitmproxy ends them, and may complain", _HANDLERS)
-CONFDIR: Final = Part(
+CLOSING: Final = Feature("the last connections", "mitmproxy ends them, and may complain", _HANDLERS)
+CONFDIR: Final = Feature(
     "a look at confdir",
     "a confdir that can't be used is told by a traceback of mitmproxy's",
     (
@@ -269,7 +269,7 @@ CONFDIR: Final = Part(
         *names("mitmproxy.options", "CONF_BASENAME"),
     ),
 )
-FILTERS: Final = Part(
+FILTERS: Final = Feature(
     "rules decided by the URL alone",
     "each request takes a flow for its rules, rules of cache_ttl with a status (~c) do not count, and rules that can "
     "never apply are not found out",
@@ -292,13 +292,13 @@ FILTERS: Final = Part(
         *attributes("mitmproxy.flowfilter:FNot", "itm"),
     ),
 )
-PARENT_AUTH: Final = Part(
+PARENT_AUTH: Final = Feature(
     "upstream_auth for fills",
     "a proxy with this option does not start: fills would be without it",
     calls("mitmproxy.addons.upstream_auth", parse_upstream_auth="auth"),
 )
 
-PARTS: Final = (
+FEATURES: Final = (
     LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
     SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH,
 )  # fmt: skip
@@ -317,7 +317,7 @@ def owner() -> str:
 def check() -> None:
     """Look all names up."""
     version = owner()
-    for part in PARTS:
+    for part in FEATURES:
         part.check(version)
     _settle()
 
@@ -349,7 +349,7 @@ def _settle() -> None:
 
 def tell() -> None:
     """One line in the log for each change that has switched something off, once."""
-    report(PARTS, logger)
+    report(FEATURES, logger)
 
 
 # -- mitmproxy's connections ----------------------------------------------------------------------------------------

@@ -72,12 +72,12 @@ class Lifecycle:
         start.open_log(app.access_log)
         compat.tell()
         if ctx.options.tune_event_loop:
-            loop.tell()
+            loop.report_disabled()
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
         welcome_bursts(proxyserver, addon.clients, tuned=ctx.options.tune_event_loop)
-        collector.calm()
+        collector.tune()
         app.names.install(asyncio.get_running_loop())
         addon.dialling.install()
         await app.open()
@@ -95,7 +95,7 @@ class Lifecycle:
             f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
             app.metrics_at,
         )
-        start.check_space(store.space)
+        start.check_quota(store.evictor)
         if compat.LISTENING.is_on:
             start.say_what_is_next(proxyserver)
 

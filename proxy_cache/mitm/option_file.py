@@ -37,7 +37,7 @@ OUR_DEFAULTS: dict[str, Any] = {"flow_detail": 0}
 """Our defaults for options of mitmproxy's: mitmdump's own lines would keep the fast lane off."""
 UNSHOWN = frozenset({"log_redact"})
 """Options of ours with values that are for nobody's eyes."""
-VALUE_LONGEST = 60
+VALUE_MAX = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,5 +246,5 @@ def _same(one: Any, other: Any) -> bool:
 def _told(name: str, before: Any, now: Any) -> str:
     if name not in NAMES or name in UNSHOWN or isinstance(now, (list, tuple)):
         return name
-    texts = [text if len(text := str(value)) <= VALUE_LONGEST else "..." for value in (before, now)]
+    texts = [text if len(text := str(value)) <= VALUE_MAX else "..." for value in (before, now)]
     return f"{name} from {texts[0] or 'none'} to {texts[1] or 'none'}"

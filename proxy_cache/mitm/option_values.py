@@ -19,7 +19,7 @@ from ..caching.serving import CacheSettings
 from ..semantics import redaction
 from ..semantics.limits import HeadLimits
 from ..settings import Settings
-from ..store.store import Room
+from ..store.store import Quota
 from ..upstream.origin import OriginSettings
 from ..upstream.trust import Trust
 from . import compat, rules
@@ -64,7 +64,7 @@ def parse(options: Any) -> Settings:
         cache_dir = Path(options.cache_dir).expanduser()
     except RuntimeError as error:  # ~somebody
         raise exceptions.OptionsError(f"cache_dir: {options.cache_dir!r}: {error}") from error
-    room = Room(
+    quota = Quota(
         _size("cache_max_size", options.cache_max_size),
         _size("cache_min_free", options.cache_min_free),
         _size(
@@ -72,12 +72,12 @@ def parse(options: Any) -> Settings:
             whole="whole cache",
         ),
     )  # fmt: skip
-    for name, value in (("cache_max_size", room.max_size), ("cache_max_object_size", room.max_object)):
+    for name, value in (("cache_max_size", quota.max_size), ("cache_max_object_size", quota.max_object)):
         if not value:
             raise exceptions.OptionsError(f"{name}: must be more than 0")
     return Settings(
         cache_dir=cache_dir,
-        room=room,
+        quota=quota,
         memory=_byte_size("cache_memory", options.cache_memory),
         verify_rate=_byte_size("cache_verify_rate", options.cache_verify_rate),
         cache_hosts=tuple(host_pattern(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),

@@ -40,7 +40,7 @@ class Reload:
 
     def started(self) -> None:
         """mitmproxy has its own handlers by now."""
-        hangup.calm()
+        hangup.quiet_wakeups()
 
     def stop(self) -> None:
         """Listen no more: the proxy has stopped."""

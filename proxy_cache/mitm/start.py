@@ -13,7 +13,7 @@ from typing import Any
 from mitmproxy import ctx
 
 from ..observe.access_log import AccessLog
-from ..store.room import Space
+from ..store.eviction import Evictor
 from .compat import CONFDIR, find
 from .listening import human_size
 
@@ -54,13 +54,13 @@ def open_log(log: AccessLog) -> None:
     )
 
 
-def check_space(space: Space) -> None:
+def check_quota(evictor: Evictor) -> None:
     """Say it where a cache can't be of much use, or not as large as it was meant to be."""
-    room = space.obtainable - space.min_free
-    if room < LITTLE or (isinstance(space.room.max_size, int) and room < space.room.max_size):
+    room = evictor.obtainable - evictor.min_free
+    if room < LITTLE or (isinstance(evictor.quota.max_size, int) and room < evictor.quota.max_size):
         logger.warning(
             "proxy-cache: the disk of cache_dir can give the cache no more than %s (cache_max_size %s)",
-            human_size(max(room, 0)), human_size(space.capacity),
+            human_size(max(room, 0)), human_size(evictor.capacity),
         )  # fmt: skip
 
 

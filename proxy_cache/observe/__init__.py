@@ -1,1 +1,1 @@
-"""What operators see: metrics and their port, the access log."""
+"""For operators: metrics and their port, the access log."""

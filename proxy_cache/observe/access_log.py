@@ -1,7 +1,7 @@
-"""One line per request in the log (its format: docs/access-log.md).
+"""One line per request in the log (format: docs/access-log.md).
 
-A log record costs more than the rest of a hit. Where the log is what is printed (mitmdump), lines are therefore printed
-here, many at a time; elsewhere (mitmweb) they are log records.
+A log record costs more than the rest of a hit. So if the log is printed (mitmdump), this module prints the lines
+itself, many at a time; otherwise (mitmweb) they are log records.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .log_output import LogOutput, make_records_safe, output_for
 logger = logging.getLogger(__name__)
 
 FLUSH_AFTER = 0.05
-"""Seconds for which lines are collected, and"""
-LINES_MOST = 256
-"""how many of them: printing thousands at once would hold up who is next."""
-METHOD_LONGEST = 32
+"""Seconds for which lines are collected."""
+LINES_MAX = 256
+"""Lines that are printed at once: printing thousands would delay other requests."""
+METHOD_MAX = 32
 
 
 class AccessLog:
-    """Writes access lines to where mitmproxy's log goes, and sees to it that neither they nor anything else that is
-    logged can break the log, or be held up by it. ``on_lost(lines)`` hears of lines that could not be written."""
+    """Writes access lines to mitmproxy's log, and protects the log from all messages, and the proxy from a stalled log.
+    ``on_lost(lines)`` is called with the number of lines that could not be written."""
 
     def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
         self._on_lost = on_lost
@@ -40,32 +40,31 @@ class AccessLog:
         self._enabled = True
         self._output: LogOutput | None = None
         self._terminal: Any = None
-        """Who prints log records, and"""
+        """mitmproxy's addon that prints log records."""
         self._terminal_file: Any = None
-        """what it printed to."""
+        """The stream it printed to before."""
         self._end_safety: Callable[[], None] = lambda: None
 
     def open(self, *, is_shown: bool, is_printed: bool, terminal: Any = None) -> None:
-        """Begin. ``is_shown``: whether the log shows lines of this level; ``is_printed``: whether they are printed, and
-        not recorded; ``terminal``: whoever prints log records, with the ``file`` to which it does."""
+        """Start. ``is_shown``: whether the log shows lines of this level; ``is_printed``: whether they are printed, not
+        recorded; ``terminal``: the addon that prints log records, to its attribute ``file``."""
         self._enabled = is_shown
         self._print = is_printed
         self._end_safety = make_records_safe(("proxy_cache", "mitmproxy", "asyncio", "aiohttp"))
         if is_printed:
             self._output = output_for(sys.stdout, self._on_lost)
-            # A handler of log records might end the process where the log can't be written. One output for both, so
-            # that lines stay in their order.
+            # mitmproxy's handler may end the process if it can't write. One output for both also keeps lines in order.
             if self._output is not None and getattr(terminal, "file", None) is sys.stdout:
                 self._terminal, self._terminal_file = terminal, sys.stdout
                 self._terminal.file = self._output
 
     def write(
-        self, method: str, url: str, status: int, size: int, seconds: float, source: str, queued: float, client: str,
-        note: str = "", reasons: str = "",
+        self, method: str, url: str, status: int, size: int, seconds: float, served_from: str, queued: float,
+        client: str, note: str = "", reasons: str = "",
     ) -> None:  # fmt: skip
         """``TIME GET http://host/path 200 1024 B 12.3 ms miss queued=250ms fwd=uri-miss [127.0.0.1]``.
 
-        ``url`` as it may be shown; ``reasons``: ``key=value``, each with a space before it.
+        ``url``: redacted; ``reasons``: ``key=value``, each with a space before it.
         """
         if not self._enabled:
             return
@@ -73,16 +72,16 @@ class AccessLog:
         tail = f" ({for_log(brief(note))})" if note else ""
         took = f"{seconds * 1000:.1f} ms"
         word = method if method == "GET" else _word(method)
-        line = f"{self._stamp()}{word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
-        self._take(line if line.isprintable() else one_line(line))
+        line = f"{self._stamp()}{word} {url} {status} {size} B {took} {served_from}{wait}{reasons} [{client}]{tail}"
+        self._append(line if line.isprintable() else one_line(line))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
-        """The same, for what there is most of, a GET that was answered from memory (1.1 µs in place of 1.4, of 17)."""
+        """The same for the most frequent case, a GET that is answered from memory (1.1 µs of 17, instead of 1.4)."""
         if self._enabled:
             took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            self._take(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
+            self._append(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
 
-    def _take(self, line: str) -> None:
+    def _append(self, line: str) -> None:
         if not self._print:
             logger.info("%s", line)
             return
@@ -90,7 +89,7 @@ class AccessLog:
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self._flush_now)
-        elif len(self._lines) >= LINES_MOST:
+        elif len(self._lines) >= LINES_MAX:
             self.flush()
 
     def _stamp(self) -> str:
@@ -137,4 +136,4 @@ class AccessLog:
 
 def _word(method: str) -> str:
     """A method as one word of a line: clients may send anything."""
-    return method if method.isalpha() and len(method) <= METHOD_LONGEST else method[:METHOD_LONGEST].replace(" ", "%20")
+    return method if method.isalpha() and len(method) <= METHOD_MAX else method[:METHOD_MAX].replace(" ", "%20")

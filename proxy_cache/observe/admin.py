@@ -1,4 +1,4 @@
-"""The port that shows the numbers: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``. Read-only."""
+"""The metrics port: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``. Read-only."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from prometheus_client.exposition import choose_encoder
 
 from .listener import Listener
 
-IDLE_MOST = 15.0
-"""Seconds that a connection may be without a whole request."""
+IDLE_MAX = 15.0
+"""Seconds that a connection may take to send a whole request."""
 
 
 class AdminError(Exception):
-    """The port cannot be had. The message names the option and the reason."""
+    """The port cannot be opened. The message names the option and the reason."""
 
 
 class AdminServer:
-    """A small HTTP server beside the proxy. ``ready`` says whether requests can be served, ``status`` what goes on."""
+    """A small HTTP server beside the proxy. ``is_ready()``: whether requests can be served; ``status()``: the answer of
+    ``/status``."""
 
     def __init__(
-        self, registry: CollectorRegistry, ready: Callable[[], bool], status: Callable[[], dict[str, Any]]
+        self, registry: CollectorRegistry, is_ready: Callable[[], bool], status: Callable[[], dict[str, Any]]
     ) -> None:
         self._registry = registry
-        self._ready = ready
+        self._is_ready = is_ready
         self._status = status
         self._runner: web.AppRunner | None = None
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address, with the port that was picked for port 0. Raises :class:`AdminError`."""
+        """Listen. Returns the address, with the actual port for port 0. Raises :class:`AdminError`."""
         app = web.Application()
         app.on_response_prepare.append(_never_stored)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/status", self._show_status)
-        # Counted from the connection's begin, or its last answer: also for who sends half a request.
+        # Counted from the start of the connection, or from its last response: so also for half a request.
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MOST, lingering_time=1.0
+            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MAX, lingering_time=1.0
         )
         await self._runner.setup()
         assert self._runner.server is not None
@@ -77,12 +78,12 @@ class AdminServer:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if self._ready() else web.Response(status=503, text="not ready\n")
+        return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="not ready\n")
 
     async def _show_status(self, request: web.Request) -> web.Response:
         return web.json_response(self._status())
 
 
 async def _never_stored(request: web.Request, response: web.StreamResponse) -> None:
-    """Agents may be allowed to see these through the proxy, but not as they were two minutes ago."""
+    """If agents fetch these through the proxy they must not get old values."""
     response.headers["Cache-Control"] = "no-store"

@@ -1,8 +1,8 @@
-"""A small listener of our own, for a port that has to answer when nothing else does.
+"""A listener for a port that has to answer when nothing else does.
 
-asyncio's own stops for a second when the process has no descriptor left for a connection, and is no better off then.
-This one keeps a few in reserve. It bounds the connections that it has, too: when there are too many the oldest one
-goes, so that clients which say nothing can't keep an operator out.
+When the process has no descriptor left, asyncio's listener stops for a second, and then fails again. This one keeps
+some descriptors in reserve. It also limits its connections, and closes the oldest one for a new one, so that silent
+clients can't keep an operator out.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-CONNECTIONS_MOST: Final = 64
+CONNECTIONS_MAX: Final = 64
 RESERVE: Final = 8
-"""Descriptors that are kept for when there is no other."""
+"""Descriptors kept in reserve."""
 FOR_EACH: Final = 2
-"""Of those, for one connection: its socket, and a file that an answer may have to read."""
+"""Reserved descriptors for one connection: its socket, and a file that the response may have to read."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Listener:
-    """Listens at all addresses of a host; ``factory`` makes the protocol of each connection."""
+    """Listens on all addresses of a host. ``factory`` makes the protocol of each connection."""
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], connections_most: int = CONNECTIONS_MOST) -> None:
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], connections_max: int = CONNECTIONS_MAX) -> None:
         self._factory = factory
-        self._most = connections_most
+        self._connections_max = connections_max
         self._sockets: list[socket.socket] = []
         self._reserve: list[int] = []
         self._open: dict[_Counted, asyncio.Transport] = {}
@@ -36,7 +36,7 @@ class Listener:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the (first) address. Raises ``OSError``."""
+        """Listen. Returns the first address. Raises ``OSError``."""
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
@@ -48,7 +48,7 @@ class Listener:
                     listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listening.setblocking(False)
                 listening.bind(address)
-                listening.listen(CONNECTIONS_MOST)
+                listening.listen(CONNECTIONS_MAX)
         except OSError:
             self.close()
             raise
@@ -59,7 +59,7 @@ class Listener:
         return str(name[0]), int(name[1])
 
     def close(self) -> None:
-        """Accept no more. (What is connected is for whoever made its protocol to end.)"""
+        """Accept no more. (Open connections are closed by the owner of their protocol.)"""
         sockets, self._sockets = self._sockets, []
         for listening in sockets:
             with contextlib.suppress(RuntimeError):
@@ -72,8 +72,8 @@ class Listener:
             accepted, _ = listening.accept()
         except OSError as error:
             if error.errno not in _EXHAUSTED or not self._reserve:
-                # Somebody has left before we came to it, or there is nothing left: it is tried again with the next turn
-                # of the loop, and the connections that there are make room in time.
+                # The client has left already, or not even a reserved descriptor is left. The loop tries again in its
+                # next turn, and closing the oldest connection frees descriptors.
                 if error.errno in _EXHAUSTED:
                     self._drop_oldest()
                 return
@@ -83,7 +83,7 @@ class Listener:
             except OSError:
                 return
         accepted.setblocking(False)
-        while len(self._open) >= self._most:
+        while len(self._open) >= self._connections_max:
             self._drop_oldest()
         work = asyncio.get_running_loop().connect_accepted_socket(lambda: _Counted(self, self._factory()), accepted)
         task = asyncio.get_running_loop().create_task(work)
@@ -93,7 +93,7 @@ class Listener:
     def _accepted(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # of a connection that has gone already
+            task.exception()  # the connection is closed already: don't log that
 
     def _drop_oldest(self) -> None:
         for counted, transport in self._open.items():
@@ -112,25 +112,25 @@ class Listener:
         except OSError:
             pass  # later
 
-    def began(self, counted: _Counted, transport: asyncio.Transport) -> None:
+    def connected(self, counted: _Counted, transport: asyncio.Transport) -> None:
         self._open[counted] = transport
 
-    def ended(self, counted: _Counted) -> None:
+    def disconnected(self, counted: _Counted) -> None:
         self._open.pop(counted, None)
         if len(self._reserve) < RESERVE:
-            # Once its socket is closed, and before anybody else is accepted.
+            # After its socket is closed, before another one is accepted.
             asyncio.get_running_loop().call_soon(self._keep_reserve)
 
 
 class _Counted(asyncio.Protocol):
-    """Tells the listener of a connection's begin and end; all else is for the protocol that was made for it."""
+    """Reports start and end of a connection to the listener, and forwards everything to the real protocol."""
 
     def __init__(self, listener: Listener, inner: Any) -> None:
         self._listener = listener
         self._inner = inner
 
     def connection_made(self, transport: Any) -> None:
-        self._listener.began(self, transport)
+        self._listener.connected(self, transport)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -150,4 +150,4 @@ class _Counted(asyncio.Protocol):
         try:
             self._inner.connection_lost(error)
         finally:
-            self._listener.ended(self)
+            self._listener.disconnected(self)

@@ -1,7 +1,7 @@
-"""Log files that something else rotates.
+"""Log files rotated by another program.
 
-The log goes to stdout and stderr. Where these are files (``mitmdump ... >> proxy.log``), logrotate renames the file and
-sends SIGHUP: a file of the old name is begun then, and put in the place of what has been renamed.
+The log goes to stdout and stderr. If these are files (``mitmdump ... >> proxy.log``), logrotate renames them and sends
+SIGHUP: then new files with the old names replace the renamed ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DELETED = " (deleted)"
 
 
 class LogFiles:
-    """The files behind some descriptors, by the names that they had at the start."""
+    """The files of some descriptors, by their names at the start."""
 
     def __init__(self, descriptors: Iterable[int] = (1, 2)) -> None:
         self._paths: dict[int, str] = {}
@@ -28,8 +28,8 @@ class LogFiles:
                         self._paths[descriptor] = path
 
     def reopen(self) -> list[str]:
-        """Begin anew what has been renamed or deleted: the names of the files. Raises ``OSError``, with the file's
-        name, where one can't be opened; then what was written to goes on being written to."""
+        """Replace files that were renamed or deleted. Returns their names. Raises ``OSError``, with the file's name, if
+        one can't be opened; then the old files stay in use."""
         opened: dict[str, int] = {}
         try:
             for descriptor, path in self._paths.items():
@@ -50,7 +50,7 @@ class LogFiles:
 
 
 def _open_like(path: str, old: os.stat_result) -> int:
-    """The file of this name, made with the old one's mode if need be."""
+    """Open the file with this name; a new one gets the mode of the old one."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     try:
         return os.open(path, flags)

@@ -1,9 +1,8 @@
-"""Where log lines go, and what they may look like there.
+"""The log's output, which never blocks and never raises; and a filter that makes log records safe.
 
-A log must not be able to stop the proxy. Whoever reads it may have stalled (a pipe that is full would block the loop
-for everybody), its disk may be full, or its encoding not know a character. So lines are written only as far as that
-takes no waiting, a bounded number of bytes waits, and what can't be had is counted and left out; when there is room
-again the log says how many lines are missing.
+A log must not be able to stop the proxy. Its reader may have stalled (a full pipe would block the loop), its disk may
+be full, or its encoding may lack a character. So lines are written only as far as that needs no waiting, a bounded
+number of bytes is buffered, and other lines are dropped and counted; later the log says how many lines are missing.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from typing import Any, Final, TextIO
 
 from ..semantics.redaction import for_log
 
-WAITING_MOST: Final = 1 << 20
-"""Bytes that may wait until they can be written."""
+WAITING_MAX: Final = 1 << 20
+"""Bytes that are buffered."""
 AT_ONCE: Final = 4096
-"""Bytes that a pipe or a socket takes without blocking once it has said that it takes some (PIPE_BUF)."""
+"""Bytes that a writable pipe or socket takes without blocking (PIPE_BUF)."""
 AGAIN: Final = 0.05
-"""Seconds between tries, where nothing can be written."""
+"""Seconds between attempts to write."""
 LAST_WAIT: Final = 1.0
-"""Seconds that the reader of the log is given at the end."""
-MESSAGE_LONGEST: Final = 8192
-"""Characters of one message, or of a line of one that has several, and"""
-SIDE_LONGEST: Final = 16 * 1024
-"""characters that are kept of the beginning, and of the end, of a message or a traceback that has several."""
+"""Seconds that the log's reader is given at the end."""
+MESSAGE_MAX: Final = 8192
+"""Characters of a message, or of one line of an error."""
+SIDE_MAX: Final = 16 * 1024
+"""Characters kept of the beginning, and of the end, of an error or a traceback."""
 
 
 class LogOutput:
-    """A text stream for logs over a descriptor, whose ``write`` neither blocks nor raises. ``on_lost(lines)`` hears of
-    lines that were left out."""
+    """A text stream over a descriptor whose ``write`` neither blocks nor raises. ``on_lost(lines)`` is called with the
+    number of dropped lines."""
 
     def __init__(self, stream: TextIO, on_lost: Callable[[int], None] = lambda lines: None) -> None:
         self._stream = stream
@@ -45,14 +44,14 @@ class LogOutput:
         try:
             stream.flush()
         except (OSError, ValueError):
-            pass  # what is left of it is not ours
+            pass  # its buffer is not ours
         self._descriptor = stream.fileno()
         self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
         self._waiting = bytearray()
         self._lost = 0
-        """Lines that are still to be told of."""
+        """Dropped lines that the log doesn't mention yet."""
         self._retry: asyncio.TimerHandle | None = None
 
     def isatty(self) -> bool:
@@ -63,7 +62,7 @@ class LogOutput:
 
     def write(self, text: str) -> int:
         data = text.encode(self.encoding, "backslashreplace")
-        if len(self._waiting) + len(data) > WAITING_MOST:
+        if len(self._waiting) + len(data) > WAITING_MAX:
             self._lose(text.count("\n"))
         else:
             self._waiting += data
@@ -79,7 +78,7 @@ class LogOutput:
                 pass  # the loop has ended
 
     def close(self) -> None:
-        """Write what waits, as far as it is taken within :data:`LAST_WAIT`."""
+        """Write the buffer, as far as that is possible within :data:`LAST_WAIT`."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -92,7 +91,7 @@ class LogOutput:
         self.flush()
 
     def _flushed(self) -> bool:
-        """Write what can be written now; whether that was all."""
+        """Write without waiting. Returns whether the buffer is empty."""
         waiting = self._waiting
         try:
             while waiting:
@@ -106,7 +105,7 @@ class LogOutput:
                 del waiting[:count]
         except BlockingIOError:
             return False
-        except OSError:  # no space left, or nobody reads it any more: perhaps there is, or somebody does, later
+        except OSError:  # the disk is full, or the reader has gone; later writes may succeed
             self._lose(waiting.count(b"\n"))
             waiting.clear()
             return True
@@ -122,7 +121,7 @@ class LogOutput:
 
 
 def output_for(stream: Any, on_lost: Callable[[int], None]) -> LogOutput | None:
-    """An output over what ``stream`` writes to; ``None`` if that is no descriptor."""
+    """An output over the descriptor of ``stream``; ``None`` if it has none."""
     try:
         return LogOutput(stream, on_lost)
     except (OSError, ValueError, AttributeError):
@@ -130,23 +129,23 @@ def output_for(stream: Any, on_lost: Callable[[int], None]) -> LogOutput | None:
 
 
 class SafeRecords(logging.Filter):
-    """Makes a record one that a log can have, whoever made it: messages are one line (those of errors may have more,
-    since tracebacks do), of a bounded length, without control characters and without the secrets of URLs."""
+    """Makes log records of any origin safe: a single line (errors may have several, as tracebacks do) of bounded
+    length, without control characters, without secrets in URLs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             text = record.getMessage()
-        except Exception:  # arguments that don't fit: logging would print a traceback for it
+        except Exception:  # arguments that don't fit: logging would print a traceback
             text = str(record.msg)
         keep_lines = record.levelno >= logging.ERROR
         if keep_lines:
             text = _bounded(text)
-        elif len(text) > MESSAGE_LONGEST:
-            text = text[:MESSAGE_LONGEST] + "[...]"
+        elif len(text) > MESSAGE_MAX:
+            text = text[:MESSAGE_MAX] + "[...]"
         record.msg, record.args = for_log(text, keep_lines=keep_lines), None
         trace = record.exc_text
         if not trace and record.exc_info and record.exc_info[0] is not None:
-            # What a formatter would put there. Messages of exceptions have in them what clients and origins have sent.
+            # As a formatter would do it. Messages of exceptions may quote clients and origins.
             trace = logging.Formatter().formatException(record.exc_info)
         if trace:
             record.exc_text = for_log(_bounded(trace), keep_lines=True)
@@ -154,25 +153,25 @@ class SafeRecords(logging.Filter):
 
 
 def _bounded(text: str) -> str:
-    """A text of several lines: the beginning and the end of one that is too long, and the beginning of each line."""
-    if len(text) > 2 * SIDE_LONGEST:
-        # Whole lines of the end: what begins in the middle of a URL would not be known for one.
-        end = text[-SIDE_LONGEST:].partition("\n")[2]
-        text = text[:SIDE_LONGEST] + "[...]" + (f"\n{end}" if end else "")
+    """Shorten a text of several lines to its beginning and its end, and each of its lines."""
+    if len(text) > 2 * SIDE_MAX:
+        # The end begins with a whole line: half a URL would not be recognised and redacted.
+        end = text[-SIDE_MAX:].partition("\n")[2]
+        text = text[:SIDE_MAX] + "[...]" + (f"\n{end}" if end else "")
     lines = text.split("\n")
-    return "\n".join([line if len(line) <= MESSAGE_LONGEST else line[:MESSAGE_LONGEST] + "[...]" for line in lines])
+    return "\n".join([line if len(line) <= MESSAGE_MAX else line[:MESSAGE_MAX] + "[...]" for line in lines])
 
 
 _SAFE: Final = SafeRecords()
 
 
 def make_records_safe(prefixes: Iterable[str]) -> Callable[[], None]:
-    """Have all loggers below these names log safe records, for every handler there is. Returns what ends that."""
-    wanted = tuple(prefixes)
+    """Add the filter to all loggers below these names, for all handlers. Returns a function that removes it."""
+    parents = tuple(prefixes)
     loggers = [
         logging.getLogger(name)
         for name in list(logging.root.manager.loggerDict)
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted)
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in parents)
     ]
     for logger in loggers:
         logger.addFilter(_SAFE)

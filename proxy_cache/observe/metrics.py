@@ -1,4 +1,4 @@
-"""The numbers, under the names that dashboards rely on. No URL, host, path or client ever becomes a label."""
+"""The metrics; dashboards rely on their names. No URL, host, path or client ever becomes a label."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NOT_STORED = (
     "no-store", "private", "set-cookie", "vary-star", "no-freshness", "status", "authorization", "credentials",
     "request-no-store", "partial", "bypass", "signed-url", "invalidated", "store", "other",
 )  # fmt: skip
-"""Why responses are not stored: as the clients are told in Cache-Status, and what they can't be told since it comes
-about later. A reason that isn't here counts as ``other``."""
+"""Reasons for not storing a response: those in Cache-Status, and those that are known only after the head was sent.
+Others count as ``other``."""
 
 
 class Metrics(Collector):
     """All metrics of one proxy, in a registry of their own.
 
-    What every request adds to is counted here, on the loop, in numbers of our own; the counters, whose locks would cost
-    a twentieth of a hit, are brought up to date when they are asked for. For that this is a collector, too: the first,
-    and one without metrics.
+    Counts that change with every request are plain numbers here, changed on the loop; the locks of the counters would
+    cost a twentieth of a hit. The counters are updated when they are scraped: for that this is a collector itself, the
+    first one, without metrics.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Metrics(Collector):
         self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
         self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
-        # There from the start, so that the first of each is an increase.
+        # All label values exist from the start, so that the first event is an increase.
         for reason in ("no_space", "too_large", "too_many_pieces", "busy", "write", "read", "index"):
             self.store_failures.labels(reason)
         for outcome in ("found", "unknown", "timeout", "rejected"):
@@ -109,12 +109,12 @@ class Metrics(Collector):
             self.origin_fetches.labels(outcome)
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
-        # Looking a child up by its label takes longer than to count.
+        # Looking up a child by its label takes longer than counting.
         self._fetches: dict[str, Counter] = {}
         self._served: dict[str, Counter] = {}
         self._hit_bytes = self.bytes_served.labels("hit")
 
-    # -- what the parts report ----------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------
 
     def fill_ended(self, outcome: str) -> None:
         child = self._fetches.get(outcome)
@@ -125,15 +125,15 @@ class Metrics(Collector):
     def not_stored(self, reason: str) -> None:
         self._add(self._not_stored.get(reason) or self._not_stored["other"], 1)
 
-    def served(self, source: str, size: int) -> None:
-        """Bytes of body were sent to a client."""
-        child = self._served.get(source)
+    def served(self, served_from: str, size: int) -> None:
+        """``size`` bytes of body were sent to a client."""
+        child = self._served.get(served_from)
         if child is None:
-            child = self._served[source] = self.bytes_served.labels(source)
+            child = self._served[served_from] = self.bytes_served.labels(served_from)
         self._add(child, size)
 
     def tunnel_closed(self, seconds: float) -> None:
-        """``seconds``: how long it was open."""
+        """A tunnel that was open for so many seconds."""
         self.tunnel_seconds.observe(seconds)
 
     def queue_waited(self, outcome: str, seconds: float) -> None:
@@ -154,30 +154,30 @@ class Metrics(Collector):
     def evicted(self, count: int) -> None:
         self.evictions.inc(count)
 
-    def answered(self, source: str, collapsed: bool) -> None:
-        """One GET or HEAD of the cache's own was answered."""
-        if source in ("hit", "stale", "revalidated"):
+    def answered(self, served_from: str, collapsed: bool) -> None:
+        """The cache answered a GET or HEAD."""
+        if served_from in ("hit", "stale", "revalidated"):
             self._add(self.hits, 1)
-        elif source in ("miss", "coalesced"):
+        elif served_from in ("miss", "coalesced"):
             self._add(self.misses, 1)
         if collapsed:
             self._add(self.coalesced, 1)
 
     def hit(self, size: int) -> None:
-        """A GET was answered from the store; ``size`` bytes of body."""
+        """A GET was answered from the store, with ``size`` bytes of body."""
         self._new_hits += 1
         self._new_hit_bytes += size
 
     @property
     def hits_so_far(self) -> int:
-        """A number that changes with every hit, and when the metrics are asked for."""
+        """Changes with every hit, and with every scrape."""
         return self._new_hits
 
     def _add(self, counter: Counter, count: int) -> None:
         self._new[counter] = self._new.get(counter, 0) + count
 
     def collect(self) -> Iterable[Metric]:
-        """Before the other collectors are asked."""
+        """Called before the other collectors."""
         self._add(self.hits, self._new_hits)
         self._add(self._hit_bytes, self._new_hit_bytes)
         self._new_hits = self._new_hit_bytes = 0
@@ -190,7 +190,7 @@ class Metrics(Collector):
         return ()
 
     def observe(self, gauges: dict[str, Callable[[], float]]) -> None:
-        """Gauges that are read when they are asked for, so that keeping them costs a request nothing."""
+        """Set functions for gauges: they are called at a scrape, and cost requests nothing."""
         for name, function in gauges.items():
             getattr(self, name).set_function(function)
 
@@ -199,5 +199,5 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 
 
 def method_label(method: str) -> str:
-    """A method as a label: clients may send any token, and must not be able to make new time series."""
+    """A method as a label. Clients may send any token, which must not create time series."""
     return method if method in _METHODS else "other"

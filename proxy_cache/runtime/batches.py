@@ -1,8 +1,7 @@
-"""Alike things one after the other.
+"""Run similar callbacks back to back: ten sends in a row keep code and data in the CPU cache.
 
-A miss goes through hundreds of kilobytes of the interpreter, of Python and of the kernel. Ten of them, each from its
-first byte to its last, find little of that in the processor's caches; ten that are sent one after the other find it
-there. And whoever is sent something is awake when the next thing arrives, and has not to be woken up for it.
+A miss runs through hundreds of kilobytes of code: the interpreter, Python, the kernel. Ten misses, each from its first
+byte to its last, evict each other's code from the cache. A receiver also is still awake when the next bytes arrive.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
-class Stage:
-    """Calls that are put off until everything that is there now has come as far. They are made in the loop's next turn,
-    in the order in which they were asked for."""
+class CallBatch:
+    """Callbacks batched into the next loop turn, in order."""
 
     __slots__ = ("_calls",)
 
@@ -25,7 +23,7 @@ class Stage:
         self._calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
     def add(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call it then. What it raises is logged, and keeps no other from being called."""
+        """Add a call. If it raises, that is logged, and the others are made all the same."""
         if not self._calls:
             asyncio.get_running_loop().call_soon(self._make_all)
         self._calls.append((function, arguments))

@@ -1,10 +1,10 @@
-"""When Python's collector runs.
+"""Schedules Python's garbage collector.
 
-Its own measure is how many objects have been made, and hits make none. What a connection of mitmproxy's has held,
-megabytes of buffers perhaps, hangs in circles of few objects, and would stay until misses bring enough of them. So a
-while after connections have closed the young objects are looked at, and now and then all of them: in a moment when
-nobody waits for the loop, or as soon as it takes no longer than the time since the last look pays for. (The looks at
-the young ones keep Python's own measure from ever being reached: nothing else would look at the old ones.)
+By default it runs after a number of new objects, and hits make none. A closed connection of mitmproxy's is a cycle of
+few objects that may hold megabytes of buffers, which would stay until misses make enough objects. So the young
+generation is collected a while after connections close, and now and then all objects: in a quiet moment, or when the
+time since the last full collection pays for the pause. (Python would never start a full one by itself: the collections
+of the young generation reset its count.)
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ from collections.abc import Callable
 from typing import Any, Final
 
 SOON: Final = 1.0
-"""Seconds from a connection's end to a look at what was made since the last looks."""
+"""Seconds from the end of a connection to a collection of the young generation."""
 FULL_AFTER: Final = 32
-"""Connections that have closed, after which everything is looked at: some were there long enough not to be young."""
+"""Closed connections before a full collection: some of them lived long enough to leave the young generation."""
 FULL_EVERY: Final = 10.0
-"""Seconds between looks at everything."""
+"""Least seconds between full collections."""
 PAUSE: Final = 0.004
-"""Seconds that a look at everything may take while requests come, for each :data:`FULL_EVERY` since the last one. If it
-takes longer, it waits for a quiet moment, but"""
+"""Seconds that a full collection may take under load, for each :data:`FULL_EVERY` since the last one. If it is expected
+to take longer, it waits for a quiet moment."""
 PATIENCE: Final = 120.0
-"""seconds at most, if there is much more than what that look has left: garbage that grows is worth any pause."""
+"""Seconds after which it waits no longer, if the old objects have grown much: then any pause is worth it."""
 GROWTH: Final = 1.25
-"""Which is so many times as many objects (as in CPython's own rule, which keeps the looks' cost linear), and"""
-FEW: Final = 20_000
-"""so many more."""
+"""Much growth: the factor (as in CPython's own rule, which keeps the total cost linear)."""
+GROWTH_MIN: Final = 20_000
+"""Much growth: the number of further objects."""
 OBJECT: Final = 2e-7
-"""Seconds that one old object takes, before that was measured."""
+"""Seconds per old object, until that was measured."""
 QUIET_FOR: Final = 0.25
-"""Seconds without a request, which is such a moment."""
+"""Seconds without a request that make a quiet moment."""
 
 
-def calm() -> None:
-    """Python's collector looks at every long-lived object again and again: a quarter of a miss, measured, and more with
-    every entry in the index. What there is at start never becomes garbage; what comes later is looked at less often,
-    and not too much of it at a time: an object takes up to 2.5 µs, being in no cache by then, and the loop stands
-    still meanwhile."""
+def tune() -> None:
+    """Set the collector's thresholds. By default it visits every long-lived object again and again: a quarter of the
+    cost of a miss (measured), and more with every entry in the index. Objects that exist at the start never become
+    garbage, and are frozen. Later ones are collected less often, and few at a time: visiting one takes up to 2.5 µs if
+    it is in no CPU cache, and blocks the loop."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(3_000, 1, 200)
 
 
 class Collector:
-    """Collects what closed connections leave. ``activity()`` gives something else whenever there were requests, and
-    ``None`` while some are being answered."""
+    """Collects the remains of closed connections. ``activity()`` returns another value after each request, and ``None``
+    while requests are being answered."""
 
     def __init__(self, activity: Callable[[], Any]) -> None:
         self._activity = activity
         self._closed = 0
-        """Connections since the last look at the young objects, and"""
+        """Connections closed since the last collection."""
         self._closed_since_full = 0
-        """since the last one at all of them."""
+        """Connections closed since the last full collection."""
         self._is_trimmed = True
-        """Whether what is free has been given back to the system."""
+        """Whether free memory was returned to the system."""
         self._timer: asyncio.TimerHandle | None = None
         self._full_at = time.monotonic() - FULL_EVERY
         self._asked_at = self._full_at
-        """When it was last asked whether that is too long ago."""
+        """When :meth:`_is_worth_it` last counted the objects."""
         self._left = 0
-        """Old objects that the last look at everything has left, and"""
+        """Old objects after the last full collection."""
         self._object = OBJECT
-        """the seconds that it took for each."""
+        """Seconds that it took per old object."""
         self._trim = _malloc_trim()
 
     def connection_closed(self) -> None:
@@ -84,7 +84,7 @@ class Collector:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look, self._activity())
 
     def _look(self, before: Any) -> None:
-        """Do what there is to do as far as this is a moment for it; the rest is for a later one."""
+        """Collect as far as the moment allows; the rest waits for a later one."""
         self._timer = None
         now = self._activity()
         is_quiet = now is not None and now == before
@@ -103,15 +103,15 @@ class Collector:
             self._look_after(QUIET_FOR)
 
     def _is_worth_it(self) -> bool:
-        """Whether everything is to be looked at although requests come."""
+        """Whether to make a full collection under load."""
         now = time.monotonic()
         if now < self._asked_at + FULL_EVERY:
-            return False  # to count the objects takes time, too
+            return False  # counting the objects takes time, too
         self._asked_at = now
         elapsed, old = now - self._full_at, len(gc.get_objects(2))
         if old * self._object <= PAUSE * elapsed / FULL_EVERY:
             return True
-        return elapsed >= PATIENCE and old >= GROWTH * self._left + FEW
+        return elapsed >= PATIENCE and old >= GROWTH * self._left + GROWTH_MIN
 
     def _look_at_all(self) -> None:
         old = len(gc.get_objects(2))
@@ -119,14 +119,14 @@ class Collector:
         gc.collect()
         self._full_at = time.monotonic()
         self._left = len(gc.get_objects(2))
-        if old >= FEW / 10:
+        if old >= GROWTH_MIN / 10:
             self._object = (self._full_at - started) / old
         self._closed_since_full = 0
         self._is_trimmed = False
 
 
 def _malloc_trim() -> Callable[[int], object]:
-    """glibc keeps what is freed for itself, unless it is told to give it back; other libraries have no such call."""
+    """glibc's call for returning free memory to the system; does nothing with other C libraries."""
     try:
         trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):

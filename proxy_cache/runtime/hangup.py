@@ -1,9 +1,9 @@
 """SIGHUP, from the first moment on: unhandled, it would end the process without a drain.
 
-It is caught before anything that takes long is imported (so this file imports little), and remembered until somebody
-asks to hear of it. Once the proxy has stopped the signal is ignored, not unhandled: a handler beside an event loop
-that closes makes Python write to the loop's closed socket, or to what has its number by then
-(``signal.set_wakeup_fd``), and no handler would leave a gap at the end.
+It is caught before any slow import (so this file imports little), and remembered until :func:`listen`. After the proxy
+has stopped the signal is ignored. Without any handler it would still end the process; with one, beside an event loop
+that is closing, Python would write to the loop's closed socket, or to another file with its number
+(``signal.set_wakeup_fd``).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _listener: tuple[asyncio.AbstractEventLoop, Callable[[], None]] | None = None
 
 
 def catch() -> None:
-    """Take the signal. Idempotent: a script may be loaded again."""
+    """Install the handler. Idempotent: a script may be loaded again."""
     global _caught, _was_ignored
     if _caught or threading.current_thread() is not threading.main_thread():
         return
     _caught = True
     _was_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signal.signal(signal.SIGHUP, _on_signal)
-    # Python puts the default action back, at the very end, for what has a handler: not for what is ignored.
+    # At its very end Python restores the default action of handled signals, but not of ignored ones.
     atexit.register(_handle, signal.SIG_IGN)
 
 
 def listen(callback: Callable[[], None]) -> None:
-    """Call this on the running loop for the signals from now on, in place of whoever listened before; at once if one
-    has come already. Signals that come faster than the loop turns are one."""
+    """Call ``callback`` on the running loop for each signal from now on, in place of the previous one; at once if a
+    signal is pending. Signals within one turn of the loop count once."""
     global _listener
     _listener = (asyncio.get_running_loop(), callback)
     _handle(_on_signal)
@@ -47,16 +47,15 @@ def listen(callback: Callable[[], None]) -> None:
         _listener[0].call_soon(_tell)
 
 
-def calm() -> None:
-    """Let signals that come faster than the loop turns be lost in silence. Python reports each that no longer fits
-    into the loop's socket, and in 3.11 the report takes a lock inside the signal handler: a process that happens to
-    hold it stands still for good. Call it once mitmproxy has its own handlers."""
+def quiet_wakeups() -> None:
+    """Silence Python's warning about signals that don't fit into the loop's socket. In 3.11 it takes a lock inside the
+    signal handler, which deadlocks a process that holds the lock. Call it once mitmproxy has set its own handlers."""
     if _caught and threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
 def ignore(callback: Callable[[], None]) -> None:
-    """Ignore the signal from now on, unless somebody else listens by now (a script that was loaded again)."""
+    """Ignore the signal from now on, unless another callback listens by now (of a script that was loaded again)."""
     global _listener
     if _listener is not None and _listener[1] == callback:
         _listener = None
@@ -64,14 +63,14 @@ def ignore(callback: Callable[[], None]) -> None:
 
 
 def was_ignored() -> bool:
-    """Whether the process was started so that a terminal which closes does not end it (nohup)."""
+    """Whether the process was started with the signal ignored (nohup)."""
     return _was_ignored
 
 
 def _handle(handler: Any) -> None:
     if not _caught or threading.current_thread() is not threading.main_thread():
         return
-    # Blocked meanwhile: Python complains of a signal that came for a handler which is no more.
+    # Blocked meanwhile: Python reports an error for a signal whose handler was just removed.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         signal.signal(signal.SIGHUP, handler)
@@ -95,8 +94,7 @@ def _tell() -> None:
 
 
 def terminal_is_gone() -> bool:
-    """Whether what is printed goes to a terminal that has been closed: then the signal is the kernel's, or the
-    shell's, and not an operator's."""
+    """Whether stdout or stderr is a closed terminal: then the kernel or the shell sent the signal, not an operator."""
     return any(_is_hung_up(stream) for stream in (sys.stdout, sys.stderr))
 
 
@@ -113,7 +111,7 @@ def _is_hung_up(stream: Any) -> bool:
 
 
 def _is_terminal(descriptor: int) -> bool:
-    """Whether it is, or was, a terminal: isatty(3) says no once it is hung up, so the device's number (Linux: 4 and 5
-    for consoles, 136 to 143 for pseudoterminals) has to tell."""
+    """Whether it is or was a terminal. isatty(3) denies it after a hangup, so the device number decides (Linux: 4 and 5
+    for consoles, 136 to 143 for pseudoterminals)."""
     major = os.major(os.fstat(descriptor).st_rdev)
     return major in (4, 5) or 136 <= major <= 143

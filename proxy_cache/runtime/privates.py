@@ -1,8 +1,8 @@
-"""Names inside other people's code that we depend on, and whether they are still what we know.
+"""Checks of private names in libraries that features of the proxy depend on.
 
-A private or undocumented name may be gone, or take other arguments, in any release. So each is written down here with
-how we use it, by the part of the proxy that needs it, and looked up before that part is used: where one has changed its
-part is off, and the proxy goes on without. (The tables: ``mitm/compat.py`` for mitmproxy, ``loop.py`` for asyncio.)
+A private or undocumented name may be gone, or have another signature, in any release. So each feature lists the names
+it needs and how it uses them, and they are checked before it is used: if one has changed, the feature is off, and the
+proxy runs without it. (The lists: ``mitm/compat.py`` for mitmproxy, ``loop.py`` for asyncio.)
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Name:
 
     where: str
     parameters: str | None = None
-    """What we call it with: names of parameters by position, after ``*`` by keyword. ``None``: it isn't called."""
+    """Parameters that we pass: by position, after ``*`` by keyword. ``None``: it isn't called."""
     is_overridden: bool = False
-    """Whether it is a method that we replace: its callers pass what it says, so it has to be the same to a letter."""
+    """Whether we replace this method: then its signature has to be exactly the same, since others call ours."""
     is_attribute: bool = False
-    """Whether its owner's methods give it to each instance."""
+    """Whether it is an attribute of instances."""
 
     def problem(self) -> str | None:
-        """What has changed, in words; ``None`` if nothing has."""
+        """The change in words; ``None`` if there is none."""
         module_name, _, path = self.where.partition(":")
         short = f"{module_name.rpartition('.')[2]}.{path}"
         try:
@@ -54,13 +54,13 @@ class Name:
         try:
             signature = inspect.signature(found)
         except (TypeError, ValueError):
-            return None  # a function of C's that doesn't tell
+            return None  # a C function without a signature
         fits = _is_same if self.is_overridden else _takes
         return None if fits(signature, self.parameters) else f"{short} (takes {_shown(signature)} now)"
 
 
 def find(where: str) -> Any:
-    """The object of this name, ``package.module:Class``, or ``None``: then its part is off, and nobody uses it."""
+    """The object of this name, ``package.module:Class``, or ``None``: then its feature is off, and it is not used."""
     module_name, _, path = where.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -72,25 +72,25 @@ def find(where: str) -> Any:
 
 
 def names(owner: str, several: str) -> Iterator[Name]:
-    """That these are there: ``names("package.module", "This That")``, or of a class, ``"package.module:Class"``."""
+    """Names that have to exist: ``names("package.module", "This That")``, or of a class, ``"package.module:Class"``."""
     for one in several.split():
         yield Name(f"{owner}.{one}" if ":" in owner else f"{owner}:{one}")
 
 
 def attributes(owner: str, several: str) -> Iterator[Name]:
-    """The same of what instances of a class have."""
+    """Attributes that instances of a class have to have."""
     for one in several.split():
         yield Name(f"{owner}.{one}", is_attribute=True)
 
 
 def calls(owner: str, **functions: str) -> Iterator[Name]:
-    """Functions, methods and classes that we call, with the names of the parameters that we pass."""
+    """Functions, methods and classes that we call, with the parameters that we pass."""
     for one, parameters in functions.items():
         yield Name(f"{owner}.{one}" if ":" in owner else f"{owner}:{one}", parameters)
 
 
 def overrides(owner: str, **methods: str) -> Iterator[Name]:
-    """Methods of a class that one of ours replaces, with their parameters after ``self``."""
+    """Methods of a class that we override, with their parameters after ``self``."""
     for one, parameters in methods.items():
         yield Name(f"{owner}.{one}", f"self, {parameters}" if parameters else "self", is_overridden=True)
 
@@ -102,7 +102,7 @@ def _split(parameters: str) -> tuple[list[str], list[str]]:
 
 
 def _takes(signature: inspect.Signature, parameters: str) -> bool:
-    """Whether a call may be made as we make it, and means the same."""
+    """Whether our call still fits, with the same meaning."""
     by_position, by_keyword = _split(parameters)
     known = list(signature.parameters.values())
     if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in known[:1]):
@@ -131,7 +131,7 @@ def _shown(signature: inspect.Signature) -> str:
 
 
 def _gives(owner: Any, name: str) -> bool:
-    """Whether instances of a class have this attribute, as far as the class can tell."""
+    """Whether instances of a class have this attribute, judging by the code of the class."""
     for each in owner.__mro__:
         if name in vars(each) or name in getattr(each, "__annotations__", {}):
             return True
@@ -142,40 +142,40 @@ def _gives(owner: Any, name: str) -> bool:
     return False
 
 
-class Part:
-    """A part of the proxy that is off where one of the names that it needs has changed."""
+class Feature:
+    """A feature of the proxy that is off if a name it needs has changed."""
 
-    __slots__ = ("_owner", "_told", "effect", "is_on", "needs", "problems", "title")
+    __slots__ = ("_is_reported", "_owner", "effect", "is_on", "needs", "problems", "title")
 
     def __init__(self, title: str, effect: str, needs: Iterable[Name] = ()) -> None:
-        """``title``: of the part; ``effect``: what it means for users that it is off. Both are for the log."""
+        """For the log, ``title`` and ``effect``: the consequence for users if the feature is off."""
         self.title = title
         self.effect = effect
         self.needs = tuple(needs)
         self.problems: list[str] = []
         self.is_on = True
-        self._told = False
+        self._is_reported = False
         self._owner = "mitmproxy"
 
     def __repr__(self) -> str:
         return f"<{self.title}: {'on' if self.is_on else 'off, ' + ', '.join(self.problems)}>"
 
     def check(self, owner: str) -> None:
-        """Look all names up. ``owner``: whose they are, with the version, as ``mitmproxy 12.3.1``."""
+        """Look all names up. ``owner``: the library and its version, such as ``mitmproxy 12.3.1``."""
         self._owner = owner
         found = dict.fromkeys(problem for name in self.needs if (problem := name.problem()) is not None)
         self.problems = list(found)
         self.is_on = not found
 
     def lose(self, problem: str, logger: logging.Logger | None = None) -> None:
-        """Switch the part off for something that was found out later; said in ``logger`` at once."""
+        """Switch the feature off for a problem found later, and log that at once if there is a ``logger``."""
         self.problems.append(problem)
         self.is_on = False
         if logger is not None:
             report([self], logger)
 
     def guard(self, logger: logging.Logger, work: Callable[[], None]) -> None:
-        """Do what touches instances, of which only the first one tells whether they are what we know."""
+        """Run code that touches private attributes of instances, and switch the feature off if they are missing."""
         if self.is_on:
             try:
                 work()
@@ -183,12 +183,12 @@ class Part:
                 self.lose(" ".join(str(error).split()), logger)
 
 
-def report(parts: Iterable[Part], logger: logging.Logger) -> None:
-    """One line for all parts that are off for the same reason, once."""
-    lost: dict[tuple[str, ...], list[Part]] = {}
+def report(parts: Iterable[Feature], logger: logging.Logger) -> None:
+    """Log one line for all features that are off for the same reason, once."""
+    lost: dict[tuple[str, ...], list[Feature]] = {}
     for part in parts:
-        if not part.is_on and part.problems and not part._told:
-            part._told = True
+        if not part.is_on and part.problems and not part._is_reported:
+            part._is_reported = True
             lost.setdefault((part._owner, *part.problems), []).append(part)
     for (owner, *problems), found in lost.items():
         shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")

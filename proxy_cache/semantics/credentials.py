@@ -1,9 +1,9 @@
-"""Names that speak of secrets and of who is asking: of request fields, and of parameters in URLs.
+"""Names of request fields and URL parameters that carry secrets or identify the user.
 
-The one list of them. RFC 9111 §3.5 speaks of Authorization alone, but many services take something else: a key, a
-token, a cookie, or what a gateway in front says of the user. What is answered to a request with one of these fields may
-be for its sender only, they are not kept where they can be read, and they are not sent back to anybody. Parameters with
-such names are not shown in logs.
+The only list of them. RFC 9111 §3.5 is about Authorization alone, but many services use something else: a key, a token,
+a cookie, or fields in which a gateway names the user. The response to a request with such a field may be for its sender
+only. Such fields are not stored in readable form, and not sent back to anybody; parameters with such names are not
+logged.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from .headers import Headers
-
-# Names that are in use, so that nobody has to wonder whether the expression below finds one. Package registries and
-# repository managers, continuous integration, clouds, and what frameworks use.
+# Names in use: by package registries and repository managers, continuous integration, clouds, frameworks. (Many also
+# match the expression below; listed, they are certain.)
 LISTED: Final = frozenset(
     {
         "authorization", "proxy-authorization", "cookie", "cookie2", "dpop", "signature", "signature-input",
@@ -32,7 +29,7 @@ LISTED: Final = frozenset(
         "x-ms-authorization-auxiliary", "x-functions-key", "x-zumo-auth", "ocp-apim-subscription-key",
         "x-consul-token", "x-nomad-token", "x-vault-token", "dd-api-key", "dd-application-key",
         "x-shopify-access-token", "x-figma-token",
-        # What gateways and TLS terminators say of who is asking (RFC 9440 and its forerunners).
+        # Fields in which gateways and TLS terminators name the user (RFC 9440 and its forerunners).
         "remote-user", "remote-name", "remote-email", "remote-groups", "x-remote-user", "x-remote-group", "x-user",
         "x-user-id", "x-user-email", "x-username", "x-email", "x-forwarded-user", "x-forwarded-email",
         "x-forwarded-groups", "x-forwarded-preferred-username", "x-authenticated-user", "x-auth-request-user",
@@ -46,9 +43,9 @@ LISTED: Final = frozenset(
     }
 )  # fmt: skip
 
-# And what looks like one of them. Too much is better than too little: a name too many costs a response that says
-# nothing about caching its place in the cache, and a parameter its value in the log. Long stems count anywhere in the
-# name, short ones as a word of their own ("sig" but not "design", "pin" but not "ping").
+# And names that look like one. Too many are better than too few: a false match only keeps a response without caching
+# fields out of the cache, and a parameter's value out of the log. Long stems match anywhere in the name, short ones as
+# a separate word ("sig" but not "design", "pin" but not "ping").
 _STEMS: Final = (
     r"token|secret|passw|passphrase|passcode|signature|credential|session|sess[_-]?id|jwt|saml|bearer|cookie"
     r"|access[_-]?key|api[_-]?key|key$|otp$|auth(?!or(?!i[sz]))"
@@ -56,29 +53,36 @@ _STEMS: Final = (
 _WORDS: Final = r"sig|pass|pwd|sid|otp|pin"
 _WHO: Final = r"|(?:^|[_-])user(?:$|[_-]?(?:name|id|email|login)$)|principal|impersonate|oidc|client[_-]?cert|[_-]dn$"
 _SENSITIVE: Final = re.compile(rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS})(?:$|[^a-z0-9]){_WHO}")
-# A parameter may say who somebody is: that is no secret.
+# A user's name in a parameter is no secret.
 _PARAMETER: Final = re.compile(
     rf"{_STEMS}|(?:^|[^a-z0-9])(?:{_WORDS}|key|code|x-amz-.*|x-goog-.*)(?:$|[^a-z0-9])", re.DOTALL
 )
 
 
+class HasNames(Protocol):
+    """Fields with lower-case names, such as :class:`.headers.Headers`."""
+
+    @property
+    def names(self) -> frozenset[str]: ...
+
+
 def is_secret_parameter(name: str) -> bool:
-    """Whether the value of a parameter of this name, which is lower-case, opens something."""
+    """Whether a parameter of this lower-case name carries a secret."""
     return _PARAMETER.search(name) is not None
 
 
 def is_credential(name: str, more: Set[str] = frozenset()) -> bool:
-    """Whether a field of this name, which is lower-case, says who is asking. ``more``: further names."""
+    """Whether a field of this lower-case name identifies the user. ``more``: further names."""
     return name in more or (_remembered(name) if len(name) <= 64 else _is_one(name))
 
 
-def has_credentials(request: Headers, more: Set[str] = frozenset()) -> bool:
-    """Whether a request says who is asking."""
+def has_credentials(request: HasNames, more: Set[str] = frozenset()) -> bool:
+    """Whether a request identifies its user."""
     return any(is_credential(name, more) for name in request.names)
 
 
-def credentials_of(request: Headers, more: Set[str] = frozenset()) -> frozenset[str]:
-    """The fields of a request that say who is asking, by their names."""
+def credentials_of(request: HasNames, more: Set[str] = frozenset()) -> frozenset[str]:
+    """The names of the fields that identify a request's user."""
     return frozenset(name for name in request.names if is_credential(name, more))
 
 
@@ -93,11 +97,11 @@ _named: frozenset[str] = frozenset()
 
 
 def use(names: frozenset[str]) -> None:
-    """Fields that the operator has named as well, for what :func:`is_shown` tells; for the process."""
+    """Set the operator's further names for :func:`is_shown`, for the whole process."""
     global _named
     _named = names
 
 
 def is_shown(name: str) -> bool:
-    """Whether a log may have the value of a field of this name, which is lower-case."""
+    """Whether the value of a field of this lower-case name may be logged."""
     return not is_credential(name, _named)

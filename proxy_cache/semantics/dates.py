@@ -1,4 +1,4 @@
-"""HTTP-date (RFC 9110 §5.6.7): the form that is sent, and the two old ones that a recipient must accept."""
+"""HTTP-date (RFC 9110 §5.6.7): the current form, and two obsolete ones that recipients must accept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIME = r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})"
 _MONTH = r"(?P<month>[a-z]{3})"
 _FLAGS = re.IGNORECASE | re.ASCII
 # RFC 9111 §4.2: "a cache recipient SHOULD match the field value case-insensitively", and "SHOULD consider a date with a
-# zone abbreviation other than GMT to be invalid". The name of the day says nothing that the date doesn't.
+# zone abbreviation other than GMT to be invalid". The name of the day is redundant, and not checked.
 _FORMS: Final = (
     re.compile(rf"[a-z]{{3}}, (?P<day>\d{{2}}) {_MONTH} (?P<year>\d{{4}}) {_TIME} GMT", _FLAGS),  # IMF-fixdate
     re.compile(rf"[a-z]{{6,9}}, (?P<day>\d{{2}})-{_MONTH}-(?P<year>\d{{2}}) {_TIME} GMT", _FLAGS),  # RFC 850
@@ -34,7 +34,7 @@ _REMEMBER_LENGTH: Final = 64  # characters; no HTTP-date is longer
 
 def parse_http_date(value: str) -> float | None:
     """Unix seconds, or ``None`` if this is not an HTTP-date."""
-    # The Date of one response is asked for more than once, and is that of all others of its second.
+    # Cached: the Date of a response is parsed several times, and all responses of a second share it.
     return _remembered(value) if len(value) <= _REMEMBER_LENGTH else _parse(value)
 
 
@@ -51,11 +51,11 @@ def _parse(value: str) -> float | None:
         return None
     year = int(found["year"])
     if len(found["year"]) == 2:
-        # RFC 9110 §5.6.7: a two-digit year "that appears to be more than 50 years in the future" is in the past. There
-        # is no clock here; the pivot of POSIX (69) gives the same for every date that is in use.
+        # RFC 9110 §5.6.7: a two-digit year "that appears to be more than 50 years in the future" is in the past.
+        # POSIX's pivot (69) gives the same for all dates in use, without a clock.
         year += 1900 if year >= 69 else 2000
     day, hour, minute, second = (int(found[part]) for part in ("day", "hour", "minute", "second"))
-    # RFC 9110 §5.6.7: 60 is a leap second, which datetime doesn't know.
+    # RFC 9110 §5.6.7: 60 is a leap second, which datetime does not support.
     leap = second == 60
     try:
         moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
@@ -68,9 +68,9 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def format_http_date(t: float) -> str:
-    """IMF-fixdate of unix seconds ``t``, whole seconds. What is outside 1970 to 9999 is brought to its edge."""
+    """IMF-fixdate of unix seconds ``t``, in whole seconds, clamped to the years 1970 to 9999."""
     moment = time.gmtime(min(max(0.0, t), _LAST_SECOND))
-    # Not strftime, which writes in the language of the locale.
+    # Not strftime, which uses the locale's language.
     return (
         f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02d} {_MONTH_NAMES[moment.tm_mon - 1]} {moment.tm_year:04d} "
         f"{moment.tm_hour:02d}:{moment.tm_min:02d}:{moment.tm_sec:02d} GMT"

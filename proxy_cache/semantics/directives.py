@@ -1,6 +1,6 @@
 """Cache-Control (RFC 9111 §5.2) as a value.
 
-What restricts counts however sloppily it is written; what permits counts only as specified. So a typo in a header
+Restricting directives count however sloppily they are written, permitting ones only as specified. So a typo in a header
 makes the cache store less, never more.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from .headers import Headers
 
 MAX_DELTA: Final = 2**31
-"""The largest number of seconds that is told apart (RFC 9111 §1.2.2)."""
+"""The largest number of seconds; larger ones count as this (RFC 9111 §1.2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class CacheControl:
 
     no_store: bool = False
     no_cache: bool = False
-    """Unqualified: not to be used without validation."""
+    """Unqualified: no reuse without validation."""
     no_cache_fields: frozenset[str] = frozenset()
-    """Qualified: these fields are not to be used without validation."""
+    """Qualified: no reuse of these fields without validation."""
     private: bool = False
     private_fields: frozenset[str] = frozenset()
     public: bool = False
@@ -41,17 +41,17 @@ class CacheControl:
     stale_while_revalidate: int | None = None
     stale_if_error: int | None = None
     max_stale: int | None = None
-    """:data:`MAX_DELTA` if the directive has no argument: any staleness will do."""
+    """:data:`MAX_DELTA` if the directive has no argument: any staleness is accepted."""
     min_fresh: int | None = None
 
 
 NOTHING: Final = CacheControl()
 ONLY_IF_CACHED: Final = CacheControl(only_if_cached=True)
 _NO_CACHE: Final = CacheControl(no_cache=True)
-LENGTH_MOST: Final = 8192
-"""Characters of the lines of a Cache-Control that are read. (What is usual has less than 200.)"""
+LENGTH_MAX: Final = 8192
+"""Characters of a Cache-Control that is parsed. (Usual ones have fewer than 200.)"""
 TOO_LONG: Final = CacheControl(no_store=True, no_cache=True)
-"""What a longer one counts as: somewhere in it might be what restricts most."""
+"""A longer one counts as this: it may contain any directive."""
 
 _FLAGS: Final = {
     "no-store": "no_store",
@@ -63,7 +63,7 @@ _FLAGS: Final = {
     "immutable": "immutable",
 }
 _BARE_FLAGS: Final = {
-    # RFC 9111 §5.2: "no argument is defined (nor allowed) unless stated otherwise". These two permit something.
+    # RFC 9111 §5.2: "no argument is defined (nor allowed) unless stated otherwise". These two are permitting.
     "public": "public",
     "must-understand": "must_understand",
 }
@@ -85,46 +85,46 @@ _QUOTED: Final = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _DELIMITER: Final = re.compile(r'\\[\\"]|[",]')
 _DELTA: Final = re.compile(r"[0-9]+")
-_REMEMBER_LENGTH: Final = 512  # characters; what is longer is parsed each time, and not kept in memory
+_REMEMBER_LENGTH: Final = 512  # characters of values whose parse is cached
 
 
 def parse_delta_seconds(text: str) -> int | None:
-    """RFC 9111 §1.2.2: a non-negative number of seconds, "2147483648 (2^31)" if it is larger than we hold."""
+    """RFC 9111 §1.2.2: a non-negative number of seconds, "2147483648 (2^31)" if it is larger."""
     text = text.strip(" \t")
     if _DELTA.fullmatch(text) is None:
         return None
-    # int() refuses more than 4300 digits, and takes long for fewer.
+    # int() refuses more than 4300 digits, and is slow for a little fewer.
     text = text.lstrip("0")
     return MAX_DELTA if len(text) > 10 else min(int(text or "0"), MAX_DELTA)
 
 
 def parse_cache_control(values: Iterable[str]) -> CacheControl:
-    """The directives of all the lines of a Cache-Control header. Never raises; unknown directives are ignored."""
+    """The directives in all lines of a Cache-Control header. Never raises; ignores unknown directives."""
     lines = tuple(values)
     if not lines:
         return NOTHING
     length = sum(map(len, lines))
     if length > _REMEMBER_LENGTH:
-        return _parse(lines) if length <= LENGTH_MOST else TOO_LONG
-    # Most responses of a site, and all requests of an agent, carry the same few values.
+        return _parse(lines) if length <= LENGTH_MAX else TOO_LONG
+    # Cached: most responses of a site, and all requests of an agent, have the same few values.
     return _remembered(lines)
 
 
 def _parse(lines: tuple[str, ...]) -> CacheControl:
     directives = []
-    for line in lines:  # one by one: a quote that is left open in one line must not swallow the next
+    for line in lines:  # one by one: an unclosed quote in one line must not swallow the next
         for element in _elements(line):
             match = _DIRECTIVE.match(element)
             if match is not None:
                 argument = match[3]
                 if argument is not None and (match[2] or argument[:1].isspace()):
-                    argument = ""  # RFC 9111 §5.2 has no space around "=": what is meant can't be told
+                    argument = ""  # RFC 9111 §5.2 has no space around "=": the intention is unknown
                 directives.append((match[1], argument))
     return cache_control_of(directives)
 
 
 def cache_control_of(directives: Iterable[tuple[str, str | None]]) -> CacheControl:
-    """From names and arguments, as they came (``None``: no argument)."""
+    """From names and arguments, as received (``None``: no argument)."""
     found: dict[str, Any] = {}
     fields: dict[str, set[str]] = {}
     for name, argument in directives:
@@ -146,7 +146,7 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def _elements(line: str) -> list[str]:
-    """The members of the list, split at commas that are not in a quoted string (RFC 9110 §5.6.1)."""
+    """The members of the list, split at commas outside quoted strings (RFC 9110 §5.6.1)."""
     if '"' not in line:
         return line.split(",")
     elements = []
@@ -156,12 +156,12 @@ def _elements(line: str) -> list[str]:
         char = match[0]
         if quoted:
             quoted = char != '"'
-        elif char in ('"', '\\"'):  # a backslash means nothing outside of quotes
+        elif char in ('"', '\\"'):  # outside quotes a backslash has no meaning
             quoted = True
         elif char == ",":
             elements.append(line[start : match.start()])
             start = match.end()
-    # A quote that is never closed quotes nothing: `private="a, no-store` still says no-store.
+    # An unclosed quote quotes nothing: `private="a, no-store` still contains no-store.
     elements.extend(line[start:].split(",") if quoted else [line[start:]])
     return elements
 
@@ -179,7 +179,7 @@ def _add_fields(found: dict[str, Any], fields: dict[str, set[str]], name: str, a
     if listed:
         fields.setdefault(name, set()).update(map(str.lower, listed))
     else:
-        found[name] = True  # no argument, or one that can't be understood: all of it
+        found[name] = True  # no argument, or an unintelligible one: unqualified
 
 
 def _add_seconds(found: dict[str, Any], name: str, argument: str | None) -> None:
@@ -208,9 +208,9 @@ def request_cache_control(headers: Headers) -> CacheControl:
     if "cache-control" in headers:
         return parse_cache_control(headers.get_all("cache-control"))
     # RFC 9111 §5.4: Pragma is there "so that clients could specify a no-cache request (as Cache-Control was not defined
-    # until HTTP/1.1)". Next to Cache-Control it says nothing (RFC 7234 §5.4).
+    # until HTTP/1.1)". Next to Cache-Control it is ignored (RFC 7234 §5.4).
     values = headers.get_all("pragma")
-    if sum(map(len, values)) > LENGTH_MOST:
+    if sum(map(len, values)) > LENGTH_MAX:
         return _NO_CACHE
     for value in values:
         for element in _elements(value):

@@ -1,9 +1,9 @@
-"""Field lines of an origin's response, mended where RFC 9110 and 9112 ask a proxy to, on every way alike.
+"""Repairs field lines of responses where RFC 9110 and 9112 require it of a proxy; used for all responses.
 
-What the standard has no rule for is a line that is no field: without a colon, without a name, or with a name that is no
-token (``HTTP 1/1 302``, ``Secured by: x``). Clients skip such lines, and so is it done here: a build that works without
-the proxy works with it. Since the sender may have meant something else by them, a connection that had one is not used
-again; and one that speaks of the body's length is an error, since nobody can tell where the body ends.
+The standard has no rule for lines that are not fields: without a colon, without a name, or with a name that is not a
+token (``HTTP 1/1 302``, ``Secured by: x``). Clients skip such lines, and so does this module: a build that works
+without the proxy works with it. As the sender may have meant something by the line, its connection is not reused. If
+the line is about the length of the body it is an error: the end of the body is then unknown.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _AS_SPACE: Final = bytes.maketrans(b"\r\n\0", b"   ")
 
 
 class UnclearLength(ValueError):
-    """A line that is no field says something of the body's length."""
+    """A line that is not a field mentions the length of the body."""
 
 
 def mended(lines: Iterable[bytes]) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The fields of lines (without their ends), and how many lines were skipped.
+    """The fields in lines (without line breaks), and the number of skipped lines.
 
     RFC 9112 §5.1: "A proxy MUST remove any such whitespace" before a colon "from a response message before forwarding
     the message downstream". §5.2: obs-fold is replaced by SP. §2.2: lines with white space in front before the first

@@ -1,4 +1,4 @@
-"""How old a response is and how long it is fresh (RFC 9111 §4.2), for a shared cache."""
+"""Age and freshness lifetime of a response (RFC 9111 §4.2), for a shared cache."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ HEURISTICALLY_CACHEABLE: Final = frozenset({200, 203, 204, 206, 300, 301, 308, 4
 
 HEURISTIC_FRACTION: Final = 0.1
 """RFC 9111 §4.2.2: "A typical setting of this fraction might be 10%"."""
-HEURISTIC_MOST: Final = 24 * 3600
-"""Seconds. Nobody said that the response may be kept, so a day is the longest we dare."""
+HEURISTIC_MAX: Final = 24 * 3600
+"""Seconds. A heuristic is a guess, so it never exceeds a day."""
 
 
 def date_value(headers: Headers, response_time: float) -> float:
-    """When the origin made the response: Date, or when we received it (RFC 9110 §6.6.1)."""
+    """When the origin generated the response: Date, or else the time of receipt (RFC 9110 §6.6.1)."""
     value = headers.get("date")
     date = parse_http_date(value) if value is not None else None
     return response_time if date is None else date
 
 
 def corrected_initial_age(headers: Headers, request_time: float, response_time: float) -> int:
-    """The age in seconds that a response had on arrival (RFC 9111 §4.2.3), by its Date and by its Age."""
+    """Age of a response on arrival in seconds, from its Date and its Age (RFC 9111 §4.2.3)."""
     apparent_age = response_time - date_value(headers, response_time)
     response_delay = response_time - request_time
     corrected_age_value = age_value(headers) + (response_delay if response_delay > 0 else 0.0)
@@ -42,7 +42,8 @@ def age_value(headers: Headers) -> int:
 
 
 def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -> int | None:
-    """Seconds from ``date`` that the origin gave, by "the first match" of RFC 9111 §4.2.1; ``None`` if it gave none."""
+    """The origin's lifetime in seconds from ``date``, by "the first match" of RFC 9111 §4.2.1; ``None`` if there is
+    none."""
     if directives.s_maxage is not None:
         return directives.s_maxage
     if directives.max_age is not None:
@@ -58,11 +59,11 @@ def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -
 
 
 def heuristic_lifetime(status: int, headers: Headers, directives: CacheControl, date: float) -> int:
-    """Seconds, for a response without explicit lifetime (RFC 9111 §4.2.2); 0 if there is nothing to go by."""
+    """Lifetime in seconds of a response without an explicit one (RFC 9111 §4.2.2); 0 without Last-Modified."""
     if status not in HEURISTICALLY_CACHEABLE and not directives.public:
         return 0
     value = headers.get("last-modified")
     modified = parse_http_date(value) if value is not None else None
     if modified is None:
         return 0
-    return min(max(0, int((date - modified) * HEURISTIC_FRACTION)), HEURISTIC_MOST)
+    return min(max(0, int((date - modified) * HEURISTIC_FRACTION)), HEURISTIC_MAX)

@@ -1,4 +1,4 @@
-"""Header fields as they came: bytes, order and spelling kept, looked up without regard to case."""
+"""Header fields as received, with their order and spelling, looked up case-insensitively."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 _OWS = " \t\r\n"  # a folded line (obs-fold) may leave CR and LF at the ends of a value
 # RFC 9110 §5.5: CR, LF and NUL within a value are dangerous; a recipient rejects the message or "replace[s] each of
-# those characters with SP". Done for the values that we write.
+# those characters with SP". Applied to values that we write.
 _UNSAFE = bytes.maketrans(b"\r\n\0", b"   ")
 
 
 Line: TypeAlias = tuple[tuple[bytes, bytes], str, str]
-"""A field line taken apart: name and value as received, the lower-case name, the value as text."""
+"""A parsed field line: name and value as received, the lower-case name, the value as text."""
 
 
 class Headers:
-    """The fields of one message. Immutable: ``without``, ``set`` and ``add`` give new ones.
+    """The fields of one message. Immutable: ``without``, ``set`` and ``add`` return new ones.
 
-    Names given to methods are lower-case. Values come out as latin-1 text, which every byte has a character in, so
-    that whatever was received can be passed on unchanged.
+    Methods take lower-case names. Values are latin-1 text, which has a character for every byte: so received values can
+    be forwarded unchanged.
     """
 
     __slots__ = ("_fields", "_index", "_lines", "_packed", "is_end_to_end")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._fields: Fields | None = tuple(fields)
-        # Built by the first lookup: many Headers are only passed on.
+        # Built by the first lookup: many Headers are only forwarded.
         self._index: dict[str, str | list[str]] | None = None
         self._lines: bytes | None = None
         self._packed: bytes | None = None
         self.is_end_to_end = False
-        """Whether it is known that there is nothing for :func:`end_to_end` to do."""
+        """Whether :func:`end_to_end` would return it unchanged, if that is known."""
 
     @classmethod
     def received(cls, lines: Iterable[Line]) -> tuple[Headers, dict[str, str]]:
-        """The end-to-end fields of a message, and those that are about its connection (RFC 9110 §7.6.1), combined."""
+        """The end-to-end fields of a message, and its hop-by-hop fields (RFC 9110 §7.6.1), combined."""
         fields: list[tuple[bytes, bytes]] = []
         index: dict[str, str | list[str]] = {}
         hop: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Headers:
 
     @classmethod
     def of_packed(cls, packed: bytes) -> Headers:
-        """What :meth:`packed` has given."""
+        """The inverse of :meth:`packed`."""
         headers = cls.__new__(cls)
         headers._fields = headers._index = headers._lines = None
         headers._packed = packed
@@ -85,26 +85,25 @@ class Headers:
         return fields
 
     def packed(self) -> bytes:
-        """All fields in one piece: for the disk, and for memory."""
+        """All fields as one bytes object, for disk and memory."""
         if self._packed is None:
             self._packed = b"\r\n".join([b"%b:%b" % field for field in self._fields or ()])
         return self._packed
 
     def pack(self) -> None:
-        """Keep the fields in one piece only, until they are asked for again: a cache has tens of thousands of Headers
-        that nobody looks at, and each pair in them would be an object for Python's collector to look at."""
+        """Keep only the packed form until the next lookup. A cache has tens of thousands of idle Headers, and Python's
+        collector would visit every pair in them."""
         packed = self._packed
         if packed is None:
             packed = self.packed()
         if self._fields is not None and packed.count(b"\n") != max(len(self._fields) - 1, 0):
-            return  # a value with a line break in it, which is left as it came
+            return  # a value contains a line break: packing would not be reversible
         self._fields = self._index = self._lines = None
 
     def _lookup(self) -> dict[str, str | list[str]]:
-        """The index; built by the first who asks for it. (Who asks often looks at ``_index`` first: a miss does so some
-        forty times.)"""
-        # A value by itself is no list of one: tens of thousands of Headers are kept, and the collector would look at
-        # every list of theirs over and over.
+        """Build the index. (Callers try ``_index`` first: a miss makes some forty lookups.)"""
+        # A single value is not put in a list: with tens of thousands of Headers the collector would visit all the lists
+        # again and again.
         index: dict[str, str | list[str]] = {}
         for name, value in self.fields:
             key = _NAMES.get(name) or _named(name)
@@ -148,12 +147,12 @@ class Headers:
 
     @property
     def lines(self) -> bytes:
-        """The field lines as a request has them (RFC 9112 §5). :class:`ValueError` if one would end early."""
+        """The field lines of a request (RFC 9112 §5). Raises ``ValueError`` for a line break within one."""
         if self._lines is None:
             lines = b"".join([b"%b: %b\r\n" % field for field in self.fields])
             count = len(self.fields)
             if lines.count(b"\r") != count or lines.count(b"\n") != count or b"\0" in lines:
-                # RFC 9110 §5.5: a way to smuggle requests.
+                # RFC 9110 §5.5: this could smuggle requests.
                 raise ValueError("a line break or NUL within a header field")
             self._lines = lines
         return self._lines
@@ -174,14 +173,14 @@ class Headers:
         if not found:
             return self
         rest = Headers([field for field in self.fields if (_NAMES.get(field[0]) or _named(field[0])) not in found])
-        # What is made smaller is asked again at once: taking names out of an index is cheaper than building a new one.
+        # The result is looked up at once: removing names from a copied index is cheaper than building a new one.
         rest._index = index = index.copy()
         for name in found:
             del index[name]
         return rest
 
     def set(self, name: str, value: str) -> Headers:
-        """One line of that name, where the first one was (and spelt like it), or at the end."""
+        """With a single line of that name: in place of the first one, with its spelling, or at the end."""
         if name not in self:
             return self.add(name, value)
         key = name.encode("latin-1")
@@ -201,8 +200,8 @@ class Headers:
     def plus(self, *lines: Line) -> Headers:
         """With these lines at the end."""
         more = Headers((*(self._fields or self.fields), *[line[0] for line in lines]))
-        # For many lines a new index is cheaper: each further value of a name takes a copy of its list here, since
-        # Headers that come from one another share theirs.
+        # For many lines a new index is cheaper: lists in it are shared between Headers, so each further value of a name
+        # copies its list here.
         if self._index is not None and len(lines) <= 4:
             index = more._index = self._index.copy()
             for _, key, text in lines:
@@ -215,21 +214,21 @@ class Headers:
 
 
 _NAMES: Final[dict[bytes, str]] = {}
-"""Names as they come, and what they are looked up by; the usual ones are a few hundred."""
+"""Received names and their lower-case form; a few hundred are usual."""
 
 
 def _named(name: bytes) -> str:
     # bytes.lower() touches A-Z only, as RFC 9110 §5.1 means it ("case-insensitive", names being ASCII).
     key = name.lower().decode("latin-1")
     if len(name) < 64:
-        if len(_NAMES) >= 1024:  # somebody makes up names: the usual ones are soon back
+        if len(_NAMES) >= 1024:  # a peer makes up names; the usual ones are soon back
             _NAMES.clear()
         _NAMES[name] = key
     return key
 
 
 def field_line(name: bytes, value: bytes) -> Line:
-    """A field in parts."""
+    """Parse a field."""
     return (name, value), _NAMES.get(name) or _named(name), value.decode("latin-1").strip(_OWS)
 
 
@@ -242,7 +241,7 @@ def _unpacked(packed: bytes) -> Fields:
 
 
 def _append(index: dict[str, str | list[str]], key: str, text: str) -> None:
-    """A further line of a name, in an index that is being built: nobody else has it, or a list in it, yet."""
+    """Add a further line of a name to an index under construction, whose lists are not shared yet."""
     values = index[key]
     if isinstance(values, str):
         index[key] = [values, text]
@@ -272,10 +271,10 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 # RFC 9110 §7.6.1: "A sender MUST NOT send a connection option corresponding to a field that is intended for all
-# recipients of the content. For example, Cache-Control is never appropriate as a connection option." A sender that
-# does it all the same must not get its way: `Connection: cache-control` would make a private response storable, `vary`
-# would merge variants, `authorization` would fetch as nobody, `content-length` would change the framing, `via` would
-# hide a loop. Fields that are not listed here follow the general rule.
+# recipients of the content. For example, Cache-Control is never appropriate as a connection option." Such options are
+# ignored: `Connection: cache-control` would make a private response storable, `vary` would merge variants,
+# `authorization` would remove the credentials, `content-length` would change the framing, `via` would hide a loop.
+# Unlisted fields follow the general rule.
 END_TO_END: Final = frozenset(
     {
         # caching (RFC 9111 §5)
@@ -297,7 +296,7 @@ END_TO_END: Final = frozenset(
 
 
 def end_to_end(headers: Headers) -> Headers:
-    """What may be forwarded or stored: without hop-by-hop fields and what Connection names (RFC 9110 §7.6.1).
+    """Without hop-by-hop fields and those that Connection names (RFC 9110 §7.6.1): for forwarding or storing.
 
     Fields in :data:`END_TO_END` stay even if Connection names them.
     """
@@ -308,7 +307,7 @@ def end_to_end(headers: Headers) -> Headers:
 
 
 def connection_options(values: Iterable[str]) -> set[str]:
-    """What the lines of a Connection header list, in lower case (RFC 9110 §7.6.1)."""
+    """The options in a Connection header, in lower case (RFC 9110 §7.6.1)."""
     return {option.strip(_OWS).lower() for value in values for option in value.split(",")}
 
 
@@ -325,6 +324,6 @@ _remembered = lru_cache(maxsize=64)(_named_by)
 
 
 def _shown_line(name: bytes, value: bytes) -> str:
-    """For a log, where nobody's credentials belong."""
+    """For a log, without credentials."""
     shown = value if credentials.is_shown(name.lower().decode("latin-1")) else b"***"
     return repr((name + b": " + shown).decode("latin-1"))

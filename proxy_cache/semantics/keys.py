@@ -1,4 +1,4 @@
-"""The request target: what a response is stored under."""
+"""The request target, which is the cache key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .headers import Headers
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-# No host has these (RFC 3986 §3.2.2). Were they taken as they are, host "a/b" with path "/c" and host "a" with
-# path "/b/c" would be one key.
+# Not allowed in a host (RFC 3986 §3.2.2). If they weren't encoded, host "a/b" with path "/c" and host "a" with path
+# "/b/c" would share a key.
 _NOT_IN_HOST: Final = re.compile(r"[\x00-\x20/?#@\\\[\]\x7f]")
 
 
@@ -29,27 +29,27 @@ def _authority(scheme: str, host: str, port: int) -> str:
 
 @dataclass(slots=True, unsafe_hash=True, repr=False)
 class Target:
-    """The target URI of a request (RFC 9110 §7.1), in parts and whole. Make it with :meth:`of`, and don't change it.
-    (Not frozen: one is made for each miss, and setting the fields of a frozen one takes three times as long.)"""
+    """The target URI of a request (RFC 9110 §7.1), parsed. Create it with :meth:`of`, and don't change it. (Not frozen:
+    each miss creates one, and creating a frozen one takes three times as long.)"""
 
     scheme: str
     host: str
     port: int
     path: str
-    """Path and query, as sent: an origin may sign the exact bytes, so percent-encoding is left alone."""
+    """Path and query as sent: origins may sign the exact bytes, so percent-encoding is not normalised."""
     authority: str = field(init=False, compare=False)
-    """Host, in brackets if it is an IPv6 address, and the port if it isn't the scheme's own."""
+    """Host, in brackets if it is an IPv6 address, and the port unless it is the scheme's default."""
     url: str = field(init=False, compare=False)
     _shown: str | None = field(init=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
-        of = _authority if len(self.host) <= 256 else _authority.__wrapped__  # what a client makes up is not remembered
+        of = _authority if len(self.host) <= 256 else _authority.__wrapped__  # long hosts are not cached
         self.authority = of(self.scheme, self.host, self.port)
         self.url = f"{self.scheme}://{self.authority}{self.path}"
 
     @classmethod
     def of(cls, scheme: str, host: str, port: int, path: str) -> Target:
-        """Normalise as far as RFC 9110 §4.2.3 says that nothing changes: case of scheme and host, the empty path."""
+        """Normalises as RFC 9110 §4.2.3 allows without a change of meaning: case of scheme and host, the empty path."""
         host = host.lower()
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -63,13 +63,13 @@ class Target:
     def key(self) -> str:
         """The cache key, which is the target URI (RFC 9111 §2); the method is always GET.
 
-        Never the Host header: a client writes into that what it likes, and could store one site under another's name.
+        Never the Host header: a client can set that to anything, and could store one site under another's name.
         """
         return self.url
 
     @property
     def shown(self) -> str:
-        """As a log has it: always with the port, and :func:`~.redaction.redacted`."""
+        """For logs: always with the port, and :func:`~.redaction.redacted`."""
         shown = self._shown
         if shown is None:
             self._shown = shown = redaction.shown(f"{self.scheme}://{self.host}:{self.port}{self.path}")
@@ -83,13 +83,14 @@ class Target:
 
 
 def related_targets(target: Target, headers: Headers) -> list[Target]:
-    """What the answer to an unsafe method on ``target`` names in Location and Content-Location (RFC 9111 §4.4).
+    """The targets that the response to an unsafe method on ``target`` names in Location and Content-Location (RFC 9111
+    §4.4).
 
-    Only of the same origin: "A cache MUST NOT trigger an invalidation under these conditions if the origin […] of the
-    URI to be invalidated differs", since anybody could throw out the responses of everybody else.
+    Only those of the same origin: "A cache MUST NOT trigger an invalidation under these conditions if the origin […] of
+    the URI to be invalidated differs": otherwise any site could invalidate responses of all others.
     """
     related = []
-    # Either field has one line (RFC 9110 §10.2.2, §8.7); each takes time in proportion to the URL and to itself.
+    # Each field has one line (RFC 9110 §10.2.2, §8.7); parsing takes time in proportion to its length.
     for value in (*headers.get_all("location")[:2], *headers.get_all("content-location")[:2]):
         try:
             parts = urlsplit(urljoin(target.url, value))

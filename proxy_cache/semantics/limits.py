@@ -1,4 +1,4 @@
-"""How large the head of a message may be. What is larger is refused: a request with 431 or 414, a response with 502."""
+"""Limits of the head of a message. Larger requests are refused with 431 or 414, larger responses with 502."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _AROUND = 4
-"""Bytes of a field line that are neither name nor value: colon, space and CRLF."""
+"""Bytes of a field line besides name and value: colon, space and CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """What a request from a client, a response of an origin, and a trailer section may have at the most.
+    """Limits of a request, a response, and a trailer section.
 
     RFC 9110 §5.4: "A server that receives a request header field line, field value, or set of fields larger than it
-    wishes to process MUST respond with an appropriate 4xx (Client Error) status code". The defaults are about those of
-    nginx (8 kB a line, 32 kB in all) and Squid (64 kB in all), and more fields than any browser or build tool sends.
+    wishes to process MUST respond with an appropriate 4xx (Client Error) status code". The defaults are close to those
+    of nginx (8 kB a line, 32 kB in all) and Squid (64 kB in all), with more fields than any browser or build tool
+    sends.
     """
 
     total: int = 64 * 1024
@@ -25,16 +26,16 @@ class HeadLimits:
     line: int = 16 * 1024
     """Bytes of one line: the request line, the status line or a field line, line break included."""
     short: int = field(init=False, repr=False, compare=False)
-    """Bytes of a head that cannot exceed any of these: the least that a field takes is four, its line break with it."""
+    """Bytes of a head that can't exceed any limit: a field takes at least four, with its line break."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "short", min(self.total, self.line, 4 * self.fields))
 
     def why_too_large(self, fields: Iterable[tuple[bytes, bytes]], first_line: int = 0) -> str | None:
-        """In words, which limit a head of these fields exceeds; ``None`` if it exceeds none.
+        """The exceeded limit in words; ``None`` if there is none.
 
-        ``first_line``: bytes of the request line or the status line. For heads that didn't come as lines (HTTP/2), the
-        size is that of the lines that they would be in HTTP/1.
+        ``first_line``: bytes of the request line or the status line. A head without lines (HTTP/2) has the size of its
+        lines in HTTP/1.
         """
         if first_line > self.line:
             return f"a first line of more than {self.line} bytes"

@@ -1,4 +1,4 @@
-"""What an operator has ruled, as the pure functions of this package see it."""
+"""The operator's rules, as values for the functions of this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .headers import Headers
 
 @dataclass(frozen=True, slots=True)
 class TtlRule:
-    """A freshness lifetime in place of what the origin says about it (the option ``cache_ttl``)."""
+    """A freshness lifetime that replaces the origin's (the option ``cache_ttl``)."""
 
     seconds: int
     force: bool = False
@@ -20,26 +20,26 @@ class TtlRule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What applies to one request and to the response it gets."""
+    """The rules for one request and its response."""
 
     targeted: tuple[str, ...] = ()
-    """Targeted fields to obey, lower-case, the preferred one first (RFC 9213 §2.2)."""
+    """Targeted fields to use, lower-case, the preferred one first (RFC 9213 §2.2)."""
     ignore_directives: bool = False
-    """The request's Cache-Control and Pragma decide nothing here. They are passed on (RFC 9111 §5.2)."""
+    """Ignore the request's Cache-Control and Pragma, but forward them (RFC 9111 §5.2)."""
     ignore_authorization: bool = False
-    """What is served to one user may be served to all (an exception to RFC 9111 §3.5), whatever the field is that
-    says who is asking."""
+    """Responses to one user may be served to all (an exception to RFC 9111 §3.5), whichever field identifies the
+    user."""
     ttl: Callable[[int, Headers], TtlRule | None] | None = None
-    """The rule for a response with this status and these fields, if there is one."""
+    """Called with status and fields of a response: its rule, if there is one."""
     key_ignores: tuple[str, ...] = ()
-    """Query parameters, as shell patterns, that are no part of the key: they only sign."""
+    """Query parameters, as shell patterns, that are not part of the key, since they only sign."""
     credentials: frozenset[str] = frozenset()
-    """Fields, lower-case, that say who is asking, besides those of :mod:`.credentials`."""
+    """Fields, lower-case, that identify the user, besides those of :mod:`.credentials`."""
     signed_url: bool = False
-    """The URL carries a signature of its own (:func:`~.signatures.is_signed_url`), and no rule says that what is behind
-    it is the same for all."""
+    """The URL is signed (:func:`~.signatures.is_signed_url`) by parameters that are part of the key, and no rule says
+    that its content is the same for all users."""
     patience: int | None = None
-    """Seconds that this request may wait for a slot (the option ``cache_queue_timeout``); ``None``: as all others."""
+    """Seconds that this request may wait for a slot (the option ``cache_queue_timeout``); ``None``: the default."""
 
     def rule_for(self, status: int, headers: Headers) -> TtlRule | None:
         return self.ttl(status, headers) if self.ttl is not None else None

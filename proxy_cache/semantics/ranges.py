@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from .dates import parse_http_date
+from .entity_tags import entity_tag, opaque_tag, strong_match
 from .headers import Headers
 from .spans import Span
-from .validation import entity_tag, opaque_tag, strong_match
 
-RANGES_MOST: Final = 64
-"""Ranges that one request may ask for; one with more gets all of it (RFC 9110 §14.2, §17.15)."""
+RANGES_MAX: Final = 64
+"""Ranges in one request; a request with more gets the whole (RFC 9110 §14.2, §17.15)."""
 
 _SPEC: Final = re.compile(r"([0-9]*+)-([0-9]*+)")
 _CONTENT_RANGE: Final = re.compile(r"bytes ++([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
-_MOST_DIGITS: Final = 18
-_FAR: Final = 10**_MOST_DIGITS  # more bytes than any body has; int() refuses very long numbers
+_DIGITS_MAX: Final = 18
+_FAR: Final = 10**_DIGITS_MAX  # beyond the end of any body; int() refuses very long numbers
 
 
 class RangeSpec(NamedTuple):
-    """A range as it is asked for, of a body whose length may not be known yet.
+    """A requested range of a body whose length may be unknown.
 
     ``first`` to ``last`` inclusive, ``first`` to the end (``last`` is ``None``), or the last ``last`` bytes (``first``
     is ``None``).
@@ -42,10 +42,10 @@ class RangeSpec(NamedTuple):
 
 
 def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
-    """The ranges that a GET asks for; ``None`` for all of it.
+    """The ranges that a GET requests; ``None``: the whole.
 
     RFC 9110 §14.2: "A server MAY ignore the Range header field", and here it does when the field is malformed, in
-    another unit, or asks for more than :data:`RANGES_MOST` ranges.
+    another unit, or asks for more than :data:`RANGES_MAX` ranges.
     """
     values = request.get_all("range")
     if len(values) != 1:
@@ -55,7 +55,7 @@ def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
     if not equals or unit.strip(" \t").lower() != "bytes":
         return None
     parsed = []
-    for part in specs.split(",", 2 * RANGES_MOST):
+    for part in specs.split(",", 2 * RANGES_MAX):
         member = part.strip(" \t")
         if not member:
             continue  # RFC 9110 §5.6.1.2: a recipient ignores empty members of a list
@@ -67,11 +67,11 @@ def requested(request: Headers) -> tuple[RangeSpec, ...] | None:
         if first is not None and last is not None and last < first:
             return None  # RFC 9110 §14.1.1: "An int-range is invalid if the last-pos value is present and less"
         parsed.append(RangeSpec(first, last))
-    return tuple(parsed) if 0 < len(parsed) <= RANGES_MOST else None
+    return tuple(parsed) if 0 < len(parsed) <= RANGES_MAX else None
 
 
 def select(request: Headers, response: Headers, length: int) -> list[Span] | Literal["unsatisfiable"] | None:
-    """What the Range header of a GET selects of a 200 with a body of ``length`` bytes; ``None``: all of it.
+    """The spans that the Range header of a GET selects in a 200 with ``length`` bytes; ``None``: the whole.
 
     Ranges that lie outside the body are left out (RFC 9110 §15.3.7.2).
     """
@@ -80,24 +80,24 @@ def select(request: Headers, response: Headers, length: int) -> list[Span] | Lit
 
 
 def spans_of(specs: Sequence[RangeSpec], length: int) -> list[Span] | Literal["unsatisfiable"] | None:
-    """What these ranges select of a body of ``length`` bytes; ``None``: all of it."""
+    """The spans that these ranges select in a body of ``length`` bytes; ``None``: the whole."""
     spans = [span for span in (spec.within(length) for spec in specs) if span is not None]
     if not spans:
         if length == 0 and any(spec.first is None and spec.last for spec in specs):
-            return None  # RFC 9110 §14.1.2 has it satisfiable, but Content-Range can't say so
+            return None  # RFC 9110 §14.1.2 has it satisfiable, but Content-Range can't express it
         return "unsatisfiable"
     if len(spans) > 1 and sum(span.length for span in spans) > length:
-        return None  # RFC 9110 §14.2: who asks for the same bytes over and over gets them once
+        return None  # RFC 9110 §14.2: overlapping ranges are not served one by one
     return spans
 
 
 def _number(digits: str) -> int:
     digits = digits.lstrip("0")
-    return int(digits or "0") if len(digits) <= _MOST_DIGITS else _FAR
+    return int(digits or "0") if len(digits) <= _DIGITS_MAX else _FAR
 
 
 def if_range_holds(request: Headers, response: Headers) -> bool:
-    """RFC 9110 §13.1.5: the parts that the client has must be of the very representation that we have."""
+    """RFC 9110 §13.1.5: whether the client's parts are of our representation."""
     value = request.get("if-range")
     if value is None:
         return True
@@ -105,10 +105,8 @@ def if_range_holds(request: Headers, response: Headers) -> bool:
     if value.startswith(('"', "W/")):
         return tag is not None and strong_match(value, tag)
     # "If [it] exactly matches the Last-Modified field value […], the condition is true."
-    wanted = parse_http_date(value)
-    return (
-        wanted is not None and wanted == parse_http_date(response.get("last-modified") or "") and _is_strong(response)
-    )
+    date = parse_http_date(value)
+    return date is not None and date == parse_http_date(response.get("last-modified") or "") and _is_strong(response)
 
 
 def strong_validator(response: Headers) -> str | None:
@@ -128,9 +126,9 @@ def strong_validator(response: Headers) -> str | None:
 def is_same_representation(one: Headers, other: Headers, *, if_range: bool = False) -> bool:
     """Whether parts of these two are parts of one body (RFC 9111 §3.4: "they share the same strong validator").
 
-    ``if_range``: ``other`` is a 206 to a request whose If-Range named the validator of ``one``. It need not have the
-    date again then, but would have an entity tag (RFC 9110 §15.3.7: "the sender SHOULD NOT generate other
-    representation header fields beyond those required", and ETag is)."""
+    ``if_range``: ``other`` is a 206 to a request whose If-Range named the validator of ``one``. It then need not repeat
+    Last-Modified, but has to repeat an entity tag (RFC 9110 §15.3.7: "the sender SHOULD NOT generate other
+    representation header fields beyond those required", and ETag is required)."""
     validator = strong_validator(one)
     if validator is None:
         return False
@@ -159,7 +157,7 @@ def content_range(span: Span, length: int) -> str:
 
 
 def parse_content_range(headers: Headers) -> tuple[Span, int | None] | None:
-    """The span that a 206 has, and the length of the whole if it says it; ``None`` if it makes no sense.
+    """The span in a 206, and the complete length if it is given; ``None`` if Content-Range is invalid.
 
     RFC 9110 §14.4: "A Content-Range field value is invalid if it contains a range-resp that has a last-pos value less
     than its first-pos value, or a complete-length value less than or equal to its last-pos value."
@@ -176,43 +174,45 @@ def parse_content_range(headers: Headers) -> tuple[Span, int | None] | None:
 
 
 def as_whole(headers: Headers, length: int) -> Headers:
-    """The header that a 200 with all of it would have, from that of a 206 (RFC 9111 §3.4)."""
+    """The fields of a 200 with the whole body, derived from those of a 206 (RFC 9111 §3.4)."""
     return without_digests(headers).without("content-range", "content-length").add("Content-Length", str(length))
 
 
 def without_digests(headers: Headers) -> Headers:
-    """Without what is about other bytes than those that the header goes out with: :data:`DIGESTS`, and S3's family."""
+    """Without digests of other bytes than those of the message: :data:`DIGESTS`, and those of S3."""
     names = [name for name in headers.names if name in DIGESTS or name.startswith("x-amz-checksum-")]
     return headers.without(*names) if names else headers
 
 
 DIGESTS: Final = ("content-digest", "content-md5", "digest", "x-ms-content-crc64")
-"""Fields about the content of the very message that they come in (RFC 9530 §2; RFC 1864): other bytes of the same body
-must not go out under them. ``Digest`` (RFC 3230) was meant to be about the whole, and was sent in both ways.
-Repr-Digest (RFC 9530 §3) is about the whole, whatever the message has of it."""
+"""Digests of the content of one message (RFC 9530 §2; RFC 1864), which must not be sent with other parts of the body.
+``Digest`` (RFC 3230) was meant for the whole, and has been used in both ways. (Repr-Digest, RFC 9530 §3, is of the
+whole, and valid with any part.)"""
 
 
 def is_multipart(headers: Headers) -> bool:
-    """Whether a 206 has several parts, each with a Content-Range of its own (RFC 9110 §14.6)."""
+    """Whether a 206 has several parts, each with its own Content-Range (RFC 9110 §14.6)."""
     return (headers.get("content-type") or "").partition(";")[0].strip(" \t").lower() == "multipart/byteranges"
 
 
-class Part(NamedTuple):
-    """One part of a multipart/byteranges body: its header, and the bytes that follow."""
+class BodyPart(NamedTuple):
+    """One part of a multipart/byteranges body: its header, and the span that follows."""
 
     head: bytes
     span: Span
 
 
-def multipart(spans: list[Span], length: int, content_type: str | None, boundary: str) -> tuple[list[Part], bytes, int]:
-    """The parts of a 206 for several ranges, what follows the last, and Content-Length (RFC 9110 §14.6)."""
-    parts: list[Part] = []
+def multipart(
+    spans: list[Span], length: int, content_type: str | None, boundary: str
+) -> tuple[list[BodyPart], bytes, int]:
+    """The parts of a 206 for several ranges, the closing delimiter, and Content-Length (RFC 9110 §14.6)."""
+    parts: list[BodyPart] = []
     size = 0
     typed = f"Content-Type: {content_type}\r\n" if content_type else ""
     for span in spans:
         start = "\r\n" if parts else ""
         head = f"{start}--{boundary}\r\n{typed}Content-Range: {content_range(span, length)}\r\n\r\n"
-        parts.append(Part(head.encode("latin-1"), span))
+        parts.append(BodyPart(head.encode("latin-1"), span))
         size += len(head) + span.length
     end = f"\r\n--{boundary}--\r\n".encode("latin-1")
     return parts, end, size + len(end)

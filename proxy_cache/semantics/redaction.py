@@ -1,10 +1,10 @@
-"""URLs and texts as a log may have them: no secrets, one line, nothing that a terminal would obey.
+"""Makes URLs and texts safe for a log: no secrets, a single line, no control sequences for a terminal.
 
-What is a secret is guessed by names (of query and path parameters) and by shapes (of what follows a name such as
-``/token/``, of tokens whose issuers mark them, of long random words). Digests stay readable: hexadecimal, as in
-by-hash paths, package files and git's object ids, or after ``sha256:``. Too much is hidden rather than too little.
+Secrets are guessed by names (of query and path parameters) and by shape (segments after a name such as ``/token/``,
+tokens with their issuer's prefix, long random words). Digests stay readable: hexadecimal, as in by-hash paths, package
+files and git's object ids, or after ``sha256:``. In doubt a value is hidden.
 
-Every pattern here meets what clients send: none has more than one way to match, and what repeats is bounded.
+Patterns are applied to clients' input, so none of them backtracks, and repetitions are bounded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from urllib.parse import unquote
 from .credentials import is_secret_parameter
 
 HIDDEN: Final = "***"
-LONGEST: Final = 4096
+URL_MAX: Final = 4096
 """Characters of a URL that are shown."""
 
-# What stands before a secret in a path. Not "key", "auth" and "session", after which words of an API come as well.
+# Names before a secret in a path. Not "key", "auth" and "session": in APIs ordinary words follow them, too.
 _NAMES_NEXT: Final = re.compile(
     r"(?:access|auth|api|private|deploy|job|personal)?[_-]?tokens?|secrets?|api[_-]?keys?|passwords?|passwd|jwt|bearer"
 )
 _NEXT_LENGTH: Final = 6
-"""Characters of the shortest segment that is taken for a secret after such a name, if it has no dot, as files have."""
+"""Characters of the shortest segment that counts as a secret after such a name. (With a dot it is a file.)"""
 _MARKED: Final = re.compile(
     r"eyJ[\w-]{8,}+(?:\.[\w-]*+){0,4}+"  # JWT
     r"|[A-Za-z]*+[0-9]{3,}+:(?![0-9A-Fa-f]*+$)[\w-]{16,}+"  # bot123456:AA…
@@ -34,43 +34,43 @@ _MARKED: Final = re.compile(
     r"|(?:gh[pousr]_|github_pat_|glpat-|npm_|pypi-AgE|xox[abeoprs]-|AIza|ya29\.|[sr]k_live_|[sr]k_test_|hv[bs]\.)"
     r"[\w.-]{16,}+"
 )
-"""Tokens that tell what they are, as the whole of a segment."""
+"""Recognisable tokens, as a whole segment."""
 _RANDOM_LENGTH: Final = 20
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F-]+")
 _BASE64: Final = re.compile(r"[\w+=~%-]+", re.ASCII)
 _CHANGE: Final = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za-z]|(?<=[A-Z][A-Z])[a-z]")
 
-# "//user:password@", also of a URL within a URL, as it is or percent-encoded.
+# "//user:password@", also of a URL within a URL, plain or percent-encoded.
 _USERINFO: Final = re.compile(r"(//)[^/?#]{1,512}@|(%2[Ff]%2[Ff])[^/?#&;]{1,128}(?:@|%40)")
 
-# What is within a parameter, or a segment.
+# Marks of something nested in a parameter or a segment.
 _NESTING: Final = re.compile(r"[=%:/]")
 _BEFORE_NAME: Final = re.compile(r"[^\w.-]")
 _AROUND_WORDS: Final = re.compile(r"[/?&;=#\"',\s]")
-NAME_MOST: Final = 64
-"""Characters of a name, from its end, that are looked at there."""
+NAME_MAX: Final = 64
+"""Characters of a nested name, from its end, that are examined."""
 LEVELS: Final = 3
-"""How often that may have been encoded."""
+"""Levels of percent-encoding that are decoded."""
 
 _SEPARATOR: Final = re.compile(r"([&;])")
-# What a URL has in it that may not be shown as it is, each by an expression that is fast to search for: a class of
-# characters, or one that begins with a slash. This is asked for every miss.
+# Signs that a URL needs redaction. This runs for every miss, so each is an expression that is fast to search for: a
+# class of characters, or one that begins with a slash.
 _ODD: Final = re.compile(r"[^!\"$-:<>A-~]")
-"""What is not visible, and ``#;=?@``."""
+"""Invisible characters, and ``#;=?@``."""
 _ENCODED: Final = re.compile(r"%(?:40|3[Dd]|25|22|27|2[Ff])")
-"""``@`` and what parameters are made of."""
+"""``@`` and delimiters of parameters, percent-encoded."""
 _LONG: Final = re.compile(r"/(?:[^/.]{20}|eyJ|ya29\.|hv[bs]\.)")
 _BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]{0,4}/")
-"""The end of a name that calls the next segment a secret."""
+"""The end of a name before a secret segment."""
 _USUAL_COLONS: Final = 2
-"""Of the scheme, and before a port. A further one may be in a token."""
+"""After the scheme, and before a port. Another one may be in a token."""
 
 _URL: Final = re.compile(r"https?://[^\s'\"<>]++", re.IGNORECASE)
 
 
 class Rules:
-    """What an operator has named beside: parameters by their names, and regular expressions, all of whose matches are
-    hidden (or their groups, if they have some)."""
+    """The operator's additions: names of parameters, and regular expressions, whose matches are hidden (or their
+    groups, if they have any)."""
 
     def __init__(self, names: Iterable[str] = (), patterns: Iterable[re.Pattern[str]] = ()) -> None:
         self.names = frozenset(name.lower() for name in names)
@@ -82,14 +82,14 @@ _rules = _NONE
 
 
 def use(rules: Rules) -> None:
-    """Redact by these as well, from now on; for the process."""
+    """Set the operator's rules, for the whole process."""
     global _rules
     _rules = rules if rules.names or rules.patterns else _NONE
     _redacted.cache_clear()
 
 
 def shown(url: str) -> str:
-    """As :func:`redacted`, faster for what needs none of it."""
+    """Like :func:`redacted`, but faster for URLs without secrets."""
     if (
         _rules is not _NONE
         or _ODD.search(url)
@@ -97,18 +97,18 @@ def shown(url: str) -> str:
         or _BEFORE.search(url)
         or url.count(":") > _USUAL_COLONS
         or ("%" in url and _ENCODED.search(url))
-        or len(url) > LONGEST
+        or len(url) > URL_MAX
     ):
         return redacted(url)
     return url
 
 
 def redacted(url: str) -> str:
-    """``url`` for a log: without userinfo and fragment, secrets as ``***``, on one line in any case."""
-    if len(url) <= LONGEST:
+    """``url`` for a log: without userinfo and fragment, secrets as ``***``, always on one line."""
+    if len(url) <= URL_MAX:
         return _redacted(url)
-    # To the last whole parameter or segment: of half a secret, or half of a URL with userinfo, nothing can be told.
-    cut = max(url.rfind(end, 0, LONGEST) for end in "/?&;") + 1
+    # Up to the last whole parameter or segment: half a secret, or half a userinfo, would not be recognised.
+    cut = max(url.rfind(end, 0, URL_MAX) for end in "/?&;") + 1
     return _redacted(url[:cut]) + "[...]"
 
 
@@ -141,7 +141,7 @@ def _hide(match: re.Match[str]) -> str:
     for group in range(match.re.groups, 0, -1):
         start, stop = match.span(group)
         start, stop = start - match.start(), stop - match.start()
-        if 0 <= start < stop <= end:  # a group within one that is hidden already is hidden, too
+        if 0 <= start < stop <= end:  # (groups within a hidden group are hidden already)
             text, end = f"{text[:start]}{HIDDEN}{text[stop:]}", start
     return text
 
@@ -157,7 +157,7 @@ def _redacted_path(path: str) -> str:
 
 
 def _after(segment: str) -> int:
-    """Characters of the shortest segment after this one that is a secret; 0: none is."""
+    """Least characters of the next segment that make it a secret; 0: it isn't one."""
     if segment in _rules.names:
         return 1
     return _NEXT_LENGTH if _NAMES_NEXT.fullmatch(segment) else 0
@@ -184,8 +184,8 @@ def _redacted_segment(segment: str, shortest: int) -> str:
 
 
 def _is_random(word: str) -> bool:
-    """Whether it looks like a token in base 64 or 62: small letters, capitals and digits that change all the time, and
-    not only where a word ends, as in ``CamelCaseNames2``."""
+    """Whether it looks like a token in base 64 or 62: small letters, capitals and digits that alternate everywhere, not
+    only between words as in ``CamelCaseNames2``."""
     if not _BASE64.fullmatch(word) or _HEXADECIMAL.fullmatch(word):
         return False
     some = word[:256]
@@ -209,11 +209,10 @@ def _is_secret(name: str) -> bool:
 
 
 def _has_secrets(value: str) -> bool:
-    """Whether there is a secret in the URL, the parameters or the JSON that a parameter or a segment has in it, however
-    often that was encoded."""
+    """Whether a URL, parameters or JSON nested in ``value``, encoded any number of times, contain a secret."""
     for level in range(LEVELS + 1):
         *names, _ = value.replace('":', "=").replace("':", "=").split("=")
-        if any(_is_secret(_BEFORE_NAME.split(text[-NAME_MOST:].rstrip("]"))[-1].lower()) for text in names):
+        if any(_is_secret(_BEFORE_NAME.split(text[-NAME_MAX:].rstrip("]"))[-1].lower()) for text in names):
             return True
         if any(map(_MARKED.fullmatch, _AROUND_WORDS.split(value))) or (level > 1 and _USERINFO.search(value)):
             return True
@@ -221,12 +220,12 @@ def _has_secrets(value: str) -> bool:
         if plain == value:
             return False
         value = plain
-    return True  # nobody encodes anything so often without wanting to hide it
+    return True  # encoded that often, it is meant to be hidden
 
 
 def one_line(text: str) -> str:
-    """``text`` without what would break or forge a line of a log, or be obeyed by a terminal: control characters,
-    lone surrogates and the like, as escape sequences."""
+    """``text`` with control characters, lone surrogates and the like as escape sequences: they could forge a line of
+    the log, or control a terminal."""
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
@@ -235,8 +234,8 @@ def _visible(char: str) -> str:
 
 
 def _in_text(match: re.Match[str]) -> str:
-    """A URL at which a text was cut off is told to its last whole part: what follows may be half a secret, or userinfo
-    of which the ``@`` is missing."""
+    """Redact a URL in a text. If the text was cut off there, the URL ends with its last whole part: the rest may be
+    half a secret, or userinfo without its ``@``."""
     url = match[0]
     cut = next((mark for mark in _CUT_OFF if url.endswith(mark)), "")
     if not cut:
@@ -245,11 +244,11 @@ def _in_text(match: re.Match[str]) -> str:
 
 
 _CUT_OFF: Final = ("[...]", "...")
-"""The ends of a text that was shortened (:func:`.texts.brief`)."""
+"""The ends of shortened texts (:func:`.texts.brief`)."""
 
 
 def for_log(text: str, *, keep_lines: bool = False) -> str:
-    """A text of any kind for a log: URLs in it redacted, and on one line, or as many as it has (a traceback)."""
+    """Any text for a log, with redacted URLs, on one line; ``keep_lines``: line breaks stay (for tracebacks)."""
     if "://" in text:
         text = _URL.sub(_in_text, text)
     if keep_lines and "\n" in text:

@@ -12,18 +12,18 @@ from .stored import StoredResponse
 
 class Reuse(enum.Enum):
     FRESH = "fresh"
-    """Use it as it is. (It may be stale if the client said that it doesn't mind.)"""
+    """Use it as it is. (It may be stale, if the client accepts that.)"""
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"
-    """Use it as it is, and validate it meanwhile."""
+    """Use it as it is, and validate it in the background."""
     VALIDATE = "validate"
-    """Not before the origin has said that it is still good."""
+    """Validate it first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     reuse: Reuse
     reason: str
-    """Why it goes forward, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it doesn't."""
+    """Why the request is forwarded, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it isn't."""
 
 
 _FRESH: Final = Decision(Reuse.FRESH, "")
@@ -32,50 +32,50 @@ _STALE: Final = Decision(Reuse.VALIDATE, "stale")
 _REQUEST: Final = Decision(Reuse.VALIDATE, "request")
 
 
-def decide(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
-    """What to do with a stored response that the request's key and variant have selected.
+def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
+    """What to do with a stored response that a request selects by key and variant.
 
-    ``wanted``: the directives of the request (:func:`~.directives.request_cache_control`).
+    ``directives``: the directives of the request (:func:`~.directives.request_cache_control`).
     """
     if not now < stored.fresh_until:
-        return _decide_stale(wanted, stored, now)
-    if wanted is NOTHING:
+        return _decide_stale(directives, stored, now)
+    if directives is NOTHING:
         return _FRESH
-    # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that a client can reload.
-    # no-store (§5.2.1.5) is about storing: it "does not apply to the already stored response".
-    if wanted.no_cache:
+    # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that clients can reload.
+    # (no-store, §5.2.1.5, "does not apply to the already stored response".)
+    if directives.no_cache:
         return _REQUEST
     age = stored.age(now)
     # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
-    # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0 is what
-    # a plain reload sends, and is not that signal.
-    # A response may be 0 s old for nearly a second; who says max-age=0 wants to hear from the origin all the same.
+    # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0, which
+    # a plain reload sends, is not that signal. A response may be 0 s old for nearly a second; max-age=0 asks for a
+    # validation even then.
     if (
-        wanted.max_age is not None
-        and (age > wanted.max_age or wanted.max_age == 0)
+        directives.max_age is not None
+        and (age > directives.max_age or directives.max_age == 0)
         and not stored.cache_control.immutable
     ):
         return _REQUEST
-    if wanted.min_fresh is not None and stored.lifetime < age + wanted.min_fresh:
+    if directives.min_fresh is not None and stored.lifetime < age + directives.min_fresh:
         return _REQUEST
     return _FRESH
 
 
-def _decide_stale(wanted: CacheControl, stored: StoredResponse, now: float) -> Decision:
+def _decide_stale(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
     # RFC 9111 §4.2.4: not where it "is prohibited by an explicit in-protocol directive". s-maxage is one, also next to
     # stale-while-revalidate: "A shared cache MUST NOT reuse a stale response with s-maxage" (§5.2.2.10).
     if stored.never_stale:
         return _STALE
     age = stored.age(now)
     staleness = age - stored.lifetime
-    if wanted.no_cache or wanted.min_fresh is not None:
+    if directives.no_cache or directives.min_fresh is not None:
         return _STALE
-    if wanted.max_stale is not None:
+    if directives.max_stale is not None:
         # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
-        if staleness <= wanted.max_stale and (wanted.max_age is None or age <= wanted.max_age):
+        if staleness <= directives.max_stale and (directives.max_age is None or age <= directives.max_age):
             return _FRESH
         return _STALE
-    if wanted.max_age is not None:
+    if directives.max_age is not None:
         # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
         # receive a stale response."
         return _STALE
@@ -87,34 +87,35 @@ def _decide_stale(wanted: CacheControl, stored: StoredResponse, now: float) -> D
     return _STALE
 
 
-def may_serve_stale(wanted: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
-    """Whether the stored response may stand in after validating it has failed.
+def may_serve_stale(directives: CacheControl, stored: StoredResponse, now: float, *, disconnected: bool) -> bool:
+    """Whether a stored response may be served after its validation failed.
 
-    ``disconnected``: there was no answer from the origin at all, or it could not be asked. Otherwise it answered with
-    an error.
+    ``disconnected``: the origin gave no response at all, or could not be asked. Otherwise it responded with an error.
     """
     if stored.never_stale:
         # RFC 9111 §4.2.4, §5.2.2.2: "if a cache is disconnected, the cache MUST generate an error response".
         return False
-    if wanted.no_cache:
+    if directives.no_cache:
         return False
     age = stored.age(now)
     staleness = age - stored.lifetime
     # RFC 5861 §4: "a cached stale response MAY be used […] regardless of other freshness information"; in a request,
     # "its scope of application is the request it appears in".
-    if wanted.stale_if_error is not None and staleness <= wanted.stale_if_error:
+    if directives.stale_if_error is not None and staleness <= directives.stale_if_error:
         return True
-    if wanted.min_fresh is not None and staleness + wanted.min_fresh > 0:
+    if directives.min_fresh is not None and staleness + directives.min_fresh > 0:
         return False
-    if wanted.max_age is not None and (age > wanted.max_age or (staleness >= 0 and wanted.max_stale is None)):
+    if directives.max_age is not None and (
+        age > directives.max_age or (staleness >= 0 and directives.max_stale is None)
+    ):
         return False  # RFC 9111 §5.2.1.1
     if staleness < 0:
         return True
-    if wanted.max_stale is not None:
-        return staleness <= wanted.max_stale  # RFC 9111 §5.2.1.2: the client has said how stale it may be
+    if directives.max_stale is not None:
+        return staleness <= directives.max_stale  # RFC 9111 §5.2.1.2: the client's own limit
     limit = stored.cache_control.stale_if_error
     if limit is not None:
-        # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit is for
+        # RFC 5861 §4: "an error is any situation which would result in a 500, 502, 503 or 504", so the limit applies to
         # both cases: "when the cached response is more stale than the indicated amount, [it] SHOULD NOT be used".
         return staleness <= limit
     # RFC 9111 §4.2.4: "MUST NOT generate a stale response unless it is disconnected or […] explicitly permitted".

@@ -1,7 +1,7 @@
-"""Signed requests: what may still be changed on their way, and what in a URL only signs.
+"""Signed requests: the fields that must not be changed, and the parameters of a URL that only sign.
 
-A signature covers the fields that it names. One that covers Range is good for just this range, so a request that
-carries it goes out with the range that the client asked for, or not at all.
+A signature covers the fields it names. One that covers Range is valid for that range only, so such a request is
+forwarded with the client's range, or not at all.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from urllib.parse import unquote_plus, urlsplit
 
 from .headers import Headers
 
-# AWS Signature Version 4 and what is modelled on it: Authorization: AWS4-HMAC-SHA256 Credential=…, SignedHeaders=a;b,
+# AWS Signature Version 4 and its imitations: Authorization: AWS4-HMAC-SHA256 Credential=…, SignedHeaders=a;b,
 # Signature=…; in a presigned URL the same as X-Amz-SignedHeaders. Version 4a has AWS4-ECDSA-P256-SHA256, Google's has
 # GOOG4-RSA-SHA256 and X-Goog-SignedHeaders.
 _SIGNED_HEADERS: Final = re.compile(r"\bSignedHeaders=([^,\s]*+)", re.IGNORECASE)
 _SIGNED_QUERY: Final = re.compile(r"x-[a-z]++-signedheaders", re.IGNORECASE)
 # HTTP Message Signatures (RFC 9421 §4.1): Signature-Input: sig=("@method" "range");created=…
 _COMPONENT: Final = re.compile(r'"(@?+[a-zA-Z0-9-]++)"')
-# A shared key's signature covers Range and the conditions, whether they are there or not.
+# A signature with a shared key covers Range and the conditions, even if they are absent.
 _SHARED_KEY: Final = frozenset({"range", "if-match", "if-modified-since", "if-none-match", "if-unmodified-since"})
 
 
 def signed_fields(request: Headers, path: str) -> frozenset[str]:
-    """The names, lower-case, of the fields of a request that its signature covers; empty if it isn't signed.
+    """The lower-case names of the fields that a request's signature covers; empty if it isn't signed.
 
     ``path``: with the query.
     """
@@ -48,10 +48,10 @@ def signed_fields(request: Headers, path: str) -> frozenset[str]:
     return frozenset(signed - {""})
 
 
-# Query parameters that sign a URL for one download or for a short time, so that the same object has another URL each
-# time. Names are compared without regard to case, and each needs a value.
+# Query parameters that sign a URL for one download or for a short time, so that the same object has a new URL each
+# time. Names are case-insensitive, and need a value.
 _SIGNATURE: Final = re.compile(r"x-[a-z0-9]{1,16}-signature|q-signature")
-"""Amazon, Google, Alibaba, Volcengine and what is modelled on them (version 4); Tencent."""
+"""Amazon, Google, Alibaba, Volcengine and their imitations (version 4); Tencent."""
 _SIGNED_WITH: Final = {
     # Amazon (version 2), CloudFront, Google (version 2, and its CDN), Alibaba, Huawei, Docker's registry
     "signature": frozenset(
@@ -61,16 +61,15 @@ _SIGNED_WITH: Final = {
     "md5": frozenset({"expires"}),  # nginx's secure_link
     "token": frozenset({"expires"}),  # Bunny
 }
-"""A parameter that signs if one of the others is there."""
+"""Parameters that sign if one of the others is present."""
 _TIMED_MAC: Final = re.compile(r"[0-9]{9,11}-.{16,}", re.DOTALL)
-"""Cloudflare: ``verify=`` a time and a code."""
+"""Cloudflare: ``verify=`` with a time and a code."""
 _AKAMAI: Final = frozenset({"hdnts", "hdnea", "__gda__", "__token__"})
 
 
 def is_signed_url(path: str, ignored: Iterable[str] = ()) -> bool:
-    """Whether the query of a target (``path``: with the query) carries a known signature of an object store or of a
-    CDN. ``ignored``: patterns of parameters that are not part of the key; a signature that is none is as good as
-    absent."""
+    """Whether a target (``path``: with the query) has a known signature of an object store or a CDN. ``ignored``:
+    patterns of parameters that are not part of the key; signatures among them don't count."""
     query = path.partition("?")[2]
     if not query:
         return False

@@ -1,6 +1,6 @@
-"""Spans of bytes: which parts of a body are here, which are missing, and what to ask the origin for.
+"""Spans of bytes: the parts of a body that are present, the gaps between them, and the span to request next.
 
-A span is half-open: ``start`` is its first byte, ``stop`` the first after it.
+A span is half-open: ``start`` is its first byte, ``stop`` the first one after it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 
 class Span(NamedTuple):
-    """Bytes from ``start`` up to, and without, ``stop``."""
+    """Bytes from ``start`` up to ``stop`` (exclusive)."""
 
     start: int
     stop: int
@@ -38,7 +38,7 @@ class Spans(tuple[Span, ...]):
         return super().__new__(cls, joined)
 
     def with_span(self, start: int, stop: int) -> Spans:
-        """These and one more. The others are not looked at, but for those that it touches."""
+        """With another span. Only the spans that it touches are visited."""
         if start >= stop:
             return self
         first, after = bisect_right(self, (start, _END)), bisect_right(self, (stop, _END))
@@ -51,28 +51,28 @@ class Spans(tuple[Span, ...]):
 
     @property
     def length(self) -> int:
-        """Bytes in all of them."""
+        """Bytes in all spans."""
         return sum(span.stop - span.start for span in self)
 
-    def at(self, offset: int) -> Span | None:
-        """The span that ``offset`` is in."""
+    def span_with(self, offset: int) -> Span | None:
+        """The span that contains ``offset``."""
         before = bisect_right(self, (offset, _END)) - 1
         return self[before] if before >= 0 and offset < self[before].stop else None
 
     def covers(self, start: int, stop: int) -> bool:
-        span = self.at(start)
+        span = self.span_with(start)
         return start >= stop or (span is not None and stop <= span.stop)
 
     def around(self, offset: int) -> Span:
-        """The gap that ``offset`` is in: from the end of the span before it to the start of the one after it, which is
-        without end if there is none."""
+        """The gap that contains ``offset``, from the end of the span before to the start of the span after it. Without
+        a span after it, the gap has no end."""
         after = bisect_right(self, (offset, _END))
         start = self[after - 1].stop if after else 0
         return Span(start, self[after].start if after < len(self) else _END)
 
     def first_missing(self, start: int, stop: int) -> int | None:
-        """The first byte of ``start`` to ``stop`` that is in none of them."""
-        span = self.at(start)
+        """The first byte from ``start`` to ``stop`` that is in no span."""
+        span = self.span_with(start)
         offset = start if span is None else span.stop
         return offset if offset < stop else None
 
@@ -81,24 +81,25 @@ _END: Final = 1 << 62
 
 
 def span_to_ask_for(
-    offset: int, stop: int, taken: Spans, length: int | None, *, block: int, most: int, whole: bool = False
+    offset: int, stop: int, taken: Spans, length: int | None, *, block: int, max_size: int, whole_gap: bool = False
 ) -> Span:
-    """What to ask the origin for when ``offset`` is missing and bytes up to ``stop`` are wanted.
+    """The span to request from the origin if ``offset`` is missing and bytes up to ``stop`` are needed.
 
-    Whole blocks of ``block`` bytes (0: just what is wanted), at most ``most`` bytes of them, nothing that is ``taken``
-    (here, or on its way), and nothing beyond ``length``, if that is known. ``whole``: the whole gap.
+    Whole blocks of ``block`` bytes (0: just the needed bytes), at most ``max_size`` bytes (but one block; without
+    blocks, 0: no limit), nothing that is ``taken`` (present or pending), and nothing beyond ``length``, if that is
+    known. ``whole_gap``: the whole gap.
     """
     gap = taken.around(offset)
     end = gap.stop if length is None else min(gap.stop, length)
-    if whole:
+    if whole_gap:
         return Span(gap.start, end)
     start = offset
     if block:
         start = max(offset // block * block, gap.start)
         stop = -(-stop // block) * block
-        most = max(most // block, 1) * block
-        # Counted from a block's start, so that the next span begins at one.
-        stop = min(stop, start // block * block + most)
-    elif most:
-        stop = min(stop, start + most)
+        max_size = max(max_size // block, 1) * block
+        # Counted from the start of a block, so that the next span begins at one.
+        stop = min(stop, start // block * block + max_size)
+    elif max_size:
+        stop = min(stop, start + max_size)
     return Span(start, min(stop, end))

@@ -1,4 +1,4 @@
-"""Cache-Status (RFC 9211) and Proxy-Status (RFC 9209): how a response says what happened to its request."""
+"""Cache-Status (RFC 9211) and Proxy-Status (RFC 9209): fields that explain a response."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cache_status(
     collapsed: bool = False,
     detail: str | None = None,
 ) -> str:
-    """One member of Cache-Status. ``fwd`` and what goes with it say nothing on a hit, and are left out (§2.2)."""
+    """One member of Cache-Status. On a hit, ``fwd`` and its companions are left out (§2.2)."""
     value = _remembered(name)
     if hit:
         value += "; hit"
@@ -102,7 +102,7 @@ def proxy_status(
 
 
 def _item(text: str) -> str:
-    """A Token if it can be one, else a String."""
+    """A Token if possible, else a String."""
     return _remembered(text) if len(text) <= 64 else _token_or_string(text)
 
 

@@ -1,4 +1,4 @@
-"""A stored response: what was received, and what follows from it and doesn't change."""
+"""A stored response, and all values derived from it alone."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from dataclasses import dataclass, field, replace
 
 from .dates import format_http_date
 from .directives import NOTHING, CacheControl, parse_cache_control
+from .entity_tags import entity_tag, opaque_tag, weak_match
 from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
 from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
-from .storing import ERROR_LIFETIME_MOST, Verdict, is_unqualified, judge, speaks_of_resource
+from .storing import ERROR_LIFETIME_MAX, Verdict, is_unqualified, judge, speaks_of_resource
 from .targeted import parse_targeted
-from .validation import entity_tag, opaque_tag, weak_match
 from .vary import NEVER, selecting_values, vary_names
 
 _DERIVE = -1
 _AGE = frozenset({"age"})
 _NOT_SEEN = frozenset({"cache-control", "pragma", "if-none-match", "if-modified-since"})
-"""Fields of a request that are for caches, and come and go with what they have."""
+"""Request fields that are for caches, and depend on their state."""
 _AS_IT_IS = Verdict(None)
 _NEVER_FRESH = float("-inf")
 
 # RFC 9111 §3.2 updates every field but: Content-Length; fields "that the cache's stored response depends upon"
 # (Content-Encoding: our bytes are coded as they were); fields "automatically processed and removed" (Content-Range).
-# ETag is what the 304 was matched by, and some origins send the tag of the uncoded representation with it. Set-Cookie
-# is for whoever asked, and a 304 must not bring in what `storing` would have refused. Age is accounted for.
-# Content-Digest and Content-MD5 are of the content of the message that they came in (RFC 9530 §2), which was none.
+# ETag was used to match the 304, and some origins send the tag of the uncoded representation in it. Set-Cookie is for
+# the client, and a 304 must not add a field that `storing` would have refused. Age is part of `initial_age`.
+# Content-Digest and Content-MD5 are about the content of their own message (RFC 9530 §2), and a 304 has none.
 _NOT_UPDATED = (
     "content-length", "content-encoding", "content-range", "content-md5", "content-digest", "etag", "set-cookie", "age",
 )  # fmt: skip
@@ -33,11 +33,11 @@ _NOT_UPDATED = (
 
 @dataclass(slots=True)
 class StoredResponse:
-    """The head of a stored response. Times are unix seconds, ages and lifetimes whole seconds. Nothing of it changes;
-    it is not frozen, since Python would then take a call to set each field.
+    """The head of a stored response. Times are unix seconds, ages and lifetimes whole seconds. Not changed after it is
+    made. (Not frozen: Python would then make a call to set each field.)
 
-    Make one with :meth:`of` from what an origin sent, or with the constructor from what was kept of one:
-    the fields that an ``of`` had, ``initial_age`` among them, since the Age header is not kept.
+    Create it with :meth:`of` from an origin's response, or with the constructor from the index, with ``initial_age``,
+    since the Age header is not stored.
     """
 
     status: int
@@ -46,32 +46,32 @@ class StoredResponse:
     request_time: float
     response_time: float
     vary: tuple[tuple[str, str | None], ...] = ()
-    """The values, in the request that this answered, of the fields that Vary names."""
+    """The original request's values of the fields that Vary names."""
     initial_age: int = _DERIVE
     """corrected_initial_age (RFC 9111 §4.2.3)."""
 
     assigned_lifetime: int | None = None
-    """Seconds of freshness that an operator's rule gives, whatever the response says, or that are guessed where it says
-    nothing (RFC 9111 §4.2.2)."""
+    """Seconds of freshness from an operator's rule, or guessed for a response without caching fields (RFC 9111
+    §4.2.2)."""
     targeted: str | None = None
-    """The targeted field that stands in for Cache-Control and Expires (RFC 9213)."""
+    """The targeted field that replaces Cache-Control and Expires (RFC 9213)."""
 
     cache_control: CacheControl = field(init=False, repr=False, compare=False)
     lifetime: int = field(init=False, compare=False)
     """freshness_lifetime (RFC 9111 §4.2.1)."""
     heuristic: bool = field(init=False, repr=False, compare=False)
-    """Whether the lifetime is our guess."""
+    """Whether the lifetime is a guess."""
     date: float = field(init=False, repr=False, compare=False)
-    """When the origin made it."""
+    """When the origin generated it."""
     etag: str | None = field(init=False, repr=False, compare=False)
     """A well-formed entity tag, with ``W/`` if it is weak."""
     last_modified: str | None = field(init=False, repr=False, compare=False)
     always_validate: bool = field(init=False, repr=False, compare=False)
-    """May never be used without validation, fresh or not."""
+    """No reuse without validation, fresh or not."""
     never_stale: bool = field(init=False, repr=False, compare=False)
-    """May not be used stale, whatever happens."""
+    """No reuse when stale, in any case."""
     fresh_until: float = field(init=False, repr=False, compare=False)
-    """Fresh, and usable without validation, as long as the clock says less."""
+    """Fresh, and usable without validation, before this time."""
 
     def __post_init__(self) -> None:
         headers = self.headers
@@ -87,22 +87,22 @@ class StoredResponse:
         if lifetime is None:
             lifetime = heuristic_lifetime(self.status, headers, directives, date)
         if self.status >= 500 and not ruled:
-            lifetime = min(lifetime, ERROR_LIFETIME_MOST)
+            lifetime = min(lifetime, ERROR_LIFETIME_MAX)
         initial_age = self.initial_age
         if initial_age < 0:
             initial_age = corrected_initial_age(headers, self.request_time, self.response_time)
         always_validate = not ruled and (
             directives.no_cache  # RFC 9111 §5.2.2.4
-            # The qualified form lets the rest be used "if the listed header fields are excluded", which they are.
+            # The qualified form allows reuse "if the listed header fields are excluded", which they are.
             or bool(directives.no_cache_fields and is_unqualified(directives.no_cache_fields))
-            # A 304 may say so of a response that was stored before (RFC 9111 §5.2.2.5, §5.2.2.7).
+            # A 304 may add these to a stored response (RFC 9111 §5.2.2.5, §5.2.2.7).
             or (directives.no_store and not directives.must_understand)
             or directives.private
             or bool(directives.private_fields and is_unqualified(directives.private_fields))
         )
         # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
-        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". An old
-        # error is of no use to anybody.
+        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". Stale
+        # errors are useless.
         never_stale = (
             always_validate
             or directives.must_revalidate
@@ -133,11 +133,11 @@ class StoredResponse:
         response_time: float,
         verdict: Verdict = _AS_IT_IS,
     ) -> StoredResponse:
-        """From a response as the origin sent it, the request that it answers, and what was decided about it."""
+        """From an origin's response, its request, and the verdict about storing it."""
         names = vary_names(headers) if "vary" in headers else ()
         if status >= 400 and names is not None and verdict.why_not is None and not speaks_of_resource(status):
-            # A filter, a field that is too long: the answer to one request, whatever it says of caching. RFC 9111 §4.1
-            # lets a cache require more of a request than Vary names; here it is all that the origin has seen.
+            # A filter, a field that is too long: the response to this one request, whatever its caching fields say. RFC
+            # 9111 §4.1 lets a cache require more matches than Vary names; here all fields that the origin received.
             names = tuple(sorted(request_headers.names.union(names) - _NOT_SEEN))
         return cls(
             status=status,
@@ -151,11 +151,11 @@ class StoredResponse:
         )
 
     def age(self, now: float) -> int:
-        """current_age (RFC 9111 §4.2.3). A clock that went back does not make it younger than it came."""
+        """current_age (RFC 9111 §4.2.3). A clock set back doesn't make it younger than on arrival."""
         return self.initial_age + max(0, int(now - self.response_time))
 
     def ttl(self, now: float) -> int:
-        """How long it stays fresh; negative when it is stale, 0 when it has just become so."""
+        """Seconds that it stays fresh; 0 or negative if it is stale."""
         return self.lifetime - self.age(now)
 
     def updated_by(
@@ -166,18 +166,17 @@ class StoredResponse:
         request_headers: Headers | None = None,
         policy: Policy = BY_THE_BOOK,
     ) -> StoredResponse:
-        """This response, freshened by the 304 that validated it (RFC 9111 §4.3.4, §3.2) or the 200 to a HEAD (§4.3.5).
+        """This response, updated by the 304 that validated it (RFC 9111 §4.3.4, §3.2) or the 200 to a HEAD (§4.3.5).
 
-        ``request_headers``: of the request that was answered so, which selects this response from now on; ``None`` to
-        leave it to those that have selected it so far.
-        ``self``, no fresher than it was, if the new header is about another representation.
+        ``request_headers``: of the validating request, which selects this response from now on; ``None``: the selecting
+        values stay. Returns ``self``, unchanged, if the new fields are of another representation.
         """
         new = end_to_end(headers_304)
         if not self.is_selected_by(new):
             return self
         update = new.without(*_NOT_UPDATED)
         if "date" not in update:
-            # RFC 9110 §6.6.1: a recipient with a clock appends Date. The old one would make the update look old.
+            # RFC 9110 §6.6.1: a recipient with a clock adds Date. With the old one the update would look old.
             update = update.set("date", format_http_date(response_time))
         headers = Headers((*self.headers.without(*update.names).fields, *update.fields))
         verdict = judge(request_headers or Headers(), self.status, headers, policy)
@@ -193,12 +192,12 @@ class StoredResponse:
         )
 
     def made_stale(self) -> StoredResponse:
-        """This response, as old as it may get before it has to be validated."""
+        """This response, made so old that it has to be validated."""
         return replace(self, initial_age=max(self.initial_age, self.lifetime))
 
     def for_the_asker(self, headers_304: Headers) -> Headers | None:
-        """The header for the client whose request was answered by this 304, if it has fields that aren't kept
-        (RFC 9111 §5.2.2.4, §5.2.2.7)."""
+        """The fields for the client whose request led to this 304, if the 304 has fields that aren't stored (RFC 9111
+        §5.2.2.4, §5.2.2.7)."""
         own = [
             (name, value)
             for name, value in end_to_end(headers_304).fields
@@ -229,14 +228,16 @@ class StoredResponse:
             return self.vary
         if request is not None:
             return selecting_values(names, request, policy.credentials)
-        # A 304 that names fields whose values weren't kept leaves a response that no request can be matched with.
+        # If the 304 names fields whose values weren't stored, no request can be matched any more.
         known = {name for name, _ in self.vary}
         return self.vary if known.issuperset(names) else NEVER
 
     @property
     def must_not_be_kept(self) -> bool:
-        """Whether an update has made it one that may not be stored (RFC 9111 §5.2.2.5, §5.2.2.7)."""
-        said = self.cache_control
+        """Whether an update forbids storing it (RFC 9111 §5.2.2.5, §5.2.2.7)."""
+        control = self.cache_control
         return self.assigned_lifetime is None and (
-            said.private or is_unqualified(said.private_fields) or (said.no_store and not said.must_understand)
+            control.private
+            or is_unqualified(control.private_fields)
+            or (control.no_store and not control.must_understand)
         )

@@ -7,11 +7,11 @@ from typing import Final
 
 from .credentials import has_credentials
 from .directives import CacheControl, request_cache_control
+from .entity_tags import entity_tag, opaque_tag
 from .freshness import HEURISTICALLY_CACHEABLE
 from .headers import Headers
 from .policy import BY_THE_BOOK, Policy
 from .targeted import response_directives
-from .validation import entity_tag, opaque_tag
 from .vary import vary_names
 
 # RFC 9111 §3: a cache has "understood" a status "if it recognizes it and implements all specified caching-related
@@ -19,35 +19,32 @@ from .vary import vary_names
 UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE - {206} | {302, 303, 307, 400, 402, 403, 406, 409, 411, 415, 422, 451}
 
 # 428, 429, 431 and 511 "MUST NOT be stored by a cache" (RFC 6585 §3 to §6). The others are our own policy, stricter
-# than the standard: they speak of the moment (the origin is in trouble, the client too slow, the connection the wrong
-# one), of the client (it has to log in) or of its conditions, and nothing about the resource, so the next client is to
-# ask again.
+# than the standard: they are about the moment (the origin is in trouble, the client too slow, the connection the wrong
+# one), the client (it has to log in) or its conditions, and not about the resource. The next client has to ask again.
 NEVER_STORED: Final = frozenset({401, 407, 408, 412, 416, 417, 421, 425, 428, 429, 431, 500, 502, 503, 504, 511})
 
 
 def is_never_stored(status: int) -> bool:
-    """Whether no rule changes that (RFC 9111 §3: "the response status code is final"; 304 updates what is stored, and
-    206 is put together with what is)."""
+    """Whether a status is never stored, whatever the rules say. (RFC 9111 §3: "the response status code is final"; a
+    304 updates a stored response, a 206 is combined with one.)"""
     return not 200 <= status <= 599 or status in (206, 304) or status in NEVER_STORED
 
 
-# A rule is about a resource that is there. An answer that it isn't, or that something went wrong, is kept only by a
-# rule that names the status.
+# Rules are for existing resources. An error is only stored by a rule that names its status.
 RULED: Final = frozenset({200, 203, 204, 300, 301, 308})
 
 
 def speaks_of_resource(status: int) -> bool:
-    """Whether an answer with this status says something about the resource, which others may then take for granted:
-    that it is there, elsewhere, or gone. Every other error speaks of the request that it answers, and of whoever has
-    made it, or of the moment."""
+    """Whether a status says something about the resource, valid for all clients: it exists, has moved, or is gone.
+    Other errors are about the request, its client, or the moment."""
     return (200 <= status < 400 and status != 304) or status in (404, 410, 451)
 
 
-ERROR_LIFETIME_MOST: Final = 60
-"""Seconds for which an error (5xx) that has a lifetime of its own is fresh here, however long that is."""
+ERROR_LIFETIME_MAX: Final = 60
+"""Seconds for which an error (5xx) with an explicit lifetime is fresh at most."""
 
-# What the rest of a response cannot be understood without. A qualified private or no-cache that names one of them is
-# read as unqualified; the other fields can be left out.
+# Fields without which a response makes no sense. A qualified private or no-cache that names one of them counts as
+# unqualified; other fields can be left out.
 _ESSENTIAL: Final = frozenset(
     {
         "cache-control", "content-encoding", "content-length", "content-location", "content-range", "content-type",
@@ -58,18 +55,18 @@ _ESSENTIAL: Final = frozenset(
 
 @dataclass(slots=True, eq=False)
 class Verdict:
-    """Whether a response is stored, and as what."""
+    """Whether and how a response is stored."""
 
     why_not: str | None
     """A token for Cache-Status ``detail``; ``None`` if it is stored."""
     assigned: int | None = None
-    """Seconds of freshness given by a rule, or guessed, in place of what the response says."""
+    """Seconds of freshness from a rule, or guessed, that replace the response's own."""
     targeted: str | None = None
-    """The targeted field whose directives count (RFC 9213)."""
+    """The targeted field that applies (RFC 9213)."""
     omitted: frozenset[str] = frozenset()
-    """Fields that only the request which brought the response may have; they are not stored."""
+    """Fields that are only for the request that fetched the response, and not stored."""
     credentials: frozenset[str] = frozenset()
-    """Those of the policy: among what Vary names they are not stored as they are."""
+    """The policy's credentials: if Vary names them, their values are stored as digests."""
 
 
 def judge(
@@ -77,14 +74,14 @@ def judge(
 ) -> Verdict:
     """Whether the response to this GET is stored.
 
-    ``guess``: seconds of freshness for a response that says nothing at all about its own (RFC 9111 §4.2.2).
+    ``guess``: seconds of freshness for a response without any caching fields (RFC 9111 §4.2.2).
     """
     directives, targeted = response_directives(response, policy.targeted)
     omitted = omitted_fields(directives)
     rule = policy.rule_for(status, response)
     why_not = _why_not(request, status, response, directives, targeted, policy)
     if rule is not None and (why_not is None or why_not in _RULED_OUT or (rule.force and why_not in _FORCED)):
-        # RFC 9111 §3.5 and the request's own no-store have still to be asked.
+        # RFC 9111 §3.5 and the request's own no-store still apply.
         why_not = _by_request(request, response, directives, targeted, policy)
         if rule.force:
             omitted |= {"set-cookie"} | directives.private_fields - _ESSENTIAL
@@ -98,37 +95,37 @@ def judge(
 
 
 SIGNED_URL: Final = "signed-url"
-"""Why a response is not stored whose URL is signed anew for each download: it would be stored anew each time, too."""
+"""A URL that is signed anew for each download would be stored anew each time, too."""
 
 
 def _is_for_shared_caches(directives: CacheControl) -> bool:
-    """Whether the origin wants even this kept. RFC 9111 §3.5 is the model, where ``public`` and ``s-maxage`` let a
-    shared cache store what came with Authorization; who says ``immutable`` (RFC 8246) speaks of the URL as a name."""
+    """Whether the origin explicitly allows shared caches. As in RFC 9111 §3.5, where ``public`` and ``s-maxage`` let
+    them store responses to Authorization; and ``immutable`` (RFC 8246) says that the URL names this very content."""
     return directives.public or directives.immutable or directives.s_maxage is not None
 
 
 _RULED_OUT: Final = frozenset({"no-freshness", "authorization", "credentials", "request-no-store"})
-"""What any rule settles, or has no say in."""
+"""Reasons that any rule overrides, or that :func:`_by_request` checks again."""
 _FORCED: Final = frozenset({"no-store", "private", "set-cookie"})
-"""What a rule with ``force`` overrides."""
+"""Reasons that only a rule with ``force`` overrides."""
 
 
 ABOUT_CACHING: Final = frozenset({"cache-control", "expires", "pragma"})
 
 
 def says_nothing(response: Headers) -> bool:
-    """Whether there is nothing in a response about caching it."""
+    """Whether a response has no caching fields."""
     return not response.has_any(ABOUT_CACHING)
 
 
 def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
-    """Whether what came in answer to this request may be given to others, as far as that is up to the request: fields
-    of a 304 or of the answer to a HEAD, too (RFC 9111 §3.5, §5.2.1.5)."""
+    """``None`` if, as far as the request matters, its response may be served to others, else the reason. Also for
+    fields of a 304 or of the response to a HEAD (RFC 9111 §3.5, §5.2.1.5)."""
     return _by_request(request, response, *response_directives(response, policy.targeted), policy)
 
 
 def why_not_storable(request: Headers, status: int, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
-    """``None`` if the response to this GET may be stored by the standard, else a token that says why not."""
+    """``None`` if the response to this GET may be stored, else the reason as a token."""
     return judge(request, status, response, policy).why_not
 
 
@@ -139,32 +136,32 @@ def omitted_fields(directives: CacheControl) -> frozenset[str]:
 
 
 def is_unqualified(fields: frozenset[str]) -> bool:
-    """Whether naming these fields is as good as naming none, because the rest is nothing without them."""
+    """Whether a directive that names these fields counts as unqualified, since the rest is useless without them."""
     return not fields.isdisjoint(_ESSENTIAL)
 
 
 def _why_not(
     request: Headers, status: int, response: Headers, directives: CacheControl, targeted: str | None, policy: Policy
 ) -> str | None:
-    """What the response says comes before what the request said, so that the answer tells of the resource if it can."""
+    """The response's reasons come before the request's: they say more about the resource."""
     if status == 206:
-        return "partial"  # RFC 9111 §3.3: needs to be recorded as incomplete; only whole responses are kept so far
-    # RFC 9111 §3: "the response status code is final"; 304 updates what is stored, and is not stored itself.
+        return "partial"  # RFC 9111 §3.3: a 206 by itself; ranges are judged as the 200 they are part of
+    # RFC 9111 §3: "the response status code is final"; a 304 updates a stored response, and is not stored itself.
     if is_never_stored(status):
         return "status"
     if directives.must_understand and status not in UNDERSTOOD:
         return "status"  # RFC 9111 §5.2.2.3
     if "vary" in response and vary_names(response) is None:
-        return "vary-star"  # RFC 9111 §4.1: would never match
+        return "vary-star"  # RFC 9111 §4.1: never matches
     # RFC 9111 §5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and implements the status
-    # code's caching requirements", must-understand being there.
+    # code's caching requirements", if must-understand is present.
     if directives.no_store and not directives.must_understand:
         return "no-store"
-    # RFC 9111 §5.2.2.7: "a shared cache MUST NOT store the response", or the fields that it names.
+    # RFC 9111 §5.2.2.7: "a shared cache MUST NOT store the response", or the named fields.
     if directives.private or (directives.private_fields and is_unqualified(directives.private_fields)):
         return "private"
     # RFC 9111 §7.3: "the Set-Cookie response header field does not inhibit caching". Here it does, unless the origin
-    # has shared caches in mind: one user's session must not reach another because a header was forgotten.
+    # explicitly allows shared caches: a forgotten header must not leak one user's session to another.
     if "set-cookie" in response and not (
         directives.public or directives.s_maxage is not None or "set-cookie" in omitted_fields(directives)
     ):
@@ -180,7 +177,7 @@ def _why_not(
 
 
 def _has_lifetime(response: Headers, directives: CacheControl, targeted: str | None) -> bool:
-    """Whether the origin gives a lifetime of its own."""
+    """Whether the origin gives an explicit lifetime."""
     return (
         directives.max_age is not None
         or directives.s_maxage is not None
@@ -197,8 +194,8 @@ def _by_request(
         # RFC 9111 §3.5: with Authorization in the request, only what "allows it to be stored by a shared cache".
         if "authorization" in request:
             return "authorization"
-        # Of other credentials the standard says nothing, so that an origin which gives a lifetime, or wants to be asked
-        # each time, gets its way. But none is made up: what says nothing may be for this client only.
+        # The standard does not mention other credentials: explicit lifetimes and no-cache are honoured. But no lifetime
+        # is guessed, since the response may be for this client only.
         if (
             not directives.no_cache
             and directives.max_age is None

@@ -1,7 +1,7 @@
-"""Targeted cache control (RFC 9213): a field for one kind of cache, in place of Cache-Control and Expires.
+"""Targeted cache control (RFC 9213): a field for one kind of cache that replaces Cache-Control and Expires.
 
-``CDN-Cache-Control: max-age=600`` speaks to the caches of a content delivery network and to nobody else, so this cache
-obeys such a field only where the operator has named it.
+``CDN-Cache-Control: max-age=600`` is only for the caches of a content delivery network, so this cache uses such a field
+only if the operator has named it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import http_sf
 
-from .directives import LENGTH_MOST, TOO_LONG, CacheControl, cache_control_of, parse_cache_control
+from .directives import LENGTH_MAX, TOO_LONG, CacheControl, cache_control_of, parse_cache_control
 from .headers import Headers
 
 
 def response_directives(headers: Headers, targeted: Iterable[str] = ()) -> tuple[CacheControl, str | None]:
     """The directives of a response for this cache, and the targeted field they are from (``None``: Cache-Control).
 
-    ``targeted``: field names, lower-case, in the order of preference (RFC 9213 §2.2, the target list).
+    ``targeted``: lower-case field names, in order of preference (RFC 9213 §2.2, the target list).
     """
     for name in targeted:
         if name in headers:
@@ -29,13 +29,13 @@ def response_directives(headers: Headers, targeted: Iterable[str] = ()) -> tuple
 
 
 def parse_targeted(value: str) -> CacheControl | None:
-    """The directives of a targeted field; ``None`` if it is to be ignored.
+    """The directives of a targeted field; ``None`` if it must be ignored.
 
     RFC 9213 §2.1: "If a targeted field in a given response is empty, or a parsing error is encountered, that field MUST
     be ignored by the cache (i.e., it behaves as if the field were not present […])".
-    One that is too long to be read (:data:`~.directives.LENGTH_MOST`) counts as restricting.
+    One beyond :data:`~.directives.LENGTH_MAX` counts as restricting.
     """
-    if len(value) > LENGTH_MOST:
+    if len(value) > LENGTH_MAX:
         return TOO_LONG
     try:
         members: Any = http_sf.parse(value.encode("latin-1", "replace"), tltype="dictionary")
@@ -52,7 +52,7 @@ def parse_targeted(value: str) -> CacheControl | None:
 
 
 def _text(member: Any) -> str:
-    """A member as the argument that Cache-Control would have; what is no Integer, Token or String says nothing."""
+    """A member as an argument of Cache-Control; empty unless it is an Integer, Token or String."""
     if isinstance(member, int):
         return str(max(member, 0))
     return str(member) if isinstance(member, str) else ""

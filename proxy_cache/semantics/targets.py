@@ -1,8 +1,8 @@
-"""Request targets as clients write them, read once and alike for every way in (RFC 3986, RFC 9110 §4, RFC 9112 §3.2).
+"""Parses request targets, for all kinds of requests (RFC 3986, RFC 9110 §4, RFC 9112 §3.2).
 
-A host keeps its spelling but for the case: an ``xn--`` name is the only form that DNS and Host know, and decoding it
-and encoding it again can give another one. What is invalid is refused and never repaired (RFC 9112 §3.2: a recipient
-"SHOULD NOT attempt to autocorrect and then process the request").
+Hosts are lower-cased and otherwise unchanged: DNS and Host use ``xn--`` names, and decoding and encoding one can yield
+another. Invalid targets are refused, never repaired (RFC 9112 §3.2: a recipient "SHOULD NOT attempt to autocorrect and
+then process the request").
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final, TypeAlias
 
 from .keys import Target
 
-AUTHORITY_MOST: Final = 300
-"""Characters of a host and its port: a name has 253 at the most (RFC 1035 §2.3.4)."""
-_LABEL_MOST: Final = 63
-_NAME_MOST: Final = 253
+AUTHORITY_MAX: Final = 300
+"""Characters of a host with its port. (A name has at most 253, RFC 1035 §2.3.4.)"""
+_LABEL_MAX: Final = 63
+_NAME_MAX: Final = 253
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _ABSOLUTE: Final = re.compile(r"(https?)://([^/?#]*+)([^#]*+)", re.IGNORECASE)
-# Of what RFC 3986 §3.2.2 allows in a name: what can be looked up. Percent-encoding would be a second spelling.
+# The part of RFC 3986 §3.2.2 that can be looked up. (Percent-encoding would be a second spelling.)
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]++\]|[0-9A-Za-z._-]++)(?::([0-9]*+))?+")
 _HOST_FIELD: Final = re.compile(
     r"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]*+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?+"
@@ -32,7 +32,7 @@ Address: TypeAlias = tuple[str, int]
 
 
 class TargetError(ValueError):
-    """A target that names nothing. Its text says why, and is the client's to read."""
+    """An invalid target. The message is for the client."""
 
 
 def absolute(text: str, method: str = "GET") -> Target:
@@ -41,7 +41,7 @@ def absolute(text: str, method: str = "GET") -> Target:
     if found is None:
         raise TargetError("the target is no http or https URL")
     scheme, authority, path = found[1].lower(), found[2], found[3]
-    host, port = (_address if len(authority) <= AUTHORITY_MOST else address)(authority, _DEFAULT_PORTS[scheme])
+    host, port = (_address if len(authority) <= AUTHORITY_MAX else address)(authority, _DEFAULT_PORTS[scheme])
     if not path.startswith("/"):
         # RFC 9112 §3.2.4: for an OPTIONS of a URI without path and query "the last proxy on the request chain MUST send
         # a request-target of '*'". RFC 9110 §4.2.3: else an empty path is the same as "/".
@@ -66,10 +66,10 @@ def of_connect(text: str) -> Address:
 
 
 def address(authority: str, default_port: int | None) -> Address:
-    """Host and port of an authority (RFC 3986 §3.2). ``default_port``: where none is given; ``None`` if one has to be.
-    Raises :class:`TargetError`."""
-    if len(authority) > AUTHORITY_MOST:
-        raise TargetError(f"a host of more than {_NAME_MOST} characters")
+    """Host and port of an authority (RFC 3986 §3.2). ``default_port``: ``None`` if the port is required. Raises
+    :class:`TargetError`."""
+    if len(authority) > AUTHORITY_MAX:
+        raise TargetError(f"a host of more than {_NAME_MAX} characters")
     return _address(authority, default_port)
 
 
@@ -93,20 +93,20 @@ def _address(authority: str, default_port: int | None) -> Address:
             raise TargetError("an invalid IPv6 address in the target") from None
     else:
         labels = host.removesuffix(".").split(".")
-        if not all(0 < len(label) <= _LABEL_MOST for label in labels) or len(host) > _NAME_MOST + 1:
+        if not all(0 < len(label) <= _LABEL_MAX for label in labels) or len(host) > _NAME_MAX + 1:
             raise TargetError("a host with an empty label, or one that is too long")
     digits = (found[2] or "").lstrip("0")
     if not found[2]:
         if default_port is None:
             raise TargetError("no port in the target")
         return host, default_port
-    # RFC 3986 §3.2.3 has any number of digits in a port. 0 is no port that anything can listen on.
+    # RFC 3986 §3.2.3 allows any number of digits in a port. Nothing can listen on port 0.
     if not digits or len(digits) > 5 or int(digits) > 65535:
         raise TargetError("a port outside 1 to 65535 in the target")
     return host, int(digits)
 
 
 def is_host_field(value: str) -> bool:
-    """Whether a Host field has a valid value (RFC 9110 §7.2), which may be empty. It need not be one that exists: a
-    proxy that gets an absolute target makes its own."""
+    """Whether a Host field has a valid value (RFC 9110 §7.2), possibly empty. It need not be a host that exists: a
+    proxy that gets an absolute target generates its own."""
     return _HOST_FIELD.fullmatch(value) is not None

@@ -1,56 +1,28 @@
-"""Validators and conditions: asking the origin, and answering the client with 304 (RFC 9110 §8.8, §13)."""
+"""Validators and conditions: validating at the origin, and responding to clients with 304 (RFC 9110 §8.8, §13)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from .dates import parse_http_date
+from .entity_tags import TAG_IN_LIST, entity_tag, opaque_tag, strong_match, weak_match
 from .headers import Headers, end_to_end
-
-if TYPE_CHECKING:
-    from .stored import StoredResponse
+from .stored import StoredResponse
 
 CONDITIONAL: Final = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range"})
 """RFC 9110 §13.1."""
 
-# RFC 9110 §8.8.3. Space is no etagc, but is seen, and does no harm between quotes.
-_TAG: Final = r'(?:W/)?+"[\x20\x21\x23-\x7e\x80-\xff]*+"'
-_ENTITY_TAG: Final = re.compile(_TAG)
 _NO_WEIGHT: Final = re.compile(r"q=0(?:\.0{0,3})?")
-_TAG_IN_LIST: Final = re.compile(rf"(?:^|,)[ \t]*+({_TAG})[ \t]*+(?=,|$)")
-_CODINGS_MOST: Final = 2048
-"""Characters of an Accept-Encoding that are looked at; a longer one names nothing."""
-
-
-def entity_tag(headers: Headers) -> str | None:
-    """The ETag of a response, if there is exactly one and it is well-formed."""
-    value = headers.get("etag")
-    return value if value is not None and _ENTITY_TAG.fullmatch(value) else None
-
-
-def opaque_tag(headers: Headers) -> str | None:
-    """The one ETag of a response that is no entity tag, most often for want of quotes: bytes that its origin may know
-    again, and that are the same or not. It is never strong."""
-    values = headers.get_all("etag")
-    return values[0] if len(values) == 1 and values[0] and not _ENTITY_TAG.fullmatch(values[0]) else None
-
-
-def strong_match(a: str, b: str) -> bool:
-    """RFC 9110 §8.8.3.2: "equivalent if both are not weak and their opaque-tags match character-by-character"."""
-    return a == b and not a.startswith("W/")
-
-
-def weak_match(a: str, b: str) -> bool:
-    """RFC 9110 §8.8.3.2: equivalent if the opaque-tags match, "regardless of either or both being tagged as weak"."""
-    return a.removeprefix("W/") == b.removeprefix("W/")
+_CODINGS_MAX: Final = 2048
+"""Characters of an Accept-Encoding; a longer one counts as empty."""
 
 
 def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str]]:
     """The fields that validate stored responses (RFC 9111 §4.3.1); none if they have no validators.
 
-    Several are the variants of one key, asked about at once: the origin tells by ETag which of them it means.
+    Several variants of a key are validated at once: the origin's ETag tells which one is valid.
     """
     conditions = []
     # "MUST send the relevant entity tags", "SHOULD send the Last-Modified value […] if […] a single stored response is
@@ -60,7 +32,7 @@ def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str
         conditions.append(("If-None-Match", ", ".join(tags)))
     if len(stored) == 1:
         if not tags and (opaque := opaque_tag(stored[0].headers)) is not None:
-            conditions.append(("If-None-Match", opaque))  # who sends it so expects it back so
+            conditions.append(("If-None-Match", opaque))  # the origin expects it back as it sent it
         modified = stored[0].last_modified
         if modified is not None and parse_http_date(modified) is not None:
             conditions.append(("If-Modified-Since", modified))
@@ -68,13 +40,13 @@ def conditional_headers(stored: Sequence[StoredResponse]) -> list[tuple[str, str
 
 
 def is_another_version(request: Headers, stored: StoredResponse) -> bool:
-    """Whether a request names, by If-Match or If-Unmodified-Since, a version that this is not (RFC 9110 §13.1.1,
-    §13.1.4). A cache may ignore these; but who asks for ranges of one version must not be given another's."""
-    wanted = request.get_all("if-match")
-    if wanted:
-        tags = _TAG_IN_LIST.findall(", ".join(wanted))
+    """Whether a request names another version by If-Match or If-Unmodified-Since (RFC 9110 §13.1.1, §13.1.4). A cache
+    may ignore these, but a client that requests ranges of one version must not get those of another."""
+    values = request.get_all("if-match")
+    if values:
+        tags = TAG_IN_LIST.findall(", ".join(values))
         etag = stored.etag
-        return "*" not in wanted and not any(etag is not None and strong_match(tag, etag) for tag in tags)
+        return "*" not in values and not any(etag is not None and strong_match(tag, etag) for tag in tags)
     since = request.get("if-unmodified-since")
     before = parse_http_date(since) if since is not None else None
     if before is None:
@@ -84,11 +56,11 @@ def is_another_version(request: Headers, stored: StoredResponse) -> bool:
 
 
 def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
-    """Whether a variant that this request does not select may be offered to the origin as an answer to it.
+    """Whether a variant that this request does not select may be validated as its response.
 
-    Only one with a strong tag: servers that code on the way out weaken the tag, and then say 304 for the coded variant
-    to clients that can't read it. For the same reason a coded body is only for those that accept its coding, and one
-    that isn't coded for those that accept none.
+    Only with a strong tag: servers that compress on the way out weaken the tag, and then send a 304 for the compressed
+    variant to clients that can't decode it. For the same reason a coded body is only for requests that accept its
+    coding, an uncoded one only for requests that accept none.
     """
     if stored.status != 200 or stored.etag is None or stored.etag.startswith("W/"):
         return False
@@ -98,9 +70,9 @@ def may_stand_for(request: Headers, stored: StoredResponse) -> bool:
 
 
 def accepted_codings(request: Headers) -> frozenset[str]:
-    """The content codings that Accept-Encoding names as acceptable (RFC 9110 §12.5.3), without identity and ``*``."""
+    """The content codings that Accept-Encoding accepts (RFC 9110 §12.5.3), without identity and ``*``."""
     value = request.get("accept-encoding") or ""
-    if len(value) > _CODINGS_MOST:
+    if len(value) > _CODINGS_MAX:
         return frozenset()
     accepted = set()
     for member in value.lower().split(","):
@@ -111,9 +83,8 @@ def accepted_codings(request: Headers) -> frozenset[str]:
 
 
 def selected_by_304(stored: Sequence[StoredResponse], headers_304: Headers) -> int | None:
-    """Which of the responses that were asked about a 304 means; ``None`` if that can't be told (RFC 9111 §4.3.4).
-
-    If the request has selected one of them, that is the first.
+    """The index of the response that a 304 confirms, among those being validated; ``None`` if it is ambiguous (RFC 9111
+    §4.3.4). A response that the request itself selects is the first.
     """
     new = end_to_end(headers_304)
     if len(stored) == 1:
@@ -123,10 +94,10 @@ def selected_by_304(stored: Sequence[StoredResponse], headers_304: Headers) -> i
         return None
     # "If the new response contains one or more strong validators, then each of those strong validators identifies a
     # selected representation for update"; with a weak one "the most recent of those matching stored responses".
-    matching = [at for at, one in enumerate(stored) if one.etag is not None and weak_match(one.etag, tag)]
+    matching = [index for index, one in enumerate(stored) if one.etag is not None and weak_match(one.etag, tag)]
     if 0 in matching:
         return 0  # the one that this request selects
-    return max(matching, key=lambda at: (stored[at].etag == tag, stored[at].date), default=None)
+    return max(matching, key=lambda index: (stored[index].etag == tag, stored[index].date), default=None)
 
 
 def is_conditional(request: Headers) -> bool:
@@ -134,17 +105,17 @@ def is_conditional(request: Headers) -> bool:
 
 
 def not_modified(request: Headers, status: int, response: Headers) -> bool:
-    """Whether the client's conditions are answered with 304 instead of this response (RFC 9110 §13.2.2).
+    """Whether the client's conditions turn this response into a 304 (RFC 9110 §13.2.2).
 
     RFC 9111 §4.3.2: "If-Match and If-Unmodified-Since conditional header fields are not applicable to a cache".
     """
     if not 200 <= status < 300:
-        return False  # RFC 9110 §13.2.1: conditions count only where the answer without them were a 2xx
-    wanted = request.get("if-none-match")
-    if wanted is not None:
-        # RFC 9110 §13.1.3: "MUST ignore If-Modified-Since if the request contains an If-None-Match header field", also
-        # where no tag can be compared.
-        return _any_tag_matches(wanted, response)
+        return False  # RFC 9110 §13.2.1: conditions only apply if the response would be a 2xx
+    tags = request.get("if-none-match")
+    if tags is not None:
+        # RFC 9110 §13.1.3: "MUST ignore If-Modified-Since if the request contains an If-None-Match header field", even
+        # if no tag can be compared.
+        return _any_tag_matches(tags, response)
     since = request.get_all("if-modified-since")
     if len(since) != 1:
         return False
@@ -156,23 +127,23 @@ def not_modified(request: Headers, status: int, response: Headers) -> bool:
     return limit is not None and modified is not None and modified <= limit
 
 
-def _any_tag_matches(wanted: str, response: Headers) -> bool:
-    """RFC 9110 §13.1.2: "*" matches anything there is; tags are compared weakly, and what is no tag byte by byte."""
-    if wanted == "*":
+def _any_tag_matches(tags: str, response: Headers) -> bool:
+    """RFC 9110 §13.1.2: "*" matches any response; tags are compared weakly, malformed ones byte by byte."""
+    if tags == "*":
         return True
     tag = entity_tag(response)
     if tag is None:
         opaque = opaque_tag(response)
-        return opaque is not None and (opaque == wanted or opaque in [one.strip(" \t") for one in wanted.split(",")])
-    return any(weak_match(match[1], tag) for match in _TAG_IN_LIST.finditer(wanted))
+        return opaque is not None and (opaque == tags or opaque in [one.strip(" \t") for one in tags.split(",")])
+    return any(weak_match(match[1], tag) for match in TAG_IN_LIST.finditer(tags))
 
 
 NOT_MODIFIED_FIELDS: Final = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary"})
-"""What a 304 has to repeat of the 200 (RFC 9110 §15.4.5)."""
+"""Fields of the 200 that its 304 has to repeat (RFC 9110 §15.4.5)."""
 
 
 def not_modified_headers(headers: Headers) -> Headers:
-    """The fields of the 304 that stands for a response with ``headers``."""
+    """The fields of a 304 in place of a response with ``headers``."""
     kept = NOT_MODIFIED_FIELDS
     # RFC 9110 §15.4.5: other metadata only "for the purpose of guiding cache updates (e.g., Last-Modified might be
     # useful if the response does not have an ETag field)".

@@ -1,4 +1,4 @@
-"""Variants: which request fields a response depends on, and whether another request has the same (RFC 9111 §4.1)."""
+"""Variants: the request fields that a response depends on, and their comparison (RFC 9111 §4.1)."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from .credentials import is_credential
 from .directives import TOKEN
 from .headers import Headers
 
-NAMES_MOST: Final = 32
-"""Fields that Vary may name. A response with more matches no request: each hit compares all of them."""
-NORMALISED_MOST: Final = 2048
-"""Characters of the longest value that is normalised. A longer one stands for itself alone, which costs its sender a
-variant; taking it apart, once for each stored variant, would cost all others time."""
-_REMEMBER_LENGTH: Final = 256  # characters; what is longer is normalised each time, and not kept in memory
+NAMES_MAX: Final = 32
+"""Names in Vary. A response with more matches no request, since each hit compares all of them."""
+NORMALISED_MAX: Final = 2048
+"""Characters of a value that is normalised. A longer one only equals itself: that costs its sender a variant, while
+parsing it once for each stored variant would cost all others time."""
+_REMEMBER_LENGTH: Final = 256  # characters of values whose normalised form is cached
 
 SHORT: Final = 128
-"""Characters of the longest selecting value that is remembered as it is, where many are (:func:`in_short`)."""
+"""Characters of a selecting value that :func:`in_short` leaves as it is."""
 
 _TOKEN: Final = re.compile(TOKEN)
-# Begins with the semicolon, not with the space before it: a search would try each space of a long run anew.
+# Begins with the semicolon, not with the space before it: otherwise the search would restart at each space of a run.
 _WEIGHT: Final = re.compile(r";[ \t]*+q=([01](?:\.[0-9]{0,3}+)?+)", re.IGNORECASE)
 
-# RFC 9111 §4.1 allows to normalise values "in a way that is known to have identical semantics, according to the header
-# field's specification": white space around commas in fields that are lists. In others, a User-Agent say, a comma is
-# just a character.
+# RFC 9111 §4.1 allows normalising values "in a way that is known to have identical semantics, according to the header
+# field's specification": white space around commas in list fields. In other fields, a User-Agent say, a comma is just a
+# character.
 _LISTS: Final = frozenset({"prefer", "te", "access-control-request-headers", "cache-control"})
 # In these, members have weights (RFC 9110 §12.4.2), and case does not count (§8.3.1, §8.3.2, §8.4.1, §12.5.4).
 _NEGOTIATION: Final = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
-# Among equal weights any order is the same by the standard, but in some fields there are servers which take the first
-# ("some recipients treat the order […] as an indication of descending priority", §12.5.4): left as it is.
+# The order among equal weights is meaningless by the standard, but for some fields servers take the first one ("some
+# recipients treat the order […] as an indication of descending priority", §12.5.4): it is preserved.
 _ORDERED: Final = frozenset({"accept", "accept-language"})
-# Credentials would end in the index on the disk. Equality is all that is needed of them.
+# Credentials must not be in the index on disk, and only have to be compared for equality.
 _DIGEST: Final = "sha256:"
 
 
 def vary_names(response: Headers) -> tuple[str, ...] | None:
     """The fields that Vary names, lower-case and sorted; ``()`` if absent, ``None`` if no request ever matches.
 
-    That is so with ``*``, with what is no field name, and with more than :data:`NAMES_MOST` names.
+    That is so for ``*``, for an invalid field name, and for more than :data:`NAMES_MAX` names.
     """
     if "vary" not in response:
         return ()
     names = set()
     for value in response.get_all("vary"):
-        members = value.split(",", 2 * NAMES_MOST)  # what is left over in the last one is no field name
+        members = value.split(",", 2 * NAMES_MAX)  # a rest in the last member is an invalid name
         for member in members:
             name = member.strip(" \t").lower()
             if not name:
                 continue
             # RFC 9111 §4.1: 'A stored response with a Vary header field value containing a member "*" always fails to
-            # match.' What is no field name can't be compared either.
+            # match.' An invalid name can't be compared either.
             if name == "*" or _TOKEN.fullmatch(name) is None:
                 return None
             names.add(name)
-            if len(names) > NAMES_MOST:
+            if len(names) > NAMES_MAX:
                 return None
     return tuple(sorted(names))
 
@@ -66,16 +66,16 @@ def vary_names(response: Headers) -> tuple[str, ...] | None:
 def selecting_values(
     names: Iterable[str], request: Headers, credentials: Set[str] = frozenset()
 ) -> tuple[tuple[str, str | None], ...]:
-    """The request's values of those fields, normalised; ``None`` for a field that it doesn't have.
+    """The request's normalised values of these fields; ``None`` for an absent field.
 
-    Credentials (those of :mod:`.credentials`, and these) come as a digest.
+    Credentials (those of :mod:`.credentials`, and ``credentials``) are digested.
     """
     return tuple([(name, _selecting_value(name, request, credentials)) for name in names])
 
 
 def _selecting_value(name: str, request: Headers, credentials: Set[str]) -> str | None:
     value = request.get(name)  # "combining multiple header field lines with the same field name"
-    # What looks like a digest becomes one, so that a digest is never taken for somebody's value.
+    # A value that looks like a digest is digested, too: so a digest never equals a client's plain value.
     if value is not None and (is_credential(name, credentials) or value.startswith(_DIGEST)):
         return _digest(value)
     return normalised(name, value)
@@ -84,8 +84,8 @@ def _selecting_value(name: str, request: Headers, credentials: Set[str]) -> str 
 def in_short(
     values: tuple[tuple[str, str | None], ...], request: Headers, longest: int = SHORT
 ) -> tuple[tuple[str, str | None], ...]:
-    """Selecting values of this request, for those who remember many: what is longer comes as a digest of what was sent,
-    which only the same spelling matches."""
+    """Selecting values of this request in a compact form: longer ones are digests of the value as sent, which only
+    match the same spelling."""
     return tuple(
         [
             (name, value if value is None or len(value) <= longest else _digest(request.get(name) or ""))
@@ -99,8 +99,8 @@ def _digest(value: str) -> str:
 
 
 def normalised(name: str, value: str | None) -> str | None:
-    """The value in the one spelling that stands for all that mean the same. Idempotent."""
-    if value is None or len(value) > NORMALISED_MOST or '"' in value:
+    """The canonical spelling of a value. Idempotent."""
+    if value is None or len(value) > NORMALISED_MAX or '"' in value:
         return value
     if name in _NEGOTIATION:
         return (_remembered if len(value) <= _REMEMBER_LENGTH else _negotiation)(value, name in _ORDERED)
@@ -110,7 +110,7 @@ def normalised(name: str, value: str | None) -> str | None:
 
 
 def _negotiation(value: str, ordered: bool) -> str:
-    """The members of a list of preferences, the strongest first, in one spelling; parameters are left as they are."""
+    """The members of a list of preferences in canonical spelling, the strongest first; parameters are unchanged."""
     members: dict[str, float] = {}
     for member in value.split(","):
         member = member.strip(" \t")
@@ -131,23 +131,23 @@ _remembered = lru_cache(maxsize=1024)(_negotiation)
 
 
 def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
-    """Whether the request selects the response that was stored with these values.
+    """Whether the request selects a response that was stored with these values.
 
     RFC 9111 §4.1: a field that is absent "can only match another request if it is also absent there".
     """
     if not vary:
         return True
-    # An entry may be older than the limit.
-    return len(vary) <= NAMES_MOST and all(_selects(name, value, request) for name, value in vary)
+    # (Entries of earlier versions may exceed the limit.)
+    return len(vary) <= NAMES_MAX and all(_selects(name, value, request) for name, value in vary)
 
 
 def _selects(name: str, value: str | None, request: Headers) -> bool:
     given = request.get(name)
     if given is None or value is None or name == "*":
         return given is value and name != "*"
-    # Whether it is a digest was decided when it was stored.
+    # Whether to compare digests was decided when the response was stored.
     return (_digest(given) if value.startswith(_DIGEST) else normalised(name, given)) == value
 
 
 NEVER: Final[tuple[tuple[str, str | None], ...]] = (("*", None),)
-"""Selecting values that no request has."""
+"""Selecting values that match no request."""

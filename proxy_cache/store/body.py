@@ -1,208 +1,121 @@
-"""A body while it is being written: one writer, any number of readers that read along.
+"""A body while it is received: one writer, any number of readers that read along.
 
-What has come in and is not yet on disk is the *tail*, in memory. The writer flushes it in the background, a quarter
-of a megabyte at a time, and waits when the disk falls behind, so a fill costs a bounded amount of memory whatever its
-size. A reader takes its bytes from the tail or, further back, from the file.
+Bytes that are not on disk yet are the *tail*, in memory. They are flushed in the background, a quarter of a megabyte at
+a time, and the writer waits while the disk falls behind: a fill costs a bounded amount of memory, whatever its size.
+Readers get their bytes from the tail or, further back, from the file.
 
-A body may also be one piece of a bigger one (``start`` is then not 0): offsets are those of the whole, and the file is
-that of the entry it is a piece of.
+A body may also be a range of a bigger one: ``start`` is then not 0, offsets are those of the whole, and the file is
+that of the entry with gaps.
 
-A body that must not or cannot be kept (``no-store``, no room, a failing disk) has no file from that point on. Its
-tail is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored. Where somebody
-waits for the writer's slot, what the slowest reader still lacks is set aside instead (see :mod:`.spill`).
+A body that must not or cannot be kept (``no-store``, no room, a failing disk) has no file from that point on. The tail
+is then a window: the writer waits for the slowest reader, nothing is lost, and nothing is stored. If others wait for
+the writer's slot, bytes that the slowest reader still needs are spilled instead (see :mod:`.spill`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from .checksums import RunningSums
-from .files import READ_SIZE, OpenBody, as_os_error, write_at
+from .body_file import BodyFile
+from .body_reader import BodyError, BodyLost, Elsewhere, Reader, Rest
+from .eviction import Evictor
+from .files import BodyFiles, OpenBody, as_os_error, write_at
+from .pipes import Pipe, Spliced
+from .spill import Spill, SpillFile
+from .tail import Tail
+from .trouble import Trouble
 
-if TYPE_CHECKING:
-    from .index import Entry
-    from .pipes import Pipe, Poured
-    from .store import Store
+__all__ = ["TAIL_LIMIT", "Body", "BodyError", "BodyLost", "Elsewhere", "Reader", "Rest"]
 
 FLUSH_SIZE = 256 * 1024
-"""Bytes of tail that are worth a trip to the disk."""
+"""Bytes of tail that are worth a flush."""
 TAIL_LIMIT = 1024 * 1024
-"""Bytes of tail at which the writer waits for the disk, or for the slowest reader where there is no file. A body known
-not to be longer is written once, when complete."""
-
-
-class BodyError(Exception):
-    """The body ended before its time: what a reader has is not all of it."""
-
-
-class BodyLost(BodyError):
-    """Bytes that had come can't be read any more, through no fault of the origin's: it may be asked for them again."""
-
-
-class Rest(Protocol):
-    """What a body goes on with when its own bytes can't be read (see :mod:`~..gaps`)."""
-
-    def read_now(self) -> bytes | None: ...
-
-    async def read(self) -> bytes: ...
-
-    def seek(self, start: int, stop: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-Elsewhere: TypeAlias = Callable[[int, int, int], Rest | None]
-"""Where the bytes from ``start`` up to ``stop``, of a body of so many, are to be had otherwise; ``None``: nowhere."""
+"""Bytes of tail at which the writer waits for the disk, or for the slowest reader if there is no file. A body known to
+be no longer than this is written once, when complete."""
 
 
 class Body:
-    """The bytes of one response, growing: from ``start`` to ``length`` they have arrived, up to ``total`` they are to
-    come, if that is known. All three are offsets in the whole."""
+    """The bytes of one response. ``start``, ``length`` and ``total`` are offsets in the whole: of the first byte, after
+    the last byte so far, and after the last byte expected (``None``: unknown)."""
 
     def __init__(
         self,
-        store: Store,
-        entry_id: int,
+        file: BodyFile,
+        files: BodyFiles,
+        spill: Spill,
+        evictor: Evictor,
+        trouble: Trouble,
         total: int | None,
         *,
         reserved: int | None,
         start: int = 0,
-        piece_of: Entry | None = None,
         volatile: bool = False,
     ) -> None:
-        """``volatile``: no byte of it may be brought to a disk (``no-store``)."""
-        self.store = store
-        self.entry_id = entry_id
+        """``reserved``: bytes reserved for it, ``None`` if it is not to be kept. ``volatile``: no byte may be written
+        to a disk (``no-store``)."""
+        self.file = file
+        self.files = files
+        self.trouble = trouble
         self.total = total
         self.start = start
-        self.piece_of = piece_of
-        """The stored response, with gaps, that these bytes belong to."""
         self.length = start
         self.complete = False
         self.kept = reserved is not None
         """Whether the bytes go to a file. Turns false at most once, and never true again."""
         self.stored = False
         self.error: Exception | None = None
-        self.file: OpenBody | None = None
-        self.in_place = False
-        """Whether the file is where it will stay (see :meth:`pour`)."""
-        self.sums = RunningSums()
-        """The checksums of what was brought to the file, but for what was poured."""
-        self.was_poured = False
         self.reserved = reserved or 0
-        self._began = time.time()
-        # Each trip to the disk is a change of threads: what may be in memory as a whole is brought there at once.
+        self.tail = Tail(start)
+        self._spill = spill
+        self._evictor = evictor
+        self._started = time.time()
+        # Each flush is a change of threads: a body that may be in memory as a whole is written in one go.
         fits = total is not None and total - start <= TAIL_LIMIT
         self._flush_size = TAIL_LIMIT + 1 if fits else FLUSH_SIZE
-        self._tail: deque[bytes] = deque()
-        self._tail_start = start
         self._in_file = start
-        """Up to where the file has it all."""
+        """The file has all bytes before this offset."""
         self._readers: set[Reader] = set()
         self._waiting: list[asyncio.Future[None]] = []
-        self._room_made: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._flush: asyncio.Task[None] | None = None
-        self._pouring = False
+        self._splicing = False
         self._closed = False
         self._volatile = volatile
         self._is_spilling = False
-        self._spilled: Spilled | None = None
+        self._spilled: SpillFile | None = None
 
     # -- the writer ---------------------------------------------------------------------------------------------
 
     def put(self, chunk: bytes) -> bool:
-        """Append. Readers see the bytes at once. Whether the next may follow, without waiting for :meth:`room`."""
-        self._tail.append(chunk)
+        """Append; readers see the bytes at once. ``False``: call :meth:`drain` before the next."""
+        self.tail.chunks.append(chunk)
         self.length += len(chunk)
         if self._waiting:
             self._wake()
-        return self.kept and self.length - self._tail_start < self._flush_size
+        return self.kept and self.length - self.tail.start < self._flush_size
 
-    async def room(self) -> None:
-        """Returns when there is room for more."""
-        while self.kept and self.length - self._tail_start >= self._flush_size:
+    async def drain(self) -> None:
+        """Wait until more may be put."""
+        while self.kept and self.length - self.tail.start >= self._flush_size:
             if not self.flushing:
                 self._flush = asyncio.get_running_loop().create_task(self._flush_tail())
                 self._flush.add_done_callback(self._flush_done)
-            if self.length - self._tail_start < TAIL_LIMIT:
+            if self.length - self.tail.start < TAIL_LIMIT:
                 return
             await asyncio.shield(self._flush)  # type: ignore[arg-type]
         while not self.kept and self._trim() > TAIL_LIMIT:
-            if self._is_spilling and await self._set_aside():
+            if self._is_spilling and await self._spill_tail():
                 continue
-            self._room_made = asyncio.get_running_loop().create_future()
-            await self._room_made
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
 
-    @property
-    def is_held_up(self) -> bool:
-        """Whether the writer waits for its readers."""
-        return not self.kept and self._room_made is not None and not self._room_made.done()
+    async def splice(self, pipe: Pipe, count: int) -> None:
+        """Append ``count`` bytes from a pipe by way of the file; readers see them when they are in it.
 
-    @property
-    def movement(self) -> tuple[int, ...]:
-        """Numbers that change whenever a byte comes in, goes out, or is set aside."""
-        offsets = sum(reader.offset for reader in self._readers)
-        return self.length, self._tail_start, self._in_file, len(self._readers), offsets
-
-    @property
-    def slowest_reader(self) -> Reader | None:
-        """The reader that the writer waits for."""
-        return min(self._readers, key=lambda reader: reader.offset, default=None)
-
-    @property
-    def readers(self) -> frozenset[Reader]:
-        """Those that read it now."""
-        return frozenset(self._readers)
-
-    def spill(self) -> bool:
-        """From here on, set aside what readers have not read yet, rather than wait for them. Whether there is room for
-        that."""
-        if not self.store.spill.may_take(TAIL_LIMIT, volatile=self._volatile):
-            return False
-        self._is_spilling = True
-        self._make_room()
-        return True
-
-    async def _set_aside(self) -> bool:
-        """Bring the tail to a file that only the readers of this body see. Whether it is there."""
-        store, chunks, start = self.store, list(self._tail), self._tail_start
-        size = sum(map(len, chunks))
-        if not store.spill.may_take(size, volatile=self._volatile):
-            self._is_spilling = False
-            return False
-        store.spill.take(size, volatile=self._volatile)
-        spilled = self._spilled
-        try:
-            if spilled is None:
-                descriptor = await store.files.run_open(store.spill.open, self._volatile)
-                spilled = self._spilled = Spilled(OpenBody(0, descriptor), start, start)
-            await store.files.run_on(spilled.file, write_at, spilled.file.fd, chunks, start)
-        except BaseException as error:
-            store.spill.give_back(size, volatile=self._volatile)
-            self._is_spilling = False
-            if not isinstance(error, OSError):
-                raise
-            store.write_failed(error)
-            return False
-        if spilled.stop < start:
-            spilled.start = start  # all readers have had what lies between
-        spilled.stop = start + size
-        spilled.size += size
-        for _ in chunks:
-            self._tail.popleft()
-        self._tail_start += size
-        return True
-
-    async def pour(self, pipe: Pipe, count: int) -> None:
-        """Append ``count`` bytes that a pipe holds, by way of the file: readers see them when they are in there.
-
-        The pipe is empty after it, whatever becomes of the file. If this raises, the pipe is closed when nobody uses
-        it.
+        The pipe is empty afterwards, even if the file failed. If this raises, the pipe is closed as soon as nothing
+        uses it.
         """
         try:
             if self.flushing:
@@ -215,56 +128,49 @@ class Body:
         if not self.kept:
             self.put(pipe.read(count))
             return
-        self._pouring = self.was_poured = True
-        poured = self.store.pour(self, list(self._tail), self._tail_start, pipe, count)
-        poured.add_done_callback(partial(self._poured, pipe, count))
+        self._splicing = True
+        spliced = self.file.splice(list(self.tail.chunks), self.tail.start, pipe, count)
+        spliced.add_done_callback(partial(self._spliced, pipe, count))
         try:
-            while self._pouring:
-                await self.news()
+            while self._splicing:
+                await self.next_change()
         except BaseException:
-            poured.add_done_callback(lambda _: pipe.close())
+            spliced.add_done_callback(lambda _: pipe.close())
             raise
 
-    def _poured(self, pipe: Pipe, count: int, future: asyncio.Future[Poured]) -> None:
-        self._pouring = False
+    def _spliced(self, pipe: Pipe, count: int, future: asyncio.Future[Spliced]) -> None:
+        self._splicing = False
         was_kept = self.kept
         error: OSError | None
         try:
-            poured = future.result()
-        except Exception as failure:  # not even what was there before could be written
+            result = future.result()
+        except Exception as failure:  # not even the tail could be written
             error = as_os_error(failure)
         else:
-            if self.file is None:
-                self.file, self.in_place = OpenBody(self.entry_id, poured.fd), True
-            self._tail.clear()
-            self.length += poured.count
-            self._tail_start = self._in_file = self.length
-            count -= poured.count
-            error = None if poured.unsupported else poured.error
+            self.file.spliced(result)
+            self.length += result.count
+            self._in_file = self.length
+            self.tail.clear(self.length)
+            count -= result.count
+            error = None if result.unsupported else result.error
         if error is not None:
-            self.store.write_failed(error)
+            self.trouble.write_failed(error)
             self.stop_keeping()
         if count:
             self.put(pipe.read(count))
         if not was_kept:
-            self.store.discard(self)
+            self._discard()
         self._wake()
         self.close_if_unused()
 
-    async def news(self) -> None:
-        """Wait until something happens to it."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
-
     def finish(self) -> None:
-        """All bytes have arrived: readers are told. :meth:`Store.commit` then brings the last of them to disk."""
+        """All bytes have arrived. :meth:`.additions.Additions.commit` then writes the last of them."""
         self.complete = True
         self.total = self.length
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """No more bytes will come; readers that have read what there is get ``error``. Idempotent."""
+        """No more bytes will arrive; readers get ``error`` after the last byte. Idempotent."""
         if self.complete or self.error is not None:
             return
         self.error = error
@@ -272,104 +178,191 @@ class Body:
         self._wake()
         self.close_if_unused()
 
-    def stop_keeping(self) -> None:
-        """From here on nothing is written to disk; what is in the file stays there for those who read along."""
-        if not self.kept:
-            return
-        self.kept = False
-        self.store.unreserve(self.reserved)
-        self.reserved = 0
-        if not self.flushing:
-            self.store.discard(self)
+    # -- the file -----------------------------------------------------------------------------------------------
 
     def reserve(self, size: int) -> bool:
-        """Whether there is room for the first ``size`` bytes of it. It is made by what is older, as they come."""
+        """Reserve room for the first ``size`` bytes. Only entries that are older than this body are evicted for it."""
         lacking = size - self.reserved
         if lacking > 0:
-            beside = self.reserved + (self.piece_of.size if self.piece_of is not None else 0)
-            if not self.store.reserve(lacking, self._began, beside):
+            entry = self.file.partial_entry
+            beside = self.reserved + (entry.size if entry is not None else 0)
+            if not self._evictor.reserve(lacking, self._started, beside):
                 return False
             self.reserved += lacking
         return True
 
-    async def drain(self) -> tuple[list[bytes], int]:
-        """Wait for the flush under way, and return the rest of the tail with its offset, for the last write."""
-        while self._pouring:
-            await self.news()
+    def stop_keeping(self) -> None:
+        """Write nothing to disk any more. Bytes in the file stay there for present readers."""
+        if not self.kept:
+            return
+        self.kept = False
+        self._evictor.unreserve(self.reserved)
+        self.reserved = 0
+        if not self.flushing:
+            self._discard()
+
+    def _discard(self) -> None:
+        if not self.stored:
+            self.file.discard()
+
+    async def unflushed(self) -> tuple[list[bytes], int]:
+        """Wait for the flush under way. Returns the rest of the tail and its offset, for the last write."""
+        while self._splicing:
+            await self.next_change()
         if self._flush is not None:
             await asyncio.shield(self._flush)
-        return list(self._tail), self._tail_start
+        return list(self.tail.chunks), self.tail.start
 
     def drop_tail(self) -> None:
-        """All of it is in the file now. What was written in one go, and what is short, keeps its tail, so that who
-        reads along needs no file."""
-        if self.file is not None and self.length - self.start > FLUSH_SIZE:
-            self._tail.clear()
-            self._tail_start = self._in_file = self.length
+        """All of it is in the file now. A short body keeps its tail, so that present readers need no file."""
+        if self.file.open_body is not None and self.length - self.start > FLUSH_SIZE:
+            self._in_file = self.length
+            self.tail.clear(self.length)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is a range of an entry with gaps."""
+        return self.file.partial_entry is not None
 
     @property
     def flushing(self) -> bool:
-        return self._pouring or (self._flush is not None and not self._flush.done())
+        return self._splicing or (self._flush is not None and not self._flush.done())
 
     async def _flush_tail(self) -> None:
-        """Bring the tail to disk. A failure ends the keeping of this body, never its delivery."""
-        chunks = list(self._tail)
-        size = sum(map(len, chunks))
-        if not self.reserve(self._tail_start + size - self.start):
+        """Write the tail to disk. After a failure the body is not kept, but still delivered."""
+        chunks, start = list(self.tail.chunks), self.tail.start
+        if not self.reserve(start + sum(map(len, chunks)) - self.start):
             self.stop_keeping()
             return
         try:
-            await self.store.write(self, chunks, self._tail_start)
+            await self.file.write(chunks, start)
         except OSError as error:
-            self.store.write_failed(error)
+            self.trouble.write_failed(error)
             self.stop_keeping()
             return
-        for _ in chunks:
-            self._tail.popleft()
-        self._tail_start += size
-        self._in_file = self._tail_start
+        self.tail.drop(len(chunks))
+        self._in_file = self.tail.start
 
     def _flush_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error if isinstance(error, Exception) else BodyError(repr(error)))
         if not self.kept:
-            self.store.discard(self)
+            self._discard()
         self.close_if_unused()
+
+    # -- slow readers of a body that is not kept ----------------------------------------------------------------
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the writer waits for a reader."""
+        return not self.kept and self._drained is not None and not self._drained.done()
+
+    @property
+    def movement(self) -> tuple[int, ...]:
+        """Changes with every byte that is put, read or spilled."""
+        offsets = sum(reader.offset for reader in self._readers)
+        return self.length, self.tail.start, self._in_file, len(self._readers), offsets
+
+    @property
+    def slowest_reader(self) -> Reader | None:
+        """The reader that holds up the writer."""
+        return min(self._readers, key=lambda reader: reader.offset, default=None)
+
+    @property
+    def readers(self) -> frozenset[Reader]:
+        return frozenset(self._readers)
+
+    def spill(self) -> bool:
+        """From now on spill unread bytes instead of waiting for readers. ``False`` if there is no room for that."""
+        if not self._spill.has_room(TAIL_LIMIT, volatile=self._volatile):
+            return False
+        self._is_spilling = True
+        self._wake_writer()
+        return True
+
+    async def _spill_tail(self) -> bool:
+        """Move the tail to a file that only the readers of this body use. ``False`` if that failed."""
+        spill, chunks, start = self._spill, list(self.tail.chunks), self.tail.start
+        size = sum(map(len, chunks))
+        if not spill.has_room(size, volatile=self._volatile):
+            self._is_spilling = False
+            return False
+        spill.reserve(size, volatile=self._volatile)
+        spilled = self._spilled
+        try:
+            if spilled is None:
+                descriptor = await self.files.run_open(spill.open, self._volatile)
+                spilled = self._spilled = SpillFile(OpenBody(0, descriptor), start, start)
+            await self.files.run_on(spilled.file, write_at, spilled.file.fd, chunks, start)
+        except BaseException as error:
+            spill.release(size, volatile=self._volatile)
+            self._is_spilling = False
+            if not isinstance(error, OSError):
+                raise
+            self.trouble.write_failed(error)
+            return False
+        spilled.extend(start, size)
+        self.tail.drop(len(chunks))
+        return True
+
+    def _trim(self) -> int:
+        """Drop the part of the tail that every reader has read. Returns the bytes left."""
+        self.tail.drop_before(min((reader.offset for reader in self._readers), default=self.length))
+        return self.length - self.tail.start
+
+    def _wake_writer(self) -> None:
+        if not self.kept and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     # -- readers ------------------------------------------------------------------------------------------------
 
     def reader(self, start: int | None = None, stop: int | None = None) -> Reader:
-        """Read bytes ``start`` to ``stop`` (exclusive; to the end if ``None``). Close it when done."""
+        """A reader of the bytes ``start`` to ``stop`` (exclusive; ``None``: to the end). Close it when done."""
         reader = Reader(self, self.start if start is None else start, stop)
         self._readers.add(reader)
         return reader
 
+    def remove_reader(self, reader: Reader) -> None:
+        self._readers.discard(reader)
+        self._wake_writer()
+        self.close_if_unused()
+
+    reader_advanced = _wake_writer
+    """The slowest reader may have moved."""
+
     @property
     def joinable(self) -> bool:
-        """Whether a reader that begins now would still find the first byte."""
+        """Whether a new reader would still get the first byte."""
         return self.has(self.start)
 
     def has(self, offset: int) -> bool:
-        """Whether a reader that begins at ``offset`` now would find, or get, all from there."""
+        """Whether a new reader at ``offset`` would get everything from there on, now or later."""
         if self.error is not None or self._closed:
             return False
-        # Of what is not kept any more the tail may have moved on from where the files end.
-        if offset >= self._tail_start:
+        if offset >= self.tail.start:
             return True
-        start = self._tail_start
+        # The tail of a body that is not kept any more may have moved on from the end of its file.
+        start = self.tail.start
         if self._spilled is not None and self._spilled.stop >= start:
             start = self._spilled.start
-        return offset >= start or (self.file is not None and start <= self._in_file)
+        return offset >= start or (self.file.open_body is not None and start <= self._in_file)
 
-    def _place_of(self, offset: int) -> tuple[OpenBody, int] | None:
-        """The file that has the byte at ``offset``, which is not in the tail, and up to where it has what follows."""
-        spilled = self._spilled
+    def file_with(self, offset: int) -> tuple[OpenBody, int] | None:
+        """The file with the byte at ``offset``, which is before the tail; and the offset up to which it has the body.
+        ``None`` if that byte was dropped."""
+        spilled, file = self._spilled, self.file.open_body
         if spilled is not None and offset >= spilled.start:
             return (spilled.file, spilled.stop) if offset < spilled.stop else None
-        # What lies between the file's end and the tail was dropped. (Of a piece it would be read as zeros.)
-        if self.file is None or self.file.is_bad or offset >= self._in_file:
+        # Bytes between the file's end and the tail were dropped. (In a range's file they would be read as zeros.)
+        if file is None or file.is_bad or offset >= self._in_file:
             return None
-        return self.file, self._in_file
+        return file, self._in_file
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Done when bytes arrive, or the body ends."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -377,230 +370,15 @@ class Body:
             if not future.done():
                 future.set_result(None)
 
-    def _trim(self) -> int:
-        """Without a file: drop the part of the tail that every reader has, and return the bytes left."""
-        behind = min((reader.offset for reader in self._readers), default=self.length)
-        while self._tail and self._tail_start + len(self._tail[0]) <= behind:
-            self._tail_start += len(self._tail.popleft())
-        return self.length - self._tail_start
-
-    def _make_room(self) -> None:
-        if not self.kept and self._room_made is not None and not self._room_made.done():
-            self._room_made.set_result(None)
-
     def close_if_unused(self) -> None:
-        """Let go of the file once the fill is over and the last reader has left."""
+        """Close the files once the fill is over and the last reader has left."""
         if self._closed or self._readers or self.flushing or not (self.complete or self.error):
             return
         if self.kept and not self.stored:
-            return  # Store.commit still needs the file, and calls this again
+            return  # commit still needs the file, and calls this again
         self._closed = True
-        if self.file is not None:
-            self.store.files.release(self.file)
-            self.file = None
+        self.file.release()
         if self._spilled is not None:
-            self.store.spill.give_back(self._spilled.size, volatile=self._volatile)
-            self.store.files.release(self._spilled.file)
+            self._spill.release(self._spilled.size, volatile=self._volatile)
+            self.files.release(self._spilled.file)
             self._spilled = None
-
-
-class Spilled:
-    """What has been set aside of a body: its bytes from ``start`` up to, and without, ``stop``. ``size``: bytes that
-    the file takes."""
-
-    __slots__ = ("file", "size", "start", "stop")
-
-    def __init__(self, file: OpenBody, start: int, stop: int) -> None:
-        self.file = file
-        self.start = start
-        self.stop = stop
-        self.size = 0
-
-
-class Reader:
-    """One client's way through a body. Reads from memory or disk, and waits for what has not arrived."""
-
-    __slots__ = ("_body", "_gone", "_rest", "_wait", "elsewhere", "offset", "stop")
-
-    def __init__(self, body: Body, start: int, stop: int | None) -> None:
-        self._body = body
-        self.offset = start
-        self.stop = stop
-        self._wait: asyncio.Future[None] | None = None
-        self._gone = False
-        self.elsewhere: Elsewhere | None = None
-        """Where to go on when the file can't be read, or when what is behind was not kept."""
-        self._rest: Rest | None = None
-
-    def seek(self, start: int, stop: int | None) -> None:
-        """Go on with other bytes. What was not kept, and is behind, is to be had elsewhere, if at all."""
-        self.offset, self.stop = start, stop
-        if self._rest is not None and stop is not None:
-            self._rest.seek(start, stop)
-
-    def read_now(self) -> bytes | None:
-        """The next bytes if they can be had without waiting, ``b""`` at the end, ``None`` if not now.
-
-        Raises the body's error when it broke off and everything before that has been read.
-        """
-        body = self._body
-        if self._gone:
-            raise BodyError("the reader was closed")
-        if self._rest is not None:
-            return self._rest.read_now()
-        if self.offset == self.stop or (body.complete and self.offset == body.length):
-            return b""
-        if body.complete and self.offset > body.length:
-            raise BodyError("this body ends before")  # nothing will ever come
-        if self.offset >= body.length:
-            if body.error is not None:
-                raise BodyError(str(body.error)) from body.error
-            return None
-        if self.offset >= body._tail_start:
-            return self._took(self._from_tail())
-        place = body._place_of(self.offset)
-        if place is None:
-            self._lost("the beginning of this body was not kept")
-            return None
-        try:
-            data = body.store.files.read_now(place[0].fd, self._want(place[1]), self.offset)
-        except OSError as error:
-            self._lost(error)
-            return None
-        if data == b"":
-            self._lost("the body file ended early")
-            return None
-        return data if data is None else self._took(data)
-
-    def _lost(self, why: OSError | str) -> None:
-        """Go on elsewhere. Raises :class:`BodyLost` if that can't be."""
-        body = self._body
-        if isinstance(why, OSError):
-            body.store.disk_error("read", why)
-        stop = body.total if self.stop is None else self.stop
-        if self.elsewhere is None or stop is None or body.total is None:
-            raise BodyLost(str(why))
-        self._rest = self.elsewhere(self.offset, stop, body.total)
-        if self._rest is None:
-            raise BodyLost(str(why))
-        self._let_go()
-
-    def read_into(self, buffer: memoryview) -> int | None:
-        """The next bytes into ``buffer``, if they are in the file, and as far as the page cache has them: how many,
-        ``None`` if it is none. They are not taken before :meth:`skip`."""
-        place = self._in_file(len(buffer))
-        try:
-            return self._body.store.files.read_into(place[0], buffer[: place[2]], place[1]) if place else None
-        except OSError:
-            return None  # :meth:`read_now` meets it, too, and sees to it
-
-    def in_file(self, most: int) -> tuple[int, int, int] | None:
-        """Descriptor, offset and count of the next bytes, if they can be sent from the page cache as they are. They
-        are not taken before :meth:`skip`."""
-        place = self._in_file(most)
-        try:
-            return place if place and self._body.store.files.is_warm(*place) else None
-        except OSError:
-            return None
-
-    def _in_file(self, most: int) -> tuple[int, int, int] | None:
-        body = self._body
-        if self._gone or self._rest is not None or self.offset >= body._tail_start:
-            return None
-        place = body._place_of(self.offset)
-        if place is None:
-            return None
-        count = self._want(place[1], most)
-        return (place[0].fd, self.offset, count) if count > 0 else None
-
-    def skip(self, count: int) -> None:
-        self.offset += count
-        self._body._make_room()
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether it has had all that has arrived, and more is to come."""
-        body = self._body
-        return (
-            not self._gone
-            and self._rest is None
-            and self.offset >= body.length
-            and not body.complete
-            and body.error is None
-        )
-
-    async def arrival(self) -> None:
-        """Wait for more."""
-        self._wait = asyncio.get_running_loop().create_future()
-        self._body._waiting.append(self._wait)
-        await self._wait
-
-    async def read(self) -> bytes:
-        """The next bytes, at most ``READ_SIZE`` of them; ``b""`` at the end."""
-        body = self._body
-        while True:
-            data = self.read_now()
-            if data is not None:
-                return data
-            if self._rest is not None:
-                return await self._rest.read()
-            if self.offset < body.length:
-                place = body._place_of(self.offset)
-                assert place is not None
-                try:
-                    data = await body.store.files.read(place[0], self._want(place[1]), self.offset)
-                except OSError as error:
-                    self._lost(error)
-                    continue
-                if self._gone:
-                    raise BodyError("the reader was closed")
-                if data:
-                    return self._took(data)
-                self._lost("the body file ended early")
-            else:
-                await self.arrival()
-
-    def close(self) -> None:
-        """The client has all it wanted, or has left: a read under way ends with :class:`BodyError`. Idempotent."""
-        if self._gone:
-            return
-        self._gone = True
-        self.elsewhere = None
-        if self._wait is not None and not self._wait.done():
-            self._wait.set_result(None)
-        if self._rest is not None:
-            self._rest.close()
-            self._rest = None
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._body._readers.discard(self)
-        self._body._make_room()
-        self._body.close_if_unused()
-
-    def _want(self, end: int, most: int = READ_SIZE) -> int:
-        return min(most, end - self.offset, (self.stop if self.stop is not None else end) - self.offset)
-
-    def _from_tail(self) -> bytes:
-        body = self._body
-        start = body._tail_start
-        taken: list[bytes] = []
-        size = 0
-        stop = self.stop if self.stop is not None else body.length
-        at = self.offset
-        for chunk in body._tail:
-            end = start + len(chunk)
-            if end > at:
-                piece = chunk if start == at and end <= stop else chunk[at - start : stop - start]
-                taken.append(piece)
-                size += len(piece)
-                at += len(piece)
-                if at >= stop or size >= READ_SIZE:
-                    break
-            start = end
-        return taken[0] if len(taken) == 1 else b"".join(taken)
-
-    def _took(self, data: bytes) -> bytes:
-        self.offset += len(data)
-        self._body._make_room()
-        return data

@@ -1,11 +1,11 @@
-"""Checksums of stored bodies: what was written must be what is read.
+"""Checksums of stored bodies.
 
-A body has a checksum for each *run* of bytes that was written to it. Runs end where a block of ``BLOCK`` bytes does, so
-that any of them is checked at low cost, and a body that comes in pieces, in any order, can be checked as far as it is
-there. Runs may overlap: bytes that were fetched twice are the same bytes, or one of the two checks fails.
+A body has a checksum for each *run* of bytes that was written to it. No run crosses the end of a block (``BLOCK``
+bytes), so checking one is cheap, and a body that arrives in ranges, in any order, can be checked as far as it is
+stored. Runs may overlap: bytes that were fetched twice are either the same, or one of the two checks fails.
 
-XXH3 (64 bits, xxhash.com) finds what happens by accident: bits that flip, blocks that were never written, files that
-were exchanged. It is no protection from somebody who may write to the cache folder.
+XXH3 (64 bits, xxhash.com) detects accidents: flipped bits, blocks that were never written, files that were mixed up.
+It does not protect from an attacker who can write to the cache folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..semantics.spans import Span, Spans
 from .files import TornFile, write_at
 
 BLOCK: Final = 1 << 20
-"""Bytes of the longest run."""
+"""Bytes of a block, and of the longest run."""
 _RUN: Final = struct.Struct("<QIQ")
 _NUMBERS: Final = struct.Struct("<qqddqqq")
 SEAL: Final = 8
@@ -30,11 +30,11 @@ SEAL: Final = 8
 
 
 class CorruptBody(TornFile):
-    """Bytes of a stored body that are not those that were written."""
+    """Stored bytes differ from those that were written."""
 
 
 class Run(NamedTuple):
-    """The checksum of the bytes from ``start`` up to, and without, ``stop``."""
+    """The checksum of the bytes from ``start`` up to ``stop`` (exclusive)."""
 
     start: int
     stop: int
@@ -42,14 +42,14 @@ class Run(NamedTuple):
 
 
 def runs(sums: bytes) -> list[Run]:
-    """What :func:`packed` has packed. Raises ``ValueError``."""
+    """The inverse of :func:`packed`. Raises ``ValueError``."""
     if len(sums) % _RUN.size:
         raise ValueError("not a list of checksums")
     return [Run(start, start + length, digest) for start, length, digest in _RUN.iter_unpack(sums)]
 
 
 def packed(these: Iterable[Run]) -> bytes:
-    """Twenty bytes a run."""
+    """Runs as bytes, twenty for each."""
     return b"".join([_RUN.pack(start, stop - start, digest) for start, stop, digest in these])
 
 
@@ -63,8 +63,8 @@ def of_body(chunks: Sequence[bytes]) -> bytes:
 
 
 def is_intact(sums: bytes, data: bytes) -> bool:
-    """Whether a whole body is what was written, as far as that is known."""
-    if len(sums) == _RUN.size:  # as of all that is not longer than a block
+    """Whether a whole body matches its checksums, as far as they are known."""
+    if len(sums) == _RUN.size:  # every body up to the size of a block
         start, length, digest = _RUN.unpack(sums)
         if not start and length == len(data):
             return bool(xxh3_64_intdigest(data) == digest)
@@ -75,12 +75,11 @@ def is_intact(sums: bytes, data: bytes) -> bool:
 
 
 def with_runs(sums: bytes, new: bytes) -> bytes:
-    """``sums`` and ``new`` together, in order, without those that lie within another one."""
+    """``sums`` and ``new`` merged, in order, without runs that lie within another one."""
     if not sums or not new:
         return sums or new
     more = runs(new)
-    # Of many runs only those are looked at that the new ones may overlap. None lies within another, so that their ends
-    # ascend as their starts do.
+    # Only runs that the new ones may overlap are unpacked. No run lies within another, so ends ascend like starts.
     indices = range(len(sums) // _RUN.size)
     first = bisect_right(indices, more[0].start, key=lambda index: _run_at(sums, index).stop) * _RUN.size
     after = bisect_left(indices, more[-1].stop, key=lambda index: _run_at(sums, index).start) * _RUN.size
@@ -103,7 +102,7 @@ def _run_at(sums: bytes, index: int) -> Run:
 
 
 class RunningSums:
-    """The checksums of a body while it is written. For one thread at a time."""
+    """Computes checksums while a body is written. For one thread at a time."""
 
     def __init__(self) -> None:
         self._packed = bytearray()
@@ -111,7 +110,7 @@ class RunningSums:
         self._hash = xxh3_64()
 
     def update(self, chunks: Iterable[bytes], offset: int) -> None:
-        """``chunks`` have been written at ``offset``."""
+        """``chunks`` were written at ``offset``."""
         if offset != self._end:
             self._close()
             self._start = self._end = offset
@@ -126,12 +125,12 @@ class RunningSums:
                 view = view[len(part) :]
 
     def write(self, fd: int, chunks: list[bytes], offset: int) -> None:
-        """Write ``chunks`` at ``offset``, and count them in. Blocks. Raises ``OSError``."""
+        """Write ``chunks`` at ``offset``, and update the checksums. Blocks. Raises ``OSError``."""
         write_at(fd, chunks, offset)
         self.update(chunks, offset)
 
     def packed(self) -> bytes:
-        """The checksums of what has been written."""
+        """The checksums of all bytes written."""
         self._close()
         return bytes(self._packed)
 
@@ -146,15 +145,15 @@ class RunningSums:
 
 
 class BlockToCheck(NamedTuple):
-    """What there is of one block, and what is known of it."""
+    """The stored spans and known checksums of one block."""
 
     present: tuple[Span, ...]
     known: tuple[Run, ...]
-    """In order, and each within one of those spans."""
+    """In order, each within one of the spans."""
 
     @property
     def is_covered(self) -> bool:
-        """Whether there is one checksum for each of its spans."""
+        """Whether there is exactly one checksum for each span."""
         return len(self.known) == len(self.present) and all(
             run[:2] == span for run, span in zip(self.known, self.present, strict=True)
         )
@@ -163,21 +162,21 @@ class BlockToCheck(NamedTuple):
 def blocks(length: int, spans: Spans | None, sums: bytes) -> list[BlockToCheck]:
     """The blocks of a body with ``spans`` of its ``length`` bytes (``None``: all of them). Raises ``ValueError``.
 
-    Takes as long as there are blocks, spans and checksums: not for the event loop.
+    Not for the event loop: it takes time in proportion to blocks, spans and checksums.
     """
     present: list[Span] = []
     for start, stop in [Span(0, length)] if spans is None else spans:
-        at = start
-        while at < stop:
-            end = min(stop, at - at % BLOCK + BLOCK)
-            present.append(Span(at, end))
-            at = end
+        offset = start
+        while offset < stop:
+            end = min(stop, offset - offset % BLOCK + BLOCK)
+            present.append(Span(offset, end))
+            offset = end
     known: dict[int, list[Run]] = {}
-    at = 0
-    for run in sorted(runs(sums)):  # they are in order; what an earlier version has written, too, as far as it is known
-        while at < len(present) and present[at].stop <= run.start:
-            at += 1
-        if at == len(present) or run.start < present[at].start or run.stop > present[at].stop:
+    index = 0
+    for run in sorted(runs(sums)):  # (they should be in order already)
+        while index < len(present) and present[index].stop <= run.start:
+            index += 1
+        if index == len(present) or run.start < present[index].start or run.stop > present[index].stop:
             raise ValueError("a checksum of what isn't there")
         known.setdefault(run.start // BLOCK, []).append(run)
     grouped = groupby(present, lambda span: span.start // BLOCK)
@@ -185,23 +184,24 @@ def blocks(length: int, spans: Spans | None, sums: bytes) -> list[BlockToCheck]:
 
 
 def check(block: BlockToCheck, read: Callable[[int, int], memoryview]) -> list[Run]:
-    """Check a block. What it lacks of one checksum for each of its spans, made from what is there now.
+    """Check a block. Returns new checksums for spans without one, computed from the stored bytes.
 
-    ``read(start, stop)`` gives these bytes, or less if there are no more. Raises :class:`CorruptBody`, ``OSError``.
+    ``read(start, stop)`` returns these bytes, or fewer at the end of the file. Raises :class:`CorruptBody`,
+    ``OSError``.
     """
     new = []
-    at = 0
+    index = 0
     for start, stop in block.present:
         data = read(start, stop)
         if len(data) != stop - start:
             raise CorruptBody(5, f"the body file ends at byte {start + len(data)}")
         is_known = False
-        while at < len(block.known) and block.known[at].start < stop:
-            run = block.known[at]
+        while index < len(block.known) and block.known[index].start < stop:
+            run = block.known[index]
             if xxh3_64_intdigest(data[run.start - start : run.stop - start]) != run.digest:
                 raise CorruptBody(5, f"bytes {run.start}-{run.stop - 1} are not what was stored")
             is_known = is_known or run[:2] == (start, stop)
-            at += 1
+            index += 1
         if not is_known:
             new.append(Run(start, stop, xxh3_64_intdigest(data)))
     return new
@@ -225,7 +225,7 @@ def sealed(
     length: int,
     spans: str | None,
 ) -> bytes:
-    """The checksums of a body, behind that of the row they are in, of which these are the other values."""
+    """The checksums of a body, preceded by that of their row. The other parameters are the row's values."""
     numbers = _NUMBERS.pack(
         entry_id, status, request_time, response_time, age, -1 if assigned is None else assigned, length
     )

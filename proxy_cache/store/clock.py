@@ -1,10 +1,10 @@
-"""The wall clock, which may be set while responses are stored by it.
+"""Corrections for a wall clock that is set while responses are stored.
 
-Freshness goes by the wall clock: responses outlive the process, and so must the times at which they came. If the clock
-is set forward, what is stored looks older than it is, and is validated too early. If it is set back, everything stored
-looks younger, and would stay fresh for longer than its origin has said; what was stored while the clock was ahead even
-until it gets there again. So a step back is remembered, with the ids that were given by then: a response from before
-is older by the step, and one that seems to come from the future, whose age nobody can tell, is stale.
+Freshness is computed by the wall clock: responses outlive the process, so their times have to. If the clock is set
+forward, stored responses look older than they are, and are validated early. If it is set back, they look younger and
+would stay fresh for too long; responses that were stored while the clock was ahead, even until it gets there again. So
+a step back is remembered, with the ids used by then: responses from before are older by the step, and responses that
+seem to be from the future, of unknown age, are stale.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Final
 from ..semantics.stored import StoredResponse
 
 TOLERANCE: Final = 0.5
-"""Seconds that a clock may be behind what it was. Clocks that are slewed go slower, but not backwards."""
+"""Seconds of a step back that are ignored. (Slewed clocks run slower, but not backwards.)"""
 LOOK_EVERY: Final = 0.1
 """Seconds between looks at the clock."""
-STEPS_MOST: Final = 16
+STEPS_MAX: Final = 16
+"""Steps that are remembered one by one; earlier ones are merged."""
 UNCERTAIN: Final = 0.01
-"""Seconds between two looks at one clock, at which the look at the other between them says nothing."""
+"""Seconds between two readings of the monotonic clock that make the wall clock's reading between them useless."""
 
 
 class ClockWatch:
-    """Notices that the wall clock has been set back, by the monotonic one, which can't be."""
+    """Detects that the wall clock was set back, by comparing it with the monotonic clock."""
 
     def __init__(
         self, wall: Callable[[], float] | None = None, monotonic: Callable[[], float] = time.monotonic
@@ -35,18 +36,18 @@ class ClockWatch:
         self._wall = wall
         self._monotonic = monotonic
         self._offset = float("-inf")
-        """The wall clock, less the monotonic one."""
+        """Wall clock minus monotonic clock."""
 
     def set_back_by(self) -> float:
-        """Seconds by which it has been set back since the last look; 0 if it hasn't. Small amounts add up."""
+        """Seconds by which the clock was set back since the last look; 0 if it wasn't. Small steps add up."""
         before = self._monotonic()
         wall = (self._wall or time.time)()
         if -TOLERANCE < (by := self._offset - wall + before) <= TOLERANCE:
             if by < 0.0:
                 self._offset = wall - before
-            return 0.0  # as it mostly is: it goes as the other does, or a trifle faster, or is slewed
+            return 0.0  # the usual case: both run alike, or the wall clock is slewed
         if self._monotonic() - before > UNCERTAIN:
-            return 0.0  # the process has been stopped in between
+            return 0.0  # the process was stopped in between
         offset = wall - before
         by = self._offset - offset
         if by <= TOLERANCE:
@@ -58,7 +59,7 @@ class ClockWatch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The clock was set back from ``before`` to ``after`` (unix seconds), by ``by``, when the next id was ``first``."""
+    """The clock was set back from ``before`` to ``after`` (unix seconds), by ``by``. ``first``: the next unused id."""
 
     first: int
     before: float
@@ -67,10 +68,10 @@ class Step:
 
 
 class ClockSteps:
-    """All steps back since the oldest response that they might matter to; the oldest are taken together."""
+    """All steps back that could matter to a stored response; the earliest ones are merged."""
 
     def __init__(self, text: str = "[]") -> None:
-        """``text``: what :meth:`dump` has given. One that makes no sense is no step."""
+        """``text``: from :meth:`dump`. Nonsense counts as no steps."""
         try:
             self._steps = [Step(int(a), float(b), float(c), float(d)) for a, b, c, d in json.loads(text)]
         except (ValueError, TypeError):
@@ -84,22 +85,22 @@ class ClockSteps:
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
-        if len(self._steps) > STEPS_MOST:
+        if len(self._steps) > STEPS_MAX:
             one, other, *rest = self._steps
             both = Step(other.first, max(one.before, other.before), min(one.after, other.after), one.by + other.by)
             self._steps = [both, *rest]
 
     def correct(self, entry_id: int, response: StoredResponse, now: float) -> None:
-        """Bring a response that was read from the index to today's clock."""
+        """Convert the times of a response that was read from the index to today's clock."""
         for step in self._steps:
             if entry_id >= step.first or response.response_time > step.before + TOLERANCE:
-                continue  # stored, or updated, since then
+                continue  # stored or updated since the step
             set_back(response, step.by, step.after)
         distrust_the_future(response, now)
 
 
 def set_back(response: StoredResponse, by: float, now: float) -> None:
-    """The clock was set back by ``by`` seconds, to ``now``, after this response had come."""
+    """The clock was set back by ``by`` seconds, to ``now``, after this response was received."""
     is_from_the_future = response.response_time > now
     response.response_time -= by
     response.request_time -= by
@@ -109,7 +110,7 @@ def set_back(response: StoredResponse, by: float, now: float) -> None:
 
 
 def distrust_the_future(response: StoredResponse, now: float) -> None:
-    """What seems to have come later than now was stored by a clock that was ahead: its age can't be told."""
+    """Make a response stale whose time is in the future: the clock was ahead, so its age is unknown."""
     if response.response_time > now + TOLERANCE:
         _make_stale(response, now)
 

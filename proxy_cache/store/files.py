@@ -1,9 +1,9 @@
-"""Body files: where they are, how they come and go, and reads that do not block the event loop.
+"""Body files: their names, their life, and reads that do not block the event loop.
 
-A body is written under ``tmp/xx/`` and renamed to ``bodies/xx/`` once complete; one that is there from its first to its
-last byte is made in place. Either way the index learns of it when it is whole, and after a crash a file that the index
-doesn't know is deleted. (Small bodies have no file of their own, see :mod:`.segments`.) What is in the page cache is
-read on the loop (``preadv2`` with ``RWF_NOWAIT``); everything else goes to a thread.
+A body is written under ``tmp/xx/`` and renamed to ``bodies/xx/`` once complete. A spliced body, or one that is complete
+before it is written, is made in place. In either case it is added to the index when complete, and after a crash files
+that are not in the index are deleted. (Small bodies have no file of their own, see :mod:`.segments`.) Bytes in the page
+cache are read on the loop (``preadv2`` with ``RWF_NOWAIT``), others in a thread.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,32 +30,32 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024
-"""Bytes read at once for one client; also what one client may have in memory besides its socket's buffer."""
+"""Bytes read at once for one client, and its share of memory besides the socket's buffer."""
 
 TMP_FOLDERS = 64
-"""Folders for bodies that are being filled, see :func:`_spread_below`."""
+"""Folders for incomplete bodies, see :func:`_spread_below`."""
 
 OPEN_FILES = 256
-"""Files kept open after their last reader left, so that a hot entry is not opened for every hit."""
+"""Files kept open after their last reader, so that hits don't open a popular file again and again."""
 
 WARM = 1.0
-"""Seconds for which a file that was found in the page cache is taken to be there still."""
-WARM_LARGEST = 256 * 1024
-"""Bytes of the longest file that this is found out of."""
+"""Seconds for which a file is assumed to stay in the page cache."""
+WARM_MAX = 256 * 1024
+"""Bytes of the longest file that is sent that way."""
 
 # linux/fs.h, where it is the same for x86, Arm and RISC-V; elsewhere the call is refused.
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_TOPDIR_FL = 0x00020000
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_scratch = memoryview(bytearray(WARM_LARGEST))
+_scratch = memoryview(bytearray(WARM_MAX))
 
 
 class TornFile(OSError):
-    """A stored body that is not as long as its entry says, or not there."""
+    """A stored body is missing, or shorter or longer than its entry says."""
 
 
 class OpenBody:
-    """An open body file with a count of its users; closed by :class:`BodyFiles` when idle for long enough."""
+    """An open body file with a count of its users. :class:`BodyFiles` closes it some time after the last one."""
 
     __slots__ = ("entry_id", "fd", "is_bad", "users", "warm")
 
@@ -63,17 +64,17 @@ class OpenBody:
         self.fd = fd
         self.users = 1
         self.warm = 0.0
-        """When it was last seen to be all in the page cache."""
+        """When all of it was last seen in the page cache (unix time)."""
         self.is_bad = False
-        """Whether it was found to be corrupt: who still reads it reads no further."""
+        """Whether it is corrupt: present readers get no further bytes of it."""
 
 
 def _spread_below(folder: Path) -> None:
-    """Tell the file system that the folders in this one have nothing to do with each other (``chattr +T``).
+    """Tell the file system that the subfolders are unrelated (``chattr +T``).
 
-    ext4 then puts them, and the files in them, into groups of their own, and not all into one or two. Within a group it
-    looks at each inode that was freed in the last minutes whenever a file is made: a fifth of a miss of 1 MB in a cache
-    that evicts, measured. Folders that are there already stay where they are.
+    ext4 then spreads them and their files over many block groups instead of one or two. Whenever it makes a file it
+    visits every inode of the group that was freed in the last minutes: a fifth of the cost of a 1 MB miss in a cache
+    that evicts (measured). Existing folders stay where they are.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -85,21 +86,21 @@ def _spread_below(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError:
-        logger.debug("no chattr +T for %s", folder)  # other file systems know no such hint
+        logger.debug("no chattr +T for %s", folder)  # other file systems have no such hint
 
 
 def as_os_error(error: Exception) -> OSError:
-    """Whatever goes wrong with a body is told like a failure of the disk."""
+    """Any error of writing a body, as one of the disk."""
     return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
 
 
-def _close_opened(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())
+def _undo(undo: Callable[[T], object], work: asyncio.Future[T]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        undo(work.result())
 
 
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
-    """Write all of ``chunks`` at ``offset``, whatever a single call may take. Blocks."""
+    """Write all of ``chunks`` at ``offset``, in as many calls as needed. Blocks."""
     for first in range(0, len(chunks), 1000):
         data = [memoryview(chunk) for chunk in chunks[first : first + 1000] if chunk]
         while data:
@@ -122,10 +123,10 @@ class BodyFiles:
         self.tmp = root / "tmp"
         self.bodies = root / "bodies"
         self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cache-disk")
-        self.pourer = Worker("cache-pour")
-        """What goes from pipes to files (see :mod:`.pipes`)."""
+        self.splicer = Worker("cache-splice")
+        """Moves bytes from pipes to files (see :mod:`.pipes`)."""
         self._sweeper = Worker("cache-sweep")
-        """What nobody waits for."""
+        """For calls that nobody waits for."""
         self._idle: OrderedDict[int, OpenBody] = OrderedDict()
         self._open: dict[int, OpenBody] = {}
         self._nowait = bool(_NOWAIT)
@@ -133,7 +134,7 @@ class BodyFiles:
         self._closing = False
 
     def prepare(self) -> None:
-        """Make the folders, and empty ``tmp/``: what is in there was being filled when the process ended."""
+        """Make the folders, and empty ``tmp/`` of bodies that were incomplete when the last process ended."""
         shutil.rmtree(self.tmp, ignore_errors=True)
         for folder, folders in ((self.tmp, TMP_FOLDERS), (self.bodies, 256)):
             folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -146,8 +147,8 @@ class BodyFiles:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
 
     async def run_on(self, file: OpenBody, function: Callable[..., T], *args: Any) -> T:
-        """Run a blocking call on an open file. It stays open until the thread has done with it, even if whoever waits
-        for that is cancelled: its descriptor would be another file's by then."""
+        """Run a blocking call on an open file. The file stays open until the thread is done, even if the caller is
+        cancelled: otherwise its descriptor could already belong to another file."""
         work = asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
         self.keep(work)
         file.users += 1
@@ -155,34 +156,40 @@ class BodyFiles:
         return await asyncio.shield(work)
 
     async def run_open(self, function: Callable[..., int], *args: Any) -> int:
-        """Run a blocking call that opens a file. If whoever waits for it is cancelled, it is closed again."""
-        opening = asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
-        self.keep(opening)
+        """Run a blocking call that opens a file. If the caller is cancelled, the file is closed again."""
+        return await self.undone_if_cancelled(
+            asyncio.get_running_loop().run_in_executor(self.pool, function, *args), os.close
+        )
+
+    async def undone_if_cancelled(self, work: asyncio.Future[T], undo: Callable[[T], object]) -> T:
+        """Wait for ``work``. If the caller is cancelled, the work still ends, and ``undo`` is called with its
+        result."""
+        self.keep(work)
         try:
-            return await asyncio.shield(opening)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
+            work.add_done_callback(partial(_undo, undo))
             raise
 
     def start(self, function: Callable[..., object], *args: object) -> None:
-        """Let a blocking call run in a thread of its own, without waiting for it."""
+        """Start a blocking call without waiting for it."""
         if not self._closing:
             task = self._sweeper.run(function, *args)
             task.add_done_callback(self.failed)
             self.keep(task)
 
     def keep(self, task: asyncio.Future[Any]) -> None:
-        """Have :meth:`drain` wait for this, too."""
+        """Make :meth:`drain` wait for this task."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def failed(self, task: asyncio.Future[Any]) -> None:
-        """To be told of a task whose failure nobody else hears of."""
+        """A callback that logs the failure of a task that nobody awaits."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a disk task failed", exc_info=error)
 
     async def drain(self) -> None:
-        """Wait for what was started, and start nothing any more."""
+        """Wait for all that was started, and start nothing any more."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._closing = True
@@ -195,7 +202,7 @@ class BodyFiles:
         return f"{self.tmp}/{entry_id % TMP_FOLDERS:02x}/{entry_id:016x}"
 
     def scan(self) -> Iterator[int]:
-        """The ids of all body files there are."""
+        """The ids of all body files."""
         for folder in os.scandir(self.bodies):
             for file in os.scandir(folder.path):
                 try:
@@ -209,9 +216,9 @@ class BodyFiles:
         return os.open(self.tmp_path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
 
     def commit(self, entry_id: int, fd: int, length: int, total: int | None = None, *, in_place: bool = False) -> None:
-        """The temporary file becomes the entry's body: complete first, then visible. ``in_place``: it is there already.
+        """Move a complete temporary file to its final place. ``in_place``: it is there already.
 
-        ``total``: of this length, if only the first ``length`` bytes are here; the rest is a hole.
+        ``total``: the length of the body if the file has only its first ``length`` bytes; the rest becomes a hole.
         """
         if os.fstat(fd).st_size != length:
             raise TornFile(errno.EIO, f"wrote {length} bytes, the file has {os.fstat(fd).st_size}")
@@ -221,7 +228,7 @@ class BodyFiles:
             os.rename(self.tmp_path(entry_id), self.path(entry_id))
 
     def write_whole(self, entry_id: int, chunks: list[bytes]) -> None:
-        """Make a body file in one go. Nothing is left of it if that fails."""
+        """Write a body file in one go. If that fails nothing is left of it."""
         path = self.path(entry_id)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
         try:
@@ -235,11 +242,11 @@ class BodyFiles:
             os.close(fd)
 
     def create_in_place(self, entry_id: int) -> int:
-        """A body that is to be filled where it will stay. (Without a row in the index it is nobody's.)"""
+        """Make an empty body file in its final place. (It is invisible without a row in the index.)"""
         return os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
 
     def create_sparse(self, entry_id: int, length: int) -> int:
-        """A body of which pieces are to come: a file that is one hole. What is in it, the index alone knows."""
+        """Make a body file for ranges: one hole at first. Only the index knows which bytes are written."""
         fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             os.ftruncate(fd, length)
@@ -249,14 +256,14 @@ class BodyFiles:
         return fd
 
     def link(self, entry_id: int, other_id: int) -> None:
-        """A second entry with the same body."""
+        """Give the body to a second entry."""
         try:
             os.link(self.path(entry_id), self.path(other_id))
         except FileNotFoundError as error:
             raise TornFile(errno.ENOENT, "the entry is gone") from error
 
     def discard(self, entry_id: int) -> None:
-        """Drop a temporary file. Never raises: it is called where something has already gone wrong."""
+        """Delete a temporary file. Never raises: it is called after other failures."""
         try:
             os.unlink(self.tmp_path(entry_id))
         except OSError:
@@ -281,16 +288,16 @@ class BodyFiles:
         return body
 
     def peek(self, entry_id: int) -> OpenBody | None:
-        """The body, if its file is open already, to be used before anybody else has a turn on the loop."""
+        """The body, if its file is open already, for use before the loop's next turn."""
         body = self._open.get(entry_id)
         if body is not None and not body.users:
             self._idle.move_to_end(entry_id)
         return body
 
     def warm(self, entry_id: int, length: int, now: float) -> int | None:
-        """The descriptor of a whole body whose file is open and in the page cache, to send it from there at once.
+        """The descriptor of a whole body whose file is open and in the page cache, for ``sendfile``.
 
-        ``sendfile`` would wait for the disk without a word, so it is only for what was read within the last second.
+        ``sendfile`` silently waits for the disk, so it is only used within a second after a read from the page cache.
         """
         body = self._open.get(entry_id)
         if body is None:
@@ -304,16 +311,16 @@ class BodyFiles:
         return body.fd
 
     async def open(self, entry_id: int, length: int, how: Callable[[int, int], int] | None = None) -> OpenBody:
-        """Open an entry's body; :class:`TornFile` if it is missing or not ``length`` bytes long.
+        """Open an entry's body. Raises :class:`TornFile` if it is missing or not ``length`` bytes long.
 
-        ``how``: :meth:`create_sparse` to write pieces of it.
+        ``how(entry_id, length)`` opens it, :meth:`open_checked` by default.
         """
         body = self.open_cached(entry_id)
         if body is not None:
             return body
-        fd = await self.run_open(how or self._open_checked, entry_id, length)
+        fd = await self.run_open(how or self.open_checked, entry_id, length)
         raced = self.open_cached(entry_id)
-        if raced is not None:  # two readers opened the file at once
+        if raced is not None:  # opened twice at once
             os.close(fd)
             return raced
         body = OpenBody(entry_id, fd)
@@ -321,10 +328,10 @@ class BodyFiles:
         return body
 
     def register(self, body: OpenBody) -> None:
-        """Offer an open file to the readers of its entry."""
+        """Share an open file with the readers of its entry."""
         self._open[body.entry_id] = body
 
-    def _open_checked(self, entry_id: int, length: int) -> int:
+    def open_checked(self, entry_id: int, length: int) -> int:
         try:
             fd = os.open(self.path(entry_id), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -336,7 +343,7 @@ class BodyFiles:
         return fd
 
     def release(self, body: OpenBody) -> None:
-        """A user is done. The file stays open for a while, unless the entry was forgotten meanwhile."""
+        """A user is done. The file stays open for a while, unless its entry was removed meanwhile."""
         body.users -= 1
         if body.users:
             return
@@ -350,15 +357,15 @@ class BodyFiles:
             os.close(oldest.fd)
 
     def condemn(self, entry_id: int) -> None:
-        """This file is corrupt."""
+        """Mark a file as corrupt."""
         body = self._open.get(entry_id)
         if body is not None:
             body.is_bad = True
 
     def forget(self, dropped: Iterable[tuple[int, int]]) -> list[int]:
-        """These entries (id and place) are gone: readers keep the file they have open, nobody new gets it. The ids of
-        those that have a file of their own, which is to be unlinked."""
-        files = [entry_id for entry_id, place in dropped if not place]
+        """Entries (id and location) were removed: present readers keep their open files, new ones don't get them.
+        Returns the ids of the files to unlink."""
+        files = [entry_id for entry_id, location in dropped if not location]
         for entry_id in files:
             body = self._open.pop(entry_id, None)
             if body is not None and not body.users:
@@ -377,13 +384,13 @@ class BodyFiles:
         return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
 
     def is_warm(self, fd: int, offset: int, count: int) -> bool:
-        """Whether these bytes are in the page cache, by the first of them and the last: pages leave it in the order
-        that they have come in."""
-        at = _scratch[:1]
-        return self.read_into(fd, at, offset) == 1 and self.read_into(fd, at, offset + count - 1) == 1
+        """Whether these bytes are in the page cache. Only the first and the last are tested: pages leave it in
+        order."""
+        one = _scratch[:1]
+        return self.read_into(fd, one, offset) == 1 and self.read_into(fd, one, offset + count - 1) == 1
 
     def read_into(self, fd: int, buffer: memoryview, offset: int) -> int | None:
-        """Fill ``buffer`` as far as the page cache can; how many bytes, ``None`` if it is none. Never blocks."""
+        """Read into ``buffer`` as far as the page cache goes. Returns the count, or ``None``. Never blocks."""
         if not self._nowait:
             return None
         try:
@@ -392,19 +399,19 @@ class BodyFiles:
             return None
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                self._nowait = False  # this file system cannot say (tmpfs, some network file systems)
+                self._nowait = False  # not supported here (tmpfs, some network file systems)
                 return None
             raise
 
     async def read(self, file: OpenBody, size: int, offset: int) -> bytes:
-        """``size`` bytes at ``offset``. The file may be let go of meanwhile."""
+        """``size`` bytes at ``offset``. The file may be released meanwhile."""
         data = self.read_now(file.fd, size, offset)
         if data is None:
             data = await self.run_on(file, os.pread, file.fd, size, offset)
         return data
 
     def close(self) -> None:
-        self.pourer.close()
+        self.splicer.close()
         self._sweeper.close()
         self.pool.shutdown(wait=True)
         for body in self._idle.values():

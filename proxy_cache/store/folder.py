@@ -1,7 +1,6 @@
-"""A cache folder: one process at a time, and nobody else's business.
+"""A cache folder: used by one process at a time, and closed to other accounts of the machine.
 
-What is in it are other people's downloads, and URLs with whatever secrets these have: neither is for other accounts of
-the machine.
+It holds other people's downloads, and their URLs with whatever secrets are in them.
 """
 
 from __future__ import annotations
@@ -15,23 +14,24 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 PRIVATE_FOLDER: Final = 0o700
+"""Mode of folders."""
 PRIVATE: Final = 0o600
-"""The modes of what is made here."""
+"""Mode of files."""
 
 
 class InUse(Exception):
-    """Another process has the folder. The message is its pid, as far as it is known."""
+    """Another process uses the folder. The message is its pid, or ``unknown``."""
 
 
 class FolderLock:
-    """A file in the folder, locked (flock(2)) as long as the folder is in use. It has the pid of who uses it."""
+    """A file in the folder that is locked (flock(2)) while the folder is in use. It contains the user's pid."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fd: int | None = None
 
-    def take(self) -> None:
-        """Make the folder, if it isn't there, and take its lock. Raises ``OSError``, or :class:`InUse`."""
+    def acquire(self) -> None:
+        """Make the folder if it doesn't exist, and lock it. Raises ``OSError``, or :class:`InUse`."""
         self._folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         self._fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
@@ -42,8 +42,8 @@ class FolderLock:
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def tighten(self) -> None:
-        """Take from others what earlier versions let them have: the folder and what is in it, but for the files of
-        bodies, which nobody gets at then. What belongs to somebody else stays as it is, and is complained of."""
+        """Remove permissions that earlier versions gave to others: of the folder and its contents, except body files,
+        which are out of reach then. A warning names files that belong to another account."""
         found = [self._folder, self._folder / "lock"]
         for name in ("tmp", "bodies", "segments"):
             found += [self._folder / name, *(path for path in (self._folder / name).glob("*"))]

@@ -1,4 +1,4 @@
-"""The memory tier: small bodies that need no file to be served."""
+"""The memory tier: small bodies that are served without a file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import OrderedDict
 from .entry import Entry
 
 SMALL = 64 * 1024
-"""Bytes of the longest body that is kept here when it is asked for, and"""
+"""Bytes of a body that comes here at its first hit. (Not when it is stored: a build requests most files once, and they
+would push out shared ones.)"""
 LARGEST = 1024 * 1024
-"""of the longest that is kept here at all, when it is asked for once more. (Not as soon as it is stored: most of what a
-build fetches is asked for once, and would push out what others share.)"""
+"""Bytes of a body that comes here at a later hit. Longer ones never do."""
 OVERHEAD = 256
-"""Bytes that a body is counted with besides its own."""
+"""Bytes that a body counts for besides its own."""
 
 
 class MemoryTier:
-    """Bodies in memory, as ``entry.memory``, up to ``limit`` bytes of them; the least recently used leaves first."""
+    """Up to ``limit`` bytes of bodies, in ``entry.memory``. The least recently used is dropped first."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -28,8 +28,8 @@ class MemoryTier:
         return len(self._entries)
 
     def put(self, entry: Entry, data: bytes) -> None:
-        """Have this body here, which is all of it. It may be too big, or the entry gone: then nothing happens."""
-        if not entry.slot or len(data) != entry.length or len(data) > LARGEST:
+        """Add a whole body, unless it is too long or its entry was removed."""
+        if not entry.row or len(data) != entry.length or len(data) > LARGEST:
             return
         self.drop(entry)
         entry.memory = data
@@ -39,7 +39,6 @@ class MemoryTier:
             self.drop(next(iter(self._entries.values())))
 
     def touch(self, entry: Entry) -> None:
-        """It was used."""
         if entry.memory is not None:
             self._entries.move_to_end(entry.id)
 

@@ -1,4 +1,4 @@
-"""Whole bodies on their way to the writer: how much waits there, and who hears when it is written."""
+"""Whole bodies that wait for the writer's thread."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from .writer import WriteBody, Writer
 
 
 class Pending:
-    """What the writer has still to write. On the loop."""
+    """Counts bodies that are not written yet. On the loop."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self.size = 0
-        """Bytes of it, with heads, and"""
+        """Bytes that wait, heads included."""
         self.count = 0
-        """the number of bodies."""
+        """Bodies that wait."""
         self._all_written: asyncio.Future[None] | None = None
 
     def write(self, entry: Entry, data: bytes, written: Callable[[OSError | None], None]) -> None:
-        """Have a body written, with the row of its entry; ``written`` is called when it is, or could not be."""
-
+        """Write a body, and the row of its entry. ``written(error)`` is called when that is done, or has failed."""
         size = entry.size
 
         def done(error: OSError | None) -> None:
@@ -39,7 +38,7 @@ class Pending:
         self._writer.put(WriteBody(entry, [data], asyncio.get_running_loop(), done))
 
     async def all_written(self) -> None:
-        """Wait until nothing is left to write."""
+        """Wait until no body is left to write."""
         while self.count:
             if self._all_written is None or self._all_written.done():
                 self._all_written = asyncio.get_running_loop().create_future()

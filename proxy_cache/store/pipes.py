@@ -1,8 +1,8 @@
-"""Pipes: the way of long bodies from an origin's connection to their file, past our memory.
+"""Long bodies go from an origin's connection to their file through a pipe, past our memory.
 
-``splice(2)`` moves what a socket has received to a pipe, page by page, and from there to a file: one copy in place of
-three. (A megabyte, received, sent on and written: 1.25 ms of the processor; spliced, and sent from the page cache:
-0.7 ms. Measured; see docs/performance.md.)
+``splice(2)`` moves received pages from a socket to a pipe, and from there to a file: one copy instead of three. (A
+megabyte that is received, sent and written takes 1.25 ms of CPU; spliced, and sent from the page cache, 0.7 ms. See
+docs/performance.md.)
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Final
 
 from .files import as_os_error, write_at
 
-POURED: Final = 256 * 1024
-"""Bytes of a body that are worth a pipe."""
+SPLICE_MIN: Final = 256 * 1024
+"""Bytes of the shortest body that is spliced."""
 PIPE_SIZE: Final = 1024 * 1024
-"""Bytes that a pipe is made to hold; what the kernel lets everybody have (``fs.pipe-max-size``)."""
-LEAST: Final = 256 * 1024
-"""Bytes of a pipe that is worth having. An account that has many gets smaller ones (``fs.pipe-user-pages-soft``)."""
-KEPT: Final = 16
-"""Pipes kept for the next body."""
+"""Bytes that a pipe holds: the kernel's limit for unprivileged accounts (``fs.pipe-max-size``)."""
+PIPE_SIZE_MIN: Final = 256 * 1024
+"""Bytes of a useful pipe. Accounts with many pipes get smaller ones (``fs.pipe-user-pages-soft``)."""
+KEPT_MAX: Final = 16
+"""Idle pipes kept for the next bodies."""
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 _SET_SIZE, _GET_SIZE = 1031, 1032  # F_SETPIPE_SZ and F_GETPIPE_SZ of linux/fcntl.h
 
 
 class Pipe:
-    """What is put in by :attr:`writer` comes out by :attr:`reader`. Neither of them blocks."""
+    """Two descriptors, neither of which blocks."""
 
     __slots__ = ("reader", "size", "writer")
 
@@ -40,7 +40,7 @@ class Pipe:
             self.size = fcntl.fcntl(self.writer, _GET_SIZE)
 
     def read(self, count: int) -> bytes:
-        """``count`` bytes of what it holds."""
+        """Read ``count`` bytes, which it must hold."""
         chunks = []
         while count:
             chunk = os.read(self.reader, count)
@@ -54,8 +54,8 @@ class Pipe:
 
 
 @dataclass(slots=True)
-class Poured:
-    """What came of it: the file, bytes that went there from the pipe, and what was in the way of the others."""
+class Spliced:
+    """The file, the bytes moved to it from the pipe, and the error that kept it from the others."""
 
     fd: int
     count: int
@@ -63,20 +63,20 @@ class Poured:
 
     @property
     def unsupported(self) -> bool:
-        """Whether the file system just does not know how."""
+        """Whether the file system does not support it."""
         return self.error is not None and self.error.errno in _UNSUPPORTED
 
 
 class Pipes:
-    """The pipes of a store. They are taken and given back on the loop."""
+    """The pipes of a store. Used on the loop, :meth:`splice` excepted."""
 
     def __init__(self) -> None:
         self.usable = hasattr(os, "splice")
-        """Whether this system, and the one that the files are on, know how."""
+        """Whether this system, and the file system of the files, support splicing."""
         self._free: list[Pipe] = []
 
-    def take(self) -> Pipe | None:
-        """An empty pipe, if there is one to be had."""
+    def acquire(self) -> Pipe | None:
+        """An empty pipe; ``None`` if there is none."""
         if self._free:
             return self._free.pop()
         if not self.usable:
@@ -85,22 +85,22 @@ class Pipes:
             pipe = Pipe()
         except OSError:
             return None  # no descriptors left
-        if pipe.size < LEAST:
+        if pipe.size < PIPE_SIZE_MIN:
             pipe.close()
             return None
         return pipe
 
-    def give_back(self, pipe: Pipe) -> None:
-        """It is empty again."""
-        if len(self._free) < KEPT:
+    def release(self, pipe: Pipe) -> None:
+        """Return an empty pipe."""
+        if len(self._free) < KEPT_MAX:
             self._free.append(pipe)
         else:
             pipe.close()
 
-    def pour(self, fd: int, chunks: list[bytes], pipe: Pipe, count: int, offset: int) -> Poured:
-        """Write ``chunks`` at ``offset``, and after them ``count`` bytes of what the pipe holds. Blocks.
+    def splice(self, fd: int, chunks: list[bytes], pipe: Pipe, count: int, offset: int) -> Spliced:
+        """Write ``chunks`` at ``offset``, and then ``count`` bytes from the pipe. Blocks.
 
-        Raises ``OSError`` for the chunks.
+        Raises ``OSError`` if the chunks could not be written.
         """
         write_at(fd, chunks, offset)
         offset += sum(map(len, chunks))
@@ -109,10 +109,10 @@ class Pipes:
             while done < count:
                 done += os.splice(pipe.reader, fd, count - done, offset_dst=offset + done)
         except Exception as error:
-            poured = Poured(fd, done, as_os_error(error))
-            self.usable = self.usable and not poured.unsupported
-            return poured
-        return Poured(fd, done)
+            spliced = Spliced(fd, done, as_os_error(error))
+            self.usable = self.usable and not spliced.unsupported
+            return spliced
+        return Spliced(fd, done)
 
     def close(self) -> None:
         while self._free:

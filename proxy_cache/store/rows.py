@@ -1,7 +1,7 @@
-"""The index on disk: what its tables look like, how an entry becomes rows and is read back, and older schemas.
+"""The index on disk: its tables, conversion of entries to rows and back, and upgrades of older schemas.
 
-``entries`` is narrow, because all of it is read at every start: what is needed to find an entry and to evict it.
-``heads`` has the rest, which is read by id when the entry is asked for.
+``entries`` is narrow, because all of it is read at every start: it has the columns for finding and evicting. ``heads``
+has the rest, which is read by id when an entry is needed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..semantics.spans import Spans
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import normalised
 from .checksums import SEAL, sealed
+from .columns import key_hash
 from .entry import BLOCK, Entry, footprint
-from .slots import key_hash
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 _HEAD = "id, key, status, headers, vary, request_time, response_time, age, assigned, targeted, length, spans, sums"
-"""``sums``: the row's own checksum, and those of the body; NULL in rows of before version 7."""
+"""``sums``: the row's own checksum, then those of the body; NULL in rows from before version 7."""
 _HEAD_3 = _HEAD.removesuffix(", sums")
 _ENTRY = "id, hash, blocks, used, written, place"
 INSERT_ENTRY = f"INSERT OR REPLACE INTO entries ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -60,18 +60,18 @@ INSERT_HEAD = f"INSERT OR REPLACE INTO heads ({_HEAD}) VALUES ({', '.join('?' * 
 DELETE_ENTRY = "DELETE FROM entries WHERE id IN (VALUES (?))"
 DELETE_HEAD = "DELETE FROM heads WHERE id IN (VALUES (?))"
 LIVE = "SELECT place >> 32, count(*) FROM entries WHERE place != 0 GROUP BY 1"
-"""How many bodies there are in each segment."""
-PLACES = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
+"""Bodies in each segment. (``place`` is the location of a body, see :mod:`.segments`.)"""
+LOCATIONS = "SELECT place FROM entries WHERE place != 0 ORDER BY place"
 AT_ONCE = (64, 16, 4)
-"""Rows of one statement. Each statement is a trip past Python's lock, for which the writer's thread may wait long."""
+"""Rows of one statement. After each statement the writer's thread may wait long for Python's lock."""
 FREE_PAGES = 4096
-"""Pages of the database that may be free, for what comes next, and"""
-GIVE_BACK = 4096
-"""how many of them are given back at a time."""
+"""Free pages that the database keeps for new rows."""
+PAGES_AT_ONCE = 4096
+"""Pages released to the file system at a time."""
 TOUCH = "UPDATE entries SET used = ? WHERE id = ?"
 META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 CLOCK_STEPS = "clock_steps"
-"""Name in ``meta`` of the times that the clock was set back (see :mod:`.clock`)."""
+"""Name in ``meta`` of the steps back of the clock (see :mod:`.clock`)."""
 NOT_AFTER = (
     "UPDATE entries SET used = min(used, :now), written = min(written, :now) WHERE used > :now OR written > :now"
 )
@@ -82,26 +82,26 @@ SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for one thread at a time."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    # Of a new database. Heads may be long: what they have taken is given back when they are gone.
+    # Only affects a new database. Heads may be long: their pages can be released.
     database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
-    # A checkpoint syncs to the disk, and keeps the writer from its queue meanwhile: not every few hundred responses.
+    # A checkpoint waits for the disk, and the writer's queue waits for it: not every few hundred responses.
     database.execute("PRAGMA wal_autocheckpoint = 4096")
     database.execute("PRAGMA journal_size_limit = 16777216")
     return database
 
 
-def give_back(database: sqlite3.Connection) -> None:
-    """Give free pages back to the file system, if there are many, a part of them at a time."""
+def release_pages(database: sqlite3.Connection) -> None:
+    """Release free pages to the file system, if there are many: some at a time."""
     (free,) = database.execute("PRAGMA freelist_count").fetchone()
     if free > FREE_PAGES:
-        # A step a page: `execute` takes only the first.
-        database.executescript(f"PRAGMA incremental_vacuum({min(free - FREE_PAGES, GIVE_BACK)})")
+        # Each page is a step of the statement, and `execute` takes only the first.
+        database.executescript(f"PRAGMA incremental_vacuum({min(free - FREE_PAGES, PAGES_AT_ONCE)})")
 
 
 def upgrade(database: sqlite3.Connection) -> None:
-    """Bring the schema of any earlier version to this one's, with all that is stored."""
+    """Upgrade the schema of any earlier version, and keep all entries."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in range(SCHEMA_VERSION + 1):
         raise sqlite3.DatabaseError(f"the index was written by another version (schema {version})")
@@ -133,7 +133,7 @@ def upgrade(database: sqlite3.Connection) -> None:
             database.execute(f"INSERT INTO heads ({_HEAD_3}) SELECT {_HEAD_3} FROM entries_3")
             database.execute("DROP TABLE entries_3")
         if 0 < version < 6:
-            # What the head takes was not counted before version 6.
+            # Heads were not counted before version 6.
             database.execute(
                 "UPDATE entries SET blocks = coalesce((SELECT blocks(length, spans, length(CAST(key AS BLOB))"
                 " + length(headers) + length(vary)) FROM heads WHERE heads.id = entries.id), 1)"
@@ -150,29 +150,29 @@ def _blocks(length: int, spans: str | None, head: int) -> int:
         body = length if spans is None else Spans((a, b) for a, b in json.loads(spans)).length
         return footprint(body, head) // BLOCK
     except (ValueError, TypeError):
-        return 1  # it will be found to be unreadable when it is asked for
+        return 1  # found unreadable, and dropped, when it is needed
 
 
 def entry_row(entry: Entry) -> tuple[Any, ...]:
-    """For ``INSERT_ENTRY``."""
-    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written, entry.place
+    """Parameters of ``INSERT_ENTRY``."""
+    return entry.id, key_hash(entry.key), entry.size // BLOCK, entry.used, entry.written, entry.location
 
 
 def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Like ``executemany``, with many rows to a statement: one that has a row's values in ``(VALUES …)``, or last."""
+    """Like ``executemany`` with many rows to a statement, which has a row's values in ``(VALUES …)`` or at its end."""
     begin, _, rest = statement.partition("VALUES ")
     values, end = (rest[:-1], ")") if begin.endswith("(") else (rest, "")
-    at = 0
+    done = 0
     for size in AT_ONCE:
-        while len(rows) - at >= size:
+        while len(rows) - done >= size:
             long = f"{begin}VALUES {', '.join([values] * size)}{end}"
-            database.execute(long, [value for row in rows[at : at + size] for value in row])
-            at += size
-    database.executemany(statement, rows[at:])
+            database.execute(long, [value for row in rows[done : done + size] for value in row])
+            done += size
+    database.executemany(statement, rows[done:])
 
 
 def head_row(entry: Entry) -> tuple[Any, ...]:
-    """For ``INSERT_HEAD``."""
+    """Parameters of ``INSERT_HEAD``."""
     response, spans = entry.response, entry.spans
     values: tuple[Any, ...] = (
         entry.id, entry.key, response.status,
@@ -185,15 +185,15 @@ def head_row(entry: Entry) -> tuple[Any, ...]:
 
 
 class CorruptRow(ValueError):
-    """A row that is not what was written."""
+    """A row differs from what was written."""
 
 
 def read_entries(
     database: sqlite3.Connection, key: str | None, ids: Iterable[int], on_corrupt: Callable[[], None] = lambda: None
 ) -> tuple[list[Entry], set[int]]:
-    """Of the entries with these ids, those that are stored under ``key`` (``None``: under any); and the ids that are
-    good for nothing, since they have no head, or one that makes no sense. Rows of other keys with the same hash are
-    neither. ``on_corrupt()`` is called for each row that is not what was written."""
+    """The entries with these ids and this ``key`` (``None``: any), and the useless ids, whose head is missing or makes
+    no sense. Rows of other keys with the same hash are in neither. ``on_corrupt()`` is called for each row that differs
+    from what was written."""
     entries, useless = [], set()
     for number in ids:
         row = database.execute(
@@ -216,13 +216,13 @@ def read_entries(
     return entries, useless
 
 
-def ids_after(database: sqlite3.Connection, entry_id: int, most: int) -> list[int]:
-    """The next ids in ascending order, ``most`` of them."""
-    return [found for (found,) in database.execute(_IDS_AFTER, (entry_id, most))]
+def ids_after(database: sqlite3.Connection, entry_id: int, limit: int) -> list[int]:
+    """The next ids in ascending order, at most ``limit``."""
+    return [found for (found,) in database.execute(_IDS_AFTER, (entry_id, limit))]
 
 
 def _check_seal(row: tuple[Any, ...]) -> None:
-    """Raises :class:`CorruptRow`. The key counts, too: a row whose key has changed would never be found again."""
+    """Raises :class:`CorruptRow`. The key is included: a row with another key would never be found again."""
     *values, sums, _used, _written, _place = row
     try:
         if sums is not None and sealed(sums[SEAL:], *values) != sums:
@@ -240,8 +240,8 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     try:
         present = None if spans is None else Spans((start, stop) for start, stop in json.loads(spans))
         if present is not None and (not present or present[-1].stop > length or present[0].start < 0):
-            return None  # nothing of it had arrived
-        # Values that an earlier version has written may be spelt in another way.
+            return None  # no byte of it had arrived
+        # Earlier versions normalised values in other ways.
         selecting = tuple((name, normalised(name, value)) for name, value in json.loads(vary)) if vary != "[]" else ()
         response = StoredResponse(
             status=status, headers=Headers.of_packed(bytes(blob)), vary=selecting,
@@ -253,7 +253,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
         return None
     response.headers.pack()
     entry = Entry(entry_id, key, response, length, used, present, written)
-    entry.place = place
+    entry.location = place
     entry.sums = b"" if sums is None else sums[SEAL:]
     if present is not None:
         entry.measure()

@@ -1,16 +1,15 @@
 """Small bodies, many to a file.
 
-A file of its own costs a small body more than its bytes do: making it takes 100 µs and more, an inode, and three trips
-of the writer's thread past Python's lock; one write can bring hundreds of bodies to a segment. A segment only grows,
-up to ``SEGMENT`` bytes, and what is in it is never written over. When a body is dropped its blocks are given back to
-the file system (a hole is punched, ``fallocate(2)``), and with its last body the segment goes.
+A file of its own costs more than a small body's bytes: 100 µs and more to create, an inode, and three waits of the
+writer's thread for Python's lock. One write appends hundreds of bodies to a segment. A segment only grows, up to
+``SEGMENT`` bytes, and is never overwritten. The blocks of a removed body are freed (``fallocate(2)`` punches a hole),
+and with its last body the segment is deleted.
 
-Each body begins on a block, behind its own id and length: what isn't there any more, or never came to be, is zeros,
-and is told from a body by that. Nobody streams from a segment, bodies are read whole; who has read one asks the index
-whether the entry is still there, since the hole may have been made meanwhile.
+A body begins on a block, after its own id and length. Bodies that are gone, or were never written, read as zeros and
+are recognised by that. Bodies are read whole, never streamed; the reader then asks the index whether the entry still
+exists, since a hole may have been punched during the read.
 
-Segments are written, punched and deleted by the writer's thread alone. The loop reads them, with descriptors of its
-own.
+Only the writer's thread writes, punches and deletes segments. The loop reads them, with its own descriptors.
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ from .memory import SMALL
 logger = logging.getLogger(__name__)
 
 SEGMENT = 64 << 20
-"""Bytes at which a new segment is begun."""
+"""Bytes after which a new segment is started."""
 OPEN_SEGMENTS = 256
 """Segments kept open for reading."""
 _HEADER = struct.Struct("<qq")
 _ZEROS = bytes(BLOCK)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 _COPY_ON_WRITE = frozenset({0x9123683E, 0x2FC12FC1, 0xCA451A4E})
-"""Btrfs, ZFS, bcachefs (statfs(2)): they give the blocks of a hole back when all that was written with it is gone."""
+"""Btrfs, ZFS, bcachefs (statfs(2)): they free a hole's blocks only together with everything written in the same go."""
 
 
-def place_of(segment: int, block: int, blocks: int) -> int:
-    """Where a body is, in one number; 0 is nowhere."""
+def location_of(segment: int, block: int, blocks: int) -> int:
+    """A body's location as one number; 0 is none."""
     return segment << 32 | block << 8 | blocks
 
 
-def parts_of(place: int) -> tuple[int, int, int]:
+def parts_of_location(location: int) -> tuple[int, int, int]:
     """Segment, first block, number of blocks."""
-    return place >> 32, place >> 8 & 0xFFFFFF, place & 0xFF
+    return location >> 32, location >> 8 & 0xFFFFFF, location & 0xFF
 
 
-def size_of(places: Iterable[int]) -> int:
-    """Bytes that these take of the disk."""
-    return sum(place & 0xFF for place in places) * BLOCK
+def size_of(locations: Iterable[int]) -> int:
+    """Bytes on disk at these locations."""
+    return sum(location & 0xFF for location in locations) * BLOCK
 
 
 def _blocks(length: int) -> int:
@@ -64,12 +63,12 @@ def _blocks(length: int) -> int:
 
 
 class Segments:
-    """The segments below one folder. ``on_gone(segment)`` is called, in the writer's thread, when one was deleted."""
+    """The segments in one folder. ``on_gone(segment)`` is called in the writer's thread after one was deleted."""
 
     def __init__(self, folder: Path, on_gone: Callable[[int], None] = lambda segment: None) -> None:
         self.folder = folder
         self.usable = False
-        """Whether the file system takes back the blocks of what is dropped (ext4, XFS and tmpfs do)."""
+        """Whether the file system can free blocks in the middle of a file (ext4, XFS and tmpfs can)."""
         self._on_gone = on_gone
         self._live: Counter[int] = Counter()
         """Bodies in each segment."""
@@ -79,7 +78,7 @@ class Segments:
         self._readers: OrderedDict[int, int] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._gone: set[int] = set()
-        """Those that were deleted while somebody read them."""
+        """Segments that were deleted during a read."""
 
     def path(self, segment: int) -> str:
         return f"{self.folder}/{segment:08x}"
@@ -87,7 +86,7 @@ class Segments:
     # -- opening ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the folder, and find out whether segments can be used on this file system."""
+        """Make the folder, and test whether its file system supports segments."""
         self.folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         if os.statvfs(self.folder).f_bsize > BLOCK or _file_system(self.folder) in _COPY_ON_WRITE:
             return
@@ -103,7 +102,7 @@ class Segments:
             os.unlink(probe)
 
     def sizes(self) -> dict[int, int]:
-        """The whole blocks of each segment that is there."""
+        """Whole blocks of each segment."""
         found = {}
         for file in os.scandir(self.folder):
             try:
@@ -113,21 +112,20 @@ class Segments:
         return found
 
     def known(self, live: dict[int, int]) -> None:
-        """How many bodies the index knows in each segment. Others are deleted."""
+        """Set the number of indexed bodies in each segment, and delete segments without any."""
         self._live = Counter(live)
         present = self.sizes()
         for segment in present.keys() - live.keys():
             os.unlink(self.path(segment))
         self._number = max((*present, *live), default=0)
 
-    def clean(self, places: Iterable[int]) -> None:
-        """Give back what lies between these, which are all there are, in order: what an end that wasn't clean has
-        left."""
+    def clean(self, locations: Iterable[int]) -> None:
+        """Free the blocks between all these locations, in order: leftovers of a crash."""
         segment, end = 0, 0
         holes: dict[int, list[tuple[int, int]]] = {}
-        for place in places:
+        for location in locations:
             before, last = segment, end
-            segment, block, blocks = parts_of(place)
+            segment, block, blocks = parts_of_location(location)
             if segment != before:
                 if before:
                     os.truncate(self.path(before), last * BLOCK)
@@ -142,17 +140,17 @@ class Segments:
 
     # -- writing (in the writer's thread) -----------------------------------------------------------------------
 
-    def takes(self, entry: Entry) -> bool:
-        """Whether this body belongs here."""
+    def accepts(self, entry: Entry) -> bool:
+        """Whether this body goes to a segment."""
         return self.usable and entry.length <= SMALL
 
     def append(self, bodies: Sequence[tuple[Entry, list[bytes]]]) -> None:
-        """Bring bodies here and set the ``place`` of their entries: all of them or, with ``OSError``, none."""
+        """Append bodies and set the ``location`` of their entries: all of them or, with ``OSError``, none."""
         if self._fd is None or self._end * BLOCK >= SEGMENT:
             self._next()
         assert self._fd is not None
         buffers: list[bytes] = []
-        places = []
+        locations = []
         block = self._end
         for entry, chunks in bodies:
             blocks = _blocks(entry.length)
@@ -160,20 +158,20 @@ class Segments:
             buffers += chunks
             if padding := blocks * BLOCK - _HEADER.size - entry.length:
                 buffers.append(_ZEROS[:padding])
-            places.append(place_of(self._number, block, blocks))
+            locations.append(location_of(self._number, block, blocks))
             block += blocks
         try:
             write_at(self._fd, buffers, self._end * BLOCK)
         except OSError:
-            # What was written of it is neither to be built upon nor to take room on a disk that may be full.
+            # A partial write must not be appended to, nor take room on a disk that may be full.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end * BLOCK)
             self._leave()
             raise
         self._end = block
-        self._live[self._number] += len(places)
-        for (entry, _), place in zip(bodies, places, strict=True):
-            entry.place = place
+        self._live[self._number] += len(locations)
+        for (entry, _), location in zip(bodies, locations, strict=True):
+            entry.location = location
 
     def _next(self) -> None:
         self._leave()
@@ -182,18 +180,18 @@ class Segments:
         self._number, self._end = number, 0
 
     def _leave(self) -> None:
-        """Write no more to the last segment."""
+        """Write no more to the current segment."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
             if not self._live[self._number]:
                 self._delete(self._number)
 
-    def free(self, places: Iterable[int]) -> None:
-        """Give back what these bodies take. Never raises: what can't be had back goes with its segment."""
+    def free(self, locations: Iterable[int]) -> None:
+        """Free the blocks of these bodies. Never raises: other blocks are freed with their segment."""
         freed: dict[int, list[tuple[int, int]]] = {}
-        for place in places:
-            segment, block, blocks = parts_of(place)
+        for location in locations:
+            segment, block, blocks = parts_of_location(location)
             freed.setdefault(segment, []).append((block, blocks))
         for segment, holes in freed.items():
             self._live[segment] -= len(holes)
@@ -229,23 +227,23 @@ class Segments:
     # -- reading (on the loop) ----------------------------------------------------------------------------------
 
     def read_now(self, files: BodyFiles, entry: Entry) -> bytes | None:
-        """A body, if its segment is open and its blocks are in the page cache. ``OSError`` if it isn't there."""
-        segment, block, _ = parts_of(entry.place)
+        """A body, if its segment is open and its blocks are in the page cache. Raises ``OSError`` if it is gone."""
+        segment, block, _ = parts_of_location(entry.location)
         fd = self._readers.get(segment)
         if fd is None:
             if segment != self._number:
                 return None
-            # It is being written to: to open it doesn't ask the disk for anything.
+            # The segment being written: opening it does not touch the disk.
             fd = self._opened(segment, os.open(self.path(segment), os.O_RDONLY | os.O_CLOEXEC))
         size = _HEADER.size + entry.length
         data = files.read_now(fd, size, block * BLOCK)
         if data is None or len(data) < size:
-            return None  # the rest is on the disk, or isn't there: who asks the disk finds out
+            return None  # the rest is on the disk, or missing: a read of the disk tells
         return _checked(entry, data)
 
     async def read(self, files: BodyFiles, entry: Entry) -> bytes:
-        """A body. ``OSError`` if it cannot be read, or isn't there any more."""
-        segment, block, _ = parts_of(entry.place)
+        """A body. Raises ``OSError`` if it can't be read, or is gone."""
+        segment, block, _ = parts_of_location(entry.location)
         self._users[segment] += 1
         try:
             fd = self._readers.get(segment)
@@ -265,7 +263,7 @@ class Segments:
 
     def _opened(self, segment: int, fd: int) -> int:
         other = self._readers.get(segment)
-        if other is not None:  # somebody else was faster
+        if other is not None:  # opened twice at once
             os.close(fd)
             return other
         self._readers[segment] = fd
@@ -276,14 +274,14 @@ class Segments:
         return fd
 
     def gone(self, segment: int) -> None:
-        """It was deleted, or others are read instead: close it."""
+        """Close a segment that was deleted, or not read for long."""
         if segment in self._users:
             self._gone.add(segment)
         elif (fd := self._readers.pop(segment, None)) is not None:
             os.close(fd)
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Close all descriptors for reading."""
         while self._readers:
             os.close(self._readers.popitem()[1])
 
@@ -300,7 +298,7 @@ def _checked(entry: Entry, data: bytes) -> bytes:
 
 
 def _joined(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbours together."""
+    """Merge adjacent holes."""
     holes.sort()
     joined = [holes[0]]
     for block, blocks in holes[1:]:
@@ -313,7 +311,7 @@ def _joined(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
-    """Give blocks back to the file system; they read as zeros then. ``OSError`` where that can't be done."""
+    """Free blocks, which then read as zeros. Raises ``OSError`` if the file system can't."""
     if _fallocate is None:
         raise OSError(errno.EOPNOTSUPP, "no fallocate(2)")
     if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
@@ -322,7 +320,7 @@ def _punch(fd: int, offset: int, length: int) -> None:
 
 
 def _file_system(folder: Path) -> int:
-    """The kind of file system, as statfs(2) has it; 0 if that can't be found out."""
+    """The type of the file system by statfs(2); 0 if unknown."""
     try:
         buffer = (ctypes.c_long * 64)()
         failed = ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer)
@@ -332,7 +330,7 @@ def _file_system(folder: Path) -> int:
 
 
 def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
-    """Python has only ``posix_fallocate``, which takes blocks and never gives them back."""
+    """Python has only ``posix_fallocate``, which allocates and never frees."""
     try:
         library = ctypes.CDLL(None, use_errno=True)
         function = getattr(library, "fallocate64", None) or library.fallocate

@@ -1,13 +1,12 @@
-"""Whether stored bodies still are what was stored.
+"""Compares stored bodies with their checksums.
 
-A body is checked when it comes to memory (small ones, see :meth:`~.store.Store.open_body`), before it is called good
-for another lifetime, and by a *walk* over all that is stored: slowly, while nothing else is to do, and from where the
-walk before has ended, be that in another process. What a walk finds without checksums gets some: bodies that were
-stored by an earlier version, and long ones that went from the network to the disk past our memory, which are seen to as
-soon as there is a quiet moment.
+Small bodies are checked when they are read into memory (:meth:`.stored_bodies.StoredBodies.open`), others before they
+are confirmed for another lifetime. A *walk* checks all that is stored, slowly and while the proxy is idle; it continues
+where the last one stopped, also after a restart. A body without checksums gets them: those of earlier versions from the
+walk, those that were spliced, past our memory, in the next quiet moment.
 
-A body that isn't what was stored is dropped, counted, and told in one line of the log; it is fetched when it is asked
-for. Who is being sent it from its file gets nothing further from there.
+A corrupt body is dropped, counted and logged in one line, and fetched when it is next requested. Clients that are being
+sent its file get no further bytes of it.
 """
 
 from __future__ import annotations
@@ -20,51 +19,51 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
+from ..semantics.spans import Spans
 from .checksums import BLOCK, BlockToCheck, CorruptBody, blocks, check, is_intact, of_body, packed
+from .entry import Entry
 from .files import TornFile
+from .index import Index
 from .memory import LARGEST
+from .stored_bodies import StoredBodies
+from .trouble import Trouble
 from .worker import Worker
-
-if TYPE_CHECKING:
-    from ..semantics.spans import Spans
-    from .entry import Entry
-    from .store import Store
 
 logger = logging.getLogger(__name__)
 
 RATE: Final = 16 << 20
 """Bytes a second of a walk."""
-LEAST: Final = 64 * 1024
-"""Bytes that an entry is counted with in that, at least: its row is read, too."""
+ENTRY_BYTES_MIN: Final = 64 * 1024
+"""Bytes that a short entry counts for in that rate: its row is read as well."""
 WALK_EVERY: Final = (10.0, 86_400.0)
-"""Seconds from the end of a walk to the next one, at least and at most, and"""
+"""Least and most seconds from the end of a walk to the next one."""
 REST: Final = 20
-"""how many times as long as the walk has taken that is."""
+"""Within these bounds, the pause after a walk is this many times its duration."""
 QUIET_FOR: Final = 0.25
-"""Seconds without a request before a walk goes on, and"""
+"""Seconds without a request before a walk goes on."""
 QUIET_SOON: Final = 0.02
-"""before checksums are made of what has just been stored."""
+"""Seconds without a request before checksums are made of bodies that were just stored."""
 NEVER_QUIET: Final = 5.0
-"""Seconds after which the next step is taken although there are requests: some 4 MiB, which is a millisecond's work."""
+"""Seconds after which a step is made in spite of requests: some 4 MiB, a millisecond's work."""
 PATIENCE: Final = 5.0
-"""Seconds that a request waits for a check. Of a body that takes longer the rest is checked behind."""
+"""Seconds that a request waits for a check. The rest of a longer one runs in the background."""
 SHARE: Final = 10
-"""A check that requests have asked for is not made again before so many times its duration has passed."""
+"""A check on behalf of a request is repeated after this many times its duration, at the earliest."""
 AT_ONCE: Final = 4
-"""Blocks in one trip to the thread."""
-UNSUMMED_MOST: Final = 100_000
-"""Entries without checksums that are remembered. Others wait for the next walk."""
+"""Blocks that the thread checks in one call."""
+UNSUMMED_MAX: Final = 100_000
+"""Entries without checksums that are remembered. The next walk finds the others."""
 NOTE_EVERY: Final = 60.0
-"""Seconds after which it is noted how far a walk has come."""
+"""Seconds between notes of a walk's position."""
 _NOTE: Final = "verify"
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
 def _blocks_to_check(length: int, spans: Spans | None, sums: bytes) -> tuple[list[BlockToCheck], bool]:
-    """In the thread: the blocks of a body, and whether there is a checksum of all of it. Raises ``ValueError``."""
+    """In the thread: the blocks of a body, and whether checksums cover all of it. Raises ``ValueError``."""
     todo = blocks(length, spans, sums)
     return todo, all(block.is_covered for block in todo)
 
@@ -72,43 +71,48 @@ def _blocks_to_check(length: int, spans: Spans | None, sums: bytes) -> tuple[lis
 class Verdict(enum.Enum):
     GOOD = "good"
     UNKNOWN = "unknown"
-    """There was no checksum, at least not of all of it. There is one now."""
+    """Not all of it had a checksum. Now it has."""
     CORRUPT = "corrupt"
-    """It was dropped."""
+    """The entry was dropped."""
     GONE = "gone"
-    """It was dropped by others meanwhile."""
+    """The entry was removed during the check."""
 
 
 class Verifier:
-    """Checks the bodies of one store, which is open. ``activity()`` gives something else whenever there was a request;
-    ``is_filling()``: whether origins are asked for something now."""
+    """Checks the bodies of an open store. ``activity()`` returns another value after each request; ``is_filling()``
+    tells whether any fill is running. ``wait_until_loaded(key)`` waits for the load of a key, if there is one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, index: Index, bodies: StoredBodies, trouble: Trouble, wait_until_loaded: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._rate = RATE
         self.activity: Callable[[], Any] = lambda: 0
         self.is_filling: Callable[[], bool] = lambda: False
-        self._store = store
+        self._index = index
+        self._bodies = bodies
+        self._trouble = trouble
+        self._wait_until_loaded = wait_until_loaded
         self._worker = Worker("cache-verify")
         self._buffer = bytearray()
         self._under_way: dict[int, asyncio.Task[Verdict]] = {}
         self._not_before: dict[int, float] = {}
-        """By id: when a check that takes long may be made again."""
+        """By id: when a slow check may be repeated (monotonic clock)."""
         self._unsummed: deque[int] = deque()
         self._something_to_do = asyncio.Event()
-        self._at = 0
-        """The last id that the walk has been at, and"""
+        self._position = 0
+        """The walk's position: the last id checked."""
         self._next_walk = 0.0
-        """when the next one begins (unix time)."""
+        """When the next walk begins (unix time)."""
         self._walked = 0.0
-        """Seconds that the walk has taken so far, without the waiting for quiet moments."""
+        """Seconds of the walk so far, without the waits for quiet moments."""
         self._noted = time.monotonic()
         self._before: Any = None
-        """The activity at the last look at it."""
+        """The last value of ``activity()``."""
         self._task: asyncio.Task[None] | None = None
 
     @property
     def rate(self) -> int:
-        """Bytes a second of a walk; 0: there are none. May be changed at any time."""
+        """Bytes a second of a walk; 0: no walks. May be changed at any time."""
         return self._rate
 
     @rate.setter
@@ -117,22 +121,22 @@ class Verifier:
         self._something_to_do.set()
 
     def start(self) -> None:
-        """Begin to walk, from where the last one was."""
+        """Start to walk, from the noted position."""
         try:
-            at, after = self._store.index.notes.get(_NOTE, "0 0").split()
-            self._at, self._next_walk = int(at), min(float(after), time.time() + WALK_EVERY[1])
+            position, after = self._index.notes.get(_NOTE, "0 0").split()
+            self._position, self._next_walk = int(position), min(float(after), time.time() + WALK_EVERY[1])
         except ValueError:
-            self._at, self._next_walk = 0, 0.0
+            self._position, self._next_walk = 0, 0.0
         self._task = asyncio.get_running_loop().create_task(self._keep_on())
 
     async def stop(self) -> None:
-        """Check nothing any more."""
+        """Stop the walk and cancel running checks."""
         tasks = [task for task in (self._task, *self._under_way.values()) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._at:
+        if self._position:
             self._note()
 
     def close(self) -> None:
@@ -142,8 +146,8 @@ class Verifier:
     # -- one entry ----------------------------------------------------------------------------------------------
 
     async def verify(self, entry: Entry) -> Verdict:
-        """Compare a body with its checksums, as far as it is there, and drop it if it isn't what was stored. At full
-        speed; those who ask for the same at a time share it."""
+        """Compare a body with its checksums, as far as it is stored, and drop the entry if they differ. At full speed;
+        callers with the same entry share one check."""
         task = self._under_way.get(entry.id)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._verify(entry))
@@ -153,16 +157,16 @@ class Verifier:
         return await asyncio.shield(task)
 
     async def is_good(self, entry: Entry, *, insisted: bool) -> bool:
-        """Whether a body may be called good for another lifetime, now that the origin has said so of its version.
+        """Whether a body may be served for another lifetime, now that the origin has confirmed its version.
 
-        A long one is checked only if the request has ``insisted`` on an answer of the origin's: whoever gets a bad byte
-        has to have a way to be rid of it.
+        Long bodies are checked only if the request ``insisted`` on an answer from the origin: so that a client that got
+        a bad byte has a way to get rid of it.
         """
         data = entry.memory or entry.unwritten
         if data is not None:
             return self._is_intact(entry, data)
         if entry.length > LARGEST and not insisted:
-            return self._store.holds(entry)
+            return entry in self._index
         now = time.monotonic()
         if now >= self._not_before.get(entry.id, 0.0):
             try:
@@ -170,10 +174,10 @@ class Verifier:
                     await self.verify(entry)
             except TimeoutError:
                 logger.info("%s is still being checked", entry)
-            self._took(entry, time.monotonic() - now)
-        return self._store.holds(entry)
+            self._postpone(entry, time.monotonic() - now)
+        return entry in self._index
 
-    def _took(self, entry: Entry, seconds: float) -> None:
+    def _postpone(self, entry: Entry, seconds: float) -> None:
         now = time.monotonic()
         if len(self._not_before) > 1000:
             self._not_before = {one: until for one, until in self._not_before.items() if until > now}
@@ -181,52 +185,53 @@ class Verifier:
 
     def _is_intact(self, entry: Entry, data: bytes) -> bool:
         if not is_intact(entry.sums, data):
-            self._store.drop_unreadable(entry, CorruptBody(errno.EIO, "the body in memory is not what was stored"))
-        return self._store.holds(entry)
+            self._bodies.drop_unreadable(entry, CorruptBody(errno.EIO, "the body in memory is not what was stored"))
+        return entry in self._index
 
     async def _verify(self, entry: Entry, between: Callable[[int], Any] | None = None) -> Verdict:
-        """``between(count)`` is awaited after so many bytes."""
-        if not entry.slot:
+        """``between(count)`` is awaited after every ``count`` bytes."""
+        if not entry.row:
             return Verdict.GONE
         if entry.unwritten is not None:
             return Verdict.GOOD if self._is_intact(entry, entry.unwritten) else Verdict.CORRUPT
-        store, is_known = self._store, True
+        is_known = True
         try:
-            if entry.place:
+            if entry.location:
                 is_known = bool(entry.sums) or not entry.length
-                body = await store.segment_body(entry)
-                if not is_known and entry.slot:
-                    store.index.add_sums(entry, of_body([body]))
+                body = await self._bodies.read_segment(entry)
+                if not is_known and entry.row:
+                    self._index.add_sums(entry, of_body([body]))
             else:
                 is_known = await self._verify_file(entry, between)
         except (OSError, ValueError) as error:
-            if not entry.slot:
+            if not entry.row:
                 return Verdict.GONE
-            store.drop_unreadable(entry, error if isinstance(error, OSError) else CorruptBody(errno.EIO, str(error)))
+            failure = error if isinstance(error, OSError) else CorruptBody(errno.EIO, str(error))
+            self._bodies.drop_unreadable(entry, failure)
             return Verdict.CORRUPT
-        if not entry.slot:
+        if not entry.row:
             return Verdict.GONE
         return Verdict.GOOD if is_known else Verdict.UNKNOWN
 
     async def _verify_file(self, entry: Entry, between: Callable[[int], Any] | None) -> bool:
-        """Whether there was a checksum of all of it. Raises ``OSError``; ``ValueError`` for checksums that are none."""
-        path, length = self._store.files.path(entry.id), entry.length
+        """Whether checksums covered all of it. Raises ``OSError``; ``ValueError`` for malformed checksums."""
+        path, length = self._bodies.files.path(entry.id), entry.length
         todo, is_known = await self._worker.run(_blocks_to_check, length, entry.spans, entry.sums)
-        if not entry.slot:
+        if not entry.row:
             return is_known
         for first in range(0, len(todo), AT_ONCE):
             some = todo[first : first + AT_ONCE]
             new = await self._worker.run(self._check_file, path, length, some)
-            if not entry.slot:
+            if not entry.row:
                 return is_known
             if new:
-                self._store.index.add_sums(entry, new)
+                self._index.add_sums(entry, new)
             if between is not None:
                 await between(sum(span.length for block in some for span in block.present))
         return is_known
 
     def _check_file(self, path: str, length: int, some: list[BlockToCheck]) -> bytes:
-        """In the thread: check these blocks of a file; the checksums that they lack."""
+        """In the thread: check these blocks of a file. Returns the checksums that were missing."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -241,7 +246,7 @@ class Verifier:
             os.close(fd)
 
     def _read(self, fd: int, start: int, stop: int) -> memoryview:
-        """Bytes of a block. What wasn't in the page cache doesn't stay there: it would push out what is in use."""
+        """Bytes of a block. If they weren't in the page cache they don't stay there: pages in use would be evicted."""
         if not self._buffer:
             self._buffer = bytearray(BLOCK)
         view, count = memoryview(self._buffer)[: stop - start], 0
@@ -263,8 +268,8 @@ class Verifier:
     # -- all of them --------------------------------------------------------------------------------------------
 
     def sum_soon(self, entry: Entry) -> None:
-        """This body was stored without checksums: make them when nothing else is to do."""
-        if len(self._unsummed) >= UNSUMMED_MOST:
+        """Make checksums of a body that was stored without them, in a quiet moment."""
+        if len(self._unsummed) >= UNSUMMED_MAX:
             self._next_walk = 0.0
             return
         self._unsummed.append(entry.id)
@@ -272,7 +277,7 @@ class Verifier:
 
     @property
     def unsummed(self) -> int:
-        """Bodies that wait for their checksums."""
+        """Bodies still without checksums."""
         return len(self._unsummed)
 
     async def _keep_on(self) -> None:
@@ -290,10 +295,10 @@ class Verifier:
                 else:
                     await self._until_something_is_to_do()
             except sqlite3.Error as error:
-                self._store.disk_error("read", error)
+                self._trouble.disk_error("read", error)
                 await asyncio.sleep(NOTE_EVERY)
-            except Exception:  # it is there for as long as the store is
-                logger.exception("cache_dir %s: a check has failed", self._store.root)
+            except Exception:  # this task has to live as long as the store
+                logger.exception("cache_dir %s: a check has failed", self._bodies.files.root)
                 if self._unsummed:
                     self._unsummed.popleft()
                 await asyncio.sleep(NOTE_EVERY)
@@ -308,7 +313,7 @@ class Verifier:
             pass
 
     async def _until_quiet(self, seconds: float, *, fills: bool = True) -> None:
-        """Until there was no request for so many seconds; ``fills``: while some go on all the same."""
+        """Wait for so many seconds without a request, and without a running fill unless ``fills``."""
         until = time.monotonic() + NEVER_QUIET
         before = self._before = self.activity()
         await asyncio.sleep(seconds)
@@ -320,24 +325,23 @@ class Verifier:
             await asyncio.sleep(seconds)
 
     async def _quickly(self, count: int) -> None:
-        """Go on at once while it stays quiet."""
+        """Continue at once while it is quiet."""
         if self.activity() != self._before or self.is_filling():
             await self._until_quiet(QUIET_SOON, fills=False)
 
     async def _slowly(self, count: int) -> None:
-        seconds = max(count, LEAST) / (self.rate or RATE)
+        seconds = max(count, ENTRY_BYTES_MIN) / (self.rate or RATE)
         self._walked += seconds
         await asyncio.sleep(seconds)
         if self.activity() != self._before:
             await self._until_quiet(QUIET_FOR)
 
     async def _walk_on(self) -> None:
-        """Some entries further. Each is read by its id, and does not come to the working set for that."""
-        index = self._store.index
-        ids = await self._worker.run(index.ids_after, self._at, 64)
+        """Check the next entries. They are read by id, without a place in the working set."""
+        ids = await self._worker.run(self._index.ids_after, self._position, 64)
         if not ids:
             rest = min(max(REST * self._walked, WALK_EVERY[0]), WALK_EVERY[1])
-            self._at, self._walked, self._next_walk = 0, 0.0, time.time() + rest
+            self._position, self._walked, self._next_walk = 0, 0.0, time.time() + rest
             if rest > NOTE_EVERY:
                 self._note()
             return
@@ -345,11 +349,11 @@ class Verifier:
             entry = await self.entry(entry_id)
             if entry is not None:
                 await self._verify(entry, self._slowly)
-                if entry.place or entry.unwritten is not None:
+                if entry.location or entry.unwritten is not None:
                     await self._slowly(entry.length)
             else:
                 await self._slowly(0)
-            self._at = entry_id
+            self._position = entry_id
             if self._unsummed or not self.rate:
                 break
         if time.monotonic() - self._noted >= NOTE_EVERY:
@@ -357,21 +361,21 @@ class Verifier:
 
     def _note(self) -> None:
         self._noted = time.monotonic()
-        self._store.index.note(_NOTE, f"{self._at} {self._next_walk:.0f}")
+        self._index.note(_NOTE, f"{self._position} {self._next_walk:.0f}")
 
     async def entry(self, entry_id: int) -> Entry | None:
-        """An entry by its id. One whose row makes no sense is dropped."""
-        store, index = self._store, self._store.index
+        """An entry by its id. If its row makes no sense, it is removed."""
+        index = self._index
         entry = index.find(entry_id)
         if entry is not None:
             return entry
         read = await self._worker.run(index.read_by_id, entry_id)
-        if read is not None and store.is_loading(read.key):
-            await store.load(read.key)
+        if read is not None:
+            await self._wait_until_loaded(read.key)
         entry = index.find(entry_id)
         if entry is not None:
             return entry
         if read is None:
-            store.drop_row(entry_id)
+            self._bodies.remove_row(entry_id)
             return None
         return read if index.hold(read) else None

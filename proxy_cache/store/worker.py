@@ -1,4 +1,4 @@
-"""Threads for calls that block: one after the other, and told to the loop a few at a time, where a pool wakes it up for
+"""A thread for blocking calls, in order. It reports several results to the loop at once; a pool wakes the loop for
 each."""
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 8
-"""Calls whose results are told together, at most: the first of them has to wait for the last."""
+"""Calls whose results are reported together. (The first waits for the last.)"""
 NICE: Final = 5
-"""How far the threads of the disk stand back behind the loop's (``nice``), where both want the same processor."""
+"""``nice`` of the disk's threads, where they compete with the loop for a core."""
 
 
 def step_back() -> None:
-    """Have the thread that calls this stand back. It comes to its work later, and finds more of it at a time: 4,184
-    misses of 10 kB a second in place of 3,576, and 99.9 % of the loop's timers late by less than 18 ms, not 30 (one
-    core, measured). Not further back than that: it takes Python's lock, too."""
+    """Lower the priority of the calling thread. It gets to its work later, and finds more of it at a time: 4,184 misses
+    of 10 kB a second instead of 3,576, and 99.9 % of the loop's timers late by less than 18 ms, not 30 (measured on one
+    core). A lower priority still would hold Python's lock for too long."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def take_more(waiting: queue.SimpleQueue[T], taken: list[T], most: int) -> None:
-    """What is there without waiting, up to ``most`` with what is ``taken`` already. For the one thread that takes."""
-    while len(taken) < most and not waiting.empty():
+def collect_waiting(waiting: queue.SimpleQueue[T], taken: list[T], limit: int) -> None:
+    """Move waiting items to ``taken`` until it has ``limit`` of them. For the only thread that reads the queue."""
+    while len(taken) < limit and not waiting.empty():
         taken.append(waiting.get())
 
 
@@ -47,7 +47,7 @@ class _Call:
 
 
 class Worker:
-    """``name``: of the thread, which is started with the first call."""
+    """``name``: of the thread, which starts with the first call."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -55,7 +55,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call it in the thread, after what was asked for before. To cancel the future does not keep it from that."""
+        """Call a function in the thread, after the calls before. Cancelling the future does not prevent the call."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -64,7 +64,7 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """Wait until all is done. Blocks."""
+        """Wait for all calls. Blocks."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -75,7 +75,7 @@ class Worker:
         ended = False
         while not ended:
             taken = [self._queue.get()]
-            take_more(self._queue, taken, BATCH)
+            collect_waiting(self._queue, taken, BATCH)
             calls = [call for call in taken if call is not None]
             ended = len(calls) < len(taken)
             _make(calls)
@@ -84,7 +84,7 @@ class Worker:
                     calls[0].future.get_loop().call_soon_threadsafe(_tell, calls)
                 except RuntimeError:
                     logger.debug("the loop has ended before its last calls")
-            del taken, calls  # else they were kept until there are others
+            del taken, calls  # otherwise they stay in memory until the next call
 
 
 def _make(calls: list[_Call]) -> None:

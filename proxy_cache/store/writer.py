@@ -1,13 +1,13 @@
-"""The one thread that writes: rows of the index, and bodies that are whole.
+"""The thread that writes whole bodies and the rows of the index.
 
-What has come together while the last batch was written is the next batch: its bodies, the small ones together (see
-:mod:`.segments`), and then all its rows in one transaction. The loop hears of a batch's bodies once. So the more there
-is to do, the less of it costs each response: no hop between threads, no transaction and no wake-up of its own.
+Operations that arrive while a batch is written make up the next one: first its bodies, small ones together (see
+:mod:`.segments`), then all its rows in one transaction. The loop is told of a batch's bodies once. So under load a
+response has no thread switch, transaction or wake-up of its own.
 
-A body written here goes to its final place at once. It has no row until it is whole: after a crash a file without a
-row is deleted, and after one of the machine so are the rows of the last minute. What is dropped loses its row first,
-and then its blocks. The room for a body may be that of what was dropped for it, later in the same queue: where the disk
-is full, what is dropped goes first, and the bodies are tried once more.
+Bodies are written in their final place. They have no row until they are complete: after a crash, files without a row
+are deleted, and after a crash of the machine the rows of the last minute as well. A removed entry loses its row first,
+and then its blocks. The deletion that makes room for a body may be later in the queue than the body: if the disk is
+full, deletions are made first, and the bodies are tried again.
 """
 
 from __future__ import annotations
@@ -40,49 +40,49 @@ from .rows import (
     connect,
     entry_row,
     execute_many,
-    give_back,
     head_row,
+    release_pages,
 )
 from .segments import Segments, size_of
-from .worker import step_back, take_more
+from .worker import collect_waiting, step_back
 
 logger = logging.getLogger(__name__)
 
 BATCH = 512
-"""Operations in one transaction, at most."""
+"""Operations in one transaction."""
 LINGER = 0.01
-"""Seconds for which what there is to write waits for more: nobody waits for it, and the more comes together, the less
-each costs (of a miss of 10 kB 16 µs in place of 39)."""
+"""Seconds for which an operation waits for others to share its batch. Nobody waits for it, and a 10 kB miss costs 16 µs
+instead of 39."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-TOLD_AT_ONCE = 32
-"""Bodies that are made known in one turn of the loop, at some 20 µs each."""
+DONE_AT_ONCE = 32
+"""Bodies reported in one turn of the loop, at some 20 µs each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """The entry as it is when its turn comes. Holding it keeps it findable until its row can be read."""
+    """Write an entry's row, as it is then. Until the row can be read, this reference keeps the entry in memory."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Rows, and what the bodies among them take of the segments."""
+    """Delete rows, and free the blocks at ``locations``."""
 
     entry_ids: Sequence[int]
-    places: Sequence[int] = ()
+    locations: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """Times of last use, by id."""
+    """Write times of last use, by id."""
 
     uses: dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
 class ClockSet:
-    """The clock was set back to ``now``; ``steps`` is what is to be remembered of that."""
+    """The clock was set back to ``now``. ``steps``: from :meth:`.clock.ClockSteps.dump`."""
 
     steps: str
     now: float
@@ -90,7 +90,7 @@ class ClockSet:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to be remembered beside the entries."""
+    """Write a value to ``meta``."""
 
     name: str
     value: str
@@ -98,7 +98,7 @@ class Note:
 
 @dataclass(slots=True, eq=False)
 class WriteBody:
-    """A whole body, which is to become an entry. ``done(error)`` is called on the loop."""
+    """Write a whole body and its row. ``done(error)`` is called on the loop."""
 
     entry: Entry
     chunks: list[bytes]
@@ -108,12 +108,12 @@ class WriteBody:
 
 Operation = Save | Delete | Touch | ClockSet | Note | WriteBody
 Result: TypeAlias = tuple[WriteBody, OSError | None]
-"""A body, and why it could not be written."""
+"""A body, and the error if it could not be written."""
 
 
 class Writer:
-    """``write_file(entry_id, chunks)`` makes a body file; ``on_error`` is told, in this thread, when the database could
-    not be written."""
+    """``write_file(entry_id, chunks)`` makes a body file. ``on_error(what, error)`` is called in the thread if the
+    database could not be written."""
 
     def __init__(
         self,
@@ -129,12 +129,12 @@ class Writer:
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._database: sqlite3.Connection | None = None
-        """The thread's, from its first batch on. If it can't be opened, that batch's rows are lost."""
+        """Used by the thread alone, opened for its first batch. If that fails, the batch's rows are lost."""
         self._lost_rows = False
         self._owed = 0
-        """Bytes of segments that were to be given back, since the start; counted on the loop."""
-        self._paid = 0
-        """Those that have been; counted in the thread."""
+        """Bytes of segments to be freed, since the start. Counted on the loop."""
+        self._freed = 0
+        """Bytes that were freed. Counted in the thread."""
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="cache-index", daemon=True)
@@ -142,15 +142,15 @@ class Writer:
 
     def put(self, operation: Operation) -> None:
         if isinstance(operation, Delete):
-            self._owed += size_of(operation.places)
+            self._owed += size_of(operation.locations)
         self._queue.put(operation)
 
     def to_be_freed(self) -> int:
-        """Bytes of dropped bodies that the segments have not given back yet."""
-        return self._owed - self._paid
+        """Bytes of removed bodies that the segments have not freed yet."""
+        return self._owed - self._freed
 
     def close(self) -> None:
-        """Write what is pending, and mark the end as clean. Blocks."""
+        """Write everything pending, and mark the index as closed. Blocks."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -161,11 +161,11 @@ class Writer:
     def _run(self) -> None:
         step_back()
         while True:
-            # The batch holds its entries until it is committed, see Save.
+            # The batch keeps its entries alive until it is committed, see Save.
             batch = [self._queue.get()]
             if batch[0] is not None:
                 time.sleep(LINGER)
-            take_more(self._queue, batch, BATCH)
+            collect_waiting(self._queue, batch, BATCH)
             results = self._write_bodies([one for one in batch if isinstance(one, WriteBody)])
             freed: set[int] = set()
             if any(error is not None and error.errno in NO_ROOM for _, error in results):
@@ -178,10 +178,10 @@ class Writer:
             self._free([one for one in operations if isinstance(one, Delete) and id(one) not in freed])
             if len(operations) < len(batch):
                 break
-            # Else the thread would keep the last batch's bodies in memory while it waits for the next.
+            # Otherwise these bodies stay in memory while the thread waits for the next batch.
             del batch, operations, saves, results
         if not self._lost_rows:
-            # A file whose row was lost is an orphan, which is looked for only after an end that wasn't clean.
+            # Orphans, files whose row was lost, are looked for only if the index wasn't closed.
             self._transact(lambda database: database.execute(META, ("clean", "1")))
         if self._database is not None:
             self._database.close()
@@ -194,7 +194,7 @@ class Writer:
         others: list[WriteBody] = []
         for body in bodies:
             body.entry.sums = of_body(body.chunks)
-            (small if self._segments.takes(body.entry) else others).append(body)
+            (small if self._segments.accepts(body.entry) else others).append(body)
         if small:
             failed: OSError | None = None
             try:
@@ -212,8 +212,8 @@ class Writer:
         return results
 
     def _write_again(self, batch: list[Operation | None], results: list[Result]) -> tuple[list[Result], set[int]]:
-        """The disk is full. Give back what is dropped in this batch, and in all that waits behind it, and then write
-        what could not be written. The results, and which operations (by ``id``) have got their blocks back."""
+        """The disk is full: make all deletions of this batch and of the queue behind it, then write the failed bodies
+        again. Returns the results, and the ``id`` of each operation whose blocks are freed."""
         known = len(batch)
         while not self._queue.empty():
             batch.append(self._queue.get())
@@ -226,12 +226,12 @@ class Writer:
         return written + self._write_bodies(failed + more), {id(one) for one in deletes}
 
     def _free(self, deletes: list[Delete]) -> None:
-        places = [place for one in deletes for place in one.places]
-        self._segments.free(places)
-        self._paid += size_of(places)
+        locations = [location for one in deletes for location in one.locations]
+        self._segments.free(locations)
+        self._freed += size_of(locations)
 
     def _tell_loop(self, results: list[Result]) -> None:
-        """The loop is told before the rows are written: nobody waits for those."""
+        """Before the rows are written: nobody waits for those."""
         try:
             results[0][0].loop.call_soon_threadsafe(_tell, results)
         except RuntimeError:
@@ -245,9 +245,9 @@ class Writer:
             database.execute("BEGIN")
             write(database)
             database.execute("COMMIT")
-            give_back(database)
+            release_pages(database)
         except (sqlite3.Error, ValueError, OverflowError) as error:
-            # Rows that are lost here cost their bodies when they are asked for again, nothing else.
+            # Lost rows mean that their bodies are fetched again, nothing else.
             self._lost_rows = True
             if database is not None and database.in_transaction:
                 try:
@@ -259,9 +259,9 @@ class Writer:
 
 def _tell(results: list[Result]) -> None:
     """On the loop, some at a time."""
-    if len(results) > TOLD_AT_ONCE:
-        results[0][0].loop.call_soon(_tell, results[TOLD_AT_ONCE:])
-    for body, error in results[:TOLD_AT_ONCE]:
+    if len(results) > DONE_AT_ONCE:
+        results[0][0].loop.call_soon(_tell, results[DONE_AT_ONCE:])
+    for body, error in results[:DONE_AT_ONCE]:
         try:
             body.done(error)
         except Exception:
@@ -269,8 +269,8 @@ def _tell(results: list[Result]) -> None:
 
 
 def _write_rows(database: sqlite3.Connection, saves: dict[int, Entry], operations: Sequence[Operation]) -> None:
-    """All rows of a batch, kind by kind. Of what happens to one entry the last counts: an id is never used again, so
-    what is deleted stays so."""
+    """Write all rows of a batch, kind by kind. The last operation on an entry counts; a deletion is final, since ids
+    are never used again."""
     deleted: set[int] = set()
     uses: dict[int, float] = {}
     for operation in operations:

@@ -1,1 +1,1 @@
-"""Where bytes come from: origins, by way of a parent proxy or not."""
+"""Origins: names, connections, one exchange. Directly, or through a parent proxy."""

@@ -1,9 +1,9 @@
-"""Connections outward, all of them: name → addresses → check → TCP → TLS, by way of a parent proxy or not.
+"""Outgoing connections: name → addresses → check → TCP → TLS, directly or through a parent proxy.
 
-No other module opens a socket to somebody else (tests/unit/test_rooms.py), so what holds for one connection holds for
-all: fills, what mitmproxy forwards, tunnels. A name has as long as :class:`.names.Names` gives it, its addresses are
-used in turn, and of several the first that answers is taken (RFC 8305). Whoever is cancelled while dialling, in
-whichever phase, leaves no socket behind.
+No other module opens a socket outward (tests/unit/test_rooms.py), so the same rules hold for all connections: of fills,
+of requests that mitmproxy forwards, of tunnels. :class:`.names.Names` bounds the time of the look-up. Successive
+connections rotate through the addresses of a name, and among several addresses the first to answer wins (RFC 8305).
+Cancelling a caller in any phase leaves no socket behind.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from ..wire.responses import OriginError, parse_head
 from .names import Names, NameTimeout
 
 ADDRESSES_KEPT_FOR: Final = 25.0
-"""Seconds for which the addresses of a name are used in turn. With those of :data:`.names.KEPT_FOR`: half a minute."""
+"""Seconds for which the addresses of a name are rotated. With :data:`.names.KEPT_FOR` that makes half a minute."""
 ADDRESSES_KEPT_MAX: Final = 1000
-"""Names whose addresses are used in turn."""
+"""Names whose addresses are rotated."""
 NAMES_FIRST: Final = 0.5
-"""Seconds by which a try to connect is given longer than its name: who gives up then can say what it waited for."""
+"""Seconds that connecting is given beyond the time of its name look-up, so that the error tells which one timed out."""
 ATTEMPT_DELAY: Final = 0.25
 """Seconds between attempts at the addresses of a name, as RFC 8305 §5 recommends."""
 INTERIM_MAX: Final = 64
-"""Responses 1xx before that to a CONNECT."""
+"""1xx responses before the final one to a CONNECT."""
 
 _SHORT_IPV4: Final = re.compile(r"[0-9.]+")
 
 Endpoint: TypeAlias = tuple[int, int, int, tuple[str, int] | tuple[str, int, int, int]]
-"""Address family, socket type, protocol, and the address as the kernel wants it: what can be dialled."""
+"""Address family, socket type, protocol, and the address as the kernel takes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A proxy that everything goes through. ``fields``: what it is to be told besides, such as credentials."""
+    """A proxy for all connections. ``fields``: further fields for it, such as credentials."""
 
     scheme: str
     host: str
@@ -52,14 +52,14 @@ class Parent:
     fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
-    def at(cls, url: str, fields: tuple[tuple[str, str], ...] = ()) -> Parent:
+    def from_url(cls, url: str, fields: tuple[tuple[str, str], ...] = ()) -> Parent:
         """From ``http://host:port``."""
         parts = urlsplit(url)
         return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), fields)
 
     @property
     def lines(self) -> bytes:
-        """The fields as they go out."""
+        """The fields as bytes."""
         return b"".join(f"{name}: {value}\r\n".encode() for name, value in self.fields)
 
 
@@ -69,7 +69,7 @@ class Dialler:
     def __init__(self, names: Names | None = None) -> None:
         self._names = names or Names()
         self._kept: OrderedDict[tuple[str, int], tuple[float, deque[Endpoint]]] = OrderedDict()
-        """By host and port: until when (monotonic clock), and the addresses, that whose turn it is first."""
+        """By host and port: expiry (monotonic clock), and the addresses, the next one first."""
 
     # -- for fills ----------------------------------------------------------------------------------------------
 
@@ -83,9 +83,9 @@ class Dialler:
         parent: Parent | None = None,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> asyncio.Transport:
-        """A connection for requests to ``authority`` (ASCII), which whoever asked has to give a protocol before
-        anything else is awaited. ``timeout``: seconds for TCP, TLS and a parent's tunnel together; the name has as many
-        of its own, and all of it half a second more. ``tls``: what it needs in TLS. Raises :class:`OriginError`."""
+        """A connection for requests to ``authority`` (ASCII). The caller has to set its protocol before awaiting
+        anything else. ``timeout``: seconds for TCP, TLS and a parent's tunnel together; the name look-up has as many of
+        its own, and half a second is added to the sum. ``tls`` makes the TLS context. Raises :class:`OriginError`."""
         host, port = _host_and_port(scheme, authority)
         first, first_host, first_port = scheme, host, port
         if parent is not None:
@@ -108,20 +108,20 @@ class Dialler:
             raise _origin_error(error, f"{first_host}:{first_port}") from error
         except ValueError as error:
             raise OriginError("http_request_error", str(error)) from error
-        return opening.taken()
+        return opening.handed_over()
 
     async def _open_first(
         self, host: str, port: int, untried: list[Endpoint], tls: ssl.SSLContext | None, timeout: float
     ) -> _Opening:
-        """With TLS, if there is any, at the first address where that works, too: of several machines behind a name one
-        may have a certificate that has expired."""
+        """Connect to the first address where TLS works, too, if there is any: one of several machines behind a name may
+        have an expired certificate."""
         while True:
             try:
                 connection = await _connect_first(untried)
                 return await _transport(connection, tls, host, timeout)
             except OSError:
                 if not untried:
-                    self._kept.pop((host, port), None)  # it may have moved
+                    self._kept.pop((host, port), None)  # the host may have moved
                     raise
 
     # -- for mitmproxy ------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Dialler:
     async def open_stream(
         self, host: str, port: int, *, local_addr: tuple[str, int] | None = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """As :func:`asyncio.open_connection`, without a limit of time but for the name. Raises ``OSError``."""
+        """Like :func:`asyncio.open_connection`. Only the name look-up has a time limit. Raises ``OSError``."""
         local = None if local_addr is None else await self._find(*local_addr[:2])
         try:
             connection = await _connect_first(await self._addresses(host, port), local)
@@ -145,10 +145,10 @@ class Dialler:
     # -- addresses ----------------------------------------------------------------------------------------------
 
     async def _addresses(self, host: str, port: int) -> list[Endpoint]:
-        """Where to try, one after the other, and nowhere else. Raises ``OSError``."""
+        """The addresses to try, in order, and no others. Raises ``OSError``."""
         endpoints = await self._in_turn(host, port)
-        # Here, between the look-up and the first packet, is where to refuse addresses: what is checked is what is
-        # dialled, whatever the name stands for a moment later.
+        # Forbidden addresses have to be refused here, between look-up and first packet: the checked address is then the
+        # dialled one, whatever the name resolves to a moment later.
         return _interleaved(endpoints) if len(endpoints) > 1 else endpoints
 
     async def _in_turn(self, host: str, port: int) -> list[Endpoint]:
@@ -159,7 +159,7 @@ class Dialler:
         kept = self._kept.get(key)
         if kept is None or time.monotonic() >= kept[0]:
             found = deque(await self._find(host, port))
-            kept = self._kept.get(key)  # somebody else may have been told meanwhile: each has a turn of its own
+            kept = self._kept.get(key)  # another look-up may have ended meanwhile: continue its rotation
             if kept is None or time.monotonic() >= kept[0]:
                 kept = self._kept[key] = time.monotonic() + ADDRESSES_KEPT_FOR, found
                 if len(self._kept) > ADDRESSES_KEPT_MAX:
@@ -173,15 +173,15 @@ class Dialler:
         literal = _literal(host, port)
         if literal is not None:
             return [literal]
-        # RFC 3493 §6.1: no IPv6 addresses where there is no IPv6, and no queries for them. It doesn't count loopback
-        # addresses, so it isn't for names that stand for nothing else (RFC 6761 §6.3).
+        # RFC 3493 §6.1: no IPv6 addresses, and no queries for them, on a machine without IPv6. Loopback addresses don't
+        # count, so the flag is not for names that only have those (RFC 6761 §6.3).
         flags = 0 if host == "localhost" or host.endswith(".localhost") else socket.AI_ADDRCONFIG
         found = await self._names.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
         return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]  # type: ignore[misc]
 
 
 def _host_and_port(scheme: str, authority: str) -> tuple[str, int]:
-    """What is to be dialled for an authority. Raises :class:`OriginError`."""
+    """Host and port to dial for an authority. Raises :class:`OriginError`."""
     if authority.startswith("["):
         host, _, port = authority[1:].partition("]")
         port = port[1:]
@@ -190,7 +190,7 @@ def _host_and_port(scheme: str, authority: str) -> tuple[str, int]:
     if not host:
         raise OriginError("http_request_error", f"{scheme}://{authority}/")
     if _SHORT_IPV4.fullmatch(host) and _literal(host, 0) is None:
-        # 127.1, 2130706433: the system takes them for 127.0.0.1, and others for a name.
+        # 127.1, 2130706433: the system reads them as 127.0.0.1, others as names.
         raise OriginError("http_request_error", f"{host} is not a canonical IPv4 address")
     if host.endswith(".."):
         host = host.rstrip(".") + "."
@@ -198,7 +198,7 @@ def _host_and_port(scheme: str, authority: str) -> tuple[str, int]:
 
 
 def _literal(host: str, port: int) -> Endpoint | None:
-    """Of an IP address. With a zone (``fe80::1%eth0``) it is the system that knows."""
+    """The endpoint of an IP address, without a look-up. (One with a zone, ``fe80::1%eth0``, needs the system.)"""
     try:
         if ":" in host:
             socket.inet_pton(socket.AF_INET6, host)
@@ -210,7 +210,7 @@ def _literal(host: str, port: int) -> Endpoint | None:
 
 
 def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
-    """By turns one of each address family, that of the first address first (RFC 8305 §4)."""
+    """Alternate the address families, beginning with that of the first address (RFC 8305 §4)."""
     families: dict[int, deque[Endpoint]] = {}
     for endpoint in endpoints:
         families.setdefault(endpoint[0], deque()).append(endpoint)
@@ -227,9 +227,9 @@ def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
 
 
 async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None = None) -> socket.socket:
-    """A connection to the first address that answers (RFC 8305 §5). A further one is tried when the one before has
-    failed, or has not answered for a while, which then goes on. Takes away from ``untried`` what has failed, and what
-    has answered. Raises ``OSError``."""
+    """A connection to the first address that answers (RFC 8305 §5). The next address is tried when one fails, or, in
+    parallel, when it has not answered for a while. Addresses that failed, and the one that answered, are removed from
+    ``untried``. Raises ``OSError``."""
     if len(untried) == 1:
         return await _connect(untried.pop(), local)
     loop = asyncio.get_running_loop()
@@ -253,7 +253,7 @@ async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None =
                 errors.append(error)
     finally:
         for attempt in attempts:
-            # Two may have answered in one turn of the loop: the second is nobody's.
+            # Two may have answered in one turn of the loop: close the second.
             if not attempt.cancel() and not attempt.cancelled() and attempt.exception() is None:
                 attempt.result().close()
     raise _as_one(errors)
@@ -279,16 +279,16 @@ async def _connect(endpoint: Endpoint, local: list[Endpoint] | None) -> socket.s
 def _as_one(errors: list[OSError]) -> OSError:
     if len({str(error) for error in errors}) == 1:
         return errors[0]
-    said = f"Multiple exceptions: {', '.join(str(error) for error in errors)}"
-    # With its number an OSError is of the kind that goes with it: all of them refused is a ConnectionRefusedError.
-    return OSError(errors[0].errno, said) if len({error.errno for error in errors}) == 1 else OSError(said)
+    message = f"Multiple exceptions: {', '.join(str(error) for error in errors)}"
+    # With an errno Python picks the subclass: if all were refused, this makes a ConnectionRefusedError.
+    return OSError(errors[0].errno, message) if len({error.errno for error in errors}) == 1 else OSError(message)
 
 
 # -- TLS and tunnels ------------------------------------------------------------------------------------------------
 
 
 class _Opening(asyncio.Protocol):
-    """The protocol of a connection until it has one that is meant to stay."""
+    """The protocol of a connection until its user sets another one."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -313,7 +313,7 @@ class _Opening(asyncio.Protocol):
             self._more.set_result(None)
 
     async def read(self) -> bytes:
-        """What has come, at least one byte."""
+        """The received bytes, at least one."""
         while not self.received:
             if self._has_ended:
                 raise OriginError("connection_terminated", "Server disconnected")
@@ -322,8 +322,8 @@ class _Opening(asyncio.Protocol):
         received, self.received = self.received, b""
         return received
 
-    def taken(self) -> asyncio.Transport:
-        """For its user. Raises :class:`OriginError`."""
+    def handed_over(self) -> asyncio.Transport:
+        """The transport, for its user. Raises :class:`OriginError`."""
         transport = self.transport
         assert transport is not None
         if self.received:
@@ -338,7 +338,7 @@ class _Opening(asyncio.Protocol):
 async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host: str, timeout: float) -> _Opening:
     opening = _Opening()
     loop = asyncio.get_running_loop()
-    # Whoever is cancelled here, or meets an error, leaves it to asyncio to close the socket, which it does.
+    # asyncio closes the socket if this is cancelled or fails.
     if tls is None:
         await loop.create_connection(lambda: opening, sock=connection)
     else:
@@ -399,17 +399,17 @@ async def _ask_for_tunnel(
     if not 200 <= head.status <= 299:
         raise OriginError("http_protocol_error", f"{head.status} {head.reason} from the parent proxy for CONNECT")
     if received:
-        # In a tunnel for TLS we are the first to speak. What a third party has put here must not become part of it.
+        # In TLS the client speaks first. Bytes that somebody injected here must not become part of the tunnel.
         raise OriginError("http_protocol_error", "something came through the tunnel before TLS")
 
 
 def _longer(timeout: float) -> float:
-    """asyncio's own limit for a handshake, 60 s if it isn't told, which must not be the first to end."""
+    """A limit for asyncio's own timer of handshakes (60 s by default), which must not fire before ours."""
     return timeout + 10
 
 
 def _origin_error(error: OSError, peer: str) -> OriginError:
-    """The proxy error type (RFC 9209 §2.3) of why there is no connection."""
+    """An error with the proxy error type (RFC 9209 §2.3) of a failed connection."""
     detail = f"Cannot connect to host {peer} [{error.strerror or str(error) or type(error).__name__}]"
     match error:
         case ssl.SSLCertVerificationError():

@@ -1,15 +1,15 @@
-"""Names to addresses, with a bound on time and on threads.
+"""Name look-ups, with bounds on time and on threads.
 
-``getaddrinfo`` blocks a thread for as long as a name server is silent, 20 s and more. asyncio runs it in its default
-executor, whose six or so threads are then gone for everybody: six slow names, and no other name can be looked up. Here
-each look-up has a thread of its own, which may be left behind: a daemon, so that it doesn't keep the process from
-ending. One name is looked up once at a time, however many wait for it, so a name that hangs holds one thread.
+``getaddrinfo`` blocks a thread while a name server is silent, for 20 s and more. asyncio runs it in its default
+executor: six or so slow names take all of its threads, and no other name can be looked up. Here each look-up has a
+thread of its own, which may be abandoned (a daemon, so that the process can end). Concurrent requests for a name share
+one look-up, so a hanging name holds one thread.
 
-It is the system's ``getaddrinfo`` all the same, and not a DNS library: what is in ``/etc/hosts``, ``nsswitch.conf``,
-search domains, mDNS or a container's own resolver has to be found as it is by everything else on the machine.
+It still is the system's ``getaddrinfo``, not a DNS library: ``/etc/hosts``, ``nsswitch.conf``, search domains, mDNS and
+a container's resolver work as for every other program on the machine.
 
-:mod:`.dial` asks here. :meth:`Names.install` also puts it in the place of the loop's own method, for what others open
-in this process: mitmproxy, where it can't be told to dial as fills do, and other addons.
+:mod:`.dial` uses it. :meth:`Names.install` also replaces the loop's own method, for connections that others open in
+this process: other addons, and mitmproxy where it can't be made to dial as fills do.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from typing import Any, Final, TypeAlias
 
 logger = logging.getLogger(__name__)
 
-RUNNING_MOST: Final = 64
-"""Look-ups at once that may well be answered, and"""
-SLOW_MOST: Final = 192
-"""those beside them that have taken longer than :data:`SLOW` already."""
+RUNNING_MAX: Final = 64
+"""Look-ups at once, slow ones not counted."""
+SLOW_MAX: Final = 192
+"""Slow look-ups besides those."""
 SLOW: Final = 2.0
-"""Seconds. A resolver that works answers in less, or tries its next server after five."""
-WAITING_MOST: Final = 1024
+"""Seconds after which a look-up is slow. A working resolver answers sooner, or tries its next server after five."""
+WAITING_MAX: Final = 1024
 """Look-ups that may wait for a thread."""
 KEPT_FOR: Final = 5.0
-"""Seconds for which addresses are kept; :mod:`.dial` keeps them for longer, and takes turns with them."""
+"""Seconds for which addresses are cached. (:mod:`.dial` keeps them longer, and rotates them.)"""
 REFUSED_FOR: Final = 1.0
-"""Seconds for which it is remembered that a name has none."""
-KEPT_MOST: Final = 1024
-"""Names that are remembered."""
+"""Seconds for which a failure is cached."""
+KEPT_MAX: Final = 1024
+"""Names in the cache."""
 
 Address: TypeAlias = tuple[Any, ...]
 Found: TypeAlias = list[tuple[Any, Any, int, str, Address]]
 Query: TypeAlias = tuple[str, int, int, int, int]
-"""Host, family, type, protocol and flags. Not the port: it is put into the addresses that are found."""
+"""Host, family, type, protocol and flags. (The port is added to the results.)"""
 
 
 class NameTimeout(socket.gaierror):
@@ -56,21 +56,21 @@ class NameTimeout(socket.gaierror):
 
 
 class _Lookup:
-    """One look-up, and everybody who waits for it."""
+    """One look-up, with the number of its waiters."""
 
     __slots__ = ("done", "is_running", "is_slow", "query", "waiters")
 
     def __init__(self, query: Query, done: asyncio.Future[Found | OSError]) -> None:
         self.query = query
         self.done = done
-        """Its result is what was found, or why nothing was: a value in any case, since perhaps nobody waits for it."""
+        """Its result is the addresses or the error. (As an exception, an error that nobody awaits would be logged.)"""
         self.waiters = 0
         self.is_running = self.is_slow = False
 
 
 class Names:
-    """Looks names up. ``timeout``: seconds that anybody waits for one. ``on_end(outcome)`` hears how it went for each
-    that did: ``found``, ``unknown``, ``timeout`` or ``rejected`` (too many waited). All on the event loop."""
+    """Looks names up, on the event loop. ``timeout``: seconds that a caller waits. ``on_end(outcome)`` is called for
+    each caller: ``found``, ``unknown``, ``timeout`` or ``rejected`` (too many were waiting)."""
 
     def __init__(self, timeout: float = 30.0, on_end: Callable[[str], None] = lambda outcome: None) -> None:
         self.timeout = timeout
@@ -79,7 +79,7 @@ class Names:
         self._waiting: deque[_Lookup] = deque()
         self._running = self._slow = 0
         self._kept: OrderedDict[Query, tuple[float, Found | OSError]] = OrderedDict()
-        """By when it is to be forgotten (monotonic clock)."""
+        """By query: expiry (monotonic clock), and the result."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._original: Any = None
 
@@ -88,14 +88,14 @@ class Names:
 
     @property
     def in_flight(self) -> int:
-        """Threads that are looking a name up."""
+        """Threads in a look-up."""
         return self._running + self._slow
 
-    # -- in the place of the loop's own -------------------------------------------------------------------------
+    # -- in place of the loop's method --------------------------------------------------------------------------
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have ``loop`` look names up here, until :meth:`uninstall`. A loop that isn't written in Python can't be told
-        to; it goes on as before."""
+        """Make ``loop`` look names up here, until :meth:`uninstall`. (A loop that isn't written in Python can't be
+        patched, and continues as before.)"""
         original = loop.getaddrinfo
         try:
             loop.getaddrinfo = self.getaddrinfo  # type: ignore[method-assign]
@@ -112,7 +112,7 @@ class Names:
     async def getaddrinfo(
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> Found:
-        """As :meth:`asyncio.loop.getaddrinfo`. Raises :class:`NameTimeout`, or the ``OSError`` that was met."""
+        """Like :meth:`asyncio.loop.getaddrinfo`. Raises :class:`NameTimeout`, or the look-up's ``OSError``."""
         if not isinstance(host, str) or not isinstance(port, int) or _is_address(host):
             return await self._unbounded(host, port, family=family, type=type, proto=proto, flags=flags)
         # "Example.com" is "example.com" (RFC 4343).
@@ -120,7 +120,7 @@ class Names:
         return [(*each, (address[0], port, *address[2:])) for *each, address in found]  # type: ignore[misc]
 
     async def _unbounded(self, host: Any, port: Any, **how: int) -> Found:
-        """What is no name takes no time."""
+        """Anything but a name takes no time."""
         if self._original is not None:
             found: Found = await self._original(host, port, **how)
             return found
@@ -137,16 +137,16 @@ class Names:
             return self._told(kept[1])
         lookup = self._lookups.get(query)
         if lookup is None:
-            lookup = self._begin(query)
+            lookup = self._start(query)
         lookup.waiters += 1
         try:
             await asyncio.wait([lookup.done], timeout=self.timeout)
             if not lookup.done.done():
-                await asyncio.sleep(0)  # the process may have stood still: the answer is perhaps there all the same
+                await asyncio.sleep(0)  # if the process was stopped, the answer may be waiting for its turn
         finally:
             lookup.waiters -= 1
             if not lookup.waiters and not lookup.is_running and not lookup.done.done():
-                # It has had no thread yet, and nobody wants to know any more.
+                # It has no thread yet, and nobody waits for it any more.
                 self._waiting.remove(lookup)
                 del self._lookups[query]
         if not lookup.done.done():
@@ -157,13 +157,13 @@ class Names:
     def _told(self, found: Found | OSError) -> Found:
         if isinstance(found, OSError):
             self._on_end("unknown")
-            # A new one for everybody: each is raised with a traceback of its own.
+            # A new exception for each caller, with a traceback of its own.
             raise NameTimeout(found.why) if isinstance(found, NameTimeout) else type(found)(*found.args)
         self._on_end("found")
         return found
 
-    def _begin(self, query: Query) -> _Lookup:
-        if len(self._waiting) >= WAITING_MOST:
+    def _start(self, query: Query) -> _Lookup:
+        if len(self._waiting) >= WAITING_MAX:
             self._on_end("rejected")
             raise NameTimeout("too many names are being looked up")
         lookup = self._lookups[query] = _Lookup(query, asyncio.get_running_loop().create_future())
@@ -172,7 +172,7 @@ class Names:
         return lookup
 
     def _start_next(self) -> None:
-        while self._waiting and self._running < RUNNING_MOST and self._running + self._slow < RUNNING_MOST + SLOW_MOST:
+        while self._waiting and self._running < RUNNING_MAX and self._running + self._slow < RUNNING_MAX + SLOW_MAX:
             lookup = self._waiting.popleft()
             loop = asyncio.get_running_loop()
             thread = threading.Thread(target=_look_up, args=(loop, lookup.query, self._ended, lookup), daemon=True)
@@ -186,9 +186,9 @@ class Names:
             loop.call_later(SLOW, self._is_slow, lookup)
 
     def _is_slow(self, lookup: _Lookup) -> None:
-        """It doesn't keep others from a thread any more, as long as there are not too many of its kind."""
+        """Make its thread available to others, as long as there are not too many slow ones."""
         if lookup.is_running:
-            if self._slow >= SLOW_MOST:
+            if self._slow >= SLOW_MAX:
                 asyncio.get_running_loop().call_later(SLOW, self._is_slow, lookup)
                 return
             lookup.is_slow = True
@@ -202,7 +202,7 @@ class Names:
             self._slow -= 1
         else:
             self._running -= 1
-        if len(self._kept) >= KEPT_MOST:
+        if len(self._kept) >= KEPT_MAX:
             self._kept.popitem(last=False)
         kept_for = REFUSED_FOR if isinstance(found, OSError) else KEPT_FOR
         self._kept.pop(lookup.query, None)
@@ -227,12 +227,12 @@ def _look_up(
             found = socket.gaierror(socket.EAI_NONAME, "no address")
     except OSError as error:
         found = error
-    except Exception as error:  # UnicodeError: what no name can be
+    except Exception as error:  # UnicodeError, of names that can't exist
         found = socket.gaierror(socket.EAI_NONAME, f"not a name: {error}")
     try:
         loop.call_soon_threadsafe(tell, lookup, found)
     except RuntimeError:
-        pass  # the loop has ended, and everybody who waited
+        pass  # the loop has ended
 
 
 def _is_address(host: str) -> bool:

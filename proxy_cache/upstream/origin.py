@@ -18,13 +18,13 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..runtime.batches import Stage
+from ..runtime.batches import CallBatch
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..wire.outgoing import authority_of, path_of, request_head
 from ..wire.responses import OriginError
-from .connection import OnAnswer, OriginConnection, Outcome, Stale
+from .connection import ConnectionExpired, OnAnswer, OriginConnection, Outcome
 from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 BACKOFF_FIRST = 0.1
-BACKOFF_MOST = 1.0
-RETRY_AFTER_MOST = 5.0
+BACKOFF_MAX = 1.0
+RETRY_AFTER_MAX = 5.0
 """Seconds of an origin's ``Retry-After`` that are waited for; a longer one goes to the client as it came."""
 
 
@@ -68,12 +68,12 @@ class OriginClient:
         self._pool = Pool()
         self._tls: ssl.SSLContext | None = None
         """Made of the settings with the first origin that needs it."""
-        self._asks = Stage()
+        self._asks = CallBatch()
         self.configure(settings)
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
-        self._parent = Parent.at(settings.proxy, settings.proxy_headers) if settings.proxy else None
+        self._parent = Parent.from_url(settings.proxy, settings.proxy_headers) if settings.proxy else None
         self.renew_trust()
 
     def renew_trust(self) -> None:
@@ -137,7 +137,7 @@ class OriginClient:
             if response.status not in RETRY_STATUSES or last:
                 return response
             wait = _retry_after(response.headers.get("retry-after"))
-            if wait > RETRY_AFTER_MOST:
+            if wait > RETRY_AFTER_MAX:
                 return response
             response.close()
             await self.pause(attempt, wait, str(response.status))
@@ -153,7 +153,7 @@ class OriginClient:
         """Ask over a connection that is open, if there is one: without a task, and together with others (see
         :meth:`OriginConnection.ask`). What is not good enough for an answer is for :meth:`get` to see to.
         """
-        connection = self._pool.take_idle(target.scheme, target.authority)
+        connection = self._pool.reuse_idle(target.scheme, target.authority)
         if connection is not None:
             try:
                 head = _request_head(target, headers, connection)
@@ -170,7 +170,7 @@ class OriginClient:
     async def pause(self, attempt: int, wait: float, reason: str) -> None:
         """Before a further try."""
         self._on_retry(reason)
-        backoff = min(BACKOFF_MOST, BACKOFF_FIRST * 2**attempt)
+        backoff = min(BACKOFF_MAX, BACKOFF_FIRST * 2**attempt)
         await asyncio.sleep(max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1))
 
     async def _send(
@@ -178,12 +178,12 @@ class OriginClient:
     ) -> OriginResponse:
         """One try. A connection that turns out to have ended while it was idle doesn't count as one."""
         while True:
-            connection = self._pool.take_idle(target.scheme, target.authority)
+            connection = self._pool.reuse_idle(target.scheme, target.authority)
             try:
                 if connection is None:
                     connection = await self._connect(target)
                 return await connection.exchange(_request_head(target, headers, connection), on_interim)
-            except Stale:
+            except ConnectionExpired:
                 continue
             except ValueError as error:
                 if connection is not None:
@@ -245,4 +245,4 @@ def _retry_after(value: str | None) -> float:
     """Seconds an origin asks to wait. A date, or nonsense, counts as longer than we wait (RFC 9110 §10.2.3)."""
     if value is None:
         return 0.0
-    return float(value) if value.strip().isascii() and value.strip().isdigit() else RETRY_AFTER_MOST + 1
+    return float(value) if value.strip().isascii() and value.strip().isdigit() else RETRY_AFTER_MAX + 1

@@ -1,4 +1,4 @@
-"""Connections to origins that are open, and those of them that nobody uses at the moment."""
+"""Open connections to origins, and the idle ones among them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Pool:
 
     def __init__(self) -> None:
         self.generation = 0
-        """Connections of an earlier one were opened under other settings, and are not used again."""
+        """Connections of an earlier generation were opened with other settings, and are not reused."""
         self.is_closed = False
         self._idle: dict[tuple[str, str], list[OriginConnection]] = {}
-        """By scheme and authority, that which was used last at the end."""
+        """By scheme and authority, the most recently used last."""
         self._open: set[OriginConnection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -31,8 +31,8 @@ class Pool:
     def idle(self) -> int:
         return sum(map(len, self._idle.values()))
 
-    def take_idle(self, scheme: str, authority: str) -> OriginConnection | None:
-        """The connection that was used last: it is the one most likely to be open still."""
+    def reuse_idle(self, scheme: str, authority: str) -> OriginConnection | None:
+        """The most recently used idle connection, which is most likely still open; ``None`` if there is none."""
         idle = self._idle.get((scheme, authority))
         while idle:
             connection = idle.pop()
@@ -42,24 +42,24 @@ class Pool:
         return None
 
     def add(self, connection: OriginConnection) -> None:
-        """A new one, which is in use."""
+        """Add a new connection, in use."""
         self._open.add(connection)
 
     def put_back(self, connection: OriginConnection) -> None:
-        """It is idle."""
-        self._idle.setdefault(connection.at, []).append(connection)
+        """A connection became idle."""
+        self._idle.setdefault(connection.origin, []).append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR, self._sweep)
 
     def remove(self, connection: OriginConnection) -> None:
-        """It has ended."""
+        """A connection has ended."""
         self._open.discard(connection)
-        idle = self._idle.get(connection.at)
+        idle = self._idle.get(connection.origin)
         if idle is not None and connection in idle:
             idle.remove(connection)
 
     def close(self) -> None:
-        """End all of them, idle or not."""
+        """Close all connections, idle or not."""
         self.is_closed = True
         for connection in list(self._open):
             connection.abort()
@@ -68,13 +68,13 @@ class Pool:
             self._sweeper = None
 
     def _sweep(self) -> None:
-        """Close what has been idle for long."""
+        """Close connections that were idle for long."""
         self._sweeper = None
         before = time.monotonic() - KEPT_FOR
-        for at, idle in list(self._idle.items()):
+        for origin, idle in list(self._idle.items()):
             for connection in [one for one in idle if one.idle_since <= before]:
                 connection.close()
-            if not self._idle[at]:
-                del self._idle[at]
+            if not self._idle[origin]:
+                del self._idle[origin]
         if self._idle:
             self._sweeper = asyncio.get_running_loop().call_later(KEPT_FOR / 2, self._sweep)

@@ -1,4 +1,4 @@
-"""The answer of an origin, as fills read it: its head, and its body as it arrives."""
+"""A response from an origin, as fills read it: its head, and its body while it arrives."""
 
 from __future__ import annotations
 
@@ -11,54 +11,53 @@ from typing import Protocol
 from ..wire.responses import OriginError, ResponseHead
 
 READ_AHEAD = 256 * 1024
-"""Bytes of a body that are read ahead of the fill before the connection has to wait."""
+"""Bytes that are received ahead of the fill before reading pauses."""
 
 
-class Source(Protocol):
-    """What a response comes from."""
+class BodyConnection(Protocol):
+    """The connection that a body comes from."""
 
     def go_on(self) -> None: ...
 
     @property
-    def pourable(self) -> int:
-        """Bytes to come that :meth:`pour` can move."""
+    def spliceable(self) -> int:
+        """Bytes that :meth:`splice` can move."""
 
-    def pour(self, pipe: int, most: int, when_readable: Callable[[], None]) -> int | None:
-        """Move what has come to a pipe: how much, ``None`` if nothing has, and ``when_readable`` is called when it
-        does, 0 if it can't be moved. Raises :class:`OriginError` where the body broke off."""
+    def splice(self, pipe: int, limit: int, when_readable: Callable[[], None]) -> int | None:
+        """See :meth:`.connection.OriginConnection.splice`."""
 
     def abort(self) -> None: ...
 
 
 class OriginResponse:
-    """The head of an answer, and its body to read. :meth:`close` it when done."""
+    """A head, and a body to read. :meth:`close` it when done."""
 
     __slots__ = (
         "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
         "request_time", "response_time", "status",
     )  # fmt: skip
 
-    def __init__(self, head: ResponseHead, length: int | None, connection: Source, asked: float) -> None:
+    def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
         self.content_length = length
         self.response_time = time.time()
-        # RFC 9111 §4.2.3 wants what is between them, which a clock that is set meanwhile must not change.
+        # RFC 9111 §4.2.3 uses their difference, which a wall clock that is set meanwhile must not change.
         self.request_time = self.response_time - (time.monotonic() - asked)
-        self._connection: Source | None = connection
-        """Until the last byte has come."""
+        self._connection: BodyConnection | None = connection
+        """``None`` once the last byte has arrived."""
         self._chunks: deque[bytes] = deque()
         self._held = 0
-        """Bytes that wait to be read."""
+        """Bytes in ``_chunks``."""
         self._complete = False
         self._error: OriginError | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     def read_now(self) -> bytes | None:
-        """The next bytes; ``b""`` at the end, ``None`` if they have not come yet.
+        """The next bytes; ``b""`` at the end, ``None`` if they have not arrived yet.
 
-        Raises :class:`OriginError` where the body broke off.
+        Raises :class:`OriginError` if the body broke off.
         """
         if self._chunks:
             chunk = self._chunks.popleft()
@@ -81,23 +80,23 @@ class OriginResponse:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has come: :meth:`take_held` gives the body, unless some of it has been read."""
+        """Whether all of the body has arrived. If none was read yet, :meth:`read_held` returns it."""
         return self._complete
 
     @property
-    def pourable(self) -> int:
-        """Bytes of the body that :meth:`pour` can move to a pipe, after :meth:`take_held`; 0 if it can't."""
-        return self._connection.pourable if self._connection is not None else 0
+    def spliceable(self) -> int:
+        """Bytes that :meth:`splice` can move to a pipe, after :meth:`read_held`; 0: none."""
+        return self._connection.spliceable if self._connection is not None else 0
 
-    def take_held(self) -> bytes:
-        """What has been read already, which comes before anything that is poured."""
+    def read_held(self) -> bytes:
+        """All bytes that were received, which precede any spliced ones."""
         held = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held = 0
         return held
 
-    async def pour(self, pipe: int, most: int) -> int:
-        """Move the next bytes, ``most`` of them at the most, to a pipe; how many, 0 if they have to be read after all.
+    async def splice(self, pipe: int, limit: int) -> int:
+        """Move the next bytes, at most ``limit``, to a pipe. Returns the count; 0 if splicing does not work here.
 
         Raises :class:`OriginError`.
         """
@@ -105,21 +104,21 @@ class OriginResponse:
             if self._error is not None:
                 raise self._error
             assert self._connection is not None
-            count = self._connection.pour(pipe, most, self._wake)
+            count = self._connection.splice(pipe, limit, self._wake)
             if count is not None:
                 return count
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
 
     def close(self) -> None:
-        """End the connection, unless it has gone back to the pool with the last byte. Idempotent."""
+        """Close the connection, unless the body is complete: then it is in the pool again. Idempotent."""
         if self._connection is not None:
             self._connection.abort()
 
     # -- for the connection -------------------------------------------------------------------------------------
 
     def put(self, chunk: bytes) -> bool:
-        """More of the body. Whether there may be still more."""
+        """Bytes of the body arrived. ``False``: pause reading."""
         self._chunks.append(chunk)
         self._held += len(chunk)
         if self._waiting is not None:

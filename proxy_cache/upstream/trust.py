@@ -1,8 +1,8 @@
-"""Whom TLS connections to origins and parent proxies trust: the same, whoever opens them.
+"""Trusted certificates for TLS to origins and parent proxies, the same for all connections.
 
-Fills are opened with Python's ``ssl``, what is forwarded by mitmproxy with pyOpenSSL, which has an OpenSSL of its own
-and, left to itself, certifi's certificates. Both get the system's here (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` in their
-place, if they are set), and what mitmproxy's options add to them.
+Fills use Python's ``ssl``. mitmproxy forwards with pyOpenSSL, which has its own OpenSSL and uses certifi's certificates
+by default. Here both get the system's certificates (or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``), and those that
+mitmproxy's options add.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose certificates are good."""
+    """Which certificates are accepted."""
 
     verify: bool = True
-    """``False``: anybody's."""
+    """``False``: any certificate."""
     added_file: str | None = None
-    """A file of certificates to trust beside the system's, and"""
+    """A file of trusted certificates besides the system's."""
     added_folder: str | None = None
-    """a folder of them, by their hashes (``openssl rehash``)."""
+    """A folder of such certificates, named by hash (``openssl rehash``)."""
 
     def added(self) -> tuple[str | None, str | None] | None:
-        """File and folder, if there is one of them."""
+        """File and folder, if either is set."""
         return (self.added_file, self.added_folder) if self.added_file or self.added_folder else None
 
     def check(self) -> None:
-        """Raises ``OSError`` if what is added can't be read; its folder may be filled later."""
+        """Raises ``OSError`` if the file or the folder can't be read. (The folder may be filled later.)"""
         if self.added_file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.added_file)
         if self.added_folder and not os.path.isdir(self.added_folder):
             raise NotADirectoryError(f"{self.added_folder!r} is no folder")
 
     def context(self) -> ssl.SSLContext:
-        """For connections of our own. Raises ``OSError``."""
+        """A context for our own connections. Raises ``OSError``."""
         context = ssl.create_default_context()
         added = self.added()
         if added is not None:
             context.load_verify_locations(*added)
-        # An intermediate certificate may be the one that is trusted, as curl has it. Python does so from 3.13 on; it
-        # takes RFC 5280 at its word then, too, which many a private CA is at odds with, and no other client does.
+        # Trusting an intermediate certificate is enough, as in curl, and in Python from 3.13 on. From there on Python
+        # also enforces RFC 5280 to the letter, which many private CAs violate, and which no other client does.
         context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
         # RFC 9110 §4.3.4: "A reference identity of type CN-ID MUST NOT be used by clients".
         context.hostname_checks_common_name = False
@@ -54,14 +54,14 @@ class Trust:
 
 
 SYSTEM: Final = Trust()
-"""Those that the system trusts, and no others."""
+"""The system's certificates, and no others."""
 
 
 def system_locations() -> tuple[str, str]:
-    """The file and the folder, or folders (with colons between), of the certificates that the system trusts. They need
+    """The file and the folder of the system's trusted certificates (or several folders, separated by colons). They need
     not exist."""
-    places = ssl.get_default_verify_paths()
+    paths = ssl.get_default_verify_paths()
     return (
-        os.environ.get(places.openssl_cafile_env, places.openssl_cafile),
-        os.environ.get(places.openssl_capath_env, places.openssl_capath),
+        os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile),
+        os.environ.get(paths.openssl_capath_env, paths.openssl_capath),
     )

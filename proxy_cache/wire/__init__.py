@@ -1,1 +1,1 @@
-"""HTTP/1 as bytes: heads, chunks, and the checks on them. No socket and no clock."""
+"""HTTP/1 as bytes: heads, chunks, and checks of them. No socket, no clock."""

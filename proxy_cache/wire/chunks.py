@@ -1,10 +1,9 @@
-"""The chunked transfer coding, decoded as it arrives (RFC 9112 §7.1). One decoder for all bodies: of requests, of
-responses that are forwarded, and of those that fills read.
+"""Decodes the chunked transfer coding (RFC 9112 §7.1): in requests, in forwarded responses, and in responses to fills.
 
-Two recipients that disagree about where a chunk ends see different messages on one connection (RFC 9112 §11.2). So the
-framing of chunks is read by the grammar alone: hexadecimal digits, extensions without control characters, CRLF at the
-end of the line and of the data. §2.2 lets a recipient take a bare LF for a line break of "the start-line and fields",
-and the line before a chunk is neither.
+Two recipients that disagree about the end of a chunk see different messages on one connection (RFC 9112 §11.2). So the
+framing follows the grammar strictly: hexadecimal digits, extensions without control characters, CRLF after the line and
+after the data. §2.2 lets a recipient accept a bare LF only in "the start-line and fields", and a chunk's line is
+neither.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import Final
 from ..semantics.limits import HeadLimits
 
 REQUEST_CHUNK_LINE_MAX: Final = 4096
-"""Bytes of the line before a chunk, extensions and line break included, from clients; and"""
+"""Bytes of the line before a chunk in a request, with extensions and line break."""
 RESPONSE_CHUNK_LINE_MAX: Final = 16 * 1024
-"""from origins."""
+"""The same in a response."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-# White space behind the size is no part of the grammar, but some servers send it, and nobody reads it otherwise.
-# Digits that count: 15, so that sizes fit into 64 bits wherever they are read.
+# White space after the size is not in the grammar, but some servers send it, and every recipient ignores it.
+# At most 15 significant digits, so that the size fits into 64 bits for every recipient.
 _SIZE_LINE: Final = re.compile(
     rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n",
 )
@@ -31,8 +30,8 @@ _LENIENT_FIELD: Final = re.compile(_TOKEN + rb"[ \t]*+:[^\r\n\0]*+\r?\n")
 
 
 class ChunkError(ValueError):
-    """A body that can't be read. ``error``: the proxy error type (RFC 9209 §2.3) if it is of a response; ``line``: what
-    is wrong, as it came."""
+    """A malformed body. ``error``: the proxy error type (RFC 9209 §2.3), for responses; ``line``: the offending
+    line."""
 
     def __init__(self, detail: str, line: bytes = b"", error: str = "http_protocol_error") -> None:
         super().__init__(detail)
@@ -54,55 +53,55 @@ class ChunkDecoder:
     )  # fmt: skip
 
     def __init__(self, limits: HeadLimits, *, of_response: bool) -> None:
-        """``of_response``: whether an origin has sent it, whose field lines are read as those of its heads are. Clients
-        are told what is wrong with theirs."""
+        """``of_response``: trailers from origins are read as leniently as their heads. Those of clients are not:
+        clients can be told what is wrong."""
         self._limits = limits
         self._of_response = of_response
         self._line_max = RESPONSE_CHUNK_LINE_MAX if of_response else REQUEST_CHUNK_LINE_MAX
         self._left = 0
-        """Bytes of the chunk's data that are still to come."""
+        """Bytes of the current chunk still to come."""
         self._after_data = self._in_trailers = False
         self._trailers = self._trailer_size = 0
-        """Fields, and bytes, of the trailer section so far."""
+        """Fields and bytes of the trailer section so far."""
         self._held = b""
-        """The beginning of a line."""
+        """An incomplete line."""
         self.is_over = False
-        """Whether the empty line after the last chunk, or after the trailers, has come."""
+        """Whether the body is complete, trailers included."""
         self.rest = b""
-        """What has come after that."""
+        """Bytes received after the body."""
 
     def feed(self, data: bytes) -> bytes:
-        """The content of all chunks in ``data``: chunks of a byte each must not be thousands of pieces. Raises
-        :class:`ChunkError`; whatever came in the same ``data`` before the fault is lost."""
+        """The content of all chunks in ``data``, joined: one-byte chunks must not become thousands of pieces. Raises
+        :class:`ChunkError`; content before the error in the same ``data`` is lost."""
         if self._held:
             data, self._held = self._held + data, b""
-        at, size = 0, len(data)
+        offset, size = 0, len(data)
         pieces: list[bytes] = []
-        while at < size:
+        while offset < size:
             if self._left:
-                piece = data[at : at + self._left]
+                piece = data[offset : offset + self._left]
                 pieces.append(piece)
                 self._left -= len(piece)
                 self._after_data = not self._left
-                at += len(piece)
+                offset += len(piece)
                 continue
             if self._after_data:
-                if data[at : at + 2] == b"\r\n":
+                if data[offset : offset + 2] == b"\r\n":
                     self._after_data = False
-                    at += 2
+                    offset += 2
                     continue
-                if size - at > 1 or data[at] != 0x0D:
+                if size - offset > 1 or data[offset] != 0x0D:
                     raise ChunkError("a chunk that is longer than it says, or no line break after it")
-                self._held = data[at:]
+                self._held = data[offset:]
                 break
-            end = data.find(b"\n", at) + 1
+            end = data.find(b"\n", offset) + 1
             longest = self._limits.line if self._in_trailers else self._line_max
-            if (end or size + 1) - at > longest:
+            if (end or size + 1) - offset > longest:
                 raise self._too_long(longest)
             if not end:
-                self._held = data[at:]
+                self._held = data[offset:]
                 break
-            line, at = data[at:end], end
+            line, offset = data[offset:end], end
             if not self._in_trailers:
                 found = _SIZE_LINE.fullmatch(line)
                 if found is None:
@@ -111,7 +110,7 @@ class ChunkDecoder:
                 self._in_trailers = not self._left
             elif line == b"\r\n" or (line == b"\n" and self._of_response):
                 self.is_over = True
-                self.rest = data[at:]
+                self.rest = data[offset:]
                 break
             else:
                 self._check_trailer(line)

@@ -1,9 +1,9 @@
-"""Heads of HTTP/1 and 2 as they may come in, and as they may go out.
+"""Checks heads of HTTP/1 and 2 that are forwarded, in both directions.
 
-mitmproxy passes on what it doesn't understand: control characters, folded lines, versions that aren't those of the
-connection. Whoever is next may read another message in it than we have. Everything that is forwarded goes through here,
-both ways: requests are refused, since a client can be told; responses are mended as RFC 9110 §5.5 and RFC 9112 §5 say.
-(What leaves for an origin is looked at once more: :mod:`.outgoing`.) Pure functions of bytes.
+mitmproxy forwards heads it doesn't understand: control characters, folded lines, versions other than the connection's.
+The next recipient may read another message in them than we did. So malformed requests are refused, since clients can be
+told, and responses are repaired as RFC 9110 §5.5 and RFC 9112 §5 say. (Requests to origins are checked once more, see
+:mod:`.outgoing`.) Pure functions of bytes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _QUOTED: Final = re.compile(r":? b['\"].*+", re.DOTALL)
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"})
 NAME_SHOWN: Final = 64
-"""Characters of a field name that an error tells."""
+"""Characters of a field name in an error."""
 LENGTH_DIGITS: Final = 18
-"""Digits of a Content-Length at the most: more don't fit into the 64 bits that others have for it."""
+"""Digits of a Content-Length: more don't fit into the 64 bits that others use."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODINGS: Final = frozenset({b"gzip,chunked", b"deflate,chunked", b"compress,chunked"})
 
 
 class RefusedHead(ValueError):
-    """A head that goes no further. ``status``: what a client is told; ``error``: the proxy error type (RFC 9209)."""
+    """A head that is not forwarded. ``status``: for the client; ``error``: the proxy error type (RFC 9209)."""
 
     def __init__(self, status: int, error: str, detail: str) -> None:
         self.status = status
@@ -51,7 +51,7 @@ class RefusedHead(ValueError):
 
 
 def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
-    """Raises :class:`RefusedHead` unless the lines are the head of an HTTP/1 request without any question left open."""
+    """Raises :class:`RefusedHead` unless the lines are the head of an unambiguous HTTP/1 request."""
     first = lines[0]
     if len(first) + 2 > limits.line:
         raise RefusedHead(414, "http_request_error", f"a request line of more than {limits.line} bytes")
@@ -63,12 +63,12 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         raise RefusedHead(400, "http_request_error", _why_no_request_line(first))
     method, version = line[1], (line[3], line[4])
     if version not in ((b"1", b"1"), (b"1", b"0")):
-        # RFC 9110 §15.6.6. A request of HTTP/1.2 SHOULD be taken for one of HTTP/1.1 (§6.2), but there is no HTTP/1.2;
-        # and whoever writes HTTP/2.0 here wants it to be believed.
+        # RFC 9110 §15.6.6. An HTTP/1.2 request SHOULD be processed as HTTP/1.1 (§6.2), but there is no HTTP/1.2; and
+        # HTTP/2.0 in a request line is an attempt to be forwarded as such.
         raise RefusedHead(505, "http_request_error", "only HTTP/1.0 and HTTP/1.1 on this connection")
     if method != method.upper():
-        # RFC 9110 §9.1: "The method token is case-sensitive". mitmproxy takes "head" for HEAD, and an origin does not:
-        # one of them sees the end of the message elsewhere. No registered method has small letters.
+        # RFC 9110 §9.1: "The method token is case-sensitive". mitmproxy reads "head" as HEAD, an origin does not: they
+        # disagree about the end of the response. No registered method has small letters.
         raise RefusedHead(501, "http_request_error", "methods are case-sensitive")
     hosts = []
     for number, text in enumerate(lines[1:], 2):
@@ -76,7 +76,7 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
         if field is None:
             if text[:1] in (b" ", b"\t"):
                 # RFC 9112 §5.2: a server MUST "either reject the message by sending a 400 (Bad Request) […] or replace
-                # each received obs-fold". Nobody who is honest has sent one for decades.
+                # each received obs-fold". Honest clients have sent none for decades.
                 raise RefusedHead(400, "http_request_error", "a folded header line")
             raise RefusedHead(400, "http_request_error", _why_no_field(text, number))
         name = field[1].lower()
@@ -84,7 +84,7 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
             raise RefusedHead(400, "http_request_error", "a Content-Length that is no length")
         if name == b"transfer-encoding":
             coding = b",".join([part.strip(b" \t") for part in text.partition(b":")[2].lower().split(b",")])
-            if coding in _CODINGS:  # what is wrong in other ways is mitmproxy's to say
+            if coding in _CODINGS:  # (mitmproxy refuses other malformed values)
                 raise RefusedHead(501, "http_request_error", "no transfer coding but chunked is known")
         if name == b"host":
             hosts.append(text.partition(b":")[2].strip(b" \t").decode("latin-1"))
@@ -98,8 +98,8 @@ def checked_request(lines: Sequence[bytes], limits: HeadLimits) -> None:
 
 
 def _why_no_request_line(line: bytes) -> str:
-    """What is wrong, without a word of it: these texts go to the log, and a target may have a password in it, or the
-    line may be the rest of a body."""
+    """The reason, without a quote: it is logged, and a target may contain a password, or the line may be part of a
+    body."""
     method, _, rest = line.partition(b" ")
     target, space, version = rest.rpartition(b" ")
     if _METHOD.fullmatch(method) is None:
@@ -113,7 +113,7 @@ def _why_no_request_line(line: bytes) -> str:
 
 
 def _why_no_field(line: bytes, number: int) -> str:
-    """The same for a header line: no more of it than a name with a colon behind it. ``number``: counted from 1."""
+    """The same for a header line, of which only a field name is quoted. ``number``: counted from 1."""
     named = _NAMED.match(line)
     if named is None:
         return f"line {number} is not a header field: no name with a colon behind it"
@@ -124,22 +124,22 @@ def _why_no_field(line: bytes, number: int) -> str:
 
 
 def cleaned_response(lines: Sequence[bytes], limits: HeadLimits) -> tuple[list[bytes], int]:
-    """The lines of a response's head, mended where RFC 9110 and 9112 ask a proxy to, and how many lines were skipped
-    since they are no fields. Raises :class:`RefusedHead`."""
+    """The lines of a response's head, repaired where RFC 9110 and 9112 require it of a proxy; and the number of lines
+    that were skipped since they are not fields. Raises :class:`RefusedHead`."""
     too_large = _why_too_large(lines, limits)
     if too_large is not None:
         raise RefusedHead(502, *too_large)
     line = _STATUS_LINE.fullmatch(lines[0])
     if line is None:
         raise RefusedHead(502, "http_protocol_error", f"not the status line of HTTP/1: {lines[0][:40]!r}")
-    # RFC 9110 §6.2: a higher minor version is the highest that we know.
+    # RFC 9110 §6.2: a higher minor version is processed as the highest known one.
     version = b"HTTP/1.0" if line[1] == b"0" else b"HTTP/1.1"
     try:
         fields, skipped = mended(lines[1:])
     except UnclearLength as error:
         raise RefusedHead(502, "http_protocol_error", str(error)) from error
     for name, value in fields:
-        # mitmproxy takes VT and FF for white space, and would read a length or "chunked" behind one.
+        # mitmproxy treats VT and FF as white space, and would read a length or "chunked" after one.
         if name.lower() in _FRAMING and _VALUE.fullmatch(value) is None:
             raise RefusedHead(502, "http_protocol_error", f"control characters in {name.decode('ascii')}")
     if any(len(name) + len(value) > limits.line for name, value in fields):  # of folded lines
@@ -162,7 +162,7 @@ def _why_too_large(lines: Sequence[bytes], limits: HeadLimits) -> tuple[str, str
 
 
 def without_quotes(message: str) -> str:
-    """An error of h2's to the first place where it quotes what has come."""
+    """An error message of h2's, cut off before its first quote of received bytes."""
     return _QUOTED.sub("", message)
 
 

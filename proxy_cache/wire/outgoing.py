@@ -1,8 +1,7 @@
-"""The head of a request as it leaves for an origin or a parent proxy: of fills and of what is forwarded alike.
+"""Heads of requests to an origin or a parent proxy, of fills and of forwarded requests.
 
-Whatever made it, this is the last look at it: one request line, one Host, which is the target's, nothing in a line that
-could end it early, one length at the most. Another recipient must not find another request in it, or two of them
-(RFC 9112 §11.2). Pure functions of bytes.
+This is the last check of each: one request line, one Host, equal to the target's, no line break within a line, at most
+one length. The recipient must not see a different request, or two of them (RFC 9112 §11.2). Pure functions of bytes.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ _METHOD: Final = re.compile(_TOKEN)
 _FORM: Final = re.compile(rb"[\x21-\x7e\x80-\xff]++")
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)++")
 _REMEMBER_LENGTH: Final = 2048
-"""Bytes of field lines whose check is remembered: those that an agent sends to one host are mostly the same."""
+"""Bytes of field lines whose check is cached: an agent mostly sends the same ones to a host."""
 
 
 class Mismatch(ValueError):
-    """What was about to leave isn't the request that was meant. A fault of ours, or of another addon."""
+    """The head isn't that of the intended request: a bug here, or in another addon."""
 
 
 def request_head(method: bytes, form: bytes, authority: bytes, lines: bytes, fields: int) -> bytes:
-    """The bytes of a head. ``form``: the request target as the recipient wants it (RFC 9112 §3.2); ``authority``: whom
-    it is meant for; ``lines``: all field lines, with Host, and ``fields``, how many they were meant to be. Raises
+    """The bytes of a head. ``form``: the request target in the form for this recipient (RFC 9112 §3.2); ``authority``:
+    the expected Host; ``lines``: all field lines, with Host; ``fields``: their expected number. Raises
     :class:`Mismatch`."""
     if (method != b"GET" and _METHOD.fullmatch(method) is None) or _FORM.fullmatch(form) is None:
         raise Mismatch("a request line that is none")
@@ -40,7 +39,7 @@ def request_head(method: bytes, form: bytes, authority: bytes, lines: bytes, fie
 
 
 def _checked(lines: bytes) -> tuple[bytes, int]:
-    """The value of Host, and the number of lines."""
+    """The Host value and the number of lines."""
     if _FIELDS.fullmatch(lines) is None:
         raise Mismatch("a line that is not a field")
     hosts: list[bytes] = []
@@ -64,8 +63,8 @@ _remembered = lru_cache(maxsize=1024)(_checked)
 
 
 def authority_of(target: Target) -> bytes:
-    """Host and port of a target, as they go out. From clients they are ASCII; another addon may have put in a name that
-    is not. Raises :class:`Mismatch`."""
+    """Host and port of a target as bytes. (ASCII from clients, but another addon may have set any name.) Raises
+    :class:`Mismatch`."""
     try:
         return _encoded(target.authority)
     except UnicodeError as error:
@@ -78,5 +77,5 @@ def _encoded(authority: str) -> bytes:
 
 
 def path_of(target: Target) -> bytes:
-    """Path and query, to the byte as they came."""
+    """Path and query, exactly as received."""
     return target.path.encode("utf-8", "surrogateescape")

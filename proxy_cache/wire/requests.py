@@ -1,8 +1,7 @@
 """HTTP/1 heads as bytes: requests in, responses out. Pure functions, no I/O (RFC 9112).
 
-Only for requests that leave no question open: a GET whose lines end in CRLF, whose fields are spelt as the grammar has
-them, and that has no body. Everything else is :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here has
-to know how it treats what is odd or wrong.
+Only for unambiguous requests: GETs without a body whose lines end in CRLF and whose fields follow the grammar. Others
+are :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here depends on its treatment of malformed ones.
 """
 
 from __future__ import annotations
@@ -24,38 +23,37 @@ UNUSUAL: Final = "unusual"
 CLOSE: Final = b"Connection: close\r\n"
 KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _REMEMBER_LENGTH: Final = 2048
-"""Bytes of field lines that are remembered; what is longer is parsed each time."""
+"""Bytes of field lines whose parse is cached."""
 
 _LINE: Final = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
 _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
-# One range of bytes. Any other Range is a field like all others, for the usual way to read.
+# A single range of bytes. Any other Range is left among the fields, for the general parser.
 _RANGE: Final = re.compile(
     rb"^range:[\t ]*+(bytes=(?!-[\t \r])([0-9]{0,18}+)-([0-9]{0,18}+))[\t ]*+\r\n", re.IGNORECASE | re.MULTILINE
 )
-# These are more than a plain GET, or decide who may have an answer.
+# With any of these it is not a plain GET.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
 
 @dataclass(slots=True, eq=False)
 class RequestFields:
-    """What the field lines of a request say. The same lines, which is all that an agent ever sends to one host, are
-    parsed once."""
+    """The parsed field lines of a request. The parse is cached: an agent always sends the same lines to a host."""
 
     headers: Headers
-    """End-to-end, and without Host: what a fill may repeat."""
-    wanted: CacheControl
+    """The end-to-end fields without Host, for use in a fill."""
+    directives: CacheControl
     plain: bool
-    """Neither a range nor a condition nor a directive: any fresh response will do."""
+    """No range, condition or directive: any fresh response will do."""
     unconditional: bool
-    """Neither a range nor a condition: plain, for those whose directives count for nothing."""
+    """No range and no condition: plain, if directives are ignored."""
     close: bool | None
-    """Whether the connection ends with the response; ``None`` to leave it to the version (RFC 9112 §9.3)."""
+    """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
     _forward: Headers | None = None
 
     def forward(self, via: str) -> Headers:
-        """``headers`` as they go on, with a Via of ours (RFC 9110 §7.6.3), which is the same in all of a process."""
+        """``headers`` with our Via (RFC 9110 §7.6.3), which is the same for the whole process."""
         forward = self._forward
         if forward is None:
             forward = self._forward = self.headers.add("Via", f"1.1 {via}")
@@ -64,35 +62,35 @@ class RequestFields:
 
 @dataclass(slots=True)
 class Request:
-    """One GET. ``size`` is the bytes that its head takes; ``close``, whether the connection ends with the response;
-    ``persistence``, the field line that its client is told so with, if that has to be told (RFC 9112 §9.3, §9.6)."""
+    """One GET. ``size``: bytes of its head; ``close``: whether the connection ends with the response; ``persistence``:
+    the response's Connection field line, if it needs one (RFC 9112 §9.3, §9.6)."""
 
     target: str
     http11: bool
     fields: RequestFields
-    """Without the Range field, if there is a ``range``: the other lines are the same from one to the next."""
+    """Without the Range field if there is a ``range``: the other lines repeat from request to request."""
     size: int
     close: bool
     persistence: bytes
     lines: bytes
     """All field lines."""
     range: RangeSpec | None = None
-    """The one range of bytes that is asked for, without any condition. It may make no sense."""
+    """The single requested range, of a request without a condition. It may be invalid."""
     range_value: str = ""
-    """As it came."""
+    """The Range field as received."""
 
     def headers(self, via: str) -> Headers:
-        """The header as it goes on, see :meth:`RequestFields.forward`."""
+        """The fields to forward, see :meth:`RequestFields.forward`."""
         headers = self.fields.forward(via)
         return headers if self.range is None else headers.add("Range", self.range_value)
 
 
 def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:
-    """The request that ``data`` begins with; ``None`` if its end hasn't come yet. One that exceeds a limit is unusual:
-    it is mitmproxy's path that refuses it."""
+    """The request at the start of ``data``; ``None`` if its end hasn't arrived. One that exceeds a limit is unusual,
+    and refused on mitmproxy's path."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
-        # Heads that end in bare line feeds are still valid to some, and must not be waited for here.
+        # A head that ends in bare line feeds is complete for some parsers: don't wait for more of it.
         if len(data) >= limits.total or not (data.startswith(b"GET ") or b"GET ".startswith(data)):
             return UNUSUAL
         return UNUSUAL if b"\n\n" in data or b"\n\r\n" in data else None
@@ -122,7 +120,8 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
 
 
 def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
-    """Whether there are too many bytes, too many lines, or one that is too long (``first``: of the request line)."""
+    """Whether the head or one of its lines is too long, or has too many fields. ``first``: bytes of the request
+    line."""
     return (
         first + len(lines) + 2 > limits.total
         or first > limits.line
@@ -132,7 +131,7 @@ def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
 
 
 def _fields(lines: bytes) -> RequestFields | None:
-    """``None`` if there is anything unusual."""
+    """``None`` if anything is unusual."""
     if _FIELDS.fullmatch(lines) is None:
         return None
     pairs = []
@@ -145,15 +144,15 @@ def _fields(lines: bytes) -> RequestFields | None:
         return None
     connection = headers.get_all("connection")
     options = connection_options(connection)
-    # What is no ASCII, mitmproxy may take for white space.
+    # mitmproxy may treat non-ASCII characters as white space.
     if "upgrade" in options or not all(map(str.isascii, connection)):
         return None
     close = True if "close" in options else False if "keep-alive" in options else None
     headers = repeatable(headers)
-    wanted = request_cache_control(headers)
+    directives = request_cache_control(headers)
     unconditional = "range" not in headers and not is_conditional(headers)
-    plain = unconditional and wanted is NOTHING
-    return RequestFields(headers, wanted, plain, unconditional, close, headers.get_all("via"))
+    plain = unconditional and directives is NOTHING
+    return RequestFields(headers, directives, plain, unconditional, close, headers.get_all("via"))
 
 
 def repeatable(headers: Headers) -> Headers:
@@ -170,8 +169,8 @@ def _fields_of(lines: bytes) -> RequestFields | None:
 
 
 def absolute_target(text: str) -> Target | None:
-    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a valid http URL. The
-    rest is left to mitmproxy's path: what is wrong with it is told there."""
+    """The target of a request to a forward proxy (RFC 9112 §3.2.2); ``None`` for anything but a valid http URL, which
+    mitmproxy's path handles or refuses."""
     try:
         target = absolute(text)
     except TargetError:

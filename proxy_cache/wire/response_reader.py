@@ -1,8 +1,7 @@
-"""The responses that come over one connection to an origin, told apart from one another: interim and final heads, and
-where bodies end (RFC 9112 §6.3). Fed with bytes; what to do about it is decided by whoever has the socket.
+"""Splits the bytes from an origin's connection into responses: interim and final heads, ends of bodies (RFC 9112 §6.3).
 
-Whatever leaves a question open is an error, and ends the connection: what follows could be taken for the answer to
-somebody else. Requests are GETs.
+A state machine without a socket. Anything ambiguous is an error and ends the connection: otherwise later bytes could be
+taken for the response to another request. All requests are GETs.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from .chunks import ChunkDecoder, ChunkError
 from .responses import OriginError, ResponseHead, content_length, parse_head, persistence
 
 MAX_LINE_BREAKS: Final = 256
-"""Bytes of line breaks before a response: each is a sign of life, as those that follow are."""
+"""Bytes of line breaks before a response. Each one restarts the timeout, so their number is limited."""
 MAX_INTERIM: Final = 64
-"""Responses 1xx before the final one: each is a sign of life, but no slot is held for ever by them."""
+"""1xx responses before the final one, limited for the same reason."""
 
 
 class ResponseReader:
-    """:meth:`head` until it has given a final response's, then :meth:`body` until :attr:`is_over`; and again."""
+    """Call :meth:`head` until it returns a final head, then :meth:`body` until :attr:`is_over`; and again."""
 
     __slots__ = (
         "_is_last", "_line_breaks", "chunks", "has_more", "held", "interims", "is_garbled", "is_over", "keep_alive",
@@ -30,37 +29,37 @@ class ResponseReader:
     def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> None:
         self.limits = limits
         self.held = b""
-        """Bytes of a head that isn't complete; after a head, those that came with it."""
+        """An incomplete head; after a complete one, the bytes that follow it."""
         self.interims = 0
-        """Interim responses so far, of the response that is waited for; and"""
+        """Interim responses so far, before the next final one."""
         self._line_breaks = 0
-        """bytes of line breaks; and"""
+        """Bytes of line breaks so far, before the next final head."""
         self._is_last = False
-        """whether the connection ends with it, whatever that says: an interim response has announced a body, which it
-        can't have, or has had a line that is no field."""
+        """Whether the connection ends with the next final response, whatever its head says: an interim response
+        announced a body, which it can't have, or had a line that is not a field."""
         self.is_garbled = False
-        """Whether what came in place of a head is none."""
+        """Whether the bytes in place of a head are none."""
         self.length: int | None = None
-        """The length that the head announces."""
+        """The announced length of the body."""
         self.left: int | None = 0
-        """Bytes of the body that are to come, if there are no chunks; ``None``: all until the end of the connection.
-        Whoever takes some past :meth:`body` takes them off here."""
+        """Bytes of an unchunked body still to come; ``None``: all until the end of the connection. Spliced bytes, which
+        bypass :meth:`body`, are subtracted by the caller."""
         self.chunks: ChunkDecoder | None = None
         self.is_over = True
-        """Whether the response is here to its last byte."""
+        """Whether the response is complete."""
         self.has_more = False
-        """Whether something has come after it, which nobody has asked for."""
+        """Whether unsolicited bytes followed it."""
         self.keep_alive = True
         """Whether the connection may be used again after the response (RFC 9112 §9.3)."""
 
     def head(self, data: bytes) -> ResponseHead | None:
-        """The next head; ``None`` if its end hasn't come yet. What came after it is in :attr:`held`, for the next call
-        after an interim response, or for :meth:`body`. Raises :class:`OriginError`."""
+        """The next head; ``None`` if its end hasn't arrived. Bytes after it are in :attr:`held`: for the next call, if
+        the response is interim, or else for :meth:`body`. Raises :class:`OriginError`."""
         data = self.held + data if self.held else data
         if data.startswith((b"\r", b"\n")):
-            # Left over from the response before: some servers send it. One that goes on doing so says nothing.
-            came, data = len(data), data.lstrip(b"\r\n")
-            self._line_breaks += came - len(data)
+            # Some servers send a line break after a response. A server that sends nothing else is not answering.
+            size, data = len(data), data.lstrip(b"\r\n")
+            self._line_breaks += size - len(data)
             if self._line_breaks > MAX_LINE_BREAKS:
                 raise OriginError("http_protocol_error", f"more than {MAX_LINE_BREAKS} line breaks before a head")
         self.held = data
@@ -73,21 +72,21 @@ class ResponseReader:
             return None
         self.held = data[head.size :]
         if head.status >= 200:
-            self._begin_body(head)
+            self._start_body(head)
             return head
         if head.status == 101:
-            # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client", which was none.
+            # RFC 9110 §7.8: "MUST NOT switch to a protocol that was not indicated by the client". We indicated none.
             raise OriginError("http_protocol_error", "101 Switching Protocols, which nobody has asked for")
         self.interims += 1
-        content_length(head.headers)  # which it can't have (RFC 9110 §8.6), and not several different ones: raises
-        # Who means something by a line that is no field may also see the end of the message elsewhere.
+        content_length(head.headers)  # raises if it is invalid; a 1xx must not have one at all (RFC 9110 §8.6)
+        # A server that sends lines that are not fields may also disagree about the end of the message.
         self._is_last |= _announces_body(head) or bool(head.skipped)
         if self.interims > MAX_INTERIM:
             raise OriginError("http_protocol_error", f"more than {MAX_INTERIM} interim responses")
         return head
 
-    def _begin_body(self, head: ResponseHead) -> None:
-        """How the body is to be told from what follows (RFC 9112 §6.3)."""
+    def _start_body(self, head: ResponseHead) -> None:
+        """Determine the end of the body (RFC 9112 §6.3)."""
         self.length = length = content_length(head.headers)
         connection = head.hop.get("connection")
         keep = head.http11
@@ -98,13 +97,12 @@ class ResponseReader:
         codings = head.hop.get("transfer-encoding")
         if head.status in (204, 304):
             self.left = 0
-            # A server that sends a body all the same must not have it taken for the next answer.
+            # If the server sends a body anyway, it must not be read as the next response.
             keep = keep and not _announces_body(head)
         elif codings is not None:
             listed = [coding for part in codings.split(",") if (coding := part.strip(" \t").lower())]
             if length is not None or listed not in (["chunked"], ["identity"], []):
-                # §6.3: a message with both "ought to be handled as an error", and what else than chunked there may be,
-                # the client has not asked for.
+                # §6.3: a message with both "ought to be handled as an error"; and we accept no coding but chunked.
                 raise OriginError("http_response_transfer_coding", f"Transfer-Encoding: {codings[:40]!r}")
             self.left = None
             if listed == ["chunked"]:
@@ -120,11 +118,11 @@ class ResponseReader:
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether it is the end of the connection that completes the body (RFC 9112 §6.3)."""
+        """Whether the end of the connection completes the body (RFC 9112 §6.3)."""
         return self.left is None and self.chunks is None
 
     def body(self, data: bytes) -> bytes:
-        """The content in what has come. Sets :attr:`is_over`. Raises :class:`OriginError`."""
+        """The content in ``data``. Sets :attr:`is_over`. Raises :class:`OriginError`."""
         if self.chunks is not None:
             try:
                 content = self.chunks.feed(data)

@@ -1,8 +1,7 @@
-"""Heads of responses, taken apart (RFC 9112).
+"""Parses heads of responses (RFC 9112).
 
-A head is matched by expressions that accept nothing but what the grammar has, or is easily brought there in the ways
-that RFC 9112 gives; everything that leaves a question open is an error. None of them takes more than one try at a byte:
-what they read is somebody else's.
+The expressions accept the grammar, and deviations for which RFC 9112 gives a repair; anything ambiguous is an error.
+None of them backtracks, since the input is untrusted.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..semantics.status_fields import PROXY_ERRORS
 from ..semantics.texts import brief
 
-_USUAL_MOST: Final = 16 * 1024
+_USUAL_MAX: Final = 16 * 1024
 _ALL_DIFFERENT: Final = frozenset({"age", "content-length", "etag", "last-modified"})
-"""Fields whose lines are not worth remembering. (Others that are, will soon be forgotten: it is not known which.)"""
+"""Fields whose lines are not cached, since their values hardly ever repeat."""
 
 _STATUS_LINE: Final = rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?"
 _STATUS: Final = re.compile(_STATUS_LINE + rb"\r?\n")
@@ -28,54 +27,55 @@ _USUAL_STATUS: Final = re.compile(_STATUS_LINE)
 _FIELD: Final = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+:[ \t]*+([^\r\n\0]*+)"
 _USUAL_FIELD: Final = re.compile(_FIELD)
 FIELD: Final = re.compile(rb"^" + _FIELD + rb"\r?\n", re.MULTILINE)
-"""A field line. RFC 9112 §5.1: a proxy has to remove white space before the colon of a response's field."""
+"""A field line. (RFC 9112 §5.1: a proxy has to remove white space before the colon in a response.)"""
 
 
 class OriginError(Exception):
-    """No usable answer. ``error`` is a proxy error type of RFC 9209 §2.3, which also gives ``status``."""
+    """No usable response. ``error``: the proxy error type (RFC 9209 §2.3), which determines ``status``."""
 
     def __init__(self, error: str, detail: str) -> None:
         detail = brief(detail)
         super().__init__(f"{error}: {detail}")
         self.error = error
         self.detail = detail
-        # 502 or 504, as gateways have always said it (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 has 503 or 500.
+        # 502 or 504, as usual for gateways (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 recommends 503 or 500.
         self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """What the head of a response says. ``size``: bytes that it takes."""
+    """The parsed head of a response. ``size``: its bytes."""
 
     status: int
     reason: str
     headers: Headers
-    """Without those that are about the connection, which are"""
+    """The end-to-end fields."""
     hop: dict[str, str]
+    """The hop-by-hop fields, combined."""
     http11: bool
     size: int
     skipped: int = 0
-    """Lines that are no fields."""
+    """Lines that are not fields."""
 
 
 def parse_head(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> ResponseHead | None:
-    """The head that ``data`` begins with; ``None`` if its end hasn't come yet. Raises :class:`OriginError`."""
+    """The head at the start of ``data``; ``None`` if its end hasn't arrived. Raises :class:`OriginError`."""
     end = data.find(b"\r\n\r\n")
-    # Where the whole is no longer than a line may be, no line is.
-    usual = 0 <= end <= _USUAL_MOST and end + 4 <= limits.line and end + 4 <= limits.total
+    # If the whole head is within the limit of a line, so is every line.
+    usual = 0 <= end <= _USUAL_MAX and end + 4 <= limits.line and end + 4 <= limits.total
     return (_usual_head(data, end, limits.fields) if usual else None) or _any_head(data, limits)
 
 
-def _usual_head(data: bytes, end: int, most: int) -> ResponseHead | None:
-    """A head as nearly all are, up to ``end``: lines that end in CRLF, and have in them what they should. Most are the
-    same as in some response before, and were taken apart then."""
+def _usual_head(data: bytes, end: int, fields_max: int) -> ResponseHead | None:
+    """A head like nearly all, up to ``end``: valid lines that end in CRLF. Most lines repeat from earlier responses,
+    and their parse is cached."""
     first, *rest = data[:end].split(b"\r\n")
     status = _status_of(first) if len(first) <= 256 else None
-    if status is None or len(rest) > most:
+    if status is None or len(rest) > fields_max:
         return None
     lines = []
     for line in rest:
-        known = _lines.get(line) or _taken_apart(line)
+        known = _lines.get(line) or _parsed(line)
         if known is None:
             return None
         lines.append(known)
@@ -89,7 +89,7 @@ def _status_of(line: bytes) -> tuple[int, str, bool] | None:
     return (int(found[2]), (found[3] or b"").decode("latin-1"), found[1] != b"0") if found else None
 
 
-def _taken_apart(line: bytes) -> Line | None:
+def _parsed(line: bytes) -> Line | None:
     found = _USUAL_FIELD.fullmatch(line)
     if found is None:
         return None
@@ -102,7 +102,7 @@ def _taken_apart(line: bytes) -> Line | None:
 
 
 _lines: Final[dict[bytes, Line]] = {}
-"""Field lines that have come before."""
+"""Cache of parsed field lines."""
 
 
 def _any_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
@@ -130,7 +130,7 @@ def _any_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
 
 
 def _fields_of(lines: bytes, limits: HeadLimits) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The fields of lines that end with an empty one, and how many lines are none."""
+    """The fields in lines that end with an empty one, and the number of lines that are not fields."""
     if lines.count(b"\n") - 1 > limits.fields:
         raise OriginError("http_response_header_section_size", f"more than {limits.fields} fields")
     if len(lines) > limits.line and max(map(len, lines.split(b"\n"))) >= limits.line:
@@ -151,7 +151,7 @@ def _fields_of(lines: bytes, limits: HeadLimits) -> tuple[list[tuple[bytes, byte
 
 
 def content_length(headers: Headers) -> int | None:
-    """RFC 9112 §6.3: of several values all have to be the same."""
+    """RFC 9112 §6.3: several values have to be the same."""
     value = headers.get("content-length")
     if value is None:
         return None

@@ -32,7 +32,7 @@ def h(*lines: str) -> Headers:
 
 
 def http_date(seconds: float = 0.0) -> str:
-    """HTTP-date of so many seconds after :data:`NOW`."""
+    """The HTTP-date ``seconds`` after :data:`NOW`."""
     return format_http_date(NOW + seconds)
 
 
@@ -44,7 +44,7 @@ def stored(
     return StoredResponse.of(status, headers, h(*request), NOW - delay, NOW)
 
 
-# What comes over a wire: bytes of any kind, and text that is nearly right.
+# Input from a wire: arbitrary bytes, and text that is nearly right.
 raw_fields = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=6)
 KNOWN = (
     b"Cache-Control", b"Pragma", b"Expires", b"Date", b"Age", b"ETag", b"Last-Modified", b"Vary", b"Connection",

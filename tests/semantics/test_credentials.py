@@ -1,4 +1,4 @@
-"""Which request fields say who is asking."""
+"""Request fields that identify the user."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_credential(name: str) -> None:
     ],
 )  # fmt: skip
 def test_none(name: str) -> None:
-    """What every client sends must not keep what it gets from being stored."""
+    """Fields that every client sends must not prevent storing."""
     assert not is_credential(name)
     assert why_not_storable(h(f"{name}: x"), 200, h(MODIFIED)) is None
 

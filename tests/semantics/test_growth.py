@@ -1,8 +1,8 @@
-"""No input makes a parser take more than a time in proportion to its length: what others send is read in the one loop
-that answers everybody.
+"""No parser takes more time than in proportion to its input: untrusted input is parsed in the one loop that serves all
+clients.
 
-Growth is what is measured, by the CPU time of this thread: four times the input may take about four times as long; a
-parser that is quadratic takes sixteen times. No time by itself is ever too long.
+The tests measure growth, by the CPU time of this thread: four times the input may take about four times as long; a
+quadratic parser takes sixteen times. No absolute time is ever too long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 
 import proxy_cache
 from proxy_cache.mitm import options
-from proxy_cache.semantics import ranges, targets, validation
+from proxy_cache.semantics import entity_tags, ranges, targets, validation
 from proxy_cache.semantics.credentials import has_credentials
 from proxy_cache.semantics.dates import parse_http_date
 from proxy_cache.semantics.directives import parse_cache_control, parse_delta_seconds, request_cache_control
@@ -58,7 +58,7 @@ UNLIMITED = HeadLimits(1 << 30, 1 << 30, 1 << 30)
 
 
 def cost(work: Callable[[], object], runs: int) -> float:
-    """The least that ``work`` takes, in seconds of this thread's CPU."""
+    """The least time of ``work``, in seconds of this thread's CPU."""
     times = []
     for _ in range(runs):
         started = time.thread_time()
@@ -68,8 +68,8 @@ def cost(work: Callable[[], object], runs: int) -> float:
 
 
 def growth(work: Callable[[int], Callable[[], object]]) -> float:
-    """How many times as long the work for four times the size takes. A neighbour on the machine makes it look larger,
-    so that the least of several tries counts, and one that is good enough will do."""
+    """The growth of the time for four times the size. Other load on the machine makes it look larger, so the least of
+    several tries counts, and a single good one is enough."""
     small, large = work(SIZE), work(4 * SIZE)
     least = float("inf")
     for attempt in range(TRIES):
@@ -102,7 +102,7 @@ BUILDERS = {
         "[2001:db8::1]:8000",
     ]
 }
-"""Functions that compile what an operator has given, and examples of it."""
+"""Functions that compile an operator's input, and examples of it."""
 
 
 OPERATORS_OWN = {
@@ -156,7 +156,7 @@ USED_BY_ANOTHER_NAME = {"_FORMS": {"fullmatch"}, "host_pattern": {"match"}}
 
 
 def uses_of_names() -> dict[str, set[str]]:
-    """Which methods are called on what, by name: one that is anchored is not asked to search."""
+    """The methods called on each expression, by name: an anchored one is never used to search."""
     uses: dict[str, set[str]] = {name: set(methods) for name, methods in USED_BY_ANOTHER_NAME.items()}
     for module in modules():
         assert module.__file__ is not None
@@ -222,7 +222,7 @@ def members(item: tuple[Any, Any]) -> list[str]:
 
 
 def sample(tree: Any, *, long: bool = False) -> str:
-    """Something that matches; ``long``: with one of what may be left out."""
+    """A matching text; ``long``: with one of each optional part."""
     text = ""
     for op, value in tree:
         if op in (ops.LITERAL, ops.NOT_LITERAL, ops.ANY, ops.IN):
@@ -242,7 +242,7 @@ def sample(tree: Any, *, long: bool = False) -> str:
 
 
 def repeated(tree: Any, before: str = "") -> Iterator[tuple[str, str]]:
-    """For each part that may come often (and each kind of character that it has): what comes before, and that part."""
+    """For each part that may repeat, and each kind of character in it: the text before it, and the part."""
     for op, value in tree:
         if op in (ops.MAX_REPEAT, ops.MIN_REPEAT, ops.POSSESSIVE_REPEAT):
             least, most, inner = value
@@ -271,8 +271,8 @@ def repeated(tree: Any, before: str = "") -> Iterator[tuple[str, str]]:
 
 
 def attacks(pattern: re.Pattern[Any]) -> list[Callable[[int], str]]:
-    """Inputs of any size: each part that may be repeated, with what comes before it or without, and then something that
-    doesn't fit; the same several times; and a whole match, over and over."""
+    """Inputs of any size: each repeatable part, with or without the text before it, followed by something that doesn't
+    match; the same several times; and a whole match, again and again."""
     text = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
     tree = parser.parse(text, pattern.flags & ~re.UNICODE if isinstance(pattern.pattern, bytes) else pattern.flags)
     whole = sample(tree, long=True) or "a"
@@ -412,8 +412,8 @@ def conditions(headers: Headers) -> None:
 
 
 def tags(headers: Headers) -> None:
-    validation.entity_tag(headers)
-    validation.strong_match(headers.get("etag") or "", "a")
+    entity_tags.entity_tag(headers)
+    entity_tags.strong_match(headers.get("etag") or "", "a")
     ranges.strong_validator(headers)
 
 
@@ -518,7 +518,7 @@ CHUNKS = {
 
 
 class Socket:
-    """A transport that nobody is at the other end of."""
+    """A transport without a peer."""
 
     max_size = 0
 

@@ -1,4 +1,4 @@
-"""What an operator's rules change of the verdict on a response, and what they cannot."""
+"""The effect of an operator's rules on the verdict about a response, and its limits."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_304_does_not_bring_in_what_is_private() -> None:
 
 
 def test_guess() -> None:
-    """RFC 9111 §4.2.2: a heuristic only where there is no explicit expiration time."""
+    """RFC 9111 §4.2.2: a heuristic only without an explicit expiration time."""
     assert judge(h(), 200, h(), guess=120).assigned == 120
     assert judge(h(), 200, h("Cache-Control: public"), guess=120).why_not == "no-freshness"
     assert judge(h(), 200, h("Expires: 0"), guess=120).assigned is None

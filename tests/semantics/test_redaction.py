@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy_cache.semantics import redaction
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
-from proxy_cache.semantics.redaction import LONGEST, Rules, for_log, one_line, redacted, shown
+from proxy_cache.semantics.redaction import URL_MAX, Rules, for_log, one_line, redacted, shown
 from proxy_cache.semantics.texts import brief
 
 from . import given
@@ -71,12 +71,12 @@ def test_no_secret_is_shown(secret: str, rest: str) -> None:
         ("/a;JSESSIONID=1F2E/b;v=1", "/a;JSESSIONID=***/b;v=1"),
         ("/a;PHPSESSID=1;sid=2;x=3", "/a;PHPSESSID=***;sid=***;x=3"),
         ("/a/token=x/b", "/a/token=***/b"),
-        # userinfo, wherever there is some
+        # userinfo, wherever it is
         ("/fetch/http://u:p@inner.example/a", "/fetch/http://inner.example/a"),
         ("/?url=http://u:p@inner.example/a", "/?url=http://inner.example/a"),
         ("/?url=http%3A%2F%2Fu%3Ap%40inner.example", "/?url=http%3A%2F%2Finner.example"),
         ("//u:p@inner.example/a", "//inner.example/a"),
-        # tokens that tell what they are
+        # tokens with a prefix of their issuer
         ("/bot123456:AAF-abcdefghijklmnop/getMe", "/***/getMe"),
         (f"/auth/{JWT}/a", "/auth/***/a"),
         (f"/a?b={JWT}", "/a?b=***"),
@@ -214,7 +214,7 @@ def test_the_short_way_shows_what_the_long_one_does(path: str) -> None:
 
 
 def test_what_is_shown_is_bounded_and_of_what_is_cut_nothing_is_told() -> None:
-    assert len(redacted("http://example.com/" + "a" * 100_000)) <= LONGEST + 5
+    assert len(redacted("http://example.com/" + "a" * 100_000)) <= URL_MAX + 5
     url = f"http://example.com/{'a/' * 2000}http://user:{'s' * 5000}@inner.example/"
     assert "sss" not in redacted(url)
     assert "sss" not in redacted(f"http://user:{'s' * 5000}@example.com/")
@@ -245,8 +245,8 @@ def test_what_is_shown_is_bounded_and_of_what_is_cut_nothing_is_told() -> None:
     ],
 )
 def test_redaction_takes_as_long_as_the_url_is(unit: str) -> None:
-    """Up to what is shown, which bounds it: a megabyte takes no longer than what is shown of it."""
-    assert len(redacted("http://example.com/" + unit * (1_000_000 // len(unit)))) < 2 * LONGEST
+    """The shown part bounds the work: a megabyte takes no longer than its shown part."""
+    assert len(redacted("http://example.com/" + unit * (1_000_000 // len(unit)))) < 2 * URL_MAX
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ def test_spans() -> None:
     assert spans == ((10, 25), (30, 40))
     assert spans.length == 25
     assert spans.with_span(25, 30) == ((10, 40),)
-    assert spans.at(10) == spans.at(24) == (10, 25)
-    assert spans.at(9) is spans.at(25) is spans.at(40) is None
+    assert spans.span_with(10) == spans.span_with(24) == (10, 25)
+    assert spans.span_with(9) is spans.span_with(25) is spans.span_with(40) is None
     assert spans.covers(12, 25)
     assert not spans.covers(12, 26)
     assert spans.covers(7, 7)
@@ -55,7 +55,7 @@ def test_one_more_span_is_the_same_as_all_of_them_anew(spans: list[tuple[int, in
 def test_what_to_ask_for(
     offset: int, stop: int, taken: list[tuple[int, int]], length: int | None, block: int, most: int, expected: Span
 ) -> None:
-    assert span_to_ask_for(offset, stop, Spans(taken), length, block=block, most=most) == expected
+    assert span_to_ask_for(offset, stop, Spans(taken), length, block=block, max_size=most) == expected
 
 
 def test_all_of_a_gap() -> None:
@@ -87,11 +87,11 @@ def test_asks_for_what_is_missing(
     spans: list[tuple[int, int]], offset: int, size: int, block: int, most: int, whole: bool
 ) -> None:
     taken, length = Spans(spans), 130
-    if taken.at(offset) is not None:
+    if taken.span_with(offset) is not None:
         return
-    ask = span_to_ask_for(offset, offset + size, taken, length, block=block, most=most, whole=whole)
+    ask = span_to_ask_for(offset, offset + size, taken, length, block=block, max_size=most, whole_gap=whole)
     assert 0 <= ask.start <= offset < ask.stop <= length
-    assert all(taken.at(at) is None for at in range(*ask))
+    assert all(taken.span_with(at) is None for at in range(*ask))
     if not whole:
         assert ask.stop - offset <= max(most, block)
         assert ask.stop <= offset + size + block

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 
+from proxy_cache.semantics.entity_tags import strong_match, weak_match
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.validation import (
     CONDITIONAL,
@@ -14,8 +15,6 @@ from proxy_cache.semantics.validation import (
     not_modified,
     not_modified_headers,
     selected_by_304,
-    strong_match,
-    weak_match,
 )
 
 from . import given, h, http_date, odd_headers, stored

@@ -1,4 +1,4 @@
-"""Stores by themselves, without a proxy around them."""
+"""Stores without a proxy."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 import pytest
 
 from proxy_cache.store import writer
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 
 from .origin import PATIENCE
 
-ROOM = Room(1 << 40, 0)
+QUOTA = Quota(1 << 40, 0)
 READING_THREADS = 8
-"""As many as a store has, at the least."""
+"""At least the limit of a store."""
 
 
 def with_store(
     folder: Path,
     story: Callable[[Store], Coroutine[Any, Any, None]],
-    room: Room = ROOM,
+    quota: Quota = QUOTA,
     verify_rate: int = 0,
     **options: Any,
 ) -> None:
-    """``verify_rate``: bytes a second of the walk over all that is stored."""
+    """``verify_rate``: bytes a second of the walk over all entries."""
 
     async def run() -> None:
-        # As in mitmproxy's loop, where Python has it: a task runs up to its first wait before create_task returns.
+        # As in mitmproxy's loop, if Python supports it: a task runs up to its first wait before create_task returns.
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        store = Store(folder, room, **options)
+        store = Store(folder, quota, **options)
         store.verifier.rate = verify_rate
         await store.open()
         try:
@@ -46,7 +46,7 @@ def with_store(
 
 
 def nothing_is_known_to_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on file systems that can't say what is in the page cache: ``preadv2`` with ``RWF_NOWAIT`` is refused."""
+    """As on file systems without ``RWF_NOWAIT``, which don't tell what is in the page cache."""
 
     preadv = os.preadv
 
@@ -59,21 +59,21 @@ def nothing_is_known_to_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writer_gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set, until a test clears it: what a store's thread has to write waits for that. To be set again by the end."""
+    """An event, set at first. While a test clears it, the writer's thread waits. The test has to set it again."""
     gate = threading.Event()
     gate.set()
-    take_more = writer.take_more
+    collect_waiting = writer.collect_waiting
 
     def late(*arguments: Any) -> None:
         assert gate.wait(PATIENCE)
-        take_more(*arguments)
+        collect_waiting(*arguments)
 
-    monkeypatch.setattr(writer, "take_more", late)
+    monkeypatch.setattr(writer, "collect_waiting", late)
     return gate
 
 
 def hold_reads(store: Store) -> threading.Event:
-    """Have all threads that read for a store wait until this is set."""
+    """An event that all reading threads of a store wait for."""
     release = threading.Event()
     for _ in range(READING_THREADS):
         store.files.pool.submit(release.wait, PATIENCE)

@@ -1,4 +1,4 @@
-"""The port that shows the numbers, when clients misbehave and descriptors are short."""
+"""The metrics port, with misbehaving clients and without free descriptors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def status(host: str, port: int) -> bytes:
 
 @pytest.mark.parametrize("start", [b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: "])
 def test_half_a_request_does_not_stay_for_good(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "IDLE_MOST", 0.2)
+    monkeypatch.setattr(admin, "IDLE_MAX", 0.2)
 
     async def work(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
@@ -54,9 +54,9 @@ def test_half_a_request_does_not_stay_for_good(start: bytes, monkeypatch: pytest
 
 def test_many_who_say_nothing_keep_nobody_out() -> None:
     async def work(host: str, port: int) -> None:
-        silent = [await asyncio.open_connection(host, port) for _ in range(2 * listening.CONNECTIONS_MOST)]
+        silent = [await asyncio.open_connection(host, port) for _ in range(2 * listening.CONNECTIONS_MAX)]
         assert await status(host, port) == b"HTTP/1.1 200 OK"
-        for reader, _ in silent[: listening.CONNECTIONS_MOST]:
+        for reader, _ in silent[: listening.CONNECTIONS_MAX]:
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
         for _, writer in silent:
@@ -71,7 +71,7 @@ def test_it_answers_when_no_descriptor_is_left() -> None:
         taken: list[int] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         try:
-            # A connection of this process's own takes a descriptor as well: connect first, and be accepted when there
+            # Our own end takes a descriptor, too: connect first, and be accepted when there
             # is none.
             loop = asyncio.get_running_loop()
             for _ in range(3):

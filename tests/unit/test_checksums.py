@@ -1,4 +1,4 @@
-"""Checksums of bodies that come in one piece, in flushes, and in pieces in any order."""
+"""Checksums of bodies that are written whole, in flushes, or in ranges of any order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reading(body: bytes) -> object:
 
 
 def check_all(body: bytes, spans: Spans | None, sums: bytes) -> bytes:
-    """The checksums that were lacking. Raises :class:`CorruptBody`."""
+    """The missing checksums. Raises :class:`CorruptBody`."""
     todo = blocks(len(body), spans, sums)
     return packed(run for block in todo for run in check(block, reading(body)))  # type: ignore[arg-type]
 
@@ -102,7 +102,7 @@ def test_bytes_that_were_written_past_it_have_none() -> None:
 
 
 def test_pieces_come_in_any_order_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However they come, each byte that is here is checked, and when all are here there is one checksum for a block."""
+    """Every stored byte is checked, whatever the order; a complete block has one checksum."""
     monkeypatch.setattr(checksums, "BLOCK", 4096)
     body, chance = BODY[: 3 * 4096 + 123], random.Random(3)
     sums, spans = b"", Spans()

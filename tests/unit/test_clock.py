@@ -4,7 +4,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
-from proxy_cache.store.clock import STEPS_MOST, ClockSteps, ClockWatch, Step, distrust_the_future, set_back
+from proxy_cache.store.clock import STEPS_MAX, ClockSteps, ClockWatch, Step, distrust_the_future, set_back
 
 
 class Clocks:
@@ -91,12 +91,12 @@ def test_what_is_read_is_corrected_by_the_steps_since_it_was_stored() -> None:
 
 def test_many_steps_are_taken_together() -> None:
     steps = ClockSteps()
-    for number in range(1, 3 * STEPS_MOST):
+    for number in range(1, 3 * STEPS_MAX):
         steps.add(Step(number, 1000, 990, 10))
-    assert len(steps) == STEPS_MOST
+    assert len(steps) == STEPS_MAX
     response = stored(500, 100_000)
     steps.correct(0, response, 2000)
-    assert response.age(2000) == 1500 + 10 * (3 * STEPS_MOST - 1)
+    assert response.age(2000) == 1500 + 10 * (3 * STEPS_MAX - 1)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[["a", 1, 2, 3]]', "[[1, 2]]"])

@@ -1,4 +1,4 @@
-"""What closed connections leave is collected, and nobody has to wait for it."""
+"""The remains of closed connections are collected, without making requests wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.origin import PATIENCE
 
 
 class Buffers:
-    """A circle, as connections and their protocols are."""
+    """A cycle, like a connection and its protocol."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -51,7 +51,7 @@ def test_what_a_closed_connection_leaves_is_collected_without_any_traffic() -> N
 
 
 class Busy:
-    """There are requests all the time, until it is over."""
+    """Requests all the time, until it is collected."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -65,13 +65,13 @@ class Busy:
 def old_garbage() -> weakref.ref[Buffers]:
     old = Buffers()
     for _ in range(3):
-        gc.collect()  # it is among the oldest now
+        gc.collect()  # it is in the oldest generation now
     return weakref.ref(old)
 
 
 def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "FULL_EVERY", 0.001)
-    monkeypatch.setattr(collector, "PAUSE", 0.0)  # so that it is worth waiting for one
+    monkeypatch.setattr(collector, "PAUSE", 0.0)  # so that a quiet moment is worth waiting for
     monkeypatch.setattr(collector, "PATIENCE", 1000.0)
 
     async def close() -> None:
@@ -89,11 +89,13 @@ def test_what_was_there_for_long_is_collected_in_a_quiet_moment(monkeypatch: pyt
     asyncio.run(close())
 
 
-@pytest.mark.parametrize("changed", [{"PAUSE": 10.0}, {"PAUSE": 0.0, "PATIENCE": 0.1, "FEW": 0}], ids=["cheap", "much"])
+@pytest.mark.parametrize(
+    "changed", [{"PAUSE": 10.0}, {"PAUSE": 0.0, "PATIENCE": 0.1, "GROWTH_MIN": 0}], ids=["cheap", "much"]
+)
 def test_what_was_there_for_long_is_collected_while_requests_come_all_the_time(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
-    """At once where that takes no time, and after a while where there is much of it: memory would grow for ever."""
+    """At once if that takes no time, or after a while if there is much garbage: else memory would grow for ever."""
     for name, value in {"FULL_EVERY": 0.001, **changed}.items():
         monkeypatch.setattr(collector, name, value)
 

@@ -1,4 +1,4 @@
-"""The table of mitmproxy's private names, and how a change is found."""
+"""The table of mitmproxy's private names, and the detection of changes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 from proxy_cache.mitm import compat
 from proxy_cache.runtime import loop
-from proxy_cache.runtime.privates import Name, Part, attributes, calls, names, overrides, report
+from proxy_cache.runtime.privates import Feature, Name, attributes, calls, names, overrides, report
 
 MITM = Path(compat.__file__).parent
 ONLY_ANNOTATIONS = {"mitmproxy.proxy.layer:CommandGenerator"}
-"""Not looked up when the files run."""
+"""Names used by type checkers only."""
 FOREIGN = ("mitmproxy", "h11", "OpenSSL", "h2", "hpack")
 
 
 def imported() -> Iterator[tuple[str, str]]:
-    """Each name that the files use of mitmproxy and what it brings along, and that isn't documented, by file."""
+    """The undocumented names of mitmproxy and its dependencies that the files use, by file."""
     for path in sorted(MITM.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for_types = {
@@ -57,7 +57,7 @@ def is_module(where: str) -> bool:
 def test_what_is_imported_is_in_the_table() -> None:
     known = {
         name.where.partition(":")[0] + ":" + name.where.partition(":")[2].partition(".")[0]
-        for part in compat.PARTS
+        for part in compat.FEATURES
         for name in part.needs
     }
     left = sorted({where for _, where in imported()} - known - ONLY_ANNOTATIONS)
@@ -65,8 +65,8 @@ def test_what_is_imported_is_in_the_table() -> None:
 
 
 def test_all_is_as_known_in_the_mitmproxy_and_the_python_that_are_installed() -> None:
-    assert [part for part in (*compat.PARTS, *loop.PARTS) if not part.is_on] == []
-    assert all(part.needs for part in (*compat.PARTS, *loop.PARTS))
+    assert [part for part in (*compat.FEATURES, *loop.FEATURES) if not part.is_on] == []
+    assert all(part.needs for part in (*compat.FEATURES, *loop.FEATURES))
 
 
 class Known:
@@ -115,7 +115,11 @@ def test_what_has_changed(name: Name, problem: str) -> None:
 
 def test_one_line_for_one_reason(caplog: pytest.LogCaptureFixture) -> None:
     gone = tuple(names(HERE, "taken"))
-    parts = [Part("reads", "they are slow", gone), Part("writes", "they are slower", gone), Part("all else", "-", ())]
+    parts = [
+        Feature("reads", "they are slow", gone),
+        Feature("writes", "they are slower", gone),
+        Feature("all else", "-", ()),
+    ]
     for part in parts:
         part.check("example 2.0")
     with caplog.at_level(logging.WARNING):
@@ -129,7 +133,7 @@ def test_one_line_for_one_reason(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_instance_tells_at_the_first_use(caplog: pytest.LogCaptureFixture) -> None:
-    part = Part("reads", "they are slow", names(HERE, "method"))
+    part = Feature("reads", "they are slow", names(HERE, "method"))
     part.check("example 2.0")
     assert part.is_on
     for _ in range(2):

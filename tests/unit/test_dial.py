@@ -1,4 +1,4 @@
-"""Connections outward: which address is taken, what a parent proxy may answer, and that nothing is left behind."""
+"""Outgoing connections: the choice of the address, responses of parent proxies, and no leftovers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dialler_of(*addresses: str) -> Dialler:
 
 @contextlib.contextmanager
 def listening(*addresses: str, port: int = 0, backlog: int = 50) -> Iterator[list[socket.socket]]:
-    """At the same port of several addresses. Nobody accepts."""
+    """Listeners on the same port of several addresses, without accepting."""
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
         for address in addresses:
@@ -60,7 +60,7 @@ def listening(*addresses: str, port: int = 0, backlog: int = 50) -> Iterator[lis
 
 @contextlib.contextmanager
 def silent(address: str, port: int = 0) -> Iterator[int]:
-    """An address whose packets get lost: as many wait to be accepted as may."""
+    """An address that does not answer: its backlog is full."""
     with listening(address, port=port, backlog=0) as (full,), contextlib.ExitStack() as stack:
         for _ in range(4):
             filler = stack.enter_context(socket.socket())
@@ -75,7 +75,7 @@ def port_of(one: socket.socket) -> int:
 
 
 async def peer_of(dialler: Dialler, port: int, *, stream: bool = False) -> str:
-    """Dial, and say which address it was. Both ways take the same."""
+    """Dial, and return the address. Both ways choose the same one."""
     if stream:
         _, writer = await dialler.open_stream(NAME, port)
         transport: asyncio.BaseTransport = writer.transport
@@ -113,7 +113,7 @@ ways = pytest.mark.parametrize("stream", [False, True], ids=["for fills", "for m
 
 @ways
 def test_an_address_that_is_silent_holds_nobody_up(stream: bool) -> None:
-    """RFC 8305 §5: the next one is tried beside it."""
+    """RFC 8305 §5: the next one is tried in parallel."""
     with listening("127.0.0.1") as (one,), silent("127.0.0.2", port_of(one)):
         assert run(peer_of(dialler_of("127.0.0.2", "127.0.0.1"), port_of(one), stream=stream)) == "127.0.0.1"
 
@@ -139,7 +139,7 @@ def test_the_addresses_of_a_name_are_used_in_turn(stream: bool) -> None:
 
 @ways
 def test_a_name_where_nobody_answered_is_looked_up_anew(stream: bool) -> None:
-    """What is behind it may have moved."""
+    """The host may have moved."""
     names = Addresses(["127.0.0.2", "127.0.0.3"])
     dialler = Dialler(names)
 
@@ -169,7 +169,7 @@ def test_refused_by_all_of_them() -> None:
 
 
 def test_both_address_families_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RFC 8305 §4: not all of one family first, which may have no way out."""
+    """RFC 8305 §4: not all of one family first, which may have no route."""
     four: list[Any] = [(socket.AF_INET, 1, 6, (f"192.0.2.{number}", 80)) for number in (1, 2)]
     six: list[Any] = [(socket.AF_INET6, 1, 6, (f"2001:db8::{number}", 80, 0, 0)) for number in (1, 2, 3)]
     assert dial._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
@@ -197,14 +197,14 @@ def test_of_two_that_answer_at_once_one_is_closed(monkeypatch: pytest.MonkeyPatc
         transport.abort()
 
     with listening("127.0.0.1", "127.0.0.2") as (one, _), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ResourceWarning)  # of a socket that nobody has closed
+        warnings.simplefilter("always", ResourceWarning)  # of an unclosed socket
         run(ask(port_of(one)))
     assert both.is_set()
     assert not [str(warning.message) for warning in caught if "socket" in str(warning.message)]
 
 
 def test_a_certificate_that_is_bad_at_one_address_only(tmp_path: Path) -> None:
-    """Of several machines behind a name one may have been forgotten."""
+    """One of several machines behind a name may be out of date."""
     good = self_signed(tmp_path / "good.pem", NAME, address=None)
     bad = self_signed(tmp_path / "bad.pem", "b.example", address=None, name="b.test")
 
@@ -230,7 +230,7 @@ def test_a_certificate_that_is_bad_at_one_address_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "017700000001", "127.0.0.01", "127.0.0.1."])
 def test_an_address_in_short_is_none(host: str) -> None:
-    """The system takes it for 127.0.0.1, where whoever reads it takes it for a name."""
+    """The system reads it as 127.0.0.1, others read it as a name."""
     with listening("127.0.0.1") as (one,), pytest.raises(OriginError, match="not a canonical IPv4 address") as refused:
         run(open_plain(Dialler(), port_of(one), host=host))
     assert refused.value.error == "http_request_error"
@@ -253,7 +253,7 @@ def test_an_own_address_may_be_told() -> None:
 
 
 class ParentProxy:
-    """Answers a CONNECT in these pieces, and is the origin itself from then on, with TLS if ``inner``."""
+    """Responds to a CONNECT in these pieces, and then plays the origin, with TLS if ``inner``."""
 
     def __init__(self, pieces: list[bytes], inner: ssl.SSLContext | None = None) -> None:
         self.pieces, self.inner = pieces, inner
@@ -265,7 +265,7 @@ class ParentProxy:
             self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             for number, piece in enumerate(self.pieces):
                 if number:
-                    await asyncio.sleep(0.002)  # so that they come one by one, mostly
+                    await asyncio.sleep(0.002)  # so that they mostly arrive one by one
                 writer.write(piece)
             if self.inner is not None:
                 await writer.start_tls(self.inner)
@@ -282,7 +282,7 @@ async def parent_of(
     server = await asyncio.start_server(answer.serve, "127.0.0.1", 0, ssl=outer)
     scheme = "https" if outer is not None else "http"
     try:
-        yield Parent.at(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", fields)
+        yield Parent.from_url(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", fields)
     finally:
         server.close()
 
@@ -327,7 +327,7 @@ def test_a_tunnel_through_a_parent(tmp_path: Path, pieces: list[bytes], secure: 
         ([b"SSH-2.0-a\r\n\r\n"], "http_protocol_error"),
         ([b"HTTP/1.1 100 Continue\r\n\r\n" * 200], "http_protocol_error"),
         ([b"HTTP/1.1 200 OK\r\nA: " + b"a" * 300_000], "http_response_header_section_size"),
-        ([ESTABLISHED + b"\x15\x03\x01\x00\x02\x02\x28"], "http_protocol_error"),  # that is not for the one behind it
+        ([ESTABLISHED + b"\x15\x03\x01\x00\x02\x02\x28"], "http_protocol_error"),  # it is not for the origin
         ([b"HTTP/1.1 200 OK\r\n", b""], "connection_terminated"),
         ([b""], "connection_terminated"),
         ([ESTABLISHED, b""], "destination_unavailable"),
@@ -335,7 +335,7 @@ def test_a_tunnel_through_a_parent(tmp_path: Path, pieces: list[bytes], secure: 
     ids=["407", "302", "101", "ssh", "interim", "too long", "early", "half", "closed", "closed before TLS"],
 )
 def test_a_parent_that_opens_no_tunnel(pieces: list[bytes], error: str) -> None:
-    """And is not connected to any more, then."""
+    """And the connection is closed."""
 
     async def ask() -> tuple[str, bool]:
         proxy = ParentProxy(pieces)
@@ -372,7 +372,7 @@ PHASES = ["name", "TCP", "TCP, two addresses", "TLS", "TLS, not begun", "CONNECT
 def test_whoever_is_ended_while_dialling_leaves_no_socket(
     monkeypatch: pytest.MonkeyPatch, phase: str, ending: str
 ) -> None:
-    """A fill that nobody wants any more, in whichever phase; or its time is up."""
+    """A fill is cancelled in any phase, or times out."""
 
     async def story() -> None:
         reached = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Where body files go."""
+"""Folders of body files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy_cache.store.files import BodyFiles
 
 
 def test_folders_are_spread_over_the_disk(tmp_path: Path) -> None:
-    """ext4 is told that they have nothing to do with each other; elsewhere nothing is said, and nothing breaks."""
+    """ext4 is told that they are unrelated; on other file systems nothing happens."""
     files = BodyFiles(tmp_path)
     files.prepare()
     lsattr = shutil.which("lsattr")

@@ -23,7 +23,7 @@ from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.segments import Segments
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 from proxy_cache.upstream.connection import OriginConnection
 from proxy_cache.upstream.origin import OriginClient, OriginError, OriginSettings
 from proxy_cache.upstream.source import OriginSource, Sources
@@ -45,7 +45,7 @@ def with_table(
 ) -> None:
     async def run() -> None:
         asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        store = Store(folder, Room(1 << 40, 0))
+        store = Store(folder, Quota(1 << 40, 0))
         await store.open()
         origin = OriginClient(OriginSettings(retries=retries))
         table = FillTable(store, OriginLimiter(Limits(slots)), Sources(OriginSource(origin)), Metrics())
@@ -191,7 +191,7 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
         assert (entry.unwritten, entry.memory) == (b"hello", None)
         assert table.store.open_now(entry) == entry.memory == b"hello"
         await until(lambda: entry.unwritten is None)
-        assert entry.place
+        assert entry.location
         assert (await body_of(joined), told) == (b"hello", [True])
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
@@ -356,7 +356,7 @@ def test_a_disk_that_fails_costs_the_storing_only(tmp_path: Path, monkeypatch: p
         await until(lambda: not table.store.lookup(request("/x").key))
         assert await body_of(waiter) == b"hello"
         waiter.leave()
-        assert (table.running, table.store.space.reserved, table.store.size) == (0, 0, 8192)
+        assert (table.running, table.store.evictor.reserved, table.store.size) == (0, 0, 8192)
 
     with_origin(tmp_path, [[SMALL], [SMALL]], story)
 
@@ -400,7 +400,7 @@ def test_a_variant_of_what_is_not_written_yet(tmp_path: Path, monkeypatch: pytes
         other = dataclasses.replace(head.response, vary=(("accept", "x"),), initial_age=0)
         variant = await table.store.add_variant(entry, other)
         assert variant is not None
-        assert variant.place
+        assert variant.location
         table.store.memory.drop(variant)
         assert await table.store.open_body(variant) == b"hello"
         assert len(table.store.lookup(request("/x").key)) == 2

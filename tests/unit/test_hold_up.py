@@ -12,13 +12,13 @@ from proxy_cache.store.store import Store
 from tests.support.stores import with_store
 
 SLOW = int(READER_PACE * LOOK_EVERY / 4)
-"""Bytes between two looks that are too few; and"""
+"""Bytes between two looks that are too few."""
 STEADY = int(READER_PACE * LOOK_EVERY * 2)
-"""some that are enough."""
+"""Bytes between two looks that are enough."""
 
 
 class Story:
-    """A body that is held up, and that there is no room to set aside; its readers move by hand."""
+    """A held-up body that can't be spilled; the test moves its readers."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Body, "spill", lambda body: False)
@@ -34,7 +34,7 @@ class Story:
         return self.hold_up.look(self.body, self.now)
 
     def dropped(self, seconds: float, reader: Reader | None = None, step: int = 0) -> Reader | None:
-        """Who is dropped within so many seconds, where one moves so far between two looks, and no other does."""
+        """The reader dropped within so many seconds, if one of them moves so far between two looks."""
         for _ in range(round(seconds / LOOK_EVERY)):
             if reader is not None:
                 reader.offset += step
@@ -44,7 +44,7 @@ class Story:
 
 
 def test_two_slow_readers_that_overtake_each_other_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its own time, whoever is the last just now."""
+    """Each reader has its own time, even if another one is the slowest at the moment."""
 
     async def story(store: Store) -> None:
         told = Story(store, monkeypatch)
@@ -75,7 +75,7 @@ def test_a_reader_has_to_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_who_has_had_all_that_there_is_is_not_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can't go on, since another one holds it up. When that one is dropped its own time begins."""
+    """It can't continue, since another one holds it up. Its time begins when that one is dropped."""
 
     async def story(store: Store) -> None:
         told = Story(store, monkeypatch)

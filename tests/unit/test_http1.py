@@ -1,4 +1,4 @@
-"""Request heads: what is a plain GET, and what is left to mitmproxy."""
+"""Request heads: plain GETs, and those that are left to mitmproxy."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_unusual(head: bytes) -> None:
     ids=["fields", "a field too many", "a line", "a line too long", "a head", "a head too long"],
 )
 def test_heads_at_their_limits(fields: bytes, usual: bool) -> None:
-    """What exceeds one is for mitmproxy's path, where it is refused."""
+    """A larger head is left to mitmproxy's path, and refused there."""
     limits = HeadLimits(total=2000, fields=100, line=1000)
     found = parse_request(b"GET http://a.example/ HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n", limits)
     assert isinstance(found, Request) is usual
@@ -114,11 +114,11 @@ def test_not_plain(field: str) -> None:
     ("field", "spec"),
     [
         ("Range: bytes=0-1", (0, 1)), ("range:\tBytes=7-  ", (7, None)), ("RANGE: bytes=-5", (None, 5)),
-        ("Range: bytes=9-2", (9, 2)),  # which no body has
+        ("Range: bytes=9-2", (9, 2)),  # beyond any body
     ],
 )  # fmt: skip
 def test_one_range_of_bytes(field: str, spec: tuple[int | None, int | None]) -> None:
-    """The other lines are looked up without it: they are the same for all ranges."""
+    """The other lines are cached without it: they are the same for all ranges."""
     lines = f"Host: a\r\nAccept: */*\r\n{field}\r\nTE: x\r\n"
     request = parse_request(f"GET http://a.example/ HTTP/1.1\r\n{lines}\r\n".encode())
     assert isinstance(request, Request)

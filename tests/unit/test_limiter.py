@@ -357,7 +357,7 @@ def test_where_all_of_one_client_are_protected_another_makes_room() -> None:
 
 
 def test_making_room_looks_at_so_many_places_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy_cache.caching.limiter.LOOKS_MOST", 10)
+    monkeypatch.setattr("proxy_cache.caching.limiter.LOOKS_MAX", 10)
 
     async def story() -> None:
         harness = Harness(max_in_flight=1, queue_max=60)

@@ -1,4 +1,4 @@
-"""Log files that something else renames."""
+"""Log files that another program renames."""
 
 from __future__ import annotations
 

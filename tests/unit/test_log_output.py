@@ -1,4 +1,4 @@
-"""Logs that can't be written, and what must not get into one."""
+"""Logs that can't be written, and text that must not be logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from proxy_cache.observe.log_output import WAITING_MOST, LogOutput, make_records_safe, output_for
+from proxy_cache.observe.log_output import WAITING_MAX, LogOutput, make_records_safe, output_for
 
 LINE = "a line of the log, as long as most of them are\n"
 
@@ -60,7 +60,7 @@ def test_a_reader_that_has_stalled_holds_nobody_up_and_misses_nothing_at_first(p
 
 
 def test_what_waits_is_bounded_and_the_log_says_what_is_missing(pipe: Pipe) -> None:
-    lines = 3 * WAITING_MOST // len(LINE)
+    lines = 3 * WAITING_MAX // len(LINE)
     for _ in range(lines):
         pipe.output.write(LINE)
     assert 0 < pipe.lost < lines

@@ -1,4 +1,4 @@
-"""Short turns of the event loop: fewer events when they take long, and everybody's turn comes."""
+"""Short turns of the event loop: fewer events when they take long, and no event starves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from proxy_cache.runtime import loop as proxy_loop
 from proxy_cache.runtime.loop import (
     ACCEPTED_AT_ONCE,
-    FEWEST,
+    EVENTS_MIN,
     ShortTurns,
     accept_in_turns,
     read_at_once,
@@ -35,11 +35,11 @@ def test_fewer_events_when_turns_are_long_and_everybody_has_one(monkeypatch: pyt
         turns = ShortTurns(epoll)
         assert len(turns.poll(0, 10)) == 10
         monkeypatch.setattr(proxy_loop, "TURN", -1.0)  # any turn is too long
-        while len(events := turns.poll(0, 10)) > FEWEST:
+        while len(events := turns.poll(0, 10)) > EVENTS_MIN:
             pass
-        assert len(events) == FEWEST
+        assert len(events) == EVENTS_MIN
         seen = Counter(fd for _ in range(50) for fd, _ in turns.poll(0, 10))
-        assert set(seen.values()) == {FEWEST * 50 // 10}
+        assert set(seen.values()) == {EVENTS_MIN * 50 // 10}
         monkeypatch.setattr(proxy_loop, "TURN", 1e9)
         while len(turns.poll(0, 10)) < 10:
             pass
@@ -87,7 +87,7 @@ def test_a_burst_of_connections_is_accepted_some_at_a_time() -> None:
 
 @pytest.mark.parametrize("last", [b"", b"raise"])
 def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None:
-    """And nothing does after the connection has gone: its descriptor may be somebody else's by then."""
+    """After the connection has closed nothing reads: its descriptor may belong to another one."""
 
     class Collector(asyncio.Protocol):
         def __init__(self) -> None:
@@ -122,7 +122,7 @@ def test_what_is_read_at_once_arrives_as_it_would_otherwise(last: bytes) -> None
         await until(lambda: collector.got == [b"one", b"two"])
         transport.pause_reading()
         theirs.send(b"three")
-        other.send(b"one")  # comes later, and is read: the turn in which the first would have been is over
+        other.send(b"one")  # arrives later and is read: so the first would have been reported by now
         await until(lambda: beside.got == [b"one"])
         assert len(collector.got) == 2
         transport.resume_reading()

@@ -19,7 +19,7 @@ FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 
 
 class NameServer:
-    """Stands in for ``socket.getaddrinfo``, which asks the machine."""
+    """Replaces ``socket.getaddrinfo``, which asks the machine."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -79,24 +79,24 @@ def test_who_leaves_does_not_take_the_answer_from_the_others(server: NameServer)
 
 
 def test_silent_names_hold_a_bounded_number_of_threads(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the places in front of them are bounded, too."""
-    monkeypatch.setattr(names, "RUNNING_MOST", 4)
-    monkeypatch.setattr(names, "SLOW_MOST", 8)
-    monkeypatch.setattr(names, "WAITING_MOST", 5)
+    """And so is the queue for them."""
+    monkeypatch.setattr(names, "RUNNING_MAX", 4)
+    monkeypatch.setattr(names, "SLOW_MAX", 8)
+    monkeypatch.setattr(names, "WAITING_MAX", 5)
     monkeypatch.setattr(names, "SLOW", 0.01)
     told: list[str] = []
 
     async def ask() -> None:
         lookups = Names(on_end=told.append)
         running = []
-        for number in range(12):  # as one after the other turns out to be slow, there is room for others
+        for number in range(12):  # as each of them gets slow, another one may start
             running.append(await begun(lookups.getaddrinfo(f"silent{number}", 80)))
             await until(lambda started=number + 1: len(server.asked) == started)  # type: ignore[misc]
         waiting = [await begun(lookups.getaddrinfo(f"silent-too{number}", 80)) for number in range(5)]
         assert lookups.in_flight == len(server.asked) == 12
         with pytest.raises(NameTimeout, match="too many"):
             await lookups.getaddrinfo("one-more", 80)
-        waiting[0].cancel()  # nobody asks for it any more: its place is another's
+        waiting[0].cancel()  # nobody waits for it any more: another one gets its place
         await asyncio.wait([waiting[0]])
         another = await begun(lookups.getaddrinfo("another", 80))
         server.answers.set()
@@ -115,7 +115,7 @@ def test_who_has_waited_long_enough_is_told_so_and_the_look_up_goes_on(server: N
         for _ in range(3):
             with pytest.raises(NameTimeout, match=r"no answer for silent within 0\.05 s"):
                 await lookups.getaddrinfo("silent", 80)
-        assert server.asked == ["silent"]  # one thread, however often it is asked for
+        assert server.asked == ["silent"]  # one thread, however many callers
         server.answers.set()
         lookups.timeout = 60
         assert await lookups.getaddrinfo("silent", 80)
@@ -129,7 +129,7 @@ def test_what_is_no_name_is_an_error_of_the_same_kind(
     server: NameServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name != "unknown":
-        monkeypatch.undo()  # the machine's own, which does not get as far as a name server
+        monkeypatch.undo()  # the real one, which refuses it without asking a name server
 
     async def ask() -> None:
         lookups = Names()

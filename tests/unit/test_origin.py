@@ -1,4 +1,4 @@
-"""What goes out to an origin, byte for byte."""
+"""Requests to an origin, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Odd: \xff\r\n\r\nok"
 
 
 def exchange(path: str, fields: Fields, answers: int = 1) -> tuple[list[bytes], list[bytes], int]:
-    """GETs of one client: the requests as they arrived, the bodies that came back, and the connections it took."""
+    """GETs of one client: the received requests, the returned bodies, and the number of connections."""
     requests: list[bytes] = []
     connections = 0
 
@@ -90,7 +90,7 @@ def test_what_is_no_path_is_not_asked_for() -> None:
 
 
 def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
-    """For new connections, and so that none that was opened before is used again."""
+    """They apply to new connections, and old ones are not reused."""
     certificate = self_signed(tmp_path / "origin.pem")
     folder = folder_of(certificate, tmp_path / "trusted")
 
@@ -135,7 +135,7 @@ def test_what_is_trusted_may_change_while_it_runs(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_was_opened_under_other_settings_is_not_kept() -> None:
-    """They change while it is opened."""
+    """They change while a connection is being opened."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Responses of origins, piece by piece: where they end, what they say, what becomes of the connection (RFC 9112)."""
+"""Responses of origins, piece by piece: their end, their heads, and the fate of the connection (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from tests.support.tasks import until
 CLOSE = b"close"
 """In a list of pieces: the origin ends the connection."""
 HOLD = b"hold"
-"""The origin waits for ``go``: what comes then is not read together with what came before."""
+"""The origin waits for ``go``: so later pieces are not read together with earlier ones."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class RawOrigin:
-    """Answers each request with the next list of pieces, each of which arrives by itself."""
+    """Responds to each request with the next list of pieces, which arrive one by one."""
 
     def __init__(self, answers: list[list[bytes]]) -> None:
         self.answers = answers
         self.requests: list[bytes] = []
         self.connections = 0
         self.open = 0
-        """Those of them that nobody has ended."""
+        """Connections that are still open."""
         self.ended = asyncio.Event()
-        """Whether a connection has been ended by the client."""
+        """Whether the client has closed a connection."""
         self.go = asyncio.Event()
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -91,7 +91,7 @@ async def clients(
 
 
 def then(method: Callable[..., Any], also: Callable[[], object]) -> Callable[..., None]:
-    """A method, and in the same turn of the loop something else after it."""
+    """Call something right after a method, in the same turn of the loop."""
 
     def both(*arguments: Any) -> None:
         method(*arguments)
@@ -101,7 +101,7 @@ def then(method: Callable[..., Any], also: Callable[[], object]) -> Callable[...
 
 
 def first_of_all(method: Callable[..., Any], also: Callable[[], object]) -> Callable[..., None]:
-    """And something before it."""
+    """Call something right before a method."""
 
     def both(*arguments: Any) -> None:
         also()
@@ -118,7 +118,7 @@ async def body_of(response: OriginResponse) -> bytes:
 
 
 def answered(*answers: list[bytes], asks: int | None = None) -> tuple[list[tuple[int, bytes] | str], RawOrigin]:
-    """What comes of as many GETs as there are answers, or of ``asks``: status and body, or the error's name."""
+    """Results of one GET for each response, or of ``asks``: status and body, or the name of the error."""
 
     async def run() -> tuple[list[tuple[int, bytes] | str], RawOrigin]:
         origin = RawOrigin(list(answers))
@@ -139,7 +139,7 @@ def answered(*answers: list[bytes], asks: int | None = None) -> tuple[list[tuple
 
 
 def in_pieces(data: bytes) -> list[list[bytes]]:
-    """Whole, cut in two wherever that can be, and byte by byte."""
+    """In one piece, cut in two at every place, and byte by byte."""
     cuts = [[data[:at], data[at:]] for at in range(1, len(data))]
     return [[data], *cuts, [data[at : at + 1] for at in range(len(data))]]
 
@@ -184,7 +184,7 @@ def in_pieces(data: bytes) -> list[list[bytes]]:
     ],
 )  # fmt: skip
 def test_where_a_body_ends(answer: bytes, status: int, body: bytes) -> None:
-    """However it is cut, and so that the same connection serves the next request."""
+    """However it is cut; and the same connection serves the next request."""
     cuts = in_pieces(answer)
     results, origin = answered(*[pieces for cut in cuts for pieces in (cut, [OK])])
     assert results == [(status, body), (200, b"ok")] * len(cuts)
@@ -271,7 +271,7 @@ def test_what_came_before_the_break_can_be_read() -> None:
     ],
 )
 def test_what_is_no_response(answer: bytes, error: str) -> None:
-    """It is told at once: the origin keeps the connection open."""
+    """It is reported at once, though the origin keeps the connection open."""
     assert answered([answer])[0] == [error]
 
 
@@ -359,8 +359,8 @@ def test_fields(lines: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
     ],
 )
 def test_no_head_takes_long(lines: bytes) -> None:
-    """Origins are strangers. What tries each space again from every other takes minutes here, which is the suite's time
-    limit for a test. (How the time grows: tests/semantics/test_growth.py.)"""
+    """Origins are untrusted. A parser that backtracks over spaces would exceed the suite's time limit for a test here.
+    (Growth of the time: tests/semantics/test_growth.py.)"""
     with contextlib.suppress(OriginError):
         parse_head(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n")
 
@@ -393,7 +393,7 @@ def test_a_connection_of_1_0_that_is_kept() -> None:
 @pytest.mark.parametrize(("count", "result"), [(MAX_INTERIM, (200, b"ok")), (MAX_INTERIM + 1, "http_protocol_error")])
 @pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing"])
 def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int, result: Any) -> None:
-    """Each response may have so many: they are counted anew for the next one."""
+    """The limit is for one response: the next one may have as many again."""
     pieces = [b"HTTP/1.1 %b\r\n\r\n" % status] * count
     results, _ = answered([*pieces, OK], [*pieces, OK])
     assert results == [result, result]
@@ -401,7 +401,7 @@ def test_interim_responses_do_not_hold_a_slot_for_ever(status: bytes, count: int
 
 @pytest.mark.parametrize(("count", "result"), [(MAX_LINE_BREAKS // 2, (200, b"ok")), (1000, "http_protocol_error")])
 def test_line_breaks_do_not_hold_a_slot_for_ever(count: int, result: Any) -> None:
-    """Nor do they count for anything, as long as it is a few (RFC 9112 §2.2)."""
+    """A few of them are ignored (RFC 9112 §2.2)."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     results, _ = answered([*[b"\r\n"] * count, answer])
     assert results == [result]
@@ -418,7 +418,7 @@ def test_interim_responses_are_told() -> None:
 
 
 def test_an_idle_connection_that_has_ended_costs_no_try() -> None:
-    """RFC 9112 §9.3.1. There are no retries here, and the origin ends the connection once the next request is there."""
+    """RFC 9112 §9.3.1. Without retries; the origin closes the connection when it gets the next request."""
     results, origin = answered([OK], [CLOSE], [OK], asks=2)
     assert results == [(200, b"ok")] * 2
     assert origin.connections == 2
@@ -449,7 +449,7 @@ def test_what_nobody_has_asked_for_ends_an_idle_connection() -> None:
 
 
 def test_who_is_cancelled_takes_nobody_else_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is there, and the connection in the pool, before the one who has asked hears of it, and of its end."""
+    """The response is complete, and the connection in the pool, before the caller runs again and is cancelled."""
 
     async def run() -> None:
         origin = RawOrigin([[OK], [OK], [OK]])
@@ -485,8 +485,8 @@ def test_who_is_cancelled_while_it_waits_ends_the_connection() -> None:
 def test_who_is_cancelled_as_the_answer_comes_leaves_no_body_behind(
     monkeypatch: pytest.MonkeyPatch, body: bytes, left: int
 ) -> None:
-    """In one turn of the loop, so that the one who has asked does not know yet that it has ended. The connection is
-    kept only if all of it has come."""
+    """In one turn of the loop, so that the caller has not run yet. The connection is kept only if the response is
+    complete."""
 
     async def run() -> None:
         origin = RawOrigin([[b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body]])
@@ -508,7 +508,7 @@ def test_who_is_cancelled_as_the_answer_comes_leaves_no_body_behind(
 def test_what_announces_a_body_that_it_can_not_have_ends_its_connection(
     status: int, announced: bytes, interim: bool
 ) -> None:
-    """Were it sent after all, it would be taken for the answer to who comes next."""
+    """If it arrived later, it would be read as the next response."""
     answer = b"HTTP/1.1 %d So\r\n%b\r\n\r\n" % (status, announced)
     if interim:
         answer = b"HTTP/1.1 103 So\r\n%b\r\n\r\nHTTP/1.1 %d So\r\n\r\n" % (announced, status)
@@ -519,7 +519,7 @@ def test_what_announces_a_body_that_it_can_not_have_ends_its_connection(
 
 @pytest.mark.parametrize("stray", [b"<html>not modified</html>", b"0\r\n\r\n", b"HTTP\r\n"])
 def test_what_is_left_over_from_the_response_before_is_not_the_next_ones(stray: bytes) -> None:
-    """It comes with the answer to the next request, which is asked again over a new connection."""
+    """It arrives with the next response, whose request is sent again over a new connection."""
     results, origin = answered([b"HTTP/1.1 304 Not Modified\r\n\r\n"], [stray + OK], [OK], asks=2)
     assert results == [(304, b""), (200, b"ok")]
     assert origin.connections == 2
@@ -535,7 +535,7 @@ def test_after_a_line_that_is_no_field_a_connection_is_not_used_again() -> None:
 
 
 def test_a_slow_reader_makes_the_origin_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than so much is read ahead; and nothing is lost or stands still."""
+    """Reading ahead is bounded, and nothing is lost or stuck."""
     size = 8_000_000
     come = 0
     put = OriginResponse.put
@@ -554,7 +554,7 @@ def test_a_slow_reader_makes_the_origin_wait(monkeypatch: pytest.MonkeyPatch) ->
             most = received = 0
             while chunk := await response.read():
                 received += len(chunk)
-                await asyncio.sleep(0)  # slowly: what has come meanwhile is there
+                await asyncio.sleep(0)  # slowly: more has arrived meanwhile
                 most = max(most, come - received)
             assert received == size
             assert most <= 768 * 1024
@@ -582,7 +582,7 @@ def test_an_origin_that_says_nothing() -> None:
 
 
 def dripped(piece: bytes, *, first: bytes = b"", last: bytes = b"", count: int = 10_000, timeout: float = 0.5) -> Any:
-    """What comes of an answer of which a piece comes every tenth of a second: status and body, or the error."""
+    """The result of a response that arrives piece by piece, every tenth of a second: status and body, or the error."""
 
     async def run() -> Any:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -611,7 +611,7 @@ def dripped(piece: bytes, *, first: bytes = b"", last: bytes = b"", count: int =
 
 @pytest.mark.parametrize("piece", [b"a", b"\r\nX: y"])
 def test_a_head_that_has_begun_has_to_come_to_its_end(piece: bytes) -> None:
-    """A byte now and then is no sign of life."""
+    """A byte now and then does not extend the time."""
     error, why = dripped(piece, first=b"HTTP/1.1 200 OK\r\nX: ")
     assert (error, why) == ("http_response_timeout", "a head took more than 0.5 s")
 
@@ -622,7 +622,7 @@ def test_line_breaks_now_and_then_are_no_sign_of_life() -> None:
 
 def test_interim_responses_put_an_answer_off_for_a_while() -> None:
     piece = b"HTTP/1.1 102 Processing\r\n\r\n"
-    assert dripped(piece, count=10, last=OK) == (200, b"ok")  # twice as long as nothing may come
+    assert dripped(piece, count=10, last=OK) == (200, b"ok")  # twice the timeout
     assert dripped(piece) == ("http_response_timeout", "no more than interim responses came for 2 s")
 
 

@@ -1,4 +1,4 @@
-"""Bodies in thousands of pieces: what they take is bounded and counted, and nobody waits while they are looked at."""
+"""Bodies in thousands of ranges: their size is bounded and counted, and the loop does not work through them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tasks import begun
 
 
 def lines_of(function: Callable[[], object]) -> int:
-    """How many lines of Python it takes: the same number each time, on any machine."""
+    """Lines of Python that a call runs: the same number on any machine."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -85,8 +85,8 @@ async def keep(store: Store, entry: Entry, start: int, data: bytes) -> bool:
 
 
 def test_there_is_an_end_to_the_pieces_of_a_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would make one more span is served, and not kept; what closes a gap is."""
-    monkeypatch.setattr(entry_module, "SPANS_MOST", 10)
+    """A range that would make another span is served, but not kept; one that closes a gap is kept."""
+    monkeypatch.setattr(entry_module, "SPANS_MAX", 10)
     failures: list[str] = []
 
     async def story(store: Store) -> None:
@@ -106,7 +106,7 @@ def test_there_is_an_end_to_the_pieces_of_a_response(tmp_path: Path, monkeypatch
 def test_pieces_that_come_at_a_time_are_counted_when_they_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entry_module, "SPANS_MOST", 1)
+    monkeypatch.setattr(entry_module, "SPANS_MAX", 1)
 
     async def story(store: Store) -> None:
         entry = store.add_object("http://x/", response_of(), 1000)
@@ -122,20 +122,20 @@ def test_pieces_that_come_at_a_time_are_counted_when_they_are_kept(
 
 
 def test_the_rest_of_what_is_there_in_megabytes_is_kept() -> None:
-    """A block of the usual size is worth a span of its own, up to some eight thousand."""
+    """Blocks of the usual size may have a span each, up to some eight thousand."""
     entry = Entry(1, "http://x/", response_of(), 1 << 40, 0.0)
     for count, more in [(1023, True), (1024, True), (5000, True), (8192, False)]:
         entry.spans = Spans((start, start + BLOCK) for start in range(0, 2 * count * BLOCK, 2 * BLOCK))
-        assert entry.takes_span(1 << 39, (1 << 39) + BLOCK) is more
-        assert entry.takes_span(BLOCK, 2 * BLOCK)  # a gap
+        assert entry.accepts_span(1 << 39, (1 << 39) + BLOCK) is more
+        assert entry.accepts_span(BLOCK, 2 * BLOCK)  # a gap
 
 
 def test_there_is_an_end_to_checksums_until_they_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that come one by one, one after the other, are a single span, with a checksum each. In the first quiet
-    moment there is one for all of them."""
-    monkeypatch.setattr(entry_module, "RUNS_MOST", 10)
+    """Single bytes in order make one span with a checksum for each. In the next quiet moment one checksum replaces
+    them."""
+    monkeypatch.setattr(entry_module, "RUNS_MAX", 10)
 
     async def story(store: Store) -> None:
         summed: list[Entry] = []
@@ -169,7 +169,7 @@ def test_pieces_count_on_the_disk_and_in_memory(tmp_path: Path) -> None:
 
 
 def test_the_loop_does_not_look_at_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A walk, or a request that insists, leaves that to the thread."""
+    """A walk, or a request that insists, leaves that work to a thread."""
     looked: list[threading.Thread] = []
 
     def noted(*arguments: Any) -> Any:

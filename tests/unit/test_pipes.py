@@ -47,33 +47,33 @@ def pipe() -> Iterator[Pipe]:
 def test_what_came_before_and_what_the_pipe_holds_end_up_side_by_side(tmp_path: Path, pipe: Pipe) -> None:
     fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT)
     os.write(pipe.writer, BODY[5000:65_000])
-    poured = Pipes().pour(fd, [BODY[1000:2000], BODY[2000:5000]], pipe, 60_000, 1000)
-    assert (poured.fd, poured.count, poured.error) == (fd, 60_000, None)
+    spliced = Pipes().splice(fd, [BODY[1000:2000], BODY[2000:5000]], pipe, 60_000, 1000)
+    assert (spliced.fd, spliced.count, spliced.error) == (fd, 60_000, None)
     assert os.pread(fd, 100_000, 0) == bytes(1000) + BODY[1000:65_000]
     os.close(fd)
 
 
 def test_a_file_that_cannot_be_spliced_to(tmp_path: Path, pipe: Pipe) -> None:
-    """As with file systems that don't know how: nothing is tried with the next one, and nothing is lost."""
+    """On file systems without splice: it is not tried again with the next body, and nothing is lost."""
     pipes = Pipes()
     fd = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT | os.O_APPEND)  # EINVAL, says splice(2)
     os.write(pipe.writer, BODY[:60_000])
-    poured = pipes.pour(fd, [], pipe, 60_000, 0)
-    assert poured.count == 0
-    assert poured.unsupported
+    spliced = pipes.splice(fd, [], pipe, 60_000, 0)
+    assert spliced.count == 0
+    assert spliced.unsupported
     assert not pipes.usable
-    assert pipes.take() is None
+    assert pipes.acquire() is None
     assert pipe.read(60_000) == BODY[:60_000]
     os.close(fd)
 
 
 def test_pipes_are_used_again() -> None:
     pipes = Pipes()
-    first = pipes.take()
+    first = pipes.acquire()
     assert first is not None
-    pipes.give_back(first)
-    assert pipes.take() is first
-    pipes.give_back(first)
+    pipes.release(first)
+    assert pipes.acquire() is first
+    pipes.release(first)
     before = os.fstat(first.reader)
     pipes.close()
     assert not is_open_still(first.reader, before)
@@ -82,22 +82,22 @@ def test_pipes_are_used_again() -> None:
 # -- from a connection -------------------------------------------------------------------------------------
 
 
-def poured(
+def spliced(
     pieces: list[bytes], *, then: list[bytes] | None = None, read_after: int | None = None, **settings: Any
 ) -> tuple[bytes | str, RawOrigin]:
-    """All of a body, through a pipe, as long as it may be; or the error's name. ``then``: another answer, asked for
-    afterwards. ``read_after``: bytes after which the rest is read the usual way."""
+    """A body through a pipe, or the name of the error. ``then``: a further response to request afterwards.
+    ``read_after``: bytes after which the rest is read, not spliced."""
 
     async def run() -> tuple[bytes | str, RawOrigin]:
         origin = RawOrigin([pieces, *([then] if then else [])])
         pipe = Pipe()
         async with clients(origin, **settings) as get:
             response = await get()
-            body = response.take_held()
-            assert response.pourable
+            body = response.read_held()
+            assert response.spliceable
             try:
-                while response.pourable and (read_after is None or len(body) < read_after):
-                    body += pipe.read(await response.pour(pipe.writer, pipe.size))  # 0: then nothing is pourable
+                while response.spliceable and (read_after is None or len(body) < read_after):
+                    body += pipe.read(await response.splice(pipe.writer, pipe.size))  # 0: then nothing is spliceable
                 body += await body_of(response)
             except OriginError as error:
                 return error.error, origin
@@ -114,50 +114,50 @@ def poured(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def test_a_body_is_poured_to_its_last_byte_and_no_further() -> None:
-    body, origin = poured([HEAD, BODY], then=[OK])
+def test_a_body_is_spliced_to_its_last_byte_and_no_further() -> None:
+    body, origin = spliced([HEAD, BODY], then=[OK])
     assert body == BODY
     assert origin.connections == 1
 
 
 def test_head_and_body_that_come_at_once() -> None:
-    assert poured([HEAD + BODY])[0] == BODY
+    assert spliced([HEAD + BODY])[0] == BODY
 
 
 def test_a_body_that_comes_in_pieces() -> None:
-    assert poured([HEAD, *(BODY[at : at + 50_000] for at in range(0, 1_000_000, 50_000))])[0] == BODY
+    assert spliced([HEAD, *(BODY[at : at + 50_000] for at in range(0, 1_000_000, 50_000))])[0] == BODY
 
 
 def test_the_rest_may_be_read() -> None:
-    body, origin = poured([HEAD, BODY[:400_000], BODY[400_000:]], then=[OK], read_after=1)
+    body, origin = spliced([HEAD, BODY[:400_000], BODY[400_000:]], then=[OK], read_after=1)
     assert body == BODY
     assert origin.connections == 1
 
 
 def test_a_body_that_breaks_off() -> None:
-    assert poured([HEAD, BODY[:500_000], CLOSE])[0] == "http_response_incomplete"
+    assert spliced([HEAD, BODY[:500_000], CLOSE])[0] == "http_response_incomplete"
 
 
 def test_an_origin_that_stops() -> None:
-    assert poured([HEAD, BODY[:500_000]], timeout=1)[0] == "connection_read_timeout"
+    assert spliced([HEAD, BODY[:500_000]], timeout=1)[0] == "connection_read_timeout"
 
 
 def test_what_follows_a_body_is_not_the_answer_to_the_next_request() -> None:
     """Its connection is not used again (RFC 9112 §6.3: "an attempt at request smuggling […] or response splitting")."""
-    body, origin = poured([HEAD + BODY + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], then=[OK])
+    body, origin = spliced([HEAD + BODY + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], then=[OK])
     assert body == BODY
     assert origin.connections == 2
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.EINVAL, errno.ENOMEM])
 def test_a_system_that_refuses_to_splice(monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
-    """As sandboxes do: the body is read, and nothing of it is lost."""
+    """As in sandboxes: the body is read, and no byte is lost."""
 
     def refuse(*_: object) -> int:
         raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr(os, "splice", refuse)
-    assert poured([HEAD, BODY])[0] == BODY
+    assert spliced([HEAD, BODY])[0] == BODY
 
 
 def test_no_descriptor_left() -> None:
@@ -168,7 +168,7 @@ def test_no_descriptor_left() -> None:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
-                assert await response.pour(pipe.writer, pipe.size) == 0
+                assert await response.splice(pipe.writer, pipe.size) == 0
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 pipe.close()
@@ -177,7 +177,7 @@ def test_no_descriptor_left() -> None:
     assert asyncio.run(run()) == BODY
 
 
-def test_what_is_not_poured_is_read_as_ever() -> None:
+def test_what_is_not_spliced_is_read_as_ever() -> None:
     async def run() -> bytes:
         async with clients(RawOrigin([[HEAD, BODY]])) as get:
             return await body_of(await get())
@@ -193,13 +193,13 @@ def test_short_chunked_and_endless_bodies_are_not_for_pipes() -> None:
     ]
 
     async def run() -> list[int]:
-        pourable = []
+        spliceable = []
         async with clients(RawOrigin([[head] for head in heads])) as get:
             for _ in heads:
                 response = await get()
-                pourable.append(response.pourable)
+                spliceable.append(response.spliceable)
                 response.close()
-        return pourable
+        return spliceable
 
     assert asyncio.run(run()) == [0, 0, 0]
 
@@ -211,7 +211,7 @@ def test_who_waits_for_more_may_be_ended() -> None:
         async with clients(origin) as get:
             response = await get()
             assert isinstance(response, OriginResponse)
-            waiting = await begun(response.pour(pipe.writer, pipe.size))
+            waiting = await begun(response.splice(pipe.writer, pipe.size))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -248,7 +248,7 @@ def response_of(length: int) -> StoredResponse:
 
 
 def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
-    """In whatever order the parts of a body come, the file has them in that of the body; readers read along."""
+    """However its parts arrive, the file has the body in order; readers read along."""
 
     async def story(store: Store) -> None:
         body = store.body(900_000, keep=True)
@@ -258,7 +258,7 @@ def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
             part = BODY[at : at + size]
             at += size
             if number % 2:
-                await body.pour(pipe, filled(pipe, part))
+                await body.splice(pipe, filled(pipe, part))
             else:
                 body.put(part)
         body.finish()
@@ -271,16 +271,16 @@ def test_memory_and_pipes_take_turns(tmp_path: Path, pipe: Pipe) -> None:
 
 
 def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) -> None:
-    """Even while its file is being made: that goes, and the pipe is closed when the thread has done with it."""
+    """Even while its file is being made: the file is deleted, and the pipe closed when the thread is done."""
 
     async def story(store: Store) -> None:
         release = threading.Event()
-        store.files.pourer.run(release.wait)
+        store.files.splicer.run(release.wait)
         body = store.body(900_000, keep=True)
-        pouring = await begun(body.pour(pipe, filled(pipe, BODY[:500_000])))
-        pouring.cancel()
+        splicing = await begun(body.splice(pipe, filled(pipe, BODY[:500_000])))
+        splicing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await pouring
+            await splicing
         body.fail(BodyError("given up"))
         before = os.fstat(pipe.reader)  # it is still in use
         release.set()
@@ -292,19 +292,19 @@ def test_nothing_is_left_of_a_body_that_is_given_up(tmp_path: Path, pipe: Pipe) 
 
 
 def test_a_pipe_is_closed_by_who_is_ended_before_it_is_used(tmp_path: Path, pipe: Pipe) -> None:
-    """While the part of the body before it is on its way to the disk."""
+    """While the previous part of the body is being written."""
 
     async def story(store: Store) -> None:
         release = hold_reads(store)
         body = store.body(2_000_000, keep=True)
         assert not body.put(BODY[:500_000])
-        await body.room()
+        await body.drain()
         assert body.flushing
-        pouring = await begun(body.pour(pipe, filled(pipe, BODY[500_000:800_000])))
+        splicing = await begun(body.splice(pipe, filled(pipe, BODY[500_000:800_000])))
         before = os.fstat(pipe.reader)
-        pouring.cancel()
+        splicing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await pouring
+            await splicing
         assert not is_open_still(pipe.reader, before)
         release.set()
         body.fail(BodyError("given up"))
@@ -323,7 +323,7 @@ def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path,
         body = store.body(900_000, keep=True)
         reading = asyncio.create_task(all_of(body))
         body.put(BODY[:10_000])
-        await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[10_000:500_000]))
         assert not body.kept
         body.put(BODY[500_000:900_000])
         body.finish()
@@ -336,14 +336,14 @@ def test_whatever_goes_wrong_in_the_thread_nobody_waits_for_ever(tmp_path: Path,
 def test_a_file_stays_open_while_a_thread_writes_to_it(
     tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for who commits, and is ended, twice: a descriptor that was closed could be another file's by then."""
+    """Also if the commit is cancelled, twice: a closed descriptor could belong to another file by then."""
     release, began = threading.Event(), threading.Event()
 
     async def story(store: Store) -> None:
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
-        assert body.file is not None
-        fd = body.file.fd
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         body.put(BODY[500_000:510_000])
         write_at = checksums_module.write_at
 
@@ -371,14 +371,14 @@ def test_a_file_stays_open_while_a_thread_writes_to_it(
 def test_a_reader_that_is_closed_while_a_thread_reads_for_it(
     tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that it has open is not another one by then."""
+    """Its open file has not become another one."""
 
     async def story(store: Store) -> None:
         nothing_is_known_to_be_in_memory(monkeypatch)
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
-        assert body.file is not None
-        fd = body.file.fd
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         release = hold_reads(store)
         reader = body.reader()
         reading = await begun(reader.read())
@@ -397,8 +397,8 @@ def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.
     async def story(store: Store) -> None:
         for _ in range(3):
             body = store.body(900_000, keep=True)
-            os.mkdir(store.files.path(body.entry_id))
-            await body.pour(pipe, filled(pipe, BODY[:500_000]))
+            os.mkdir(store.files.path(body.file.entry_id))
+            await body.splice(pipe, filled(pipe, BODY[:500_000]))
             assert not body.kept
             body.fail(BodyError("enough"))
 
@@ -407,7 +407,7 @@ def test_a_full_disk_is_told_of_once(tmp_path: Path, pipe: Pipe, caplog: pytest.
 
 
 def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
-    """Not kept, but delivered to the last byte: what the file did not take comes out of the pipe."""
+    """It is not kept, but delivered to the last byte: the rest is read from the pipe."""
     failures: list[str] = []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -418,11 +418,11 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, pipe: Pipe) -> None:
         body.put(BODY[:10_000])
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # EFBIG
         try:
-            await body.pour(pipe, filled(pipe, BODY[10_000:500_000]))
+            await body.splice(pipe, filled(pipe, BODY[10_000:500_000]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert not body.kept
-        await body.pour(pipe, filled(pipe, BODY[500_000:900_000]))
+        await body.splice(pipe, filled(pipe, BODY[500_000:900_000]))
         body.finish()
         assert await reading == BODY[:900_000]
         assert await store.commit(body, "http://x/", response_of(900_000)) is None
@@ -446,9 +446,9 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
 
         store.files.create_in_place = appending  # type: ignore[method-assign]
         body = store.body(900_000, keep=True)
-        await body.pour(pipe, filled(pipe, BODY[:500_000]))
+        await body.splice(pipe, filled(pipe, BODY[:500_000]))
         assert body.kept
-        assert store.pipes.take() is None
+        assert store.pipes.acquire() is None
         body.put(BODY[500_000:900_000])
         body.finish()
         entry = await store.commit(body, "http://x/", response_of(900_000))
@@ -459,24 +459,24 @@ def test_where_splicing_is_refused_the_body_is_kept_all_the_same(tmp_path: Path,
 
 
 def test_more_than_was_announced_costs_no_pipe(tmp_path: Path) -> None:
-    """What was read already is looked at before a pipe is taken, which nobody would give back."""
+    """The bytes read so far are checked before a pipe is acquired, which would not be released."""
 
     class TooMuch:
-        pourable = 500_000
+        spliceable = 500_000
 
-        def take_held(self) -> bytes:
+        def read_held(self) -> bytes:
             return BODY[:600_000]
 
     async def story(store: Store) -> None:
-        pipe = store.pipes.take()
+        pipe = store.pipes.acquire()
         assert pipe is not None
-        store.pipes.give_back(pipe)
+        store.pipes.release(pipe)
         body = store.body(500_000, keep=True)
         error = await copy(TooMuch(), body, store.pipes)  # type: ignore[arg-type]
         assert error is not None
         assert error.error == "http_protocol_error"
         body.fail(error)
-        assert store.pipes.take() is pipe
-        store.pipes.give_back(pipe)
+        assert store.pipes.acquire() is pipe
+        store.pipes.release(pipe)
 
     with_store(tmp_path, story)

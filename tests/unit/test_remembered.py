@@ -10,7 +10,7 @@ import pytest
 
 from proxy_cache.caching.fills import known_heads
 from proxy_cache.caching.fills.known_heads import HEAD_LARGEST, KnownHeads
-from proxy_cache.caching.fills.known_keys import FIELD_OVERHEAD, MARK_MOST
+from proxy_cache.caching.fills.known_keys import FIELD_OVERHEAD, MARK_MAX
 from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.semantics.headers import Headers
@@ -94,7 +94,7 @@ def test_what_is_too_much_to_be_remembered_is_not(tmp_path: Path) -> None:
         table.keys.remember(asked, response(", ".join(names)), "no-store")
         assert table.keys.is_uncacheable(asked.key, Headers())
 
-    assert 30 * (128 + FIELD_OVERHEAD) > MARK_MOST
+    assert 30 * (128 + FIELD_OVERHEAD) > MARK_MAX
     with_table(tmp_path, story)
 
 
@@ -114,4 +114,4 @@ def test_known_heads_are_counted_with_what_they_were_selected_by() -> None:
         heads.tell(f"key {size}", StoredResponse(200, headers, 0.0, 0.0, vary=(("x-a", "v" * size),)))
     assert len(heads) == 1
     assert "key 100" in heads
-    assert known_heads.HEADS_MOST * HEAD_LARGEST <= 16 << 20
+    assert known_heads.HEADS_MAX * HEAD_LARGEST <= 16 << 20

@@ -16,7 +16,7 @@ from proxy_cache.caching.limiter import Limits, OriginLimiter, Overloaded
 from proxy_cache.observe.metrics import Metrics
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 from proxy_cache.upstream.origin import OriginClient, OriginSettings
 from proxy_cache.upstream.response import OriginResponse
 from proxy_cache.upstream.source import OriginSource, SourceRequest, Sources
@@ -51,7 +51,7 @@ Story = Callable[[FillTable, Elsewhere, Callable[[str], FillRequest]], Coroutine
 
 def with_sources(folder: Path, story: Story, *, has_it: bool = False, **limits: int) -> None:
     async def run() -> None:
-        store = Store(folder, Room(1 << 40, 0))
+        store = Store(folder, Quota(1 << 40, 0))
         await store.open()
         client = OriginClient(OriginSettings(retries=0))
         elsewhere = Elsewhere(client)

@@ -1,5 +1,5 @@
-"""Whoever waits for the disk may be cancelled while a thread is at it: no file is closed under the thread, and what it
-leaves belongs to somebody."""
+"""Tasks that wait for the disk are cancelled while a thread works for them: no file is closed under the thread, and
+nothing it made is left over."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def put(store: Store) -> Entry:
     body = store.body(LONG, keep=True)
     for _ in range(LONG // 100_000):
         if not body.put(b"x" * 100_000):
-            await body.room()
+            await body.drain()
     body.finish()
     entry = await store.commit(body, "http://x/", response_of())
     assert entry is not None
@@ -45,7 +45,7 @@ async def put(store: Store) -> Entry:
 
 
 def held_up(function: Callable[..., Any]) -> tuple[Callable[..., Any], threading.Event, threading.Event]:
-    """The function, which says when it begins, and waits until it may."""
+    """The function, with an event that says when it begins, and one that lets it."""
     began, release = threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Any:
@@ -68,7 +68,7 @@ def is_open(path: str) -> bool:
 
 
 def test_the_last_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the thread writes goes to the file that it was meant for, and to no other with the same number."""
+    """The thread writes to its own file, not to another one with the same descriptor number."""
     slow, began, release = held_up(checksums_module.write_at)
 
     async def story(store: Store) -> None:
@@ -78,8 +78,8 @@ def test_the_last_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(checksums_module, "write_at", slow)
         committing = asyncio.create_task(store.commit(body, "http://x/", response_of()))
         assert await asyncio.get_running_loop().run_in_executor(None, began.wait, 30)
-        assert body.file is not None
-        fd = body.file.fd
+        assert body.file.open_body is not None
+        fd = body.file.open_body.fd
         await cancel_in(committing, began)
         body.fail(BodyError("given up"))
         store.remove(entry)
@@ -93,7 +93,7 @@ def test_the_last_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_file_of_a_piece(tmp_path: Path) -> None:
-    """Its entry is removed before the thread has made it: it goes, too."""
+    """Its entry is removed before the thread has made the file: the file is deleted, too."""
 
     async def story(store: Store) -> None:
         slow, began, release = held_up(store.files.create_sparse)
@@ -118,7 +118,7 @@ def test_a_file_that_is_opened(tmp_path: Path) -> None:
         await cancel_in(asyncio.create_task(store.files.open(7, 3, slow)), began)
         release.set()
         await store.files.drain()
-        await until(lambda: not is_open(store.files.path(7)))  # the loop has to hear of its thread
+        await until(lambda: not is_open(store.files.path(7)))  # let the loop receive the result of its thread
 
     with_store(tmp_path, story)
 
@@ -154,7 +154,7 @@ def test_a_variant_with_the_same_file(tmp_path: Path) -> None:
         release.set()
         await store.files.drain()
         assert list(store.files.scan()) == [entry.id]
-        assert store.space.reserved == 0
+        assert store.evictor.reserved == 0
 
     with_store(tmp_path, story)
 
@@ -178,7 +178,8 @@ def test_a_variant_of_what_has_gone_is_no_trouble_of_the_disks(
 def test_a_file_whose_entry_goes_while_it_is_opened_does_not_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was opened before it was unlinked: its blocks would stay taken for as long as the process lives."""
+    """It was opened before it was unlinked: if it stayed open, its blocks would not be freed while the process
+    lives."""
     opened, may_go_on = threading.Event(), threading.Event()
 
     def open_slowly(files: BodyFiles, entry_id: int, length: int) -> int:
@@ -187,8 +188,8 @@ def test_a_file_whose_entry_goes_while_it_is_opened_does_not_stay_open(
         assert may_go_on.wait(30)
         return fd
 
-    open_checked = BodyFiles._open_checked
-    monkeypatch.setattr(BodyFiles, "_open_checked", open_slowly)
+    open_checked = BodyFiles.open_checked
+    monkeypatch.setattr(BodyFiles, "open_checked", open_slowly)
 
     async def story(store: Store) -> None:
         with monkeypatch.context() as patched:
@@ -200,7 +201,7 @@ def test_a_file_whose_entry_goes_while_it_is_opened_does_not_stay_open(
         may_go_on.set()
         file = await opening
         assert isinstance(file, OpenBody)
-        assert os.pread(file.fd, 1, 0) == b"x"  # whoever has asked for it has it
+        assert os.pread(file.fd, 1, 0) == b"x"  # the caller still gets the file
         before = os.fstat(file.fd)
         store.files.release(file)
         assert not is_open_still(file.fd, before)

@@ -1,4 +1,4 @@
-"""A disk that fails for a while: what works in the background goes on with it."""
+"""A disk that fails for a while: background tasks survive it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
-from proxy_cache.store import room as room_module
+from proxy_cache.store import eviction as eviction_module
 from proxy_cache.store import store as store_module
 from proxy_cache.store import writer as writer_module
-from proxy_cache.store.store import Room, Store
+from proxy_cache.store.store import Quota, Store
 from tests.support.origin import PATIENCE
-from tests.support.stores import ROOM, with_store, writer_gate
+from tests.support.stores import QUOTA, with_store, writer_gate
 from tests.support.tasks import until
 from tests.support.tools import Tmpfs
 
@@ -37,10 +37,10 @@ def last_use(folder: Path) -> float:
 def test_the_housekeeper_outlives_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file system that does not answer (``statvfs``) is complained of now and then, and asked again; what was used
-    last is written all the same, and so it is after a bug."""
+    """A file system that does not answer ``statvfs`` is logged now and then, and asked again. Times of last use are
+    still written, and also after a bug."""
     monkeypatch.setattr(store_module, "USES_FLUSH", 0.02)
-    monkeypatch.setattr(room_module, "FREE_CHECK", 0.02)
+    monkeypatch.setattr(eviction_module, "FREE_CHECK", 0.02)
     failures: list[str] = []
 
     async def story(store: Store) -> None:
@@ -57,7 +57,7 @@ def test_the_housekeeper_outlives_a_failure(
         assert set(failures) == {"read"}
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         with monkeypatch.context() as broken:
-            broken.setattr(store.space, "make", lambda size: 1 // 0)
+            broken.setattr(store.evictor, "make_room", lambda size: 1 // 0)
             await until(lambda: len(caplog.records) > 2)
         store.touch(entry, 4e9)
         await until(lambda: last_use(tmp_path) == 4e9)
@@ -66,7 +66,7 @@ def test_the_housekeeper_outlives_a_failure(
 
 
 def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows of that time are lost; nobody waits for ever, and what comes later is kept."""
+    """The rows of that time are lost; nothing waits for ever, and later ones are kept."""
     connect, failures = writer_module.connect, []
     broken = True
 
@@ -79,7 +79,7 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
 
     async def before() -> None:
         nonlocal broken
-        store = Store(tmp_path, ROOM, on_failure=failures.append)
+        store = Store(tmp_path, QUOTA, on_failure=failures.append)
         await store.open()
         store.put("http://x/lost", response_of(), b"body")
         await store.written()
@@ -100,8 +100,8 @@ def test_a_database_that_cannot_be_opened_at_first(tmp_path: Path, monkeypatch: 
 
 
 def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that writes comes late: what makes the room waits behind the bodies that are to have it. On a small
-    disk these must not be written beside each other."""
+    """The writer is late: the deletions that make room are in the queue behind the bodies that need it. On a small disk
+    old and new bodies must not exist at the same time."""
     failures: list[str] = []
     gate = writer_gate(monkeypatch)
 
@@ -110,11 +110,11 @@ def test_what_is_dropped_goes_before_what_takes_its_room(tmp_path: Path, monkeyp
             gate.clear()
             for number in range(200):
                 assert store.put(f"http://x/{at_once}/{number}", response_of(), bytes(20_000)) is not None
-                await asyncio.sleep(0)  # each in a turn of its own: those of one turn are handed over together
+                await asyncio.sleep(0)  # each in a turn of its own: those of one turn would make one batch
             gate.set()
             await store.written()
         assert len([n for n in range(200) if store.lookup(f"http://x/2/{n}")]) > 150
         assert not failures
 
     with Tmpfs(tmp_path / "small", "8m") as disk:
-        with_store(disk, story, Room(5 << 20, 0), on_failure=failures.append)
+        with_store(disk, story, Quota(5 << 20, 0), on_failure=failures.append)

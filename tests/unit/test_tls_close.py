@@ -1,4 +1,4 @@
-"""How the end of TLS is told, with two of OpenSSL's ends and no network."""
+"""Detecting the end of TLS, with two OpenSSL peers and no network."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_closing_alert(ends: tuple[SSL.Connection, SSL.Connection]) -> None:
 
 
 def test_an_alert_that_tells_of_an_error(ends: tuple[SSL.Connection, SSL.Connection]) -> None:
-    """It ends the connection, as OpenSSL has it, but no message."""
+    """For OpenSSL it ends the connection, but it completes no message."""
     client, server = ends
     watched = WatchedTls(client)
     server.bio_write(NO_RECORD)

@@ -1,4 +1,4 @@
-"""The walk over all that is stored, and checks of single bodies, without a proxy around the store."""
+"""The walk over all entries, and checks of single bodies, in a store without a proxy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_body_is_good_or_is_dropped(tmp_path: Path) -> None:
 
 
 def test_the_walk_comes_round_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of what has left memory, which does not come back to it for that."""
+    """Also entries outside memory, which are not loaded for that."""
     monkeypatch.setattr(verify_module, "WALK_EVERY", (0.05, 0.1))
     monkeypatch.setattr(verify_module, "QUIET_FOR", 0.01)
 

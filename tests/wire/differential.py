@@ -1,8 +1,9 @@
-"""The same bytes for h11 and for us. What h11 refuses we refuse, or hand to mitmproxy; what both take means the same.
+"""The same bytes for h11 and for us. We refuse, or hand to mitmproxy, whatever h11 refuses; if both accept bytes, they
+mean the same.
 
-Where we take what h11 refuses, a standard says what is to be made of it: :func:`repaired_response` and
-:func:`repaired_chunks` do that to the bytes, section by section, and then h11 has to read in them what we have. Where
-we refuse what h11 takes, :func:`why_stricter` knows the section.
+If we accept bytes that h11 refuses, a standard prescribes a repair: :func:`repaired_response` and
+:func:`repaired_chunks` repair the bytes, section by section, and then h11 has to read the same as we did. If we refuse
+bytes that h11 accepts, :func:`why_stricter` names the section.
 
 ``python -m tests.wire.differential 100000 [seed]`` tries as many inputs in each direction.
 """
@@ -40,7 +41,7 @@ CR, LF and NUL. h11 retains all but these two, and so do we all but none: they s
 
 
 def check_lane(data: bytes) -> None:
-    """A plain GET means the same; for all else there is mitmproxy's path."""
+    """A plain GET means the same; others are left to mitmproxy's path."""
     found = parse_request(data, ours.LIMITS)
     if found == UNUSUAL:
         return
@@ -74,7 +75,7 @@ def check_response(data: bytes, numbers: bytes, eof: bool) -> None:
         theirs = h11_reads.response(repaired_response(data), eof=eof)
         assert theirs.refused is None, f"h11 refuses it ({theirs.refused}), we read {mine}"
     elif mine.refused is not None:
-        if theirs.outcome == "waiting":  # for more of what can't become right
+        if theirs.outcome == "waiting":  # for more of a message that can't become valid
             theirs = h11_reads.response(data + b"\r\n\r\n", eof=eof)
         if theirs.refused is None:
             assert why_stricter(data, theirs), f"h11 reads {theirs}, we refuse: {mine.refused}"
@@ -98,7 +99,7 @@ def check_both_ways(data: bytes, numbers: bytes, eof: bool) -> None:
     pieces = messages.in_pieces(data, numbers)
     fills, forwarded = ours.response(pieces, eof=eof), forwarded_reads.response(pieces, eof=eof)
     if fills.outcome != forwarded.outcome and "refused" in (fills.outcome, forwarded.outcome):
-        data += b"\r\n\r\n"  # one of them waits for more of what can't become right
+        data += b"\r\n\r\n"  # one of them waits for more of a message that can't become valid
         fills, forwarded = ours.response([data], eof=eof), forwarded_reads.response([data], eof=eof)
     if fills.refused is not None and "Transfer-Encoding" in fills.refused:
         return  # codings other than chunked: fills have not asked for any, and a client may have
@@ -113,7 +114,7 @@ def check_both_ways(data: bytes, numbers: bytes, eof: bool) -> None:
 
 
 def _comparable(head: Head) -> object:
-    # RFC 9112 §5.2: the white space around a fold goes with it. h11 keeps what is in front.
+    # RFC 9112 §5.2: the white space around a fold is part of it. h11 keeps the part before the line break.
     fields = [
         (name, re.sub(rb"[ \t]+", b" ", value.translate(_KEPT)))
         for name, value in head.fields
@@ -147,7 +148,7 @@ def _why_last(data: bytes, theirs: Reading) -> bool:
     announce = [head for head in (*theirs.interims, theirs.head) if _announces(head)]
     bodiless = theirs.head.first[0] in (204, 304)
     if any(head is not theirs.head for head in announce) or (bodiless and announce):
-        return True  # RFC 9112 §6.3: it can have no body; one that came all the same would be the next response
+        return True  # RFC 9112 §6.3: it has no body; one that is sent anyway would be read as the next response
     if not theirs.head.http11 and _values(theirs.head, b"transfer-encoding"):
         return True  # RFC 9112 §6.1: "as if the framing is faulty", and the connection ends
     framed = _values(theirs.head, b"content-length") or _values(theirs.head, b"transfer-encoding")
@@ -162,7 +163,7 @@ def _announces(head: Head) -> bool:
 
 
 def why_stricter(data: bytes, theirs: Reading) -> str | None:
-    """The section by which we refuse a response that h11 takes."""
+    """The section by which we refuse a response that h11 accepts."""
     head = theirs.head
     firsts = re.findall(rb"(?:^|\n)HTTP/([0-9]\.[0-9]) [0-9]{3}(?: ([^\n]*))?", data)
     if any(not version.startswith(b"1.") for version, _ in firsts):
@@ -187,7 +188,7 @@ def why_stricter(data: bytes, theirs: Reading) -> str | None:
 
 
 def check_forwarded(data: bytes, numbers: bytes) -> None:
-    """What mitmproxy's path sends to origins is what h11 reads in the client's bytes, and no more than that."""
+    """mitmproxy's path sends exactly the requests to origins that h11 reads in the client's bytes."""
     outcome = forwarding.forwarded(ctx.options, messages.in_pieces(data, numbers))
     assert not outcome.trouble, f"{data!r}: {outcome.trouble}"
     # Targets of 8 bits are passed on, and not taken by h11.
@@ -266,7 +267,7 @@ def repaired_chunks(data: bytes, *, of_response: bool) -> bytes:
 
 
 def why_stricter_chunks(data: bytes, *, of_response: bool = True) -> str | None:
-    """The section by which we refuse chunks that h11 takes."""
+    """The section by which we refuse chunks that h11 accepts."""
     found: list[str] = []
     in_trailers = False
 
@@ -313,7 +314,7 @@ def _has_bad_footer(data: bytes) -> bool:
     return False
 
 
-# -- what a standard makes of a response ---------------------------------------------------------------------------
+# -- repairs that a standard prescribes ----------------------------------------------------------------------------
 
 
 def repaired_response(data: bytes) -> bytes:

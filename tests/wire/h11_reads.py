@@ -22,7 +22,7 @@ class Head:
 
 @dataclass
 class Reading:
-    """What came of one message, and of interim ones before it."""
+    """The result for one message, and for interim ones before it."""
 
     head: Head | None = None
     interims: list[Head] = field(default_factory=list)

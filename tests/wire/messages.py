@@ -1,7 +1,7 @@
-"""Messages for fuzzing: valid ones, and valid ones with something wrong done to them.
+"""Messages for fuzzing: valid ones, and valid ones with mutations.
 
-Hypothesis draws a few dozen bytes, each of which is a choice: much faster than a strategy for each part, and what fails
-is made smaller all the same, since no byte is the first choice.
+Hypothesis draws a few dozen bytes, each of which is a choice. That is much faster than a strategy for each part, and
+failures still shrink, since the absence of a byte is the first choice.
 """
 
 from __future__ import annotations

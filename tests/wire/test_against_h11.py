@@ -21,7 +21,7 @@ from .differential import (
 )
 
 EXAMPLES = {"requests that are forwarded": 500, "responses on both ways": 1000}
-"""In each direction: where nothing is said, 2000. A path of mitmproxy's layers takes its time."""
+"""In each direction, 2000 by default. The path through mitmproxy's layers is slow."""
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -46,7 +46,7 @@ def test_the_same_bytes_mean_the_same(direction: str) -> None:
     ],
 )
 def test_what_we_take_and_h11_does_not(section: str, data: bytes) -> None:
-    """Deliberate differences, each still there; and what is made of it is what the section says."""
+    """Deliberate differences still exist, and are handled as their section says."""
     theirs = h11_reads.response(data, eof=True)
     if b"0" * 30 in data and theirs.refused is None:
         pytest.skip("h11 before 0.16 takes any number of digits")
@@ -108,7 +108,7 @@ def test_chunks_that_we_take_and_h11_does_not(section: str, data: bytes, of_resp
 
 
 def test_a_reader_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search finds what it is for: one that takes a bare LF for the end of a line before a chunk, say."""
+    """The search does find bugs: a decoder that accepts a bare LF after the line before a chunk, say."""
     real = ours.ChunkDecoder.feed
 
     def lenient(decoder: ours.ChunkDecoder, data: bytes) -> bytes:

@@ -62,7 +62,7 @@ def test_chunks_that_are_none(data: bytes, of_response: bool) -> None:
 
 @pytest.mark.parametrize("trailers", [b"A : b\r\n\r\n", b"A: b\n\n", b"\n", b"A: b\r\n\n", b"A: \x0b\r\n\r\n"])
 def test_trailers_of_responses_are_read_as_their_heads_are(trailers: bytes) -> None:
-    """RFC 9112 §2.2, §5.1. Clients are told (§5.1: 400)."""
+    """RFC 9112 §2.2, §5.1. Clients get an error (§5.1: 400)."""
     for reading in readings(b"0\r\n" + trailers, of_response=True):
         assert (reading.outcome, reading.rest) == ("over", b"")
     for reading in readings(b"0\r\n" + trailers, of_response=False):

@@ -13,7 +13,8 @@ from . import ours
 @pytest.mark.parametrize("char", [b"\x0b", b"\x0c", b"\x1c", b"\x1f", b"\x7f", b"\x01"])
 @pytest.mark.parametrize("field", [b"Content-Length: %b0", b"content-length: 0%b", b"Transfer-Encoding:%bchunked"])
 def test_a_control_character_is_no_white_space_around_a_length(field: bytes, char: bytes) -> None:
-    """RFC 9110 §5.5. mitmproxy's reader takes some of them for it, and would find another end than the sender."""
+    """RFC 9110 §5.5. mitmproxy's reader treats some of them as white space, and would disagree with the sender about
+    the end."""
     lines = [b"HTTP/1.1 200 OK", field % char]
     with pytest.raises(RefusedHead) as refused:
         cleaned_response(lines, HeadLimits())

@@ -1,4 +1,4 @@
-"""Responses, piece by piece and without a socket: where they end, and whether the connection goes on (RFC 9112 §6)."""
+"""Responses, piece by piece and without a socket: their end, and the persistence of the connection (RFC 9112 §6)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ...semantics.headers import Headers
 from ...semantics.policy import Policy
 from ...semantics.ranges import requested
 from ...semantics.validation import CONDITIONAL
-from ...store.slots import key_hash
+from ...store.columns import key_hash
 
 if TYPE_CHECKING:
     from .request import FillRequest
@@ -29,7 +29,7 @@ _BESIDE: Final = CONDITIONAL | {"range", "cache-control", "pragma"}
 """Fields that two requests may differ in and still fail for the same reason."""
 TROUBLE_FOR: Final = 10.0
 """Seconds for which a failure is remembered."""
-TROUBLE_MOST: Final = 1000
+TROUBLE_MAX: Final = 1000
 """Keys of which one is remembered."""
 
 _ABSENT: Final = HEURISTICALLY_CACHEABLE & {300, 301, 308, 404, 410}
@@ -52,7 +52,7 @@ class Trouble:
         """A request has failed. Returns which waiters share that, by their headers; ``None``: all."""
         at, now = key_hash(request.key), time.monotonic()
         before = self._last.pop(at, None)
-        if len(self._last) >= TROUBLE_MOST:
+        if len(self._last) >= TROUBLE_MAX:
             del self._last[next(iter(self._last))]
         self._last[at] = now, request.client
         if before is not None and now - before[0] <= TROUBLE_FOR and before[1] != request.client:

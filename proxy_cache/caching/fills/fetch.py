@@ -101,7 +101,7 @@ class Fetch:
             fill = self._fill
             try:
                 fill.slot.answered()
-                content = answer.take_held()
+                content = answer.read_held()
                 head, recipients = decide(fill, answer, content)
                 fill.completes()
                 outcome = "not_modified" if answer.status == 304 else "not_stored"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ...semantics.entity_tags import entity_tag
 from ...semantics.headers import Headers
 from ...semantics.stored import StoredResponse
-from ...semantics.validation import NOT_MODIFIED_FIELDS, entity_tag, not_modified
+from ...semantics.validation import NOT_MODIFIED_FIELDS, not_modified
 from ...semantics.vary import matches
 from ...store.entry import head_size
 
 if TYPE_CHECKING:
     from ...store.index import Entry
 
-HEADS_MOST: Final = 4096
+HEADS_MAX: Final = 4096
 """Heads in memory; the one longest not updated makes room."""
 HEAD_LARGEST: Final = 4096
 """Bytes of the largest head that is kept, with its selecting fields and its key."""
@@ -79,7 +80,7 @@ class KnownHeads:
         )  # fmt: skip
         if len(key) + head_size(kept_response) > HEAD_LARGEST:
             return
-        if len(self._heads) >= HEADS_MOST:
+        if len(self._heads) >= HEADS_MAX:
             del self._heads[next(iter(self._heads))]
         self._heads[key] = kept_response
 

@@ -11,17 +11,17 @@ from ...semantics.headers import Headers
 from ...semantics.ranges import strong_validator
 from ...semantics.storing import SIGNED_URL
 from ...semantics.vary import in_short, matches, selecting_values, vary_names
-from ...store.slots import key_hash
+from ...store.columns import key_hash
 from .known_heads import KnownHeads
 from .request import FillRequest, identifying_fields
 
 REMEMBERED_FOR = 120.0
 """Seconds for which a note is kept."""
-REMEMBERED_MOST = 10_000
+REMEMBERED_MAX = 10_000
 """Notes of each kind; the oldest makes room."""
-KEY_MOST = 256
+KEY_MAX = 256
 """Characters of a key; of a longer one the hash is kept."""
-MARK_MOST = 4096
+MARK_MAX = 4096
 """Bytes, about, of the request fields in one note. A larger note is not kept."""
 FIELD_OVERHEAD = 160
 """Bytes a field takes, besides its name and value."""
@@ -29,7 +29,7 @@ FIELD_OVERHEAD = 160
 
 def _short(key: str) -> str | int:
     """The key of a note: tens of thousands of long URLs would take much memory."""
-    return key if len(key) <= KEY_MOST else key_hash(key)
+    return key if len(key) <= KEY_MAX else key_hash(key)
 
 
 def _size(vary: tuple[tuple[str, str | None], ...], identifying: frozenset[str]) -> int:
@@ -59,7 +59,7 @@ class RecentKeys:
 
     def add(self, key: str) -> None:
         self.discard(key)
-        if len(self._until) >= REMEMBERED_MOST:
+        if len(self._until) >= REMEMBERED_MAX:
             del self._until[next(iter(self._until))]
         self._until[_short(key)] = time.monotonic() + REMEMBERED_FOR
 
@@ -107,7 +107,7 @@ class KnownKeys:
 
     def has_mark(self, key: str) -> bool:
         """Whether the last response for ``key`` could not be stored, whoever has asked for it."""
-        return (key if len(key) <= KEY_MOST else key_hash(key)) in self._uncacheable
+        return (key if len(key) <= KEY_MAX else key_hash(key)) in self._uncacheable
 
     def is_uncacheable(self, key: str, headers: Headers) -> bool:
         """Whether a recent response for ``key`` could not be stored, and that applies to this request."""
@@ -121,7 +121,7 @@ class KnownKeys:
         self.heads.discard(key)
         if why_not is not None and (status >= 400 or (status >= 300 and why_not == "no-freshness")):
             return
-        at = key if len(key) <= KEY_MOST else key_hash(key)  # as _short, inlined: every miss comes here
+        at = key if len(key) <= KEY_MAX else key_hash(key)  # as _short, inlined: every miss comes here
         before = self._uncacheable.pop(at, None)
         if why_not in (None, "partial", "bypass", "request-no-store"):
             return
@@ -133,9 +133,9 @@ class KnownKeys:
         until = time.monotonic() + REMEMBERED_FOR
         if before is not None and before.until >= time.monotonic() and not (before.vary or before.identifying):
             vary, identifying = (), frozenset()  # it applied to all requests, and still does
-        if (vary or identifying) and _size(vary, identifying) > MARK_MOST:
+        if (vary or identifying) and _size(vary, identifying) > MARK_MAX:
             return
-        if len(self._uncacheable) >= REMEMBERED_MOST:
+        if len(self._uncacheable) >= REMEMBERED_MAX:
             del self._uncacheable[next(iter(self._uncacheable))]
         self._uncacheable[at] = Uncacheable(until, vary, identifying, status >= 300)
 
@@ -152,7 +152,7 @@ class KnownKeys:
         if not length:
             self.length_is_not_told(key)
             return
-        if len(self._lengths) >= REMEMBERED_MOST:
+        if len(self._lengths) >= REMEMBERED_MAX:
             del self._lengths[next(iter(self._lengths))]
         self._lengths[_short(key)] = length
 

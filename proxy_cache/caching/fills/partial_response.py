@@ -82,7 +82,7 @@ def _first_of(fill: Fill, response: OriginResponse, headers: Headers, span: Span
     stored = StoredResponse.of(200, headers, request.headers, response.request_time, response.response_time, verdict)
     table.keys.remember(request, headers, why_not)
     entry: Entry | None = None
-    if why_not is None and not fill.doomed and table.store.takes(request.key, stored):
+    if why_not is None and not fill.doomed and table.store.accepts(request.key, stored):
         entry = table.store.add_object(request.key, stored, length)
         fill.body = table.store.piece(entry, *span)
         table.fills_a_gap(fill, entry)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ...runtime.batches import Stage
+from ...runtime.batches import CallBatch
 from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
 from ...semantics.spans import Span, Spans, span_to_ask_for
@@ -67,7 +67,7 @@ class FillTable:
         self.default_ttl = 0
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self.spans = SpanSettings()
-        self.heads = Stage()
+        self.heads = CallBatch()
         """In which those hear of a head who don't wait for it in a task."""
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
@@ -183,15 +183,15 @@ class FillTable:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
         taken = self.present_or_pending(entry)
         if entry.key in self.keys.exact:
-            return span_to_ask_for(offset, stop, taken, entry.length, block=0, most=0)
+            return span_to_ask_for(offset, stop, taken, entry.length, block=0, max_size=0)
         whole = whole or self.spans.fetches_whole(entry.length)
         return span_to_ask_for(
-            offset, stop, taken, entry.length, block=self.spans.block, most=self.spans.most, whole=whole
+            offset, stop, taken, entry.length, block=self.spans.block, max_size=self.spans.most, whole_gap=whole
         )
 
     def first_span(self, offset: int, stop: int) -> Span:
         """What to ask for of what isn't stored yet."""
-        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, most=self.spans.most)
+        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, max_size=self.spans.most)
 
     def fills_a_gap(self, fill: Fill, entry: Entry) -> None:
         """What this fill brings is a piece of ``entry``: others find it by that."""

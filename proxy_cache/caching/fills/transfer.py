@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import Final
 
 from ...store.body import Body
-from ...store.pipes import POURED, Pipes
+from ...store.pipes import SPLICE_MIN, Pipes
 from ...upstream.response import OriginResponse
 from ...wire.responses import OriginError
 
 LITTLE: Final = 128 * 1024
 """Bytes that are copied rather than spliced: a change of threads costs as much."""
-LITTLE_MOST: Final = 8
+LITTLE_MAX: Final = 8
 """So many small pieces in a row, and the rest of a body is copied."""
 
 
 async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginError | None:
     """Write the body as it arrives, never more than its announced length. Returns the error if it broke off."""
     try:
-        if body.kept and body.piece_of is None and body.total is not None and response.pourable >= POURED:
-            await _pour(response, body, body.total, pipes)
+        if body.kept and not body.is_range and body.total is not None and response.spliceable >= SPLICE_MIN:
+            await _splice(response, body, body.total, pipes)
         while chunk := response.read_now() or await response.read():
             _check(body, len(chunk))
             if not body.put(chunk):
-                await body.room()
+                await body.drain()
     except OriginError as error:
         return error
     if body.total is not None and body.length != body.total:
@@ -31,32 +31,32 @@ async def copy(response: OriginResponse, body: Body, pipes: Pipes) -> OriginErro
     return None
 
 
-async def _pour(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
+async def _splice(response: OriginResponse, body: Body, total: int, pipes: Pipes) -> None:
     """Move a long body from the connection to its file without copying, while it is stored and arrives fast."""
-    if held := response.take_held():
+    if held := response.read_held():
         _check(body, len(held))
         body.put(held)
-    pipe = pipes.take()  # nothing may fail between this and its close
+    pipe = pipes.acquire()  # nothing may fail between this and its close
     if pipe is None:
         return
     little = 0
     # Bytes beyond the announced length are left to the usual way, which complains.
-    while body.kept and pipes.usable and response.pourable and body.length < total and little < LITTLE_MOST:
+    while body.kept and pipes.usable and response.spliceable and body.length < total and little < LITTLE_MAX:
         try:
-            count = await response.pour(pipe.writer, min(pipe.size, total - body.length))
+            count = await response.splice(pipe.writer, min(pipe.size, total - body.length))
             if not count:
                 break
-            if count < LITTLE and response.pourable:
+            if count < LITTLE and response.spliceable:
                 little += 1
                 if not body.put(pipe.read(count)):
-                    await body.room()
+                    await body.drain()
                 continue
         except BaseException:
             pipe.close()
             raise
         little = 0
-        await body.pour(pipe, count)
-    pipes.give_back(pipe)
+        await body.splice(pipe, count)
+    pipes.release(pipe)
 
 
 def _check(body: Body, count: int) -> None:

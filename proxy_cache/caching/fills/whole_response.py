@@ -64,7 +64,7 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
         if why_not in SUPERSEDES:
             _drop_superseded(fill)
     if content is None:
-        keep = why_not is None and not fill.doomed and table.store.takes(request.key, stored)
+        keep = why_not is None and not fill.doomed and table.store.accepts(request.key, stored)
         total = 0 if status in (204, 304) else response.content_length
         fill.body = table.store.body(total, keep=keep, volatile=why_not in VOLATILE)
     own = None

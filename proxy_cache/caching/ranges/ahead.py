@@ -99,9 +99,11 @@ class Ahead:
         body = fill.body
         assert body is not None
         taken = self._table.beside(entry, fill).with_span(body.start, body.length)
-        ask = span_to_ask_for(offset, stop, taken, entry.length, block=settings.block, most=min(settings.most, left))
+        ask = span_to_ask_for(
+            offset, stop, taken, entry.length, block=settings.block, max_size=min(settings.most, left)
+        )
         if ask.length > left:
-            ask = span_to_ask_for(offset, stop, taken, entry.length, block=0, most=left)
+            ask = span_to_ask_for(offset, stop, taken, entry.length, block=0, max_size=left)
         return ask
 
     def count(self, span: Span) -> None:

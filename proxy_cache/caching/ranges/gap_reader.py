@@ -383,7 +383,7 @@ class GapReader:
         if self._is_lost:
             return 0
         spans = self.entry.spans
-        span = Span(0, self.entry.length) if spans is None else spans.at(self.offset)
+        span = Span(0, self.entry.length) if spans is None else spans.span_with(self.offset)
         return min(READ_SIZE, span.stop - self.offset, self.stop - self.offset) if span is not None else 0
 
     async def _open(self) -> None:

@@ -11,7 +11,7 @@ class MultipartReader:
 
     __slots__ = ("_end", "_parts", "_source", "_started")
 
-    def __init__(self, source: Seekable, parts: list[ranges.Part], end: bytes) -> None:
+    def __init__(self, source: Seekable, parts: list[ranges.BodyPart], end: bytes) -> None:
         self._source = source
         self._parts = parts[::-1]
         self._end = end
