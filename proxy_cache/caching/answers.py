@@ -50,7 +50,7 @@ class Answer:
     headers: Headers
     body: BodySource | bytes
     length: int | None
-    source: str
+    served_from: str
     """For metrics and the access log: ``hit``, ``stale``, ``revalidated``, ``miss``, ``coalesced``, ``error``."""
 
     @property
@@ -87,8 +87,8 @@ class Exchange:
     """One client's request on its way through the cache, and the resources to end with it."""
 
     __slots__ = (
-        "_requirements", "client", "collapsed", "gone", "headers", "is_closed", "key", "on_interim", "policy",
-        "queued_for", "source", "target", "waiter", "wanted",
+        "_requirements", "client", "collapsed", "directives", "gone", "headers", "is_closed", "key", "on_interim",
+        "policy", "queued_for", "source", "target", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +97,7 @@ class Exchange:
         headers: Headers,
         client: str,
         policy: Policy = BY_THE_BOOK,
-        wanted: CacheControl | None = None,
+        directives: CacheControl | None = None,
     ) -> None:
         self.target = target
         self.key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.key
@@ -106,11 +106,11 @@ class Exchange:
         if "?" in target.path and not policy.ignore_authorization and is_signed_url(target.path, policy.key_ignores):
             policy = replace(policy, signed_url=True)
         self.policy = policy
-        self.wanted = request_cache_control(headers) if wanted is None else wanted
+        self.directives = request_cache_control(headers) if directives is None else directives
         """The request's directives, as far as they count."""
         if policy.ignore_directives:
             # A client that asks for stored responses only (another cache, mostly) must not cause a fetch.
-            self.wanted = ONLY_IF_CACHED if self.wanted.only_if_cached else NOTHING
+            self.directives = ONLY_IF_CACHED if self.directives.only_if_cached else NOTHING
         self.on_interim: Callable[[int, Headers], None] | None = None
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
         self.waiter: Waiter | None = None

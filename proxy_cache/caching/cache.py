@@ -118,7 +118,7 @@ class Cache:
         if entry is None:
             return self.planner.forward_reason(key, None)
         now = time.time()
-        decision = decide(exchange.wanted, entry.response, now)
+        decision = decide(exchange.directives, entry.response, now)
         if decision.reuse is Reuse.FRESH and entry.spans is not None:
             status = cache_status(NAME, hit=True, ttl=entry.response.ttl(now))
             headers = put(entry.response.headers, "Age", str(entry.response.age(now)))
@@ -177,7 +177,7 @@ class Cache:
         """The answer to a GET if it takes no waiting at all: a fresh entry whose body file is open."""
         now = time.time()
         entry = self.planner.select(exchange.key, exchange.headers)
-        if entry is None or decide(exchange.wanted, entry.response, now).reuse is not Reuse.FRESH:
+        if entry is None or decide(exchange.directives, entry.response, now).reuse is not Reuse.FRESH:
             return None
         spans = selected(exchange, entry.response, entry.length)
         if entry.spans is not None and first_gap(entry, spans) is not None:

@@ -89,4 +89,4 @@ def conditionally(exchange: Exchange, answer: Answer) -> Answer:
         value = answer.headers.get(name.lower())
         if value is not None and name.lower() not in kept:
             kept = kept.add(name, value)
-    return Answer(304, "Not Modified", kept, b"", None, answer.source)
+    return Answer(304, "Not Modified", kept, b"", None, answer.served_from)

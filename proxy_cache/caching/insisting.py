@@ -33,20 +33,20 @@ PATIENCE: Final = 10.0
 there is at most one more request in so many seconds, however many clients insist."""
 
 
-def not_before(wanted: CacheControl, came: float) -> float | None:
+def not_before(directives: CacheControl, came: float) -> float | None:
     """The earliest request to the origin whose response this one may share; ``None``: any.
 
     ``came``: the arrival of this one. A response is as old as its request (RFC 9111 §4.2.3, response_delay), so
     ``max-age`` lets it be that much older, and ``min-fresh`` has to be told the lifetime before: it takes the next.
     """
-    if wanted.no_cache or wanted.min_fresh is not None:
+    if directives.no_cache or directives.min_fresh is not None:
         return came
-    return came - wanted.max_age if wanted.max_age is not None else None
+    return came - directives.max_age if directives.max_age is not None else None
 
 
-def was_asked_since(wanted: CacheControl, response: StoredResponse, came: float) -> bool:
+def was_asked_since(directives: CacheControl, response: StoredResponse, came: float) -> bool:
     """Whether a stored response is from after this request's arrival, and so as new as it wants."""
-    return wanted.min_fresh is None and response.request_time >= time.time() - (time.monotonic() - came)
+    return directives.min_fresh is None and response.request_time >= time.time() - (time.monotonic() - came)
 
 
 def waits_for(

@@ -129,7 +129,7 @@ class Planner:
 
     def plan(self, exchange: Exchange, progress: Progress, now: float, *, is_last: bool = False) -> Plan:
         """The next step for a GET whose key is loaded. ``is_last``: there will be no other turn."""
-        headers, directives = exchange.headers, exchange.wanted
+        headers, directives = exchange.headers, exchange.directives
         entry = self.select(exchange.key, headers)
         known = self._fills.keys.heads.newer(exchange.key, headers, entry)
         if known is not None:
@@ -165,7 +165,7 @@ class Planner:
 
     def _may_settle(self, exchange: Exchange) -> bool:
         """Whether the bodies that are being stored are the fastest way to an answer."""
-        return exchange.wanted.only_if_cached or self._to_join(exchange) is None
+        return exchange.directives.only_if_cached or self._to_join(exchange) is None
 
     def select(self, key: str, headers: Headers) -> Entry | None:
         """The stored variant that this request selects, the most recent of several (RFC 9111 §4.1)."""
@@ -189,7 +189,7 @@ class Planner:
         if (entry is not None and entry.spans is None) or not exchange.requirements.asks_for_changes:
             return None
         response = entry.response if entry is not None else self._fills.keys.heads.find(exchange.key, exchange.headers)
-        if response is None or decide(exchange.wanted, response, now).reuse is not Reuse.FRESH:
+        if response is None or decide(exchange.directives, response, now).reuse is not Reuse.FRESH:
             return None
         return Unchanged(response) if condition_holds(exchange.headers, response) else None
 
@@ -207,7 +207,7 @@ class Planner:
 
     def _may_add_to(self, exchange: Exchange, entry: Entry, *, alone: bool) -> bool:
         requirements = exchange.requirements
-        if alone or exchange.wanted.no_store or requirements.is_for_origin or requirements.is_bound:
+        if alone or exchange.directives.no_store or requirements.is_for_origin or requirements.is_bound:
             return False
         return _may_share(exchange, entry) and exchange.key not in self._fills.keys.unusable
 
@@ -239,14 +239,14 @@ class Planner:
     # -- fills --------------------------------------------------------------------------------------------------
 
     def _to_join(self, exchange: Exchange, since: float | None = None, came: float | None = None) -> Fill | None:
-        directives = exchange.wanted
+        directives = exchange.directives
         return self._fills.find(
             exchange.key, exchange.headers, lambda response: _is_fresh(directives, response), since, came
         )
 
     def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
         """A fill that was asked too early for this request to share, but is worth waiting for."""
-        since = not_before(exchange.wanted, came)
+        since = not_before(exchange.directives, came)
         fills = self._fills.at_the_origin(exchange.key, answered=since is None)
         if not fills or self._is_private(exchange, alone=alone) or self._to_join(exchange, since, came) is not None:
             return None
@@ -257,7 +257,7 @@ class Planner:
         headers = exchange.headers
         return (
             alone
-            or exchange.wanted.no_store
+            or exchange.directives.no_store
             or exchange.requirements.is_for_origin
             or exchange.requirements.is_bound
             or self._fills.keys.is_uncacheable(exchange.key, headers)
@@ -266,7 +266,7 @@ class Planner:
 
     def _from_fill(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Join | Fetch:
         """Join the fill of the key, or start one."""
-        key, headers, directives = exchange.key, exchange.headers, exchange.wanted
+        key, headers, directives = exchange.key, exchange.headers, exchange.directives
         for_origin = exchange.requirements.is_for_origin
         if not (alone or directives.no_store or for_origin):
             fill = self._to_join(exchange, not_before(directives, came), came)

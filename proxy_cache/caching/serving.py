@@ -147,7 +147,7 @@ class Serving:
             stale is not None
             and response.status >= 500
             and has_it_all(exchange, stale)
-            and may_serve_stale(exchange.wanted, stale.response, now, disconnected=False)
+            and may_serve_stale(exchange.directives, stale.response, now, disconnected=False)
         ):
             waiter.leave()
             status = cache_status(
@@ -303,7 +303,7 @@ class Serving:
         """Answer with a body that has gaps, from the first of which the head is awaited: what goes wrong until then
         has an answer of its own. ``waiter``: has the head of a piece already. ``file``: the entry's."""
         assert spans != "unsatisfiable"
-        if exchange.wanted.only_if_cached:
+        if exchange.directives.only_if_cached:
             if file is not None:
                 self.store.files.release(file)
             return self.heads.error(504, "http_request_denied", fwd, detail="only-if-cached")
@@ -381,8 +381,8 @@ class Serving:
         overload = isinstance(error, Overloaded)
         if stale is not None and has_it_all(exchange, stale):
             disconnected = self.settings.serve_stale_on_overload if overload else True
-            if may_serve_stale(exchange.wanted, stale.response, now, disconnected=False) or (
-                disconnected and may_serve_stale(exchange.wanted, stale.response, now, disconnected=True)
+            if may_serve_stale(exchange.directives, stale.response, now, disconnected=False) or (
+                disconnected and may_serve_stale(exchange.directives, stale.response, now, disconnected=True)
             ):
                 ttl = stale.response.ttl(now)
                 if overload:

@@ -68,7 +68,7 @@ class Accounts:
 
     def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
         """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
-        self._counts.answered(answer.source, exchange is not None and exchange.collapsed)
+        self._counts.answered(answer.served_from, exchange is not None and exchange.collapsed)
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
@@ -76,7 +76,7 @@ class Accounts:
         status = NO_STATUS if answer is None else record.status or answer.status
         headers = None
         if answer is not None:
-            record.source, headers = answer.source, answer.headers
+            record.served_from, headers = answer.served_from, answer.headers
         self.ended(record, "GET", record.exchange.target, client, status, headers, note=note)
 
     def ended(
@@ -108,7 +108,7 @@ class Accounts:
                 record.size = sender.sent
                 if cut == "client" and status != NO_STATUS and sender.sent == sender.length:
                     cut = note = ""  # it has left with all that it had asked for
-            source, size = record.source, record.size
+            source, size = record.served_from, record.size
             if status == NO_STATUS:
                 source, size, headers = "error", 0, None
             if size:

@@ -19,8 +19,8 @@ class RequestRecord:
         "is_passed_on",
         "made",
         "sender",
+        "served_from",
         "size",
-        "source",
         "started",
         "status",
     )  # fmt: skip
@@ -31,7 +31,7 @@ class RequestRecord:
         self.sender: BodySender | None = None
         self.first: bytes | None = None
         """Bytes that were read from the body already."""
-        self.source = "forwarded"
+        self.served_from = "forwarded"
         self.size = 0
         self.cut = ""
         """Who broke the response off (``client``, ``origin``, ``proxy``), where its ``sender`` doesn't tell."""

@@ -26,31 +26,31 @@ def end_flow(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord, not
     refused = flow.metadata.get(REFUSED)
     if refused is not None:
         status, record.size, error, note = refused
-        record.source, record.cut = "error", ""
+        record.served_from, record.cut = "error", ""
         accounts.ended(record, request.method, url, client, status, error=error, note=note)
         return
     if record.made is not None and response is not record.made and not record.is_begun:
         # Another addon has answered in our place.
-        record.source = "addon"
+        record.served_from = "addon"
         if record.sender is not None:
             record.sender.close()
             record.sender = None
     status = _status(flow, record, note, side)
     if status == NO_STATUS or response is None or not (record.is_begun or not note):
-        record.source, record.size = "error", 0
+        record.served_from, record.size = "error", 0
         record.cut = record.cut or (side if status == NO_STATUS else "")
         error = error_type(note) if side == "origin" else ""
         accounts.ended(record, request.method, url, client, status, error=error, note=note)
         return
     if record.sender is None and not record.size:
         record.size = 0 if is_bodiless(flow) else len(response.raw_content or b"")
-    if side and record.source != "error":
+    if side and record.served_from != "error":
         record.cut = record.cut or side
-    if record.source == "forwarded":
+    if record.served_from == "forwarded":
         error = _broken_off(note) if side == "origin" else ""
         accounts.ended(record, request.method, url, client, status, fwd=fwd, error=error, note=note)
         return
-    headers = Headers(response.headers.fields) if accounts.is_logged and record.source != "hit" else None
+    headers = Headers(response.headers.fields) if accounts.is_logged and record.served_from != "hit" else None
     accounts.ended(record, request.method, url, client, status, headers, note=note)
 
 

@@ -107,7 +107,7 @@ class FlowRequests:
         if flow.response is not None or flow.error is not None:
             record = self._records.get(flow.id)
             if flow.response is not None and record is not None and flow.response is not record.made:
-                record.source = "addon"
+                record.served_from = "addon"
             return
         try:
             app = self.app
@@ -122,7 +122,7 @@ class FlowRequests:
                         record = self._records[flow.id]
                         record.sender = None
                         if flow.response is not record.made:  # its body has broken off
-                            record.made, record.source = flow.response, "error"
+                            record.made, record.served_from = flow.response, "error"
                 case Route.CACHED_HEAD:
                     await self._answer_head(flow)
             if flow.response is None:
@@ -141,10 +141,10 @@ class FlowRequests:
                 return
             if flow.request.stream:
                 self._forwarded(flow, record)
-            from_origin = record.source == "forwarded"
+            from_origin = record.served_from == "forwarded"
             if from_origin:
                 if flow.response.raw_content is not None:
-                    record.source = "addon"  # an origin's has not come yet
+                    record.served_from = "addon"  # an origin's has not come yet
                     from_origin = False
                 else:
                     self._pass_on(flow, record)
@@ -327,7 +327,7 @@ class FlowRequests:
         exchange = self._exchange(flow)
         answer = await app.cache.head(exchange)
         if isinstance(answer, str):
-            if not exchange.wanted.only_if_cached:
+            if not exchange.directives.only_if_cached:
                 flow.metadata[FORWARD_REASON] = answer
                 return
             answer = app.heads.error(504, "http_request_denied", answer, detail="only-if-cached")
@@ -347,7 +347,7 @@ class FlowRequests:
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
         response = response_for(flow, answer, last=self.app.is_draining)
-        record = self._made(flow, response, answer.source)
+        record = self._made(flow, response, answer.served_from)
         if isinstance(response.stream, BodySender):
             record.sender = response.stream
 
@@ -355,7 +355,7 @@ class FlowRequests:
         """Answer with a response of our own."""
         flow.response = response
         record = self._record(flow)
-        record.made, record.source = response, source
+        record.made, record.served_from = response, source
         return record
 
     def _record(self, flow: http.HTTPFlow) -> RequestRecord:
@@ -383,7 +383,7 @@ class FlowRequests:
         error = error_type(message)
         detail = message.removeprefix(f"{error}: ")
         if (record := self._records.get(flow.id)) is not None:
-            record.source, record.is_passed_on = "error", True
+            record.served_from, record.is_passed_on = "error", True
         return refusal(self.app.heads, error_status(error), error, detail, forward_reason(flow))
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:

@@ -114,7 +114,7 @@ class GapReader:
         headers = exchange.headers.without(*CONDITIONAL, "range")
         request = FillRequest(
             exchange.key, exchange.target, headers, exchange.client,
-            policy=exchange.policy, keep=not exchange.wanted.no_store, range_fetch=part,
+            policy=exchange.policy, keep=not exchange.directives.no_store, range_fetch=part,
             for_whole=self._whole and not beside, beside=beside,
         )  # fmt: skip
         return self._on_behalf(self._table.start(request))

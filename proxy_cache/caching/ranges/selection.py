@@ -53,7 +53,7 @@ def answer_with(
     length: int | None,
     spans: Selected,
     status: str,
-    origin: str,
+    served_from: str,
     reason: str = "",
 ) -> Answer:
     """200 with all that ``source`` has, or the part of it that was asked for (RFC 9110 §15.3.7)."""
@@ -65,7 +65,12 @@ def answer_with(
         exchange.source = None
         headers = put(headers, "Content-Range", f"bytes */{length}")
         answer = Answer(
-            416, "", heads.own(ranges.without_digests(headers).without(*_OF_A_BODY), response, status), b"", 0, origin
+            416,
+            "",
+            heads.own(ranges.without_digests(headers).without(*_OF_A_BODY), response, status),
+            b"",
+            0,
+            served_from,
         )
         return conditionally(exchange, answer)
     if spans is not None and length is not None:
@@ -81,7 +86,7 @@ def answer_with(
             headers = put(headers, "Content-Type", f"multipart/byteranges; boundary={boundary}")
             exchange.source = MultipartReader(source, parts, end)
     assert exchange.source is not None
-    answer = Answer(code, reason, heads.own(headers, response, status), exchange.source, length, origin)
+    answer = Answer(code, reason, heads.own(headers, response, status), exchange.source, length, served_from)
     return conditionally(exchange, answer)
 
 
