@@ -74,7 +74,6 @@ class Metrics(Collector):
         self.cache_capacity = gauge("cache_capacity_bytes", "Bytes that stored responses may take.")
         self.spilled = gauge("spilled_bytes", "Bytes set aside for slow clients, of responses that are not stored.")
         self.evictions = counter("evictions_total", "Stored responses evicted to make room.")
-        self.peer_fetches = counter("peer_fetches_total", "Lookups at peers.", "outcome")
         self.store_failures = counter("store_failures_total", "Responses that could not be kept or read.", "reason")
         self.corrupt = counter("corrupt_entries_total", "Stored responses dropped since they were not what was stored.")
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")

@@ -64,14 +64,8 @@ def answer_with(
         exchange.close()
         exchange.source = None
         headers = put(headers, "Content-Range", f"bytes */{length}")
-        answer = Answer(
-            416,
-            "",
-            heads.own(ranges.without_digests(headers).without(*_OF_A_BODY), response, status),
-            b"",
-            0,
-            served_from,
-        )
+        headers = ranges.without_digests(headers).without(*_OF_A_BODY)
+        answer = Answer(416, "", heads.own(headers, response, status), b"", 0, served_from)
         return conditionally(exchange, answer)
     if spans is not None and length is not None:
         code, reason = 206, ""
