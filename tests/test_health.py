@@ -26,7 +26,6 @@ NAMES = {
     "cache_entries",
     "cache_capacity_bytes",
     "evictions_total",
-    "peer_fetches_total",
 }
 
 
