@@ -59,7 +59,8 @@ def test_what_to_ask_for(
 
 
 def test_all_of_a_gap() -> None:
-    assert span_to_ask_for(500, 501, Spans([(0, 120), (800, 900)]), 1000, block=100, most=100, whole=True) == (120, 800)
+    taken = Spans([(0, 120), (800, 900)])
+    assert span_to_ask_for(500, 501, taken, 1000, block=100, max_size=100, whole_gap=True) == (120, 800)
 
 
 small = st.integers(0, 60)
