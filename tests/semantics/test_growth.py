@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import proxy_cache
-from proxy_cache.mitm import options
+from proxy_cache.mitm import option_values
 from proxy_cache.semantics import entity_tags, ranges, targets, validation
 from proxy_cache.semantics.credentials import has_credentials
 from proxy_cache.semantics.dates import parse_http_date
@@ -146,7 +146,7 @@ def all_patterns() -> dict[str, re.Pattern[Any]]:
                     found[f"{module.__name__.removeprefix('proxy_cache.')}.{name}.{number}"] = pattern
     for (module_name, function), examples in BUILDERS.items():
         for example in examples:
-            found[f"{module_name}.{function}({example})"] = getattr(options, function)(example)
+            found[f"{module_name}.{function}({example})"] = getattr(option_values, function)(example)
     return found
 
 
