@@ -213,14 +213,15 @@ def test_a_client_that_leaves_before_it_is_sent_anything(proxy: Proxy, origin: O
     assert proxy.settled().value("bytes_served_total", source="error") == before
 
 
-def test_a_client_that_leaves_the_queue(impatient: Proxy, origin: Origin) -> None:
+def test_a_client_that_leaves_the_queue(start_proxy: Start, origin: Origin) -> None:
+    proxy = start_proxy(origin_max_in_flight=1, origin_queue_timeout=60)
     gate = Gate()
-    first = impatient.start_get(origin.serve("/first", Reply(gate=gate)))
+    first = proxy.start_get(origin.serve("/first", Reply(gate=gate)))
     origin.wait_for("/first")
-    second = impatient.start_get(origin.serve("/leaves", Reply()))
-    impatient.wait_for_metric("origin_fetches_queued", 1)  # an HTTP request later: milliseconds
+    second = proxy.start_get(origin.serve("/leaves", Reply()))
+    proxy.wait_for_metric("origin_fetches_queued", 1)
     second.leave()
-    (line,) = lines(impatient, "/leaves")
+    (line,) = lines(proxy, "/leaves")
     gate.open()
     assert first.result().ok
     assert (line.bytes, line.short) == (0, (499, "error", {"cut": "client"}))

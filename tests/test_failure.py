@@ -160,8 +160,8 @@ def test_two_proxies_that_are_each_others_parent(start_proxy: Callable[..., Prox
     [
         "proxy_cache.caching.cache:Cache.get",
         "proxy_cache.caching.cache:Cache.get_now",
-        "proxy_cache.caching.cache:Cache.begin",
-        "proxy_cache.caching.cache:Cache.begun",
+        "proxy_cache.caching.cache:Cache.start_miss",
+        "proxy_cache.caching.cache:Cache.finish_miss",
         "proxy_cache.caching.fills.table:FillTable.start",
         "proxy_cache.caching.fills.table:FillTable.find",
         "proxy_cache.store.store:Store.lookup",

@@ -54,8 +54,9 @@ def test_wget(proxy: Proxy, origin: Origin, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_gigabyte_of_which_most_has_come(proxy: Proxy, origin: Origin) -> None:
+def test_a_gigabyte_of_which_most_has_come(start_proxy: Start, origin: Origin) -> None:
     """The client is killed at 900 MB, and asks again: the origin is asked for the rest."""
+    proxy = start_proxy(cache_max_object_size="2g")  # the default is a tenth of a cache that a full disk makes small
     size, came = 1_000_000_000, 900_000_000
     gate = Gate()
     url = origin.serve(

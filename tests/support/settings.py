@@ -12,7 +12,7 @@ from proxy_cache.mitm.rules import Rules
 from proxy_cache.semantics import redaction
 from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
 from proxy_cache.settings import Settings
-from proxy_cache.store.store import Room
+from proxy_cache.store.store import Quota
 from proxy_cache.upstream.origin import OriginSettings
 
 MIB = 1 << 20
@@ -21,7 +21,7 @@ MIB = 1 << 20
 def settings(**changes: Any) -> Settings:
     values: dict[str, Any] = {
         "cache_dir": Path("/nowhere"),
-        "room": Room(64 * MIB, 0, 16 * MIB),
+        "quota": Quota(64 * MIB, 0, 16 * MIB),
         "memory": MIB,
         "verify_rate": 0,
         "cache_hosts": (),

@@ -12,7 +12,7 @@ from proxy_cache.caching.cache import CacheSettings
 from proxy_cache.caching.limiter import Limits
 from proxy_cache.downstream.admission import Route
 from proxy_cache.semantics.keys import Target
-from proxy_cache.store.store import Room
+from proxy_cache.store.store import Quota
 from tests.support.settings import MIB, settings
 
 TARGET = Target.of("http", "packages.example", 80, "/x")
@@ -43,7 +43,7 @@ def test_new_settings_reach_whatever_goes_by_them(tmp_path: Path) -> None:
         app.configure(settings(cache_dir=tmp_path / "cache"))
         await app.open()
         changed = settings(
-            cache_dir=tmp_path / "cache", room=Room(32 * MIB, 0, MIB), memory=5, verify_rate=7, spill_max=11,
+            cache_dir=tmp_path / "cache", quota=Quota(32 * MIB, 0, MIB), memory=5, verify_rate=7, spill_max=11,
             limits=Limits(3, 2, 16, 10, 0), default_ttl=13, quick_abort_max=17, quick_abort_timeout=19,
             cache=CacheSettings(serve_stale_on_overload=True), access_log=True,
         )  # fmt: skip
@@ -52,10 +52,10 @@ def test_new_settings_reach_whatever_goes_by_them(tmp_path: Path) -> None:
         assert store is not None
         assert fills is not None
         assert cache is not None
-        assert (store.room, store.memory_max, store.verifier.rate, store.spill.limit) == (changed.room, 5, 7, 11)
+        assert (store.quota, store.memory_max, store.verifier.rate, store.spill.limit) == (changed.quota, 5, 7, 11)
         assert (fills.default_ttl, fills.quick_abort_max, fills.quick_abort_timeout) == (13, 17, 19)
         assert app.limiter.limits == changed.limits
-        assert cache.settings == changed.cache
+        assert cache.serving.settings == changed.cache
         assert app.accounts.is_logged
         await app.close()
 
