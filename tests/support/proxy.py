@@ -459,8 +459,10 @@ class Metrics:
                 self.samples.append((sample.name, dict(sample.labels), sample.value))
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum over all samples of this name with these labels; 0 if there is none."""
+        """The sum over all samples of this name with these labels; 0 if there is none. The metric has to exist."""
         full = name if name.startswith(self.PREFIX) else self.PREFIX + name
+        family = re.sub("_(total|count|sum|bucket|created)$", "", full)
+        assert {full, family} & self.types.keys(), f"there is no metric {full}"
         return sum(
             value
             for sample, found, value in self.samples
