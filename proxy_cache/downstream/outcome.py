@@ -30,6 +30,11 @@ _NOT_IN_WORD: Final = re.compile(r"[^!-~]+")
 _REMEMBER_LENGTH: Final = 256  # characters
 
 
+def as_word(text: str) -> str:
+    """One word of the access log, of printable ASCII: anything else is a hyphen."""
+    return _NOT_IN_WORD.sub("-", text)
+
+
 def reasons(headers: Headers, source: str) -> str:
     """The reasons in an answer of ours, as ``key=value`` with spaces before: ``fwd`` (RFC 9211 §2.2),
     ``not_stored``, ``detail``, ``error`` (RFC 9209 §2.3). Nothing for a hit."""
@@ -46,7 +51,7 @@ def _told(own: str, source: str, proxy_status: str | None = None) -> str:
     if (fwd := _FWD.search(own)) is not None:
         text = f" fwd={fwd[1]}"
     detail = _DETAIL.search(own)
-    why = _NOT_IN_WORD.sub("-", detail[1] or detail[2] or "") if detail is not None else ""
+    why = as_word(detail[1] or detail[2] or "") if detail is not None else ""
     if source in ("miss", "coalesced") and not _STORED.search(own):
         return f"{text} not_stored={why or 'store'}"
     if proxy_status is not None and (error := _ERROR.search(proxy_status)):
