@@ -144,8 +144,7 @@ class Exchange:
     def close(self) -> None:
         """The answer has been sent, or will not be. Idempotent."""
         self.is_closed = True
-        # A source may know its exchange, so as to go on elsewhere: a circle of theirs would keep megabytes of a body
-        # until the collector comes round.
+        # The source may refer to this exchange: the circle would keep megabytes of a body until the next collection.
         source, self.source = self.source, None
         if source is not None:
             source.close()

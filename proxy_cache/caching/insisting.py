@@ -1,11 +1,10 @@
-"""Requests that insist on a new answer: ``no-cache``, ``max-age``, ``min-fresh`` (RFC 9111 §5.2.1), ``Pragma``. And
-those that have to, since the answer that is on its way says so (``no-cache``, §5.2.2.4, or it is stale as it comes).
+"""Requests that insist on a new response: ``no-cache``, ``max-age``, ``min-fresh`` (RFC 9111 §5.2.1), ``Pragma``; and
+requests that find a fill whose response must be validated (``no-cache``, §5.2.2.4) or is stale on arrival.
 
-What the origin was asked for before such a request came is from before it, too: somebody may have pushed in between.
-But 200 agents that insist at the same time are not 200 requests, nor 200 bodies. Whoever comes while the origin is
-being asked, or sends the body, waits until that is stored, and then all of them share the next request, which validates
-it: a burst costs two. Nobody waits for ever: after :data:`PATIENCE` the next request begins beside a long body, and who
-came before that shares it.
+A response to an earlier request to the origin is too old for them: somebody may have pushed a new version in between.
+But 200 agents that insist at the same time must not be 200 requests, nor 200 bodies. They wait until the running fill
+is stored, and then share the next request, which validates it: a burst costs two. No request waits for ever: after
+:data:`PATIENCE` the next one begins beside a long body, and all that wait by then share it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ def not_before(directives: CacheControl, came: float) -> float | None:
     """The earliest request to the origin whose response this one may share; ``None``: any.
 
     ``came``: the arrival of this one. A response is as old as its request (RFC 9111 §4.2.3, response_delay), so
-    ``max-age`` lets it be that much older, and ``min-fresh`` has to be told the lifetime before: it takes the next.
+    ``max-age`` lets it be that much older. For ``min-fresh`` its lifetime would have to be known beforehand, so only a
+    response to a later request will do.
     """
     if directives.no_cache or directives.min_fresh is not None:
         return came

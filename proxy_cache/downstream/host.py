@@ -28,9 +28,8 @@ class Host(Protocol):
     sends: CallBatch
     ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]
-    """Plain requests that were answered from the store, whole and by their bytes, with their targets and keys: most
-    come again. For all lanes whose targets mean the same, and as long as nobody changes what they mean, or the rules
-    that make the keys."""
+    """Requests that were plain hits, by their bytes, with their targets and keys: most are sent again. Shared by all
+    lanes with the same kind of target (absolute, or of the same reverse host); cleared when options or rules change."""
 
     @property
     def asks_clients(self) -> bool:

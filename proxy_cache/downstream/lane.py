@@ -1,10 +1,9 @@
 """The fast lane: plain GETs, answered where their bytes arrive.
 
-A mitmproxy flow costs a millisecond. A lane takes the place of the protocol of a client's connection (asyncio's, not
-mitmproxy's), reads complete plain GETs by itself, and has them answered by the cache, as flows would be. Everything
-else it hands to the protocol that was there, unread and to the byte, and keeps out of the way until mitmproxy has done
-with it. The lane is a shortcut and not another proxy: its answers come from :mod:`caching.cache`, as those of
-flows do.
+A mitmproxy flow costs a millisecond. A lane is the asyncio protocol of a client's connection: it reads complete plain
+GETs by itself and has the cache answer them. All other bytes go unread to mitmproxy's protocol, and the lane waits
+until mitmproxy has answered them. The lane is a shortcut and not another proxy: its answers come from
+:mod:`caching.cache`, as those of flows do.
 
 This knows no mitmproxy; it asks its :class:`~.host.Host`.
 """
@@ -127,7 +126,7 @@ class Lane(asyncio.Protocol):
         self._watch()
 
     def _hung_up(self) -> None:
-        """The client has left behind more than was read. As in :meth:`eof_received`, nobody wants an answer to it."""
+        """The client has closed while unread bytes wait. As in :meth:`eof_received`, they need no answer."""
         if not (self._reading_paused or self._has_finished) or self.lost:
             return
         self._buffer = b""
@@ -186,7 +185,7 @@ class Lane(asyncio.Protocol):
                 target = host.lane_target(request.target)
                 fields = request.fields
                 if target is None or host.admission.route("GET", target, fields.via) is not Route.CACHE:
-                    self._detach()  # where there is an answer, or an origin, for each other route
+                    self._detach()  # mitmproxy's flows answer or forward it
                     return
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url

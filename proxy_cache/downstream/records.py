@@ -42,7 +42,7 @@ class RequestRecord:
         self.is_counted = False
         """Whether it was counted as forwarded."""
         self.made: object = None
-        """The response to its flow that we have made. Another one is another addon's."""
+        """Our response to its flow. If the flow has another one, another addon has made that."""
 
     @property
     def is_begun(self) -> bool:

@@ -49,7 +49,7 @@ class Clients:
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
         self._sweeper: asyncio.TimerHandle | None = None
         self._has_looked = False
-        """Whether a client of mitmproxy's has been seen to be what the lane takes it for."""
+        """Whether mitmproxy's objects for a client were checked to have the shape that lanes expect."""
         self._half_closed: dict[str, GatedReader] = {}
         """Readers of clients, known to mitmproxy, that send no more and wait for an answer."""
 

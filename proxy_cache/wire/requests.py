@@ -46,7 +46,7 @@ class RequestFields:
     plain: bool
     """No range, condition or directive: any fresh response will do."""
     unconditional: bool
-    """No range and no condition: plain, if directives are ignored."""
+    """No range and no condition, perhaps directives (which a rule may ignore)."""
     close: bool | None
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]

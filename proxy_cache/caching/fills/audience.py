@@ -30,7 +30,7 @@ _BESIDE: Final = CONDITIONAL | {"range", "cache-control", "pragma"}
 TROUBLE_FOR: Final = 10.0
 """Seconds for which a failure is remembered."""
 TROUBLE_MAX: Final = 1000
-"""Keys of which one is remembered."""
+"""Keys with a remembered failure; the oldest makes room."""
 
 _ABSENT: Final = HEURISTICALLY_CACHEABLE & {300, 301, 308, 404, 410}
 """Statuses that say that something has moved, or is gone. Other errors are about the request."""

@@ -4,7 +4,7 @@ Two kinds of fills hold a slot without serving a client:
 
 - A fill without a client. It is finished if that is quick (:class:`Leftover`), and within a moment while others queue:
   most are the rest of a block of which a client wanted the first bytes. A background refresh may take longer, but not
-  for ever while others queue. A body that isn't stored is not read to its end for nobody.
+  for ever while others queue. Without a client an unstored body ends at once.
 - A fill held up by slow clients, because its body is not stored. The unread bytes are spilled (see :mod:`store.spill`),
   so that the slot comes back with the origin's last byte. If there is no room for that, the slowest reader is dropped
   once it has as good as stopped reading.

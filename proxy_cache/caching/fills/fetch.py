@@ -59,7 +59,7 @@ class Fetch:
         fill = self._fill
         request = fill.request
         if fill.slot.is_held and not request.candidates and request.range_fetch is None:
-            # What validates, or asks for a span, has more to think about.
+            # Validations and spans have more steps than the callbacks know.
             self._asked = fill.table.sources.ask_now(request.target, request.headers, fill.interim, self._answered)
             if self._asked is not None:
                 fill.slot.asked = fill.started
@@ -68,8 +68,8 @@ class Fetch:
         self._begin_task(None)
 
     def cancel(self) -> None:
-        """End it. A task that is ended before its first step never takes one, and where there is none nobody else can
-        say that it was the end: it is said here."""
+        """End it. A task that is cancelled before its first step never runs its ``finally``, and callbacks have none:
+        then the fill is told of the end here."""
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.abort()

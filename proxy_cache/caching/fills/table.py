@@ -68,7 +68,7 @@ class FillTable:
         """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
         self.spans = SpanSettings()
         self.heads = CallBatch()
-        """In which those hear of a head who don't wait for it in a task."""
+        """The callbacks (:attr:`~.waiting.Waiter.on_head`) of waiters without a task."""
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
         """Fills that bring pieces of entries, by the entry's id."""
