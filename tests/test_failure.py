@@ -175,7 +175,7 @@ def test_a_bug_lets_nothing_through_to_the_origin(
 ) -> None:
     """Fail closed: 502 or 503, a traceback in the log, no request past the limiter, and the next one is served."""
     options = {"fast_lane": False} if where.startswith("proxy_cache.mitm.") else {}
-    in_the_lane_only = where.endswith((".begin", ".begun"))
+    in_the_lane_only = where.endswith((".start_miss", ".finish_miss"))
     if in_the_lane_only:
         options = {"fast_lane": True}
     proxy = start_proxy(scripts=[SCRIPTS / "breaker.py"], environment={"BREAK": where}, **options)
