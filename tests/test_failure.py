@@ -187,7 +187,7 @@ def test_a_bug_lets_nothing_through_to_the_origin(
     assert response.complete
     proxy.wait_for_log("broken by the test")
     assert "Traceback" in proxy.text()
-    assert origin.count("/break-me") == (1 if where.endswith(".begun") else 0)
+    assert origin.count("/break-me") == (1 if where.endswith(".finish_miss") else 0)
     assert proxy.get(origin.url("/fine")).ok
     proxy.wait_for_metric("inflight_requests", 0)
     proxy.wait_for_metric("origin_fetches_in_flight", 0)
