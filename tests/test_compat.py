@@ -113,6 +113,7 @@ def test_plain_flows_keep_the_limit_and_the_loop_check(tmp_path: Path, origin: O
     with changed(tmp_path, f"{HTTP}._base:ReceiveHttp", fast_lane=False, origin_max_in_flight=1) as proxy:
         running = [proxy.start_get(url) for url in urls]
         proxy.wait_for_metric("origin_fetches_queued", 2)
+        origin.wait(lambda: origin.seen(), told="that the first request is there")
         assert len(origin.seen()) == 1
         gate.open()
         assert all(fetch.result(60).ok for fetch in running)

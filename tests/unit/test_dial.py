@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,29 +44,51 @@ def dialler_of(*addresses: str) -> Dialler:
 
 
 @contextlib.contextmanager
-def listening(*addresses: str, port: int = 0, backlog: int = 50) -> Iterator[list[socket.socket]]:
+def listening(*addresses: str, backlog: int = 50) -> Iterator[list[socket.socket]]:
     """Listeners on the same port of several addresses, without accepting."""
     with contextlib.ExitStack() as stack:
-        sockets: list[socket.socket] = []
-        for address in addresses:
-            each = stack.enter_context(socket.socket())
-            each.setblocking(False)
-            each.bind((address, port))
+        sockets = [stack.enter_context(each) for each in bound(addresses)]
+        for each in sockets:
             each.listen(backlog)
-            port = each.getsockname()[1]
-            sockets.append(each)
         yield sockets
 
 
+def bound(addresses: Sequence[str]) -> list[socket.socket]:
+    """Sockets on a port that is free at each of these addresses: another test may have the first one's elsewhere."""
+    for _ in range(100):
+        sockets: list[socket.socket] = []
+        try:
+            for address in addresses:
+                sockets.append(socket.socket())
+                sockets[-1].setblocking(False)
+                sockets[-1].bind((address, port_of(sockets[0]) if len(sockets) > 1 else 0))
+        except OSError:
+            for each in sockets:
+                each.close()
+        else:
+            return sockets
+    raise AssertionError(f"no port is free at {addresses}")
+
+
 @contextlib.contextmanager
-def silent(address: str, port: int = 0) -> Iterator[int]:
-    """An address that does not answer: its backlog is full."""
-    with listening(address, port=port, backlog=0) as (full,), contextlib.ExitStack() as stack:
+def filled(one: socket.socket) -> Iterator[None]:
+    """This listener does not answer: its backlog is full."""
+    one.listen(0)
+    with contextlib.ExitStack() as stack:
         for _ in range(4):
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
+            filler.connect_ex(one.getsockname())
+        yield
+
+
+@contextlib.contextmanager
+def silent(*addresses: str) -> Iterator[int]:
+    """Addresses that do not answer, and their port."""
+    with listening(*addresses) as sockets, contextlib.ExitStack() as stack:
+        for each in sockets:
+            stack.enter_context(filled(each))
+        yield port_of(sockets[0])
 
 
 def port_of(one: socket.socket) -> int:
@@ -114,7 +136,7 @@ ways = pytest.mark.parametrize("stream", [False, True], ids=["for fills", "for m
 @ways
 def test_an_address_that_is_silent_holds_nobody_up(stream: bool) -> None:
     """RFC 8305 §5: the next one is tried in parallel."""
-    with listening("127.0.0.1") as (one,), silent("127.0.0.2", port_of(one)):
+    with listening("127.0.0.1", "127.0.0.2") as (one, other), filled(other):
         assert run(peer_of(dialler_of("127.0.0.2", "127.0.0.1"), port_of(one), stream=stream)) == "127.0.0.1"
 
 
@@ -209,9 +231,10 @@ def test_a_certificate_that_is_bad_at_one_address_only(tmp_path: Path) -> None:
     bad = self_signed(tmp_path / "bad.pem", "b.example", address=None, name="b.test")
 
     async def ask() -> str:
-        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=server_context(good))
-        port = server.sockets[0].getsockname()[1]
-        other = await asyncio.start_server(lambda *_: None, "127.0.0.2", port, ssl=server_context(bad))
+        one, two = bound(["127.0.0.1", "127.0.0.2"])
+        port = port_of(one)
+        server = await asyncio.start_server(lambda *_: None, sock=one, ssl=server_context(good))
+        other = await asyncio.start_server(lambda *_: None, sock=two, ssl=server_context(bad))
         trust = ssl.create_default_context(cafile=str(good))
         trust.load_verify_locations(str(bad))
         dialler = dialler_of("127.0.0.2", "127.0.0.1")
@@ -400,12 +423,11 @@ def test_whoever_is_ended_while_dialling_leaves_no_socket(
             if phase == "name":
                 monkeypatch.setattr(names, "getaddrinfo", never(reached))
             elif phase.startswith("TCP"):
-                port = stack.enter_context(silent("127.0.0.2"))
                 names.addresses = ["127.0.0.2"]
                 if phase != "TCP":
                     monkeypatch.setattr(dial, "ATTEMPT_DELAY", 0)
                     names.addresses.append("127.0.0.3")
-                    stack.enter_context(silent("127.0.0.3", port))
+                port = stack.enter_context(silent(*names.addresses))
             await asyncio.sleep(0)
             before = open_sockets()
             begun = asyncio.ensure_future(
@@ -468,5 +490,5 @@ def test_what_mitmproxy_gives_up_leaves_no_socket(monkeypatch: pytest.MonkeyPatc
         await asyncio.wait([begun])
         await until(lambda: open_sockets() == before)
 
-    with silent("127.0.0.2") as port, silent("127.0.0.3", port):
+    with silent("127.0.0.2", "127.0.0.3") as port:
         run(story(port))
