@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from .connection import OnAnswer, OriginConnection, Outcome
+from .connection import Outcome
 from .origin import OriginClient
 from .response import OriginResponse
 
@@ -40,7 +40,7 @@ class SourceRequest:
     on_interim: Callable[[int, Headers], None] | None = None
     """Told of 1xx responses."""
     first_try: Outcome | None = None
-    """What came of a first try by :meth:`OriginSource.ask_now`."""
+    """What came of a first try by :attr:`Sources.ask_now`."""
 
 
 class Source(Protocol):
@@ -73,16 +73,9 @@ class Sources:
         self.origin = origin
         self._before = before
         """Those that are asked before it."""
-
-    @property
-    def begins_at_origin(self) -> bool:
-        return not self._before
-
-    def ask_now(
-        self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None], on_answer: OnAnswer
-    ) -> OriginConnection | None:
-        """Ask the origin in this turn, with a slot that is granted already: see :meth:`OriginClient.ask_now`."""
-        return self.origin.client.ask_now(target, headers, on_interim, on_answer)
+        self.begins_at_origin = not before
+        self.ask_now = origin.client.ask_now
+        """To be used in place of :meth:`get` if there are no others, with a slot that is granted already."""
 
     async def get(self, request: SourceRequest) -> OriginResponse:
         """The first response that a source has. Raises what :class:`OriginSource` does."""

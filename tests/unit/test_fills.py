@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy_cache.caching.fills.fill import FillState
-from proxy_cache.caching.fills.request import FillRequest
+from proxy_cache.caching.fills.request import FillRequest, FillState
 from proxy_cache.caching.fills.table import FillTable
 from proxy_cache.caching.fills.waiting import ClientGone, Waiter
 from proxy_cache.caching.limiter import Limits, OriginLimiter

@@ -25,6 +25,7 @@ from ...upstream.response import OriginResponse
 from ...upstream.source import SourceRequest
 from ...wire.responses import OriginError
 from .partial_response import may_be_kept, take_partial
+from .request import FillState
 from .revalidation import take_not_modified
 from .transfer import copy
 from .waiting import FillHead
@@ -54,16 +55,16 @@ class Fetch:
         """What the callbacks hand to the task."""
         self._breaks = 0
 
-    def start(self) -> None:
-        """Go, in this turn if that takes no waiting."""
+    def start(self, *, has_slot: bool) -> None:
+        """Go, in this turn if that takes no waiting: with a slot, and an open connection."""
         fill = self._fill
         request = fill.request
-        if fill.slot.is_held and not request.candidates and request.range_fetch is None:
+        if has_slot and not request.candidates and request.range_fetch is None:
             # Validations and spans have more steps than the callbacks know.
             self._asked = fill.table.sources.ask_now(request.target, request.headers, fill.interim, self._answered)
             if self._asked is not None:
                 fill.slot.asked = fill.started
-                fill.runs()
+                fill.state = FillState.RUNNING
                 return
         self._begin_task(None)
 
@@ -83,7 +84,7 @@ class Fetch:
     async def granted(self) -> None:
         """Wait for the slot, at the origin's turn (see :class:`~...upstream.source.Slot`)."""
         await self._fill.slot.granted(self._fill.waiters)
-        self._fill.runs()
+        self._fill.state = FillState.RUNNING
 
     def answered(self) -> None:
         self._fill.slot.answered()
@@ -103,7 +104,7 @@ class Fetch:
                 fill.slot.answered()
                 content = answer.read_held()
                 head, recipients = decide(fill, answer, content)
-                fill.completes()
+                fill.state = FillState.COMPLETE
                 outcome = "not_modified" if answer.status == 304 else "not_stored"
                 if head.why_not_stored is None and not fill.doomed:
                     entry = fill.table.store.put(fill.request.key, head.response, content)
@@ -126,7 +127,7 @@ class Fetch:
         fill, outcome = self._fill, "failed"
         try:
             outcome = await self._fetch()
-            fill.completes()
+            fill.state = FillState.COMPLETE
         except (Exception, asyncio.CancelledError) as error:
             outcome = fill.broke(error)
         finally:
@@ -188,7 +189,7 @@ class Fetch:
         # The slot comes back before the body is committed. The fill stays in the table until then, so that a request in
         # between finds the bytes here and does not go to the origin.
         fill.slot.end("complete")
-        fill.completes()
+        fill.state = FillState.COMPLETE
         if head.why_not_stored is not None:
             body.close_if_unused()
             return outcome

@@ -26,7 +26,6 @@ for itself.
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import time
 from collections.abc import Callable
@@ -44,7 +43,7 @@ from ..limiter import Overloaded
 from .audience import PROVOKED, is_about_others_like
 from .contention import HoldUp, Leftover
 from .fetch import Fetch
-from .request import FillRequest
+from .request import FillRequest, FillState
 from .slot import OriginSlot
 from .waiting import FillHead, NotShareable, Recipients, Waiter
 
@@ -53,13 +52,6 @@ if TYPE_CHECKING:
     from .table import FillTable
 
 logger = logging.getLogger(__name__)
-
-
-class FillState(enum.Enum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    COMPLETE = "complete"
-    FAILED = "failed"
 
 
 class Fill:
@@ -100,7 +92,7 @@ class Fill:
         if not reads:
             self._leftover = Leftover(self)
         self._fetch = fetch = Fetch(self)
-        fetch.start()
+        fetch.start(has_slot=self.table.sources.begins_at_origin and waiter.place is None)
         return waiter
 
     def join(self, client: str, headers: Headers, patience: float | None = None, *, reads: bool = True) -> Waiter:
@@ -217,14 +209,6 @@ class Fill:
         return self.slot.is_waited_for
 
     # -- what the fetch tells ------------------------------------------------------------------------------------
-
-    def runs(self) -> None:
-        """The origin is being asked."""
-        self.state = FillState.RUNNING
-
-    def completes(self) -> None:
-        """The last byte is here."""
-        self.state = FillState.COMPLETE
 
     def broke(self, error: BaseException) -> str:
         """It ended with this, which is told to all who wait. The outcome."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from ...semantics.credentials import credentials_of
@@ -11,6 +12,17 @@ from ...semantics.policy import BY_THE_BOOK, Policy
 from ...store.index import Entry
 from .known_heads import REVALIDATING
 from .range_fetch import RangeFetch
+
+
+class FillState(enum.Enum):
+    """Of the fill that is made for a request."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    """The origin is being asked, or its response arrives."""
+    COMPLETE = "complete"
+    """The last byte is here."""
+    FAILED = "failed"
 
 
 @dataclass(slots=True, eq=False)

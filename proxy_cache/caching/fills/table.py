@@ -19,10 +19,10 @@ from ...upstream.source import Sources
 from ..limiter import OriginLimiter
 from .audience import Trouble
 from .contention import LOOK_EVERY, make_way
-from .fill import Fill, FillState
+from .fill import Fill
 from .known_heads import condition_holds
 from .known_keys import KnownKeys
-from .request import FillRequest
+from .request import FillRequest, FillState
 from .waiting import Waiter
 from .watch import Watch
 

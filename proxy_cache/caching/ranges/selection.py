@@ -21,8 +21,10 @@ _OF_A_BODY: Final = ("content-length", "content-type", "content-encoding", "etag
 
 def selected(exchange: Exchange, response: StoredResponse, length: int) -> Selected:
     """The spans that a request selects of a body of this length; ``None``: all of it."""
+    if response.status != 200 or "range" not in exchange.headers:
+        return None  # before its requirements are made: most misses need none
     asked = exchange.requirements.ranges
-    if response.status != 200 or asked is None or not ranges.if_range_holds(exchange.headers, response.headers):
+    if asked is None or not ranges.if_range_holds(exchange.headers, response.headers):
         return None
     return ranges.spans_of(asked, length)
 
