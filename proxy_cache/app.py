@@ -157,7 +157,7 @@ class App:
         self.admission.is_open = False
 
     async def drain(self) -> None:
-        """Let running responses finish, for ``shutdown_grace`` seconds, and end the fills. Nothing is begun any more
+        """Let running responses finish, for ``shutdown_grace`` seconds, and end the fills. Nothing is started any more
         (:meth:`refuse_new`)."""
         assert self.settings is not None
         assert self.fills is not None

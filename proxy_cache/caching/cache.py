@@ -24,7 +24,7 @@ from .headers import NAME, Heads, conditionally, put
 from .insisting import until_next
 from .limiter import Overloaded
 from .plan import Fetch, Join, Plan, Planner, Progress, Refuse, Serve, Settle, Unchanged, WaitFor
-from .prepared import ReadyHits
+from .prepared import PreparedHits
 from .ranges.selection import first_gap, selected
 from .serving import CacheSettings, Serving
 
@@ -42,7 +42,7 @@ class Cache:
         self.heads = heads
         self.planner = Planner(store, fills)
         self.serving = Serving(store, fills, settings, heads, self.planner)
-        hits = ReadyHits(store, heads)
+        hits = PreparedHits(store, heads)
         self.ready, self.ready_range = hits.find, hits.find_range
         """What most hits are answered with, see :mod:`.prepared`."""
 

@@ -136,7 +136,7 @@ class OriginLimiter:
 
     ``observe(outcome, seconds)`` is called once for each ticket that had to wait or was turned away: ``admitted``,
     ``canceled``, ``timeout`` or ``rejected``. A ticket that found a free slot is not observed. ``on_queued()`` is
-    called when one more fill has begun to wait.
+    called when one more fill has started to wait.
     """
 
     def __init__(

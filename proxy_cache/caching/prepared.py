@@ -86,7 +86,7 @@ class PreparedRange:
         return self._format % (self._age, start, stop - 1, self._ttl, stop - start)
 
 
-class ReadyHits:
+class PreparedHits:
     """Finds prepared hits in the store."""
 
     def __init__(self, store: Store, heads: Heads) -> None:

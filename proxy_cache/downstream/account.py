@@ -25,7 +25,7 @@ class Counts(Protocol):
     """The metrics that are about ends."""
 
     def answered(self, source: str, collapsed: bool) -> None:
-        """There is an answer of the cache's. ``collapsed``: somebody else had begun to fetch it."""
+        """There is an answer of the cache's. ``collapsed``: somebody else had started to fetch it."""
 
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
@@ -133,7 +133,7 @@ class Accounts:
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
         note: str = "",
     ) -> None:  # fmt: skip
-        """A request that nothing was begun for: one that could not be read, or a CONNECT that was refused. ``size``:
+        """A request that nothing was started for: one that could not be read, or a CONNECT that was refused. ``size``:
         bytes of the answer's body; ``seconds`` since the request was here; ``headers``: of the answer."""
         source = "error" if "proxy-status" in headers or status == NO_STATUS else "addon"
         if size:

@@ -253,12 +253,12 @@ class Lane(asyncio.Protocol):
         try:
             if fields.plain and request.range is None:
                 exchange.on_interim = self.host.lane_interim(request.http11)
-                begun = cache.start_miss(exchange)
-                if isinstance(begun, Waiter):
+                started = cache.start_miss(exchange)
+                if isinstance(started, Waiter):
                     self._busy = True
-                    begun.on_head = partial(self._begun, request, exchange, record, cache, begun)
+                    started.on_head = partial(self._head_arrived, request, exchange, record, cache, started)
                     return
-                answer = begun
+                answer = started
             if answer is None:
                 answer = cache.get_now(exchange)
         except Exception as error:
@@ -269,7 +269,9 @@ class Lane(asyncio.Protocol):
         elif self._transport.get_write_buffer_size() > CONGESTED:
             self._run(self._make_room())
 
-    def _begun(self, request: Request, exchange: Exchange, record: RequestRecord, cache: Cache, waiter: Waiter) -> None:
+    def _head_arrived(
+        self, request: Request, exchange: Exchange, record: RequestRecord, cache: Cache, waiter: Waiter
+    ) -> None:
         """The fill has a head for this request, or will have none."""
         answer: Answer | None = None
         alone = False

@@ -75,7 +75,7 @@ def explanation(headers: Headers) -> str:
 
 
 def cut_by(error: BaseException | None, *, gone: bool) -> tuple[str, str]:
-    """Who broke a response off that had begun (``client``, ``origin``, ``proxy``), and the type of the origin's error
+    """Who broke a response off that had started (``client``, ``origin``, ``proxy``), and the type of the origin's error
     if it was that. ``gone``: the client has left, which may show as any error at all."""
     if gone or isinstance(error, OSError):  # what goes wrong with a file is not raised as one
         return "client", ""

@@ -38,7 +38,7 @@ class RequestRecord:
         self.status = 0
         """The status that the client was sent, where that isn't the response's."""
         self.is_passed_on = False
-        """Whether mitmproxy has begun to send a response that is not the cache's."""
+        """Whether mitmproxy has started to send a response that is not the cache's."""
         self.is_counted = False
         """Whether it was counted as forwarded."""
         self.made: object = None

@@ -143,7 +143,7 @@ class Clients:
             return
         host.attached(client, handler)
         host.lane_is_back()
-        # Earlier bytes are in the stream's buffer, where mitmproxy has not begun to read yet. They go to the lane.
+        # Earlier bytes are in the stream's buffer, where mitmproxy has not started to read yet. They go to the lane.
         buffer: Any = getattr(reader, "_buffer", b"")
         early = bytes(buffer)
         if early:

@@ -86,7 +86,7 @@ def end_refused(accounts: Accounts, client: Client, response: http.Response, det
 
 
 def _broken_off(note: str) -> str:
-    """The proxy error type (RFC 9209 §2.3) for mitmproxy's message on a body that has begun, as fills have it."""
+    """The proxy error type (RFC 9209 §2.3) for mitmproxy's message on a body that has started, as fills have it."""
     ended = any(
         word in note for word in ("closed connection", "disconnected", "connection closed", "connection ended", "reset")
     )

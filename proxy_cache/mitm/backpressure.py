@@ -81,7 +81,7 @@ class GatedReader:
 
 
 def with_gate(io: Any, half_closed: Callable[[], bool]) -> None:
-    """``io``: mitmproxy's reader and writer of a connection that it has not begun to read."""
+    """``io``: mitmproxy's reader and writer of a connection that it has not started to read."""
     if BACKPRESSURE.is_on and isinstance(io.reader, asyncio.StreamReader):
         transport = io.writer.transport
         io.reader = GatedReader(io.reader, transport.get_extra_info("socket"), transport, half_closed)

@@ -1,4 +1,4 @@
-"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are begun anew."""
+"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are started anew."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _more_of(fill: Fill, response: OriginResponse, headers: Headers, entry: Entr
     if is_kept:
         table.fills_a_gap(fill, entry)
     else:
-        table.forget(fill)  # it goes on with a response that has begun, and is for that one alone
+        table.forget(fill)  # it goes on with a response that has started, and is for that one alone
     head = FillHead(entry.response, "", fill.body, None, None, None, entry, length=length)
     return _delivered(fill, head, Recipients(shared=is_kept))
 

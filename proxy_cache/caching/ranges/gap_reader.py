@@ -31,12 +31,12 @@ from ..limiter import Overloaded
 from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
 
 PATIENCE: Final = 8
-"""Tries to get into a full queue before a response that has begun is given up: its client can't be told to come again
+"""Tries to get into a full queue before a response that has started is given up: its client can't be told to come again
 later."""
 PAUSE: Final = 1.0
 """Seconds between two of these tries."""
 RESENT: Final = 2
-"""Fills of others that a response that has begun may join in vain."""
+"""Fills of others that a response that has started may join in vain."""
 LOSSES: Final = 8
 """Times in a row that a piece that was just fetched can't be read from the disk."""
 

@@ -1,4 +1,4 @@
-"""The rest of a response that has begun, from the origin: its stored body can't be read any more."""
+"""The rest of a response that has started, from the origin: its stored body can't be read any more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_origin(
     stop: int,
     length: int,
 ) -> GapReader | None:
-    """The bytes from ``start`` up to ``stop`` of a response that has begun, and whose body of ``length`` bytes can't be
+    """The bytes from ``start`` up to ``stop`` of a response that has started, whose body of ``length`` bytes can't be
     read any more. ``None`` if the origin can't be asked for just these (RFC 9110 §13.1.5, RFC 9111 §3.4).
 
     ``entry``: the one that was read, if it was stored. Readers that lose the same entry share the fetch.

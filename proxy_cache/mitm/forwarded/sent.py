@@ -39,5 +39,5 @@ class SentRequest:
                 self.rest = None
 
     def forget(self) -> None:
-        """The response has begun."""
+        """The response has started."""
         self.rest = None
