@@ -389,7 +389,7 @@ class GapReader:
     async def _open(self) -> None:
         store = self._table.store
         try:
-            file = await store.files.open(self.entry.id, self.entry.length)
+            file = await store.open_file(self.entry)
         except OSError as error:
             self._lost(error)
             return

@@ -322,6 +322,14 @@ class Store:
             self.memory.put(entry, body)
         return body
 
+    async def open_file(self, entry: Entry, how: Callable[[int, int], int] | None = None) -> OpenBody:
+        """The file of an entry's body, as :meth:`.files.BodyFiles.open` opens it. If the entry goes meanwhile, the file
+        is there for whoever has asked, and closed after that: nobody else would ever let go of it, or of its blocks."""
+        file = await self.files.open(entry.id, entry.length, how)
+        if entry not in self.index:
+            self.files.forget([(entry.id, 0)])
+        return file
+
     async def open_body(self, entry: Entry) -> OpenBody | bytes | None:
         """The entry's body if it is a small one, else its file; ``None``, and the entry is gone, if it cannot be read
         or is not whole."""
@@ -332,7 +340,7 @@ class Store:
             if not entry.place:
                 checked = entry.sums and entry.spans is None and entry.length <= LARGEST
                 how = partial(self._open_intact, entry.sums) if checked else None
-                return await self.files.open(entry.id, entry.length, how)
+                return await self.open_file(entry, how)
             body = await self.segment_body(entry)
         except OSError as error:
             if entry.slot:
@@ -502,11 +510,10 @@ class Store:
         if entry in self.index:
             # A file that should be there and isn't must not be made anew: its holes would pass for bytes.
             how = None if entry.spans is None or entry.spans else self.files.create_sparse
-            file = await self.files.open(entry.id, entry.length, how)
+            file = await self.open_file(entry, how)
             if entry in self.index:
                 return file
             # It was removed while the file was opened, which may have made it anew.
-            self.files.forget([(entry.id, 0)])
             self.files.release(file)
             self.files.start(self.files.unlink, [entry.id])
         raise TornFile(errno.ENOENT, "the entry is gone")

@@ -15,8 +15,10 @@ import pytest
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
 from proxy_cache.store import checksums as checksums_module
+from proxy_cache.store import files as files_module
 from proxy_cache.store.body import BodyError
 from proxy_cache.store.entry import Entry
+from proxy_cache.store.files import BodyFiles, OpenBody
 from proxy_cache.store.store import Store
 from tests.support.looks import is_open_still, open_files
 from tests.support.stores import with_store
@@ -173,3 +175,36 @@ def test_a_variant_of_what_has_gone_is_no_trouble_of_the_disks(
     with_store(tmp_path, story, on_failure=failures.append)
     assert not failures
     assert not caplog.records
+
+
+def test_a_file_whose_entry_goes_while_it_is_opened_does_not_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened before it was unlinked: its blocks would stay taken for as long as the process lives."""
+    opened, may_go_on = threading.Event(), threading.Event()
+
+    def open_slowly(files: BodyFiles, entry_id: int, length: int) -> int:
+        fd = open_checked(files, entry_id, length)
+        opened.set()
+        assert may_go_on.wait(30)
+        return fd
+
+    open_checked = BodyFiles._open_checked
+    monkeypatch.setattr(BodyFiles, "_open_checked", open_slowly)
+
+    async def story(store: Store) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(files_module, "OPEN_FILES", 0)
+            entry = await put(store)
+        opening = asyncio.create_task(store.open_body(entry))
+        assert await asyncio.get_running_loop().run_in_executor(None, opened.wait, 30)
+        store.remove(entry)
+        may_go_on.set()
+        file = await opening
+        assert isinstance(file, OpenBody)
+        assert os.pread(file.fd, 1, 0) == b"x"  # whoever has asked for it has it
+        before = os.fstat(file.fd)
+        store.files.release(file)
+        assert not is_open_still(file.fd, before)
+
+    with_store(tmp_path, story)
