@@ -9,7 +9,7 @@ import pytest
 from tests.support.agents import Wire, results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
-from tests.support.proxy import Proxy
+from tests.support.proxy import SCRIPTS, Proxy
 
 Start = Callable[..., Proxy]
 SIZE = 20_000_000
@@ -259,8 +259,9 @@ def test_several_ranges_of_what_is_not_kept(start_proxy: Start, origin: Origin, 
     assert whole.result().ok
 
 
-def test_what_is_near_is_not_asked_for_twice(proxy: Proxy, origin: Origin) -> None:
-    """A download that comes fast: everything is there within a second, or nearly."""
+def test_what_is_near_is_not_asked_for_twice(start_proxy: Start, origin: Origin) -> None:
+    """A download that comes fast enough."""
+    proxy = start_proxy(scripts=[SCRIPTS / "near.py"])
     url = origin.serve("/fast", Reply(size=SIZE, headers=OBJECT, rate=40_000_000))
     whole = proxy.start_get(url, expect=SIZE)
     whole.received(1)

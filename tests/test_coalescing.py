@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import pytest
@@ -30,9 +29,6 @@ def test_200_agents_one_cold_object(start_proxy: Callable[..., Proxy], origin: O
     responses = results(fetches, 90)
     assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
     assert origin.count("/image.tar") == 1
-    first_byte = statistics.median(response.first_byte_after for response in responses)
-    # The target is 0.3 s, of which a busy machine knows nothing: it is told, not asserted.
-    print(f"median time to first byte {first_byte:.3f} s, all done after {max(r.total for r in responses):.2f} s")
 
 
 def test_everybody_reads_along(proxy: Proxy, origin: Origin) -> None:
@@ -165,40 +161,26 @@ def test_all_leave_and_little_is_left(proxy: Proxy, origin: Origin) -> None:
 
 
 def test_uncacheable_answers_are_fetched_in_parallel(proxy: Proxy, origin: Origin) -> None:
-    """30 agents wait for what turns out to be `no-store`: one gets it, the others go to the origin, all at once."""
+    """60 agents wait for what turns out to be `no-store`: one gets it, the others go to the origin, all at once."""
     first, rest = Gate(), Gate()
     url = origin.serve("/token", Reply(headers=NO_STORE, gate=first), Reply(headers=NO_STORE, gate=rest))
-    fetches = [proxy.start_get(url, expect=1000) for _ in range(30)]
+    fetches = [proxy.start_get(url, expect=1000) for _ in range(60)]
     origin.wait_for("/token")
-    proxy.wait_for_waiters(30)
+    proxy.wait_for_waiters(60)
     first.open()
-    origin.wait(lambda: origin.in_flight == 29, told="29 requests at once")
+    origin.wait(lambda: origin.in_flight == 59, told="59 requests at once")
     rest.open()
     assert all(response.ok for response in results(fetches))
-    assert origin.count("/token") == 30
+    assert origin.count("/token") == 60
     # From now on nobody waits for anybody.
     held = Gate()
     origin.serve("/token", Reply(headers=NO_STORE, gate=held))
-    again = [proxy.start_get(url, expect=1000) for _ in range(10)]
-    origin.wait(lambda: origin.in_flight == 10, told="10 requests at once")
+    again = [proxy.start_get(url, expect=1000) for _ in range(60)]
+    origin.wait(lambda: origin.in_flight == 60, told="60 requests at once")
     held.open()
     assert all(response.ok for response in results(again))
-
-
-def test_60_agents_one_no_store_url_twice(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = start_proxy()
-    url = origin.serve("/now", Reply(headers=NO_STORE, delay=0.5))
-    for wave in range(2):
-        responses = results([proxy.start_get(url, expect=1000) for _ in range(60)])
-        assert all(response.ok for response in responses)
-        slowest = max(response.total for response in responses)
-        print(f"wave {wave + 1}: {slowest:.3f} s")
-        # With 0.1 s at the origin the target is 0.6 s. One after the other would be 30 s here.
-        assert slowest < 15
-    assert origin.count("/now") == 120
     proxy.wait_until_idle()
-    assert proxy.value("cache_entries") == 0
-    assert not proxy.body_files(content("/now", 1000))
+    assert not proxy.body_files(content("/token", 1000))
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -52,8 +52,8 @@ def test_a_request_that_is_given_up_while_its_body_comes(start_proxy: Start, ori
         stream = client.begin(pseudo(b"GET", b"/body"))
         assert client.response(stream, head_only=True).status == 200
         client.reset(stream)
-        # At once: without anybody to tell it, it went on for about half a minute.
-        proxy.wait_for_metric("origin_fetches_in_flight", 0, timeout=15)
+        # The origin says nothing more, and may be silent for ten minutes.
+        proxy.wait_for_metric("origin_fetches_in_flight", 0)
         proxy.wait_for_metric("inflight_requests", 0)
     gate.open()
 

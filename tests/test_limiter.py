@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,16 +48,11 @@ def test_400_distinct_misses(start_proxy: Start, origin: Origin) -> None:
     origin.serve_prefix("/pkg/", Reply(delay=0.05, gate=gate))
     fetches = [proxy.start_get(origin.url(f"/pkg/{n}"), expect=1000) for n in range(400)]
     proxy.wait_for_metric("origin_fetches_queued", 392)
-    began = time.monotonic()
     gate.open()
     responses = results(fetches, 100)
-    took = time.monotonic() - began
-    print(f"400 misses in {took:.2f} s")
     assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
     assert origin.peak == 8
     assert origin.count("/pkg/*") == 400
-    # 2.5 s of waiting for the origin is the least there can be; the target is 3.2 s on a machine of its own, which is
-    # told and not asserted. That it keeps busy is: eight at once are seen.
     metrics = proxy.metrics()
     assert metrics.waits("admitted") == 392
     assert metrics.value("origin_fetches_queued") == 0
@@ -159,13 +153,12 @@ def test_one_agent_cannot_starve_another(start_proxy: Start, origin: Origin) -> 
     origin.serve_prefix("/greedy/", Reply(delay=0.05, gate=gate))
     greedy = [proxy.start_get(origin.url(f"/greedy/{n}"), source="127.0.0.2") for n in range(300)]
     proxy.wait_for_metric("origin_fetches_queued", 292)
+    modest = proxy.start_get(origin.serve("/modest"), source="127.0.0.3")
+    proxy.wait_for_metric("origin_fetches_queued", 293)
     gate.open()
-    modest = proxy.get(origin.serve("/modest", Reply(delay=0.05)), source="127.0.0.3")
+    assert modest.result().ok
     ahead = next(number for number, request in enumerate(origin.seen()) if request.target == "/modest")
-    print(f"the modest agent waited {modest.total:.3f} s, {ahead} requests came before its own")
-    assert modest.ok
-    # Waiting for its turn in one queue would take about 1.8 s; the target is 0.4 s.
-    assert ahead < 150
+    assert ahead < 150, "a dozen: those that had a slot, and others that overtook it on the way"
     assert all(response.ok for response in results(greedy))
 
 
@@ -195,27 +188,22 @@ def test_turns_go_round(start_proxy: Start, origin: Origin) -> None:
 
 
 def test_nobody_waits_longer_than_the_time_limit(start_proxy: Start, origin: Origin) -> None:
-    """Limit 8, 200 misses of 2 s, queue timeout 3 s: a verdict for everybody in about 3 s, and spread retries. All of
-    them would take 50 s: what is far below that is what the time limit does, on however busy a machine."""
-    proxy = start_proxy(origin_max_in_flight=8, origin_queue_timeout=3)
-    origin.serve_prefix("/slow/", Reply(delay=2))
+    """Limit 8, 200 misses, an origin that does not answer, queue timeout 3 s: a verdict for everybody that waits, and
+    not before its time; and spread retries."""
+    proxy = start_proxy(origin_max_in_flight=8, origin_queue_timeout=3, origin_timeout=300)
+    gate = Gate()
+    origin.serve_prefix("/slow/", Reply(gate=gate))
     fetches = [proxy.start_get(origin.url(f"/slow/{n}")) for n in range(200)]
+    metrics = proxy.eventually(proxy.metrics, lambda metrics: metrics.waits("timeout") == 192, told="192 timeouts")
+    assert metrics.value("origin_fetch_queue_wait_seconds_sum", outcome="timeout") >= 192 * 3
+    gate.open()
     responses = results(fetches)
-    served = [response for response in responses if response.status == 200]
-    turned_away = [response for response in responses if response.status == 503]
-    assert len(served) + len(turned_away) == 200
-    assert 8 <= len(served) <= 80, "8 at once, 8 after 2 s, and more only if they came late"
+    turned_away = [response for response in responses if response.status != 200]
+    assert len(turned_away) == 192
     verdicts = {assert_overloaded(response) for response in turned_away}
-    slowest = max(response.head_after for response in turned_away)
-    print(f"Retry-After {sorted(verdicts)}, last verdict after {slowest:.2f} s")
     assert len(verdicts) >= 4
-    assert slowest < 20
-    metrics = proxy.metrics()
-    assert metrics.waits("timeout") == len(turned_away)
-    waited = metrics.value("origin_fetch_queue_wait_seconds_sum", outcome="timeout") / len(turned_away)
-    assert 2.9 < waited < 15
-    assert origin.count("/slow/*") == len(served)
-    assert origin.peak == 8
+    assert all(response.ok for response in responses if response not in turned_away)
+    assert origin.count("/slow/*") == origin.peak == 8
 
 
 def test_a_full_queue_turns_away_at_once(start_proxy: Start, origin: Origin) -> None:

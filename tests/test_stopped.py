@@ -17,14 +17,14 @@ def test_what_came_while_the_process_was_stopped_is_not_given_up(
     """When it goes on the time of all is up, and all have their answers in their sockets."""
     proxy = start_proxy(origin_timeout=8, origin_retries=0)
     gate = Gate()
-    fetches = 100
+    fetches = 30
     urls = [origin.serve(f"/{number}", Reply(size=100, gate=gate)) for number in range(fetches)]
     agents = [proxy.start_get(url) for url in urls]
     origin.wait(lambda: len(origin.requests) == fetches, told="all requests")
     proxy.signal(signal.SIGSTOP)
     try:
         gate.open()
-        time.sleep(9)  # longer than origin_timeout, which is what this is about
+        time.sleep(9)  # what this is about: longer than origin_timeout
     finally:
         proxy.signal(signal.SIGCONT)
     assert all(answer.ok for answer in results(agents))
