@@ -7,7 +7,6 @@ from typing import Final, TypeAlias
 
 from ..semantics.headers import Headers
 from ..semantics.ranges import RangeSpec, without_digests
-from ..semantics.spans import Span
 from ..semantics.status_fields import cache_status
 from ..semantics.stored import StoredResponse
 from ..semantics.vary import matches
@@ -32,7 +31,7 @@ LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
 """Placeholders in a template for values that change by the second, or by the range. No origin can guess them."""
 
 
-Hit: TypeAlias = tuple[bytes, bytes | memoryview, int | None, int]
+Hit: TypeAlias = tuple[bytes, bytes | bytearray | memoryview, int | None, int]
 """Head, body, file and status."""
 
 
@@ -61,29 +60,28 @@ class Prepared:
 class PreparedRange:
     """The head of a 206 with one range of an entry, made once, but for its age, its ttl, the range and its length."""
 
-    __slots__ = ("_age", "_format", "_from", "_is_length_first", "_ttl", "_until", "response")
+    __slots__ = ("_format", "_from", "_is_length_first", "_this_second", "_until", "response")
 
     def __init__(self, response: StoredResponse, template: bytes) -> None:
         self.response = response
         length = str(LENGTH_MARK).encode()
-        self._is_length_first = template.index(length) < template.index(AGE_MARK.encode())
-        template = template.replace(b"%", b"%%").replace(length, b"%d")
-        template = template.replace(AGE_MARK.encode(), b"%d").replace(TTL_MARK.encode(), b"%d")
-        self._format = template.replace(RANGE_MARK.encode(), b"%d-%d")
+        self._is_length_first = template.index(length) < template.index(RANGE_MARK.encode())
+        # Filled in twice: age and ttl once a second, the range for each request.
+        template = template.replace(b"%", b"%%%%").replace(length, b"%%d").replace(RANGE_MARK.encode(), b"%%d-%%d")
+        self._format = template.replace(AGE_MARK.encode(), b"%d").replace(TTL_MARK.encode(), b"%d")
         self._from = self._until = 0.0
-        self._age = self._ttl = 0
+        self._this_second = b""
 
-    def head(self, now: float, span: Span) -> bytes:
+    def head(self, now: float, start: int, stop: int) -> bytes:
         if not self._from <= now < self._until:
             response = self.response
-            self._age = age = response.age(now)
-            self._ttl = response.lifetime - age
+            age = response.age(now)
+            self._this_second = self._format % (age, response.lifetime - age)
             self._from = response.response_time + age - response.initial_age
             self._until = self._from + 1
-        start, stop = span
         if self._is_length_first:
-            return self._format % (stop - start, self._age, start, stop - 1, self._ttl)
-        return self._format % (self._age, start, stop - 1, self._ttl, stop - start)
+            return self._this_second % (stop - start, start, stop - 1)
+        return self._this_second % (start, stop - 1, stop - start)
 
 
 class PreparedHits:
@@ -134,7 +132,7 @@ class PreparedHits:
         if span is None:
             return None
         start, stop = span
-        body: memoryview | None
+        body: bytearray | memoryview | None
         if entry.memory is not None:
             body = memoryview(entry.memory)[start:stop]
             self._memory.touch(entry)
@@ -146,16 +144,16 @@ class PreparedHits:
         if prepared is None or prepared.response is not response:
             prepared = entry.prepared_range = PreparedRange(response, self._range_template(entry))
         self._index.touch(entry, now)
-        return prepared.head(now, span), body, None, 206
+        return prepared.head(now, start, stop), body, None, 206
 
-    def _read_now(self, entry: Entry, start: int, stop: int) -> memoryview | None:
+    def _read_now(self, entry: Entry, start: int, stop: int) -> bytearray | None:
         """Bytes of a body that has a file of its own."""
         if stop - start > RANGE_MAX or (entry.spans is not None and not entry.spans.covers(start, stop)):
             return None
         file = self._store.files.peek(entry.id)
         if file is None or file.is_bad:
             return None
-        buffer = memoryview(bytearray(stop - start))
+        buffer = bytearray(stop - start)
         return buffer if self._store.files.read_into(file.fd, buffer, start) == stop - start else None
 
     def _brought_to_memory(self, entry: Entry) -> bool:

@@ -22,7 +22,7 @@ class SocketWriter:
         # asyncio's wrapper of the socket cannot send. Without the socket itself a body is sent from memory.
         self._socket: Any = getattr(shared, "_sock", None) if MSG_MORE else None
 
-    def send(self, head: bytes, body: bytes | memoryview, file: int | None) -> bool:
+    def send(self, head: bytes, body: bytes | bytearray | memoryview, file: int | None) -> bool:
         """Hand head and body to the client's connection; whether some of it is still to be sent. ``file``: the
         descriptor of a file with the same body, if sending that is faster."""
         transport = self._transport

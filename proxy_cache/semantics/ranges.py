@@ -32,12 +32,13 @@ class RangeSpec(NamedTuple):
 
     def within(self, length: int) -> Span | None:
         """The bytes of a body of this length; ``None`` if there are none (RFC 9110 §14.1.2)."""
-        if self.first is None:
+        first, last = self
+        if first is None:
             # "If the selected representation is shorter than the specified suffix-length, the entire representation
             # is used."
-            start, stop = max(0, length - (self.last or 0)), length
+            start, stop = max(0, length - (last or 0)), length
         else:
-            start, stop = self.first, length if self.last is None else min(self.last + 1, length)
+            start, stop = first, length if last is None or last >= length else last + 1
         return Span(start, stop) if start < stop else None
 
 

@@ -60,8 +60,8 @@ class Spans(tuple[Span, ...]):
         return self[before] if before >= 0 and offset < self[before].stop else None
 
     def covers(self, start: int, stop: int) -> bool:
-        span = self.span_with(start)
-        return start >= stop or (span is not None and stop <= span.stop)
+        before = bisect_right(self, (start, _END)) - 1
+        return start >= stop or (before >= 0 and stop <= self[before].stop)
 
     def around(self, offset: int) -> Span:
         """The gap that contains ``offset``, from the end of the span before to the start of the span after it. Without

@@ -378,7 +378,7 @@ class BodyFiles:
         if not self._nowait:
             return None
         buffer = bytearray(size)
-        count = self.read_into(fd, memoryview(buffer), offset)
+        count = self.read_into(fd, buffer, offset)
         if count is None:
             return None
         return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
@@ -389,7 +389,7 @@ class BodyFiles:
         one = _scratch[:1]
         return self.read_into(fd, one, offset) == 1 and self.read_into(fd, one, offset + count - 1) == 1
 
-    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int | None:
+    def read_into(self, fd: int, buffer: bytearray | memoryview, offset: int) -> int | None:
         """Read into ``buffer`` as far as the page cache goes. Returns the count, or ``None``. Never blocks."""
         if not self._nowait:
             return None
