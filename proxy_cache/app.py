@@ -82,7 +82,8 @@ class App:
             store.memory_max = settings.memory
             store.spill.limit = settings.spill_max
             store.verifier.rate = settings.verify_rate
-        if (fills := self.fills) is not None:
+        if self.fills is not None:
+            fills = self.fills.context
             fills.quick_abort_max = settings.quick_abort_max
             fills.quick_abort_timeout = settings.quick_abort_timeout
             fills.default_ttl = settings.default_ttl

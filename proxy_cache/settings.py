@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .caching.fills.table import SpanSettings
+from .caching.fills.context import SpanSettings
 from .caching.limiter import Limits
 from .caching.serving import CacheSettings
 from .semantics.keys import Target

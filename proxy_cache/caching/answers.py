@@ -17,7 +17,7 @@ from ..store.body import BodyError, BodyLost, Elsewhere, Rest
 from ..store.files import READ_SIZE, OpenBody, TornFile
 from ..store.index import Entry
 from ..store.store import Store
-from .fills.waiting import Waiter
+from .fills.fill import Waiter
 from .requirements import Requirements
 
 

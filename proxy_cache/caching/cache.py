@@ -17,9 +17,10 @@ from ..semantics.storing import why_not_shared
 from ..store.store import Store
 from ..wire.responses import OriginError
 from .answers import Answer, Exchange
+from .fills.fill import Waiter
+from .fills.head import ClientGone, NotShareable
 from .fills.request import FillRequest
 from .fills.table import FillTable
-from .fills.waiting import ClientGone, NotShareable, Waiter
 from .headers import NAME, Heads, conditionally, put
 from .insisting import until_next
 from .limiter import Overloaded

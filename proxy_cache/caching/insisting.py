@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..semantics.directives import CacheControl
 from ..semantics.headers import Headers
@@ -21,11 +21,9 @@ from ..semantics.vary import matches
 from ..store.index import Entry
 from ..wire.responses import OriginError
 from .answers import Exchange
+from .fills.fill import Fill
 from .fills.known_heads import condition_holds
 from .limiter import Overloaded
-
-if TYPE_CHECKING:
-    from .fills.fill import Fill
 
 PATIENCE: Final = 10.0
 """Seconds to wait for an earlier response with its body, at most: a new request may be faster than one that hangs. So

@@ -328,7 +328,7 @@ class Planner:
                 return _exact_part(exchange)  # most of a block would be of no use
             return self._first_part(exchange)
         spans = selected(exchange, stale.response, stale.length)
-        if spans is None or spans == "unsatisfiable" or self._fills.spans.fetches_whole(stale.length):
+        if spans is None or spans == "unsatisfiable" or self._fills.context.spans.fetches_whole(stale.length):
             return None
         part = self._first_part(exchange)
         return replace(part, of=stale) if part is not None else None
@@ -346,7 +346,7 @@ class Planner:
         if exact is not None:
             return RangeFetch(exact, exact, None, exchange.headers.get("range"), is_exact=True, is_own=is_own)
         need = ask = asked[0]
-        block, most = fills.spans.block, fills.spans.most
+        block, most = fills.context.spans.block, fills.context.spans.most
         if block and not (is_single and (exchange.key in fills.keys.exact or exchange.key in fills.keys.weak)):
             first, last = ask
             if first is None:
@@ -362,7 +362,9 @@ class Planner:
         """Whether a range is wanted of an object that is short enough to be fetched whole, by a HEAD."""
         length = self._fills.keys.length_of(exchange.key)
         return (
-            length is not None and self._fills.spans.fetches_whole(length) and exchange.requirements.ranges is not None
+            length is not None
+            and self._fills.context.spans.fetches_whole(length)
+            and exchange.requirements.ranges is not None
         )
 
     def _is_for_its_client(self, exchange: Exchange) -> bool:

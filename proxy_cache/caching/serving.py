@@ -18,10 +18,11 @@ from ..store.index import Entry
 from ..store.store import Store
 from ..wire.responses import OriginError
 from .answers import Answer, Exchange, MemoryReader, Seekable, StoredReader
+from .fills.fill import Waiter
+from .fills.head import FillHead, NotShareable
 from .fills.known_heads import condition_holds
 from .fills.request import FillRequest
 from .fills.table import FillTable
-from .fills.waiting import FillHead, NotShareable, Waiter
 from .headers import NAME, Heads, conditionally, put
 from .limiter import Overloaded
 from .plan import Planner, without_conditions
@@ -205,7 +206,7 @@ class Serving:
             return ahead.entry
         wanted = sum(span.length for span in spans)
         reader = waiter.reader
-        if reader is None or wanted > self.fills.spans.most - ahead.twice or not sends_ranges(head.response):
+        if reader is None or wanted > self.fills.context.spans.most - ahead.twice or not sends_ranges(head.response):
             return None
         last = max(spans)
         reader.seek(*last)

@@ -18,7 +18,8 @@ from typing import Any
 
 from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..caching.fills.waiting import ClientGone, NotShareable, Waiter
+from ..caching.fills.fill import Waiter
+from ..caching.fills.head import ClientGone, NotShareable
 from ..runtime.loop import when_hung_up
 from ..semantics.keys import Target
 from ..semantics.policy import Policy

@@ -19,7 +19,7 @@ from mitmproxy.flow import Error
 from ..app import App
 from ..caching.answers import Answer, Exchange
 from ..caching.cache import Cache
-from ..caching.fills.waiting import ClientGone
+from ..caching.fills.head import ClientGone
 from ..downstream.admission import Route
 from ..downstream.body_sender import BodySender
 from ..downstream.records import RequestRecord

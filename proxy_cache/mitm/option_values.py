@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mitmproxy import exceptions
 from mitmproxy.net import server_spec
 
-from ..caching.fills.table import SpanSettings
+from ..caching.fills.context import SpanSettings
 from ..caching.limiter import Limits
 from ..caching.serving import CacheSettings
 from ..semantics import redaction

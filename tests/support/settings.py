@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy_cache.caching.cache import CacheSettings
-from proxy_cache.caching.fills.table import SpanSettings
+from proxy_cache.caching.fills.context import SpanSettings
 from proxy_cache.caching.limiter import Limits
 from proxy_cache.mitm.rules import Rules
 from proxy_cache.semantics import redaction

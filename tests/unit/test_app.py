@@ -53,7 +53,8 @@ def test_new_settings_reach_whatever_goes_by_them(tmp_path: Path) -> None:
         assert fills is not None
         assert cache is not None
         assert (store.quota, store.memory_max, store.verifier.rate, store.spill.limit) == (changed.quota, 5, 7, 11)
-        assert (fills.default_ttl, fills.quick_abort_max, fills.quick_abort_timeout) == (13, 17, 19)
+        context = fills.context
+        assert (context.default_ttl, context.quick_abort_max, context.quick_abort_timeout) == (13, 17, 19)
         assert app.limiter.limits == changed.limits
         assert cache.serving.settings == changed.cache
         assert app.accounts.is_logged

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from proxy_cache.caching.fills.fill import Waiter
+from proxy_cache.caching.fills.head import ClientGone
 from proxy_cache.caching.fills.request import FillRequest, FillState
 from proxy_cache.caching.fills.table import FillTable
-from proxy_cache.caching.fills.waiting import ClientGone, Waiter
 from proxy_cache.caching.limiter import Limits, OriginLimiter
 from proxy_cache.observe.metrics import Metrics
 from proxy_cache.semantics.headers import Headers
@@ -69,12 +70,12 @@ def test_who_leaves_before_the_first_step_leaves_no_slot_taken(tmp_path: Path) -
     async def story(table: FillTable) -> None:
         for number in range(5):
             waiter = table.start(request(number))
-            assert table.limiter.in_flight + table.limiter.queued == 1
+            assert table.context.limiter.in_flight + table.context.limiter.queued == 1
             waiter.client_gone()
             with pytest.raises(ClientGone):
                 await waiter.head()
             await waiter.fill.ending()
-            assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
+            assert (table.context.limiter.in_flight, table.context.limiter.queued, table.running) == (0, 0, 0)
             assert table.find(request(number).key, Headers(), lambda response: True) is None
 
     with_table(tmp_path, story)
@@ -87,7 +88,7 @@ def test_a_shutdown_before_the_first_step_is_told_to_who_waits(tmp_path: Path) -
         for waiter in waiters:
             with pytest.raises(OriginError, match="abandoned"):
                 await waiter.head()
-        assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
+        assert (table.context.limiter.in_flight, table.context.limiter.queued, table.running) == (0, 0, 0)
 
     with_table(tmp_path, story)
 
@@ -182,7 +183,7 @@ def test_what_comes_in_one_piece_over_an_open_connection_takes_no_task(tmp_path:
         joined.on_head = lambda: told.append(True)
         head = await waiter.head()
         assert head.why_not_stored is None
-        assert (await body_of(waiter), table.limiter.in_flight) == (b"hello", 0)
+        assert (await body_of(waiter), table.context.limiter.in_flight) == (b"hello", 0)
         assert (table.running, raw.connections) == (0, 1)
         assert asyncio.all_tasks() == before
         # Who comes now finds it in the store, before it is on the disk.
@@ -214,7 +215,7 @@ def test_what_takes_more_than_that_is_gone_on_with(tmp_path: Path, answer: list[
         raw.go.set()
         assert await body_of(waiter) == b"hello"
         await waiter.fill.ending()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         assert len(table.store.lookup(request("/x").key)) == 1
 
     with_origin(tmp_path, [[SMALL], answer, [SMALL]], story, retries=1)
@@ -243,7 +244,7 @@ def test_a_shutdown_while_an_answer_is_awaited_is_told_to_who_waits(tmp_path: Pa
         await table.close()
         with pytest.raises(OriginError, match="abandoned"):
             await waiter.head()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         await raw.ended.wait()
         assert not table.store.lookup(request("/x").key)
 
@@ -254,8 +255,8 @@ def test_a_refresh_has_its_time_again_when_who_has_joined_it_leaves(tmp_path: Pa
     """Or else nobody would end it, however long it takes. While somebody is there it has all the time it needs."""
 
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
-        table.quick_abort_timeout = 0.05
-        table.limiter.configure(Limits(2, queue_timeout=1000))
+        table.context.quick_abort_timeout = 0.05
+        table.context.limiter.configure(Limits(2, queue_timeout=1000))
         refresh = table.start(request("/x"), reads=False)
         first, second = (refresh.fill.join("agent", Headers()) for _ in range(2))
         first.leave()
@@ -281,7 +282,7 @@ def test_what_nobody_waits_for_and_nobody_may_have_is_given_up(tmp_path: Path) -
         waiter = table.start(private)
         await until(lambda: len(raw.requests) == 2)
         waiter.client_gone()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         await raw.ended.wait()
 
     with_origin(tmp_path, [[SMALL], []], story)
@@ -306,11 +307,11 @@ def test_who_leaves_before_the_task_that_goes_on_has_begun(
         private.private = True
         waiter = table.start(private)
         fill = waiter.fill
-        leave, client = fill.cancel if shutdown else waiter.client_gone, table.sources.origin.client
+        leave, client = fill.cancel if shutdown else waiter.client_gone, table.context.sources.origin.client
         for name in ("data_received", "connection_lost"):
             monkeypatch.setattr(OriginConnection, name, then(getattr(OriginConnection, name), leave))
         await fill.ending()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         with pytest.raises((OriginError, ClientGone)):
             await waiter.head()
         await table.close()
@@ -425,12 +426,12 @@ def test_a_waiter_without_a_client_is_found_and_its_fill_ended(
     """Nobody may forget one; but if somebody does, a slot is not gone for good."""
 
     async def story(table: FillTable, raw: RawOrigin, request: Callable[[str], FillRequest]) -> None:
-        table.sources.origin.client.configure(OriginSettings(timeout=1.0))
+        table.context.sources.origin.client.configure(OriginSettings(timeout=1.0))
         waiter = table.start(request("/x"))
         await waiter.head()
         waiter.asker = Answered()
         await waiter.fill.ending()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         assert waiter.fill.stalled
         raw.go.set()
 
@@ -450,7 +451,7 @@ def test_whatever_way_a_waiter_is_left_it_leaves(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             await fail()
         await waiter.fill.ending()
-        assert (table.limiter.in_flight, table.running) == (0, 0)
+        assert (table.context.limiter.in_flight, table.running) == (0, 0)
         raw.go.set()
 
     with_origin(tmp_path, [[SMALL], [NOT_KEPT, bytes(5_000_000), HOLD]], story)

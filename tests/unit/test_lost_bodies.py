@@ -105,7 +105,7 @@ def test_a_fill_is_read_on_from_the_origin(tmp_path: Path, monkeypatch: pytest.M
         assert len(origin.asked) == 2
         reader.close()
         await until(lambda: not table.running)
-        assert table.limiter.in_flight == 0
+        assert table.context.limiter.in_flight == 0
         server.close()
 
     with_table(tmp_path, story)

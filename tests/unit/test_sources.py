@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from proxy_cache.caching.fills.head import ClientGone
 from proxy_cache.caching.fills.request import FillRequest
 from proxy_cache.caching.fills.table import FillTable
-from proxy_cache.caching.fills.waiting import ClientGone
 from proxy_cache.caching.limiter import Limits, OriginLimiter, Overloaded
 from proxy_cache.observe.metrics import Metrics
 from proxy_cache.semantics.headers import Headers
@@ -110,13 +110,13 @@ def test_the_slot_is_taken_when_the_origin_is_the_next(tmp_path: Path) -> None:
         waiter = table.start(request("/x"))
         joined = waiter.fill.join("other", Headers())
         await until(lambda: elsewhere.asked == 1)
-        assert (table.limiter.in_flight, table.limiter.queued) == (0, 0)
+        assert (table.context.limiter.in_flight, table.context.limiter.queued) == (0, 0)
         elsewhere.answers.set()
         assert await body_of(waiter) == b"hello"
         assert await body_of(joined) == b"hello"
         await waiter.fill.ending()
         assert waiter.fill.slot.first_byte is not None
-        assert table.limiter.in_flight == 0
+        assert table.context.limiter.in_flight == 0
 
     with_sources(tmp_path, story, max_in_flight=1)
 
@@ -129,14 +129,14 @@ def test_who_leaves_before_the_origin_is_asked_takes_no_slot(tmp_path: Path) -> 
         with pytest.raises(ClientGone):
             await waiter.head()
         await waiter.fill.ending()
-        assert (table.limiter.in_flight, table.limiter.queued, table.running) == (0, 0, 0)
+        assert (table.context.limiter.in_flight, table.context.limiter.queued, table.running) == (0, 0, 0)
 
     with_sources(tmp_path, story, max_in_flight=1)
 
 
 def test_a_full_queue_at_the_origins_turn_is_told_to_all_who_wait(tmp_path: Path) -> None:
     async def story(table: FillTable, elsewhere: Elsewhere, request: Callable[[str], FillRequest]) -> None:
-        ticket, _ = table.limiter.enter("busy.example", "somebody", lambda overloaded: None)
+        ticket, _ = table.context.limiter.enter("busy.example", "somebody", lambda overloaded: None)
         waiter = table.start(request("/x"))
         joined = waiter.fill.join("other", Headers())
         elsewhere.answers.set()
@@ -144,7 +144,7 @@ def test_a_full_queue_at_the_origins_turn_is_told_to_all_who_wait(tmp_path: Path
             with pytest.raises(Overloaded):
                 await one.head()
         await waiter.fill.ending()
-        assert (table.limiter.in_flight, table.limiter.queued, table.running) == (1, 0, 0)
+        assert (table.context.limiter.in_flight, table.context.limiter.queued, table.running) == (1, 0, 0)
         ticket.end()
 
     with_sources(tmp_path, story, max_in_flight=1, queue_max=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...semantics.credentials import credentials_of, has_credentials
 from ...semantics.freshness import HEURISTICALLY_CACHEABLE
@@ -13,9 +13,7 @@ from ...semantics.policy import Policy
 from ...semantics.ranges import requested
 from ...semantics.validation import CONDITIONAL
 from ...store.columns import key_hash
-
-if TYPE_CHECKING:
-    from .request import FillRequest
+from .request import FillRequest
 
 PROVOKED: Final = frozenset(
     {

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
 from ...semantics.ranges import is_same_representation, parse_content_range, strong_validator
 from ...semantics.spans import Span
@@ -24,28 +25,28 @@ from ...upstream.origin import RETRY_STATUSES
 from ...upstream.response import OriginResponse
 from ...upstream.source import SourceRequest
 from ...wire.responses import OriginError
+from .fill import Fill
+from .handing_out import break_off, deliver, refuse_all
+from .head import FillHead
 from .partial_response import may_be_kept, take_partial
 from .request import FillState
 from .revalidation import take_not_modified
 from .transfer import copy
-from .waiting import FillHead
 from .whole_response import decide
-
-if TYPE_CHECKING:
-    from .fill import Fill
 
 PROGRESS: Final = 1024 * 1024
 """Bytes after which a body that breaks off again has all its tries again."""
 
 
 class Fetch:
-    """Made and started by its :class:`~.fill.Fill`, which is told of the head, and of the end: once, by
-    :meth:`~.fill.Fill.ended`, whatever way it ends."""
+    """Tells its :class:`~.fill.Fill` of the head, and of the end: once, by :meth:`~.fill.Fill.ended`, whatever way it
+    ends."""
 
     __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_has_begun", "_task")
 
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
+        fill.stop_fetch = self.cancel
         self._asked: OriginConnection | None = None
         """Where the response is awaited by callback."""
         self._task: asyncio.Task[None] | None = None
@@ -61,7 +62,7 @@ class Fetch:
         request = fill.request
         if has_slot and not request.candidates and request.range_fetch is None:
             # Validations and spans have more steps than the callbacks know.
-            self._asked = fill.table.sources.ask_now(request.target, request.headers, fill.interim, self._answered)
+            self._asked = fill.context.sources.ask_now(request.target, request.headers, self._interim, self._answered)
             if self._asked is not None:
                 fill.slot.asked = fill.started
                 fill.state = FillState.RUNNING
@@ -79,7 +80,7 @@ class Fetch:
         if not self._has_begun:
             if isinstance(self._first_try, OriginResponse):
                 self._first_try.close()
-            self._fill.ended(self._fill.broke(asyncio.CancelledError()))
+            self._fill.ended(break_off(self._fill, asyncio.CancelledError()))
 
     async def granted(self) -> None:
         """Wait for the slot, at the origin's turn (see :class:`~...upstream.source.Slot`)."""
@@ -88,6 +89,16 @@ class Fetch:
 
     def answered(self) -> None:
         self._fill.slot.answered()
+
+    def _interim(self, status: int, headers: Headers) -> None:
+        """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
+        anybody's session."""
+        request = self._fill.request
+        is_personal = has_credentials(request.headers, request.policy.credentials)
+        shown = headers.without("set-cookie")
+        for waiter in list(self._fill.waiters):
+            if waiter.on_interim is not None and (waiter.leads or not is_personal):
+                waiter.on_interim(status, headers if waiter.leads else shown)
 
     # -- by callbacks -------------------------------------------------------------------------------------------
 
@@ -107,12 +118,12 @@ class Fetch:
                 fill.state = FillState.COMPLETE
                 outcome = "not_modified" if answer.status == 304 else "not_stored"
                 if head.why_not_stored is None and not fill.doomed:
-                    entry = fill.table.store.put(fill.request.key, head.response, content)
+                    entry = fill.context.store.put(fill.request.key, head.response, content)
                     outcome = "stored" if entry is not None else "not_stored"
                 fill.ended(outcome)
-                fill.deliver(head, recipients)
+                deliver(fill, head, recipients)
             except (Exception, asyncio.CancelledError) as error:
-                fill.ended(fill.broke(error))
+                fill.ended(break_off(fill, error))
 
     # -- by a task ----------------------------------------------------------------------------------------------
 
@@ -129,14 +140,14 @@ class Fetch:
             outcome = await self._fetch()
             fill.state = FillState.COMPLETE
         except (Exception, asyncio.CancelledError) as error:
-            outcome = fill.broke(error)
+            outcome = break_off(fill, error)
         finally:
             fill.ended(outcome)
 
     async def _fetch(self) -> str:
         """Ask; hand the head to the waiters, and write the body while they read along. The outcome."""
         fill = self._fill
-        request, store = fill.request, fill.table.store
+        request, store = fill.request, fill.context.store
         try:
             outcome = await self._exchange(request.candidates)
             if outcome is None:
@@ -167,11 +178,11 @@ class Fetch:
     async def _exchange(self, candidates: tuple[Entry, ...]) -> str | None:
         """One response and its continuations: the outcome, or ``None`` after a 304 that nothing can be made of."""
         fill = self._fill
-        request, store = fill.request, fill.table.store
+        request, store = fill.request, fill.context.store
         headers = self._request_headers(candidates)
         first_try, self._first_try = self._first_try, None
-        response = await fill.table.sources.get(
-            SourceRequest(request.target, headers, self, request.retries, fill.interim, first_try)
+        response = await fill.context.sources.get(
+            SourceRequest(request.target, headers, self, request.retries, self._interim, first_try)
         )
         try:
             if response.status == 304 and candidates:
@@ -211,11 +222,22 @@ class Fetch:
             if partial is not None:
                 return partial
         elif request.is_short and response.status == 200:
-            fill.check_is_short(response.content_length)
+            self._check_is_short(response.content_length)
         head, recipients = decide(fill, response)
-        fill.deliver(head, recipients)
+        deliver(fill, head, recipients)
         fill.look_who_waits()
         return head
+
+    def _check_is_short(self, length: int | None) -> None:
+        """Raises :class:`OriginError` if the object is not short enough to be fetched whole on behalf of ranges, or may
+        not be (``None``), and no waiter wants all of it. They ask anew then."""
+        fill, context = self._fill, self._fill.context
+        if context.spans.fetches_whole(length):
+            return
+        if all(waiter.leads or "range" in waiter.headers for waiter in fill.waiters):
+            context.keys.length_is_not_told(fill.request.key)
+            refuse_all(fill, refetch_alone=False)
+            raise OriginError("http_response_incomplete", "it may be longer than a HEAD has said")
 
     # -- a body that broke off ----------------------------------------------------------------------------------
 
@@ -235,7 +257,7 @@ class Fetch:
         """Ask the origin for the rest, as long as there are tries. Raises ``broken`` if there are none, or the response
         isn't the rest."""
         fill = self._fill
-        source, validator = fill.table.sources.origin, strong_validator(head.response.headers)
+        source, validator = fill.context.sources.origin, strong_validator(head.response.headers)
         span = fill.request.range_fetch
         if (
             not source.client.may_retry(broken, self._breaks)
@@ -263,7 +285,7 @@ class Fetch:
             )
             if body.kept and not may_be_kept(fill.request, updated):
                 fill.doomed = True
-            again = await copy(response, body, fill.table.store.pipes)
+            again = await copy(response, body, fill.context.store.pipes)
         finally:
             response.close()
         if again is not None and body.length - since >= PROGRESS:

@@ -4,7 +4,7 @@ A fill belongs to the cache. It asks its sources in order (:mod:`...upstream.sou
 turn has come (:mod:`.slot`), writes at the origin's speed, and gives the slot back at the origin's last byte
 (:mod:`.fetch`).
 
-Its :class:`~.waiting.Waiter` s wait first for the head of the response, and are then readers of its body. They come and
+Its :class:`~.fill.Waiter` s wait first for the head of the response, and are then readers of its body. They come and
 go as they like; the fill minds only when the last one leaves:
 
 - still queued: it is cancelled, and the origin never hears of it;
@@ -19,51 +19,68 @@ What breaks off is continued from where it stopped (``Range`` with ``If-Range``)
 as an entry with gaps otherwise, if it has a strong validator to put the rest to it by.
 
 A response that may not be shared goes to the one waiter for whom it was asked, if it is still there
-(:mod:`.whole_response`); the others are told that it is :class:`~.waiting.NotShareable`, all at once, and each asks
+(:mod:`.whole_response`); the others are told that it is :class:`~.head.NotShareable`, all at once, and each asks
 for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Protocol, Self
 
-from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
 from ...semantics.spans import Span
-from ...semantics.stored import StoredResponse
-from ...semantics.storing import SIGNED_URL, speaks_of_resource
-from ...semantics.vary import matches
+from ...semantics.storing import SIGNED_URL
 from ...store.body import Body, Reader
-from ...wire.responses import OriginError
-from ..limiter import Overloaded
-from .audience import PROVOKED, is_about_others_like
-from .contention import HoldUp, Leftover
-from .fetch import Fetch
+from ...store.index import Entry
+from ..limiter import Overloaded, Place
+from .context import FillContext
+from .head import ClientGone, FillHead
+from .leftover import Leftover
+from .pace import Ahead
 from .request import FillRequest, FillState
 from .slot import OriginSlot
-from .waiting import FillHead, NotShareable, Recipients, Waiter
 
-if TYPE_CHECKING:
-    from ..ranges.ahead import Ahead
-    from .table import FillTable
 
-logger = logging.getLogger(__name__)
+class Registry(Protocol):
+    """Where requests find a fill: the :class:`~.table.FillTable` that has made it."""
+
+    def forget(self, fill: Fill) -> None:
+        """Nobody else may join it."""
+
+    def has_ended(self, fill: Fill) -> None: ...
+
+    def fills_a_gap(self, fill: Fill, entry: Entry) -> None:
+        """It brings a piece of ``entry``."""
+
+    def fills_it_all(self, fill: Fill, entry: Entry) -> None:
+        """Asked for a piece of ``entry``, it brings a whole."""
+
+
+class Asker(Protocol):
+    """The client's request that a waiter belongs to."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been answered, or its client has left."""
 
 
 class Fill:
     """One request to a source and its response. Made by :class:`~.table.FillTable`."""
 
-    def __init__(self, table: FillTable, request: FillRequest) -> None:
-        self.table = table
+    def __init__(self, context: FillContext, registry: Registry, request: FillRequest) -> None:
+        self.context = context
+        self.registry = registry
         self.request = request
         self.state = FillState.QUEUED
         self.started = time.monotonic()
-        self.slot = OriginSlot(table.limiter, request.target.authority)
-        self._fetch: Fetch | None = None
+        self.slot = OriginSlot(context.limiter, request.target.authority)
+        self.stop_fetch: Callable[[], None] | None = None
+        """While it is fetched. (Who fetches knows this fill: a circle that is left would keep the body's tail until the
+        collector looks.)"""
         self.head: FillHead | None = None
         self.body: Body | None = None
         self.doomed = False
@@ -74,7 +91,6 @@ class Fill:
         self._ending: asyncio.Future[None] | None = None
         self._leftover: Leftover | None = None
         """While no client waits: how long it may still take."""
-        self.hold_up: HoldUp | None = None
         self.stalled = False
         """Whether it was ended because it got nowhere (see :mod:`.watch`)."""
         self.ahead: Ahead | None = None
@@ -82,17 +98,18 @@ class Fill:
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
-    def start(self, *, reads: bool = True) -> Waiter:
-        """Begin, on behalf of its first waiter. Raises :class:`Overloaded` if there is no place in the queue."""
+    def start(self, *, reads: bool, queues: bool) -> Waiter:
+        """Take the first waiter in. ``queues``: it needs a slot at once.
+
+        Raises :class:`Overloaded` if there is no place in the queue.
+        """
         request = self.request
         waiter = Waiter(self, request.headers, request.client, request.policy.patience, leads=True, reads=reads)
-        if self.table.sources.begins_at_origin:
+        if queues:
             self.slot.enter(waiter)
         self.waiters[waiter] = None
         if not reads:
             self._leftover = Leftover(self)
-        self._fetch = fetch = Fetch(self)
-        fetch.start(has_slot=self.table.sources.begins_at_origin and waiter.place is None)
         return waiter
 
     def join(self, client: str, headers: Headers, patience: float | None = None, *, reads: bool = True) -> Waiter:
@@ -108,7 +125,7 @@ class Fill:
         if self.head is not None:
             waiter.deliver(self.head)
             if self.head.why_not_stored == SIGNED_URL:
-                self._let_readers_differ()
+                self.let_readers_differ()
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -130,7 +147,7 @@ class Fill:
         """Whether it may still be finished although no client waits. If so, it is watched from now on."""
         if not self._worth_finishing():
             return False
-        if self.is_in_the_way and (self.head is None or self.table.limiter.is_full):
+        if self.is_in_the_way and (self.head is None or self.context.limiter.is_full):
             return False
         if self._leftover is None:
             self._leftover = Leftover(self)
@@ -154,8 +171,8 @@ class Fill:
 
     def cancel(self) -> None:
         """End it here and now."""
-        if self._fetch is not None:
-            self._fetch.cancel()
+        if self.stop_fetch is not None:
+            self.stop_fetch()
 
     async def ending(self) -> None:
         """Wait until it has ended, and what is kept of it is stored."""
@@ -181,7 +198,7 @@ class Fill:
     def bytes_left(self) -> int:
         """Bytes that are to come, at most, if it is to be finished for nobody; negative if they are too many. Of a body
         of unknown length as much may come in all as may be left of another."""
-        body, limit = self.body, self.table.quick_abort_max
+        body, limit = self.body, self.context.quick_abort_max
         if body is None:
             return 0
         if body.total is None:
@@ -192,6 +209,11 @@ class Fill:
     @property
     def is_running(self) -> bool:
         return self.state is FillState.RUNNING and not self._abandoned
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing is to be expected of it any more."""
+        return self._abandoned or self.state is FillState.FAILED
 
     @property
     def is_being_stored(self) -> bool:
@@ -208,51 +230,24 @@ class Fill:
         """Whether somebody queues for the slot that it holds."""
         return self.slot.is_waited_for
 
-    # -- what the fetch tells ------------------------------------------------------------------------------------
-
-    def broke(self, error: BaseException) -> str:
-        """It ended with this, which is told to all who wait. The outcome."""
-        match error:
-            case OriginError():
-                self._fail(error)
-                return error.error
-            case asyncio.CancelledError() | Overloaded():
-                # Nobody waits any more, the place in the queue timed out, or the proxy is shutting down.
-                outcome = "stalled" if self.stalled else "abandoned" if self.state is FillState.RUNNING else ""
-                self._fail(OriginError("proxy_internal_error", "the fill was abandoned"))
-                return outcome
-            case _:
-                logger.error("fill of %s failed", self.request.target.shown, exc_info=error)
-                self._fail(OriginError("proxy_internal_error", type(error).__name__))
-                return "proxy_internal_error"
+    # -- what is told by who fetches ------------------------------------------------------------------------------
 
     def ended(self, outcome: str) -> None:
         """It is over. ``outcome``: as the metrics name it; empty if no source was asked."""
         self._over = True
-        self._fetch = None  # which knows this: a circle would be left to the collector, with the body's tail
+        self.stop_fetch = None
         self.slot.end(outcome)
         if self._leftover is not None:
             self._leftover.cancel()
             self._leftover = None
-        self.table.forget(self)
-        if self.ahead is not None:
-            self.ahead.end()
+        self.registry.has_ended(self)
         if outcome:
-            self.table.events.fill_ended(outcome)
+            self.context.events.fill_ended(outcome)
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None
-            self.table.events.not_stored(why or ("invalidated" if self.doomed else "store"))
+            self.context.events.not_stored(why or ("invalidated" if self.doomed else "store"))
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
-
-    def interim(self, status: int, headers: Headers) -> None:
-        """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
-        anybody's session."""
-        is_personal = has_credentials(self.request.headers, self.request.policy.credentials)
-        shown = headers.without("set-cookie")
-        for waiter in list(self.waiters):
-            if waiter.on_interim is not None and (waiter.leads or not is_personal):
-                waiter.on_interim(status, headers if waiter.leads else shown)
 
     def look_who_waits(self) -> None:
         """The head has been handed out. Ends the fetch if no waiter is left, and it may not go on for nobody."""
@@ -266,7 +261,7 @@ class Fill:
         if head is None or head.why_not_stored is not None or head.response.status != 200 or self.doomed:
             return
         if self.state is FillState.RUNNING and not self.request.private:
-            self.table.keys.heads.tell(self.request.key, head.response)
+            self.context.keys.heads.tell(self.request.key, head.response)
 
     @property
     def span(self) -> Span:
@@ -280,118 +275,148 @@ class Fill:
 
     def covers(self, offset: int) -> bool:
         """Whether a reader can get the byte at ``offset``, and the following ones, from here."""
-        if self._abandoned or self.state is FillState.FAILED:
+        if self.is_lost:
             return False
         span = self.span
         return span.start <= offset < span.stop and (self.body is None or self.body.has(offset))
 
-    def refuse_all(self, *, refetch_alone: bool, ranges_only: bool = False, personal: bool = False) -> None:
-        """All waiters have to ask anew. ``refetch_alone``: each for itself, or (``ranges_only``) just those that want
-        ranges, or (``personal``) just those about whom the response says something although it isn't for them."""
-        request, waiters, self.waiters = self.request, self.waiters, {}
-        for waiter in waiters:
-            wants_range = waiter.leads or "range" in waiter.headers
-            is_about = not personal or is_about_others_like(request.headers, waiter.headers, 206, request.policy)
-            waiter.fail(NotShareable(refetch_alone=refetch_alone and is_about and (wants_range or not ranges_only)))
-
-    def check_is_short(self, length: int | None) -> None:
-        """Raises :class:`OriginError` if the object is not short enough to be fetched whole on behalf of ranges, or may
-        not be (``None``), and no waiter wants all of it. They ask anew then."""
-        table = self.table
-        if table.spans.fetches_whole(length):
-            return
-        if all(waiter.leads or "range" in waiter.headers for waiter in self.waiters):
-            table.keys.length_is_not_told(self.request.key)
-            self.refuse_all(refetch_alone=False)
-            raise OriginError("http_response_incomplete", "it may be longer than a HEAD has said")
-
-    def deliver(self, head: FillHead, recipients: Recipients) -> None:
-        """Hand out the head: to the waiter for which it was asked, if that is still here, and to all others whom it
-        suits. The rest have to ask anew."""
-        shared, alone, suits = recipients
-        # What was "partial" was about a range, and speaks of no other.
-        refused = head.why_not_stored == "partial" or not speaks_of_resource(head.response.status)
-        for waiter in list(self.waiters):
-            if waiter.leads or (
-                shared and matches(head.response.vary, waiter.headers) and (suits is None or suits(waiter.headers))
-            ):
-                waiter.deliver(head)
-            else:
-                # Nothing is known yet of what those are given who say less about themselves: one of them asks for all.
-                also_alone = alone and not shared and is_about_others_like(
-                    self.request.headers, waiter.headers, head.response.status, self.request.policy
-                )  # fmt: skip
-                waiter.fail(NotShareable(refetch_alone=also_alone, refused=refused))
-                del self.waiters[waiter]
-        if head.why_not_stored == SIGNED_URL:
-            self._let_readers_differ()
-
-    def _let_readers_differ(self) -> None:
+    def let_readers_differ(self) -> None:
         """Several clients share what is not stored: none has to wait until the slowest of them has read."""
         if self.body is not None and len(self.waiters) > 1:
             self.body.spill()
-
-    def _fail(self, error: OriginError) -> None:
-        self.state = FillState.FAILED
-        if self.body is not None:
-            self.body.fail(error)
-        suits, asked = None, self.request.range_fetch
-        if error.error in PROVOKED and self.head is None and (asked is None or asked.of is None):
-            suits = self.table.trouble.concerns(self.request)
-        for waiter in list(self.waiters):
-            if suits is None or waiter.leads or suits(waiter.headers):
-                waiter.fail(error)
-            else:
-                waiter.fail(NotShareable(refetch_alone=False, refused=True))
-                self.waiters.pop(waiter, None)
-
-    # -- joining, seen from the table ---------------------------------------------------------------------------
-
-    def open_to(
-        self,
-        headers: Headers,
-        fresh: Callable[[StoredResponse], bool],
-        since: float | None = None,
-        came: float | None = None,
-    ) -> bool:
-        """Whether a request may share this response that looks for one now, and ``came`` then.
-
-        Until the head is there everybody may wait who doesn't insist on what the origin says from ``since`` on. Once it
-        is, it must suit the request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh, unless
-        the request was here before the origin was asked.
-        """
-        if self._abandoned or self.state is FillState.FAILED or self.request.private:
-            return False
-        asked = self.slot.asked
-        if self.head is None:
-            return since is None or asked is None or asked >= since
-        if self.head.fills_gap_of is not None:
-            return False  # the entry is there to be found, and this fill as one of its gaps'
-        if self.body is None or not self.body.joinable:
-            return False
-        response = self.head.response
-        if came is not None and asked is not None and asked >= came:
-            return matches(response.vary, headers)
-        if since is not None and asked is not None and asked >= since and time.time() < response.fresh_until:
-            return matches(response.vary, headers)
-        return matches(response.vary, headers) and fresh(response)
 
     @property
     def is_queued(self) -> bool:
         """Whether it still waits for a slot."""
         return self.state is FillState.QUEUED
 
-    def snapshot(self) -> dict[str, Any]:
-        body = self.body
-        return {
-            "state": self.state.value,
-            "host": self.request.target.authority,
-            "age_seconds": round(time.monotonic() - self.started, 3),
-            "bytes": body.length - body.start if body else 0,
-            "total_bytes": body.total if body else None,
-            "waiters": len(self.waiters),
-        }
-
     def __repr__(self) -> str:
         size = f", {self.body.length} bytes" if self.body else ""
         return f"<Fill {self.request.target.shown} {self.state.value}, {len(self.waiters)} waiters{size}>"
+
+
+class Waiter:
+    """One flow's interest in a fill, from the wait for its head to the last byte read.
+
+    A context: whatever way its block is left, the waiter leaves the fill, unless it was handed on (:meth:`hand_on`)
+    to the reader of the body. A forgotten waiter would hold up a body that isn't stored, and with it the fill and its
+    slot.
+    """
+
+    __slots__ = (
+        "_awaited", "_is_handed_on", "_outcome", "asker", "client", "fill", "headers", "leads", "on_gone", "on_head",
+        "on_interim", "patience", "place", "queued_for", "reader", "reads",
+    )  # fmt: skip
+
+    def __init__(
+        self, fill: Fill, headers: Headers, client: str, patience: float | None, *, leads: bool = False,
+        reads: bool = True,
+    ) -> None:  # fmt: skip
+        """``patience``: seconds it may queue for a slot (``None``: as the limits say). ``reads``: whether it is for a
+        client, and not only to have the response stored."""
+        self.fill = fill
+        self.reads = reads
+        self.leads = leads
+        """Whether the fill was started for it. (Known here: a fill that refers to a waiter that has left would be a
+        circle for the collector, with the body's tail.)"""
+        self.headers = headers
+        self.client = client
+        self.patience = patience
+        self.asker: Asker | None = None
+        """Until it leaves."""
+        self.on_interim: Callable[[int, Headers], None] | None = None
+        self.on_head: Callable[[], None] | None = None
+        """Called when there is a :meth:`result`, unless :meth:`head` is awaited."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the client leaves after the head."""
+        self._outcome: FillHead | Exception | None = None
+        self._awaited: asyncio.Future[None] | None = None
+        self.place: Place | None = None
+        """In the limiter's queue, as long as it waits there."""
+        self._is_handed_on = False
+        self.reader: Reader | None = None
+        """Opened when the head arrives: an unstored body keeps only the bytes that an open reader still needs."""
+        self.queued_for = 0.0
+        """Seconds this waiter spent in the limiter's queue."""
+
+    def __enter__(self) -> Self:
+        self._is_handed_on = False  # it was handed on to this block
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_handed_on:
+            self.leave()
+
+    def hand_on(self) -> None:
+        """From here on another owner leaves: the exchange, or the reader of gaps."""
+        self._is_handed_on = True
+
+    async def head(self) -> FillHead:
+        """Wait for the head. Raises what :meth:`result` does."""
+        if self._outcome is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
+        return self.result()
+
+    def result(self) -> FillHead:
+        """The head, once it has arrived. Raises :class:`OriginError`, :class:`Overloaded`, :class:`NotShareable` or
+        :class:`ClientGone` if there will be none."""
+        outcome = self._outcome
+        if isinstance(outcome, FillHead):
+            return outcome
+        assert outcome is not None
+        raise outcome
+
+    def overloaded(self, overloaded: Overloaded) -> None:
+        self.queued_for = overloaded.waited
+        self.fail(overloaded)
+        self.fill.leave(self)
+
+    def client_gone(self) -> None:
+        """The client disconnected: :meth:`head` raises :class:`ClientGone`."""
+        if self.place is not None:
+            self.queued_for = time.monotonic() - self.place.since
+        self.fail(ClientGone(self.fill.is_queued))
+        if self.on_gone is not None:
+            self.on_gone()
+        self.leave()
+
+    def leave(self) -> None:
+        """Not interested any more. Idempotent; the fill goes on if it has other waiters, or little left to do."""
+        if self.place is not None:
+            place, self.place = self.place, None
+            place.leave()
+        if self.reader is not None:
+            self.reader.close()
+        self.asker = None
+        self.fill.leave(self)
+
+    def fail(self, error: Exception) -> None:
+        if self._outcome is None:
+            self._outcome = error
+            self._tell()
+
+    def _tell(self) -> None:
+        """There is an outcome: wake the task that waits, or call back, in a turn of its own."""
+        if self._awaited is not None:
+            if not self._awaited.done():
+                self._awaited.set_result(None)
+        elif self.on_head is not None:
+            on_head, self.on_head = self.on_head, None
+            self.fill.context.heads.add(on_head)
+
+    def admitted(self) -> None:
+        if self.place is not None:
+            self.queued_for = time.monotonic() - self.place.since
+            self.place = None
+
+    def deliver(self, head: FillHead) -> None:
+        if self._outcome is None:
+            if head.body is not None and self.reads:
+                self.reader = head.body.reader()
+            self._outcome = head
+            self._tell()
+            if head.body is not None and not self.reads and not head.body.kept:
+                self.fill.leave(self)  # nothing will be stored

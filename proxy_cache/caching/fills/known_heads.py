@@ -7,7 +7,7 @@ the lifetime of a 200 (RFC 9110 §15.4.5): while fresh it answers all others wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...semantics.entity_tags import entity_tag
 from ...semantics.headers import Headers
@@ -15,9 +15,7 @@ from ...semantics.stored import StoredResponse
 from ...semantics.validation import NOT_MODIFIED_FIELDS, not_modified
 from ...semantics.vary import matches
 from ...store.entry import head_size
-
-if TYPE_CHECKING:
-    from ...store.index import Entry
+from ...store.index import Entry
 
 HEADS_MAX: Final = 4096
 """Heads in memory; the one longest not updated makes room."""

@@ -3,8 +3,6 @@ something that no client must get (RFC 9111 §3.3, §3.4)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...semantics.headers import Headers, end_to_end
 from ...semantics.ranges import as_whole, is_same_representation
 from ...semantics.spans import Span
@@ -13,13 +11,12 @@ from ...semantics.storing import judge, why_not_shared
 from ...store.index import Entry
 from ...upstream.response import OriginResponse
 from ...wire.responses import OriginError
+from .fill import Fill
+from .handing_out import deliver, refuse_all
+from .head import FillHead, Recipients
 from .range_fetch import RangeFetch, is_passed_off_as_whole
 from .request import FillRequest
-from .waiting import FillHead, Recipients
 from .whole_response import VOLATILE
-
-if TYPE_CHECKING:
-    from .fill import Fill
 
 
 def take_partial(fill: Fill, response: OriginResponse, asked: RangeFetch) -> FillHead | None:
@@ -31,7 +28,7 @@ def take_partial(fill: Fill, response: OriginResponse, asked: RangeFetch) -> Fil
     if found is not None:
         span, length = found
         headers = as_whole(response.headers, length)
-        fill.table.keys.can_be_put_together(fill.request.key, headers)
+        fill.context.keys.can_be_put_together(fill.request.key, headers)
         if asked.of is not None and _belongs_to(fill, asked.of, length, response):
             return _more_of(fill, response, headers, asked.of, span, length)
         return _first_of(fill, response, headers, span, length)
@@ -43,8 +40,8 @@ def take_partial(fill: Fill, response: OriginResponse, asked: RangeFetch) -> Fil
         # All of it: either the origin knows no ranges, or it has another version. It is what others can join now.
         stored = asked.of
         if stored.spans is not None and not is_same_representation(stored.response.headers, response.headers):
-            fill.table.is_another_version(stored, unawares=not fill.request.candidates)
-        fill.table.fills_it_all(fill, stored)
+            fill.context.is_another_version(stored, unawares=not fill.request.candidates)
+        fill.registry.fills_it_all(fill, stored)
     return None
 
 
@@ -56,39 +53,39 @@ def may_be_kept(request: FillRequest, updated: StoredResponse) -> bool:
 
 def _more_of(fill: Fill, response: OriginResponse, headers: Headers, entry: Entry, span: Span, length: int) -> FillHead:
     """The stored response, "combined under the header fields of the newer one" (RFC 9111 §3.4)."""
-    request, table = fill.request, fill.table
+    request, context = fill.request, fill.context
     updated = entry.response.updated_by(headers, response.request_time, response.response_time, None, request.policy)
-    is_kept, is_held = may_be_kept(request, updated), table.store.holds(entry)
+    is_kept, is_held = may_be_kept(request, updated), context.store.holds(entry)
     if is_held and not is_kept:
-        fill.refuse_all(refetch_alone=True, personal=True)
+        refuse_all(fill, refetch_alone=True, personal=True)
         if updated.must_not_be_kept:
-            table.store.remove(entry)
+            context.store.remove(entry)
         raise OriginError("http_response_incomplete", "the origin gives the rest of this to nobody else")
     if is_held:
-        table.store.update(entry, updated)
-    fill.body = table.store.piece(entry, *span)
+        context.store.update(entry, updated)
+    fill.body = context.store.piece(entry, *span)
     if is_kept:
-        table.fills_a_gap(fill, entry)
+        fill.registry.fills_a_gap(fill, entry)
     else:
-        table.forget(fill)  # it goes on with a response that has started, and is for that one alone
+        fill.registry.forget(fill)  # it goes on with a response that has started, and is for that one alone
     head = FillHead(entry.response, "", fill.body, None, None, None, entry, length=length)
     return _delivered(fill, head, Recipients(shared=is_kept))
 
 
 def _first_of(fill: Fill, response: OriginResponse, headers: Headers, span: Span, length: int) -> FillHead:
-    request, table = fill.request, fill.table
-    verdict = judge(request.headers, 200, headers, request.policy, table.guess_for(request, headers))
+    request, context = fill.request, fill.context
+    verdict = judge(request.headers, 200, headers, request.policy, context.guess_for(request, headers))
     why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
     stored = StoredResponse.of(200, headers, request.headers, response.request_time, response.response_time, verdict)
-    table.keys.remember(request, headers, why_not)
+    context.keys.remember(request, headers, why_not)
     entry: Entry | None = None
-    if why_not is None and not fill.doomed and table.store.accepts(request.key, stored):
-        entry = table.store.add_object(request.key, stored, length)
-        fill.body = table.store.piece(entry, *span)
-        table.fills_a_gap(fill, entry)
+    if why_not is None and not fill.doomed and context.store.accepts(request.key, stored):
+        entry = context.store.add_object(request.key, stored, length)
+        fill.body = context.store.piece(entry, *span)
+        fill.registry.fills_a_gap(fill, entry)
     else:
-        fill.body = table.store.body(span.stop, keep=False, start=span.start, volatile=why_not in VOLATILE)
-        table.forget(fill)
+        fill.body = context.store.body(span.stop, keep=False, start=span.start, volatile=why_not in VOLATILE)
+        fill.registry.forget(fill)
     own = None if verdict.omitted.isdisjoint(headers.names) else end_to_end(headers).without("age")
     head = FillHead(stored, "", fill.body, None, why_not, own, entry, length=length)
     return _delivered(fill, head, Recipients(shared=entry is not None, refetch_alone=why_not is not None))
@@ -96,7 +93,7 @@ def _first_of(fill: Fill, response: OriginResponse, headers: Headers, span: Span
 
 def _delivered(fill: Fill, head: FillHead, recipients: Recipients) -> FillHead:
     fill.head = head
-    fill.deliver(head, recipients)
+    deliver(fill, head, recipients)
     fill.look_who_waits()
     return head
 
@@ -107,22 +104,22 @@ def _belongs_to(fill: Fill, entry: Entry, length: int, response: OriginResponse)
     if_range = not fill.request.candidates  # else the origin was asked with If-None-Match
     if entry.length == length and is_same_representation(entry.response.headers, response.headers, if_range=if_range):
         return True
-    fill.table.is_another_version(entry, unawares=if_range)
+    fill.context.is_another_version(entry, unawares=if_range)
     if fill.request.candidates:
         return False  # it was asked whether there is a new one: this is its first piece
-    fill.refuse_all(refetch_alone=False)
+    refuse_all(fill, refetch_alone=False)
     raise OriginError("http_response_incomplete", "the origin has another version of this now")
 
 
 def _ask_for_less(fill: Fill, asked: RangeFetch) -> None:
     """The answer is to a range of ours, and nothing that a client could be given, or nothing that can be stored: each
     client asks for its own range then. If it was that, the leader gets the answer."""
-    table, key = fill.table, fill.request.key
+    context, key = fill.context, fill.request.key
     if asked.is_exact:
-        table.keys.unusable.add(key)
+        context.keys.unusable.add(key)
         if asked.is_own and asked.of is None:
             return
     else:
-        table.keys.exact.add(key)
-    fill.refuse_all(refetch_alone=asked.is_exact, ranges_only=True)
+        context.keys.exact.add(key)
+    refuse_all(fill, refetch_alone=asked.is_exact, ranges_only=True)
     raise OriginError("http_response_incomplete", "the origin has answered another range than was asked for")

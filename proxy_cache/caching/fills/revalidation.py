@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...semantics.directives import request_cache_control
 from ...semantics.stored import StoredResponse
 from ...semantics.storing import why_not_shared
@@ -11,15 +9,14 @@ from ...semantics.validation import selected_by_304
 from ...semantics.vary import matches
 from ...store.index import Entry
 from ...upstream.response import OriginResponse
-from .waiting import FillHead, Recipients
-
-if TYPE_CHECKING:
-    from .fill import Fill
+from .fill import Fill
+from .handing_out import deliver
+from .head import FillHead, Recipients
 
 
 async def take_not_modified(fill: Fill, candidates: tuple[Entry, ...], response: OriginResponse) -> bool:
     """Deliver the stored response that a 304 confirms. Whether there is one that could be used."""
-    request, store = fill.request, fill.table.store
+    request, store = fill.request, fill.context.store
     times = response.request_time, response.response_time
     selected = selected_by_304([entry.response for entry in candidates], response.headers)
     if selected is None or not store.holds(candidates[selected]):
@@ -37,14 +34,14 @@ async def take_not_modified(fill: Fill, candidates: tuple[Entry, ...], response:
     why_not = why_not_shared(request.headers, stored.headers, request.policy)
     if why_not is not None or not request.keep:
         # What is stored is good, for whoever has asked. It says nothing to others, and nothing of it is kept.
-        fill.table.forget(fill)
+        fill.registry.forget(fill)
         fill.head = FillHead(stored, "", None, entry, why_not or "bypass", own)
-        fill.deliver(fill.head, Recipients(shared=False))
+        deliver(fill, fill.head, Recipients(shared=False))
         return True
     if not fill.doomed:
         entry = await _update(fill, candidates, entry, stored, response)
     fill.head = FillHead(stored, "", None, entry, None, own)
-    fill.deliver(fill.head, Recipients(shared=True))
+    deliver(fill, fill.head, Recipients(shared=True))
     return True
 
 
@@ -52,7 +49,7 @@ async def _update(
     fill: Fill, candidates: tuple[Entry, ...], entry: Entry, stored: StoredResponse, response: OriginResponse
 ) -> Entry:
     """The entry to answer from: the confirmed one, or another variant with the same body."""
-    request, store = fill.request, fill.table.store
+    request, store = fill.request, fill.context.store
     times = response.request_time, response.response_time
     # "For each stored response identified, the cache MUST update its header fields": a strong tag names all.
     for other in candidates:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ..limiter import OriginLimiter, Overloaded, Ticket, TicketState
+from ..limiter import OriginLimiter, Overloaded, Place, Ticket, TicketState
 
-if TYPE_CHECKING:
-    from .waiting import Waiter
+
+class Queuer(Protocol):
+    """A :class:`~.fill.Waiter`, as long as it waits for the slot."""
+
+    @property
+    def client(self) -> str: ...
+
+    @property
+    def patience(self) -> float | None: ...
+
+    place: Place | None
+
+    def overloaded(self, overloaded: Overloaded) -> None: ...
+
+    def admitted(self) -> None: ...
 
 
 class OriginSlot:
@@ -39,7 +52,7 @@ class OriginSlot:
         """Whether a queued fill could run if this one gave its slot back."""
         return self._ticket is not None and self._limiter.is_waited_for(self._ticket)
 
-    def enter(self, waiter: Waiter) -> None:
+    def enter(self, waiter: Queuer) -> None:
         """A place in the queue for one waiter, unless the slot is free or held. Raises :class:`Overloaded`."""
         ticket = self._ticket
         if ticket is not None:
@@ -47,7 +60,7 @@ class OriginSlot:
             return
         self._ticket, waiter.place = self._limiter.enter(self._host, waiter.client, waiter.overloaded, waiter.patience)
 
-    async def granted(self, waiters: Collection[Waiter]) -> None:
+    async def granted(self, waiters: Collection[Queuer]) -> None:
         """Wait for it on behalf of ``waiters``, as they come and go. Ends with ``CancelledError`` if there will be
         none, or :class:`Overloaded` if no waiter has a place in the queue (each has been told)."""
         if self._ticket is None:
@@ -61,7 +74,7 @@ class OriginSlot:
         if self.asked is None:
             self.asked = time.monotonic()
 
-    def _enter_all(self, waiters: Collection[Waiter]) -> None:
+    def _enter_all(self, waiters: Collection[Queuer]) -> None:
         refused: Overloaded | None = None
         for waiter in list(waiters):
             try:

@@ -2,82 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from ...runtime.batches import CallBatch
-from ...semantics.credentials import has_credentials
 from ...semantics.headers import Headers
 from ...semantics.spans import Span, Spans, span_to_ask_for
 from ...semantics.stored import StoredResponse
-from ...semantics.storing import ABOUT_CACHING
+from ...semantics.vary import matches
 from ...store.index import Entry
 from ...store.store import Store
 from ...upstream.source import Sources
 from ..limiter import OriginLimiter
-from .audience import Trouble
-from .contention import LOOK_EVERY, make_way
-from .fill import Fill
+from .contention import Contention
+from .context import FillContext, FillEvents
+from .fetch import Fetch
+from .fill import Fill, Waiter
 from .known_heads import condition_holds
-from .known_keys import KnownKeys
 from .request import FillRequest, FillState
-from .waiting import Waiter
 from .watch import Watch
-
-
-class FillEvents(Protocol):
-    """Events for the metrics."""
-
-    def fill_ended(self, outcome: str) -> None: ...
-
-    def not_stored(self, reason: str) -> None:
-        """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
-        was changed meanwhile, ``store`` if there was no room or the disk failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpanSettings:
-    """How ranges are asked for. All are bytes."""
-
-    block: int = 1024 * 1024
-    """Spans begin and end at multiples of it; 0: just where they are wanted."""
-    most: int = 16 * 1024 * 1024
-    """The longest span that is asked for at once on behalf of a range."""
-    whole: int | None = None
-    """The length up to which an object is fetched whole when a range of it is wanted; ``None``: four blocks."""
-
-    def fetches_whole(self, length: int | None) -> bool:
-        return length is not None and length <= (4 * self.block if self.whole is None else self.whole)
 
 
 class FillTable:
     """The running fills by key, and by the entry whose gaps they fill."""
 
     def __init__(self, store: Store, limiter: OriginLimiter, sources: Sources, events: FillEvents) -> None:
-        self.store = store
-        self.limiter = limiter
-        self.sources = sources
-        self.events = events
-        self.quick_abort_max = 1024 * 1024
-        """Bytes left at which a fill that nobody waits for is finished all the same, if that takes no more than"""
-        self.quick_abort_timeout = 10.0
-        """so many seconds."""
-        self.default_ttl = 0
-        """Seconds for which a response that says nothing about its freshness, and has no validator, is kept."""
-        self.spans = SpanSettings()
-        self.heads = CallBatch()
-        """The callbacks (:attr:`~.waiting.Waiter.on_head`) of waiters without a task."""
+        self.context = FillContext(store, limiter, sources, events)
+        self.store, self.keys = store, self.context.keys
         self._joinable: dict[str, list[Fill]] = {}
         self._gaps: dict[int, list[Fill]] = {}
         """Fills that bring pieces of entries, by the entry's id."""
         self._running: set[Fill] = set()
-        self.keys = KnownKeys()
-        self.watch = Watch(self)
-        self.trouble = Trouble()
-        self._next_look: asyncio.TimerHandle | None = None
-        limiter.on_queued = self._somebody_queues
+        self._watch = Watch(self.context, self.fills)
+        self._contention = Contention(self.context, self.fills)
 
     def find(
         self,
@@ -90,7 +47,7 @@ class FillTable:
         """A running fill that this request may share. ``since``: not one that the origin was asked for before (by the
         monotonic clock), unless its head is here and fresh. ``came``: when the request was here."""
         for fill in self._joinable.get(key, ()):
-            if fill.open_to(headers, fresh, since, came) and not self._is_for_other_conditions(fill, headers):
+            if _is_open_to(fill, headers, fresh, since, came) and not self._is_for_other_conditions(fill, headers):
                 return fill
         return None
 
@@ -133,11 +90,13 @@ class FillTable:
     def start(self, request: FillRequest, *, reads: bool = True) -> Waiter:
         """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue. ``reads``:
         whether its body is for a client, and not only to be stored."""
-        fill = Fill(self, request)
-        waiter = fill.start(reads=reads)
+        fill = Fill(self.context, self, request)
+        at_origin = self.context.sources.begins_at_origin
+        waiter = fill.start(reads=reads, queues=at_origin)
+        Fetch(fill).start(has_slot=at_origin and waiter.place is None)
         self._running.add(fill)
-        if not self.watch.is_on:
-            self.watch.begin()
+        if not self._watch.is_on:
+            self._watch.begin()
         if request.range_fetch is not None and request.range_fetch.of is not None and not request.candidates:
             self._gaps.setdefault(request.range_fetch.of.id, []).append(fill)
         elif not request.private:
@@ -167,12 +126,6 @@ class FillTable:
         """What this fill brings is all of ``entry``, which nobody finds by its key."""
         self._gaps.setdefault(entry.id, []).append(fill)
 
-    def forget_beside(self, fill: Fill, entry: Entry) -> None:
-        """The fill has ended: ``entry`` is needed no more."""
-        self._forget_gap(fill, entry.id)
-        if self.store.holds(entry):
-            self.store.remove(entry)
-
     def arrived(self, entry: Entry) -> Spans:
         """What there is of an entry's body, be it on its way to the file."""
         bodies = [fill.body for fill in self._gaps.get(entry.id, ()) if fill.body is not None]
@@ -181,17 +134,18 @@ class FillTable:
 
     def span_for(self, entry: Entry, offset: int, stop: int, *, whole: bool) -> Span:
         """What to ask for, to get the byte at ``offset`` and those up to ``stop``, of what nobody has asked for yet."""
-        taken = self.present_or_pending(entry)
+        taken, settings = self.present_or_pending(entry), self.context.spans
         if entry.key in self.keys.exact:
             return span_to_ask_for(offset, stop, taken, entry.length, block=0, max_size=0)
-        whole = whole or self.spans.fetches_whole(entry.length)
+        whole = whole or settings.fetches_whole(entry.length)
         return span_to_ask_for(
-            offset, stop, taken, entry.length, block=self.spans.block, max_size=self.spans.most, whole_gap=whole
+            offset, stop, taken, entry.length, block=settings.block, max_size=settings.most, whole_gap=whole
         )
 
     def first_span(self, offset: int, stop: int) -> Span:
         """What to ask for of what isn't stored yet."""
-        return span_to_ask_for(offset, stop, Spans(), None, block=self.spans.block, max_size=self.spans.most)
+        settings = self.context.spans
+        return span_to_ask_for(offset, stop, Spans(), None, block=settings.block, max_size=settings.most)
 
     def fills_a_gap(self, fill: Fill, entry: Entry) -> None:
         """What this fill brings is a piece of ``entry``: others find it by that."""
@@ -209,19 +163,6 @@ class FillTable:
 
     # -- responses ----------------------------------------------------------------------------------------------
 
-    def guess_for(self, request: FillRequest, response: Headers) -> int | None:
-        """Seconds of freshness for a response that says nothing at all, which it is then for us to guess (RFC 9111
-        §4.2.2): for a URL that looks like a file's, asked for by nobody in particular. Query strings are left out for
-        the reason of that section's note: they have long meant that something is worked out."""
-        if (
-            response.has_any(ABOUT_CACHING)
-            or not self.default_ttl
-            or "?" in request.target.path
-            or has_credentials(request.headers, request.policy.credentials)
-        ):
-            return None
-        return self.default_ttl
-
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
         self._joinable.pop(key, None)
@@ -229,14 +170,6 @@ class FillTable:
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True
-
-    def is_another_version(self, entry: Entry, *, unawares: bool) -> None:
-        """The origin has another version than that of this entry: its parts go. ``unawares``: it wasn't asked for that,
-        but for the rest. Each of its machines may name the same by another tag: until an answer shows otherwise, what
-        is wanted is asked for in one piece, so that whoever was cut off by this gets it at the next try."""
-        self.store.remove(entry)
-        if unawares:
-            self.keys.weak.add(entry.key)
 
     def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):
@@ -247,35 +180,26 @@ class FillTable:
         if fill.request.range_fetch is not None and fill.request.range_fetch.of is not None:
             self._forget_gap(fill, fill.request.range_fetch.of.id)
 
+    def has_ended(self, fill: Fill) -> None:
+        self.forget(fill)
+        if fill.ahead is not None and fill.ahead.is_hidden:
+            # What was fetched beside it is needed no more: its body is found by its key.
+            self._forget_gap(fill, fill.ahead.entry.id)
+            if self.store.holds(fill.ahead.entry):
+                self.store.remove(fill.ahead.entry)
+
     def _forget_key(self, fill: Fill) -> None:
         _discard(self._joinable, fill.request.key, fill)
 
     def _forget_gap(self, fill: Fill, entry_id: int) -> None:
         _discard(self._gaps, entry_id, fill)
 
-    # -- slots that others wait for -----------------------------------------------------------------------------
-
-    def _somebody_queues(self) -> None:
-        if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().call_later(0, self._look_for_slots)
-
-    def _look_for_slots(self) -> None:
-        """See which fills can give way to those that queue, again and again as long as somebody does."""
-        self._next_look = None
-        loop, limiter = asyncio.get_running_loop(), self.limiter
-        now = loop.time()
-        for fill in list(self._running):
-            make_way(fill, now, queue_is_full=limiter.is_full)
-        if limiter.queued:
-            self._next_look = loop.call_later(LOOK_EVERY, self._look_for_slots)
-
-    @property
     def fills(self) -> list[Fill]:
         """Those that run, or wait to."""
         return list(self._running)
 
     def snapshot(self) -> list[dict[str, Any]]:
-        return [fill.snapshot() for fill in self._running]
+        return [_shown(fill) for fill in self._running]
 
     @property
     def running(self) -> int:
@@ -283,9 +207,8 @@ class FillTable:
 
     async def close(self) -> None:
         """End all fills. What has arrived in full is stored; what has not is dropped."""
-        if self._next_look is not None:
-            self._next_look.cancel()
-        self.watch.end()
+        self._contention.end()
+        self._watch.end()
         running = list(self._running)
         for fill in running:
             if fill.state is not FillState.COMPLETE:
@@ -293,6 +216,49 @@ class FillTable:
         for fill in running:
             if fill in self._running:
                 await fill.ending()
+
+
+def _is_open_to(
+    fill: Fill,
+    headers: Headers,
+    fresh: Callable[[StoredResponse], bool],
+    since: float | None,
+    came: float | None,
+) -> bool:
+    """Whether a request may share this response that looks for one now, and ``came`` then.
+
+    Until the head is there everybody may wait who doesn't insist on what the origin says from ``since`` on. Once it
+    is, it must suit the request like a stored response: the variant it selects (RFC 9111 §4.1), and fresh, unless
+    the request was here before the origin was asked.
+    """
+    if fill.is_lost or fill.request.private:
+        return False
+    asked = fill.slot.asked
+    if fill.head is None:
+        return since is None or asked is None or asked >= since
+    if fill.head.fills_gap_of is not None:
+        return False  # the entry is there to be found, and this fill as one of its gaps'
+    if fill.body is None or not fill.body.joinable:
+        return False
+    response = fill.head.response
+    if came is not None and asked is not None and asked >= came:
+        return matches(response.vary, headers)
+    if since is not None and asked is not None and asked >= since and time.time() < response.fresh_until:
+        return matches(response.vary, headers)
+    return matches(response.vary, headers) and fresh(response)
+
+
+def _shown(fill: Fill) -> dict[str, Any]:
+    """For the status page."""
+    body = fill.body
+    return {
+        "state": fill.state.value,
+        "host": fill.request.target.authority,
+        "age_seconds": round(time.monotonic() - fill.started, 3),
+        "bytes": body.length - body.start if body else 0,
+        "total_bytes": body.total if body else None,
+        "waiters": len(fill.waiters),
+    }
 
 
 K = TypeVar("K")

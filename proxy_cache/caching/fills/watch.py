@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from .fill import Fill
-    from .table import FillTable
+from .context import FillContext
+from .fill import Fill
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,11 @@ class _Seen:
 
 
 class Watch:
-    """Looks at the fills of a table, while there are any."""
+    """Looks at the running fills, while there are any."""
 
-    def __init__(self, table: FillTable) -> None:
-        self._table = table
+    def __init__(self, context: FillContext, fills: Callable[[], list[Fill]]) -> None:
+        self._context = context
+        self._fills = fills
         self._timer: asyncio.TimerHandle | None = None
         self.is_on = False
         """Whether it looks at the fills."""
@@ -72,17 +73,13 @@ class Watch:
         self._seen.clear()
 
     @property
-    def _timeout(self) -> float:
-        return self._table.sources.origin.client.settings.timeout
-
-    @property
     def _interval(self) -> float:
-        return self._timeout / LOOKS
+        return self._context.origin_timeout / LOOKS
 
     def _look(self, interval: float) -> None:
         self._timer = None
         self.is_on = False
-        fills = self._table.fills
+        fills = self._fills()
         if asyncio.get_running_loop().time() <= self._due + LATE:
             before, self._seen = self._seen, {}
             for fill in fills:
@@ -93,7 +90,7 @@ class Watch:
             self.begin()
 
     def _look_at(self, fill: Fill, seen: _Seen, interval: float) -> None:
-        body = fill.body
+        body, settings = fill.body, self._context.sources.origin.client.settings
         assert body is not None
         forgotten = [waiter for waiter in fill.waiters if waiter.asker is not None and waiter.asker.is_over]
         if forgotten:
@@ -108,9 +105,9 @@ class Watch:
             return
         seen.idle += interval
         if body.is_held_up:
-            if seen.idle >= self._timeout:
+            if seen.idle >= settings.timeout:
                 self._go_on(fill, seen)
-        elif seen.idle >= (2 * self._timeout + TRY_MARGIN) * (self._table.sources.origin.client.settings.retries + 2):
+        elif seen.idle >= (2 * settings.timeout + TRY_MARGIN) * (settings.retries + 2):
             self._end(fill, f"nothing has come in or gone out for {seen.idle:.0f} s")
             fill.abandon()
 

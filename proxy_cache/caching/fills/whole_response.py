@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...semantics.credentials import has_credentials
 from ...semantics.directives import parse_cache_control
@@ -14,13 +14,11 @@ from ...semantics.storing import SIGNED_URL, judge, speaks_of_resource
 from ...semantics.vary import matches
 from ...upstream.response import OriginResponse
 from .audience import has_no_credentials, is_plain_absence, wants_same_range
+from .fill import Fill
+from .head import FillHead, Recipients
 from .known_heads import condition_holds, head_of_304
 from .range_fetch import is_passed_off_as_whole
 from .request import FillRequest, identifying_fields
-from .waiting import FillHead, Recipients
-
-if TYPE_CHECKING:
-    from .fill import Fill
 
 VOLATILE: Final = frozenset({"no-store", "request-no-store", "bypass"})
 """Reasons for not storing a response of which no byte may be brought to a disk either (RFC 9111 §5.2.1.5, §5.2.2.5)."""
@@ -34,10 +32,10 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
     An answer to the leader alone, or to its condition, says nothing about the others: they ask again, together. So do
     those who wait for a whole where it is about a range.
     """
-    request, table, status = fill.request, fill.table, response.status
+    request, context, status = fill.request, fill.context, response.status
     verdict = judge(
         request.headers, 200 if status == 206 else status, response.headers, request.policy,
-        table.guess_for(request, response.headers),
+        context.guess_for(request, response.headers),
     )  # fmt: skip
     asked_for_range = request.range_fetch is not None or "range" in request.headers
     about_resource = status == 200 or speaks_of_resource(status)
@@ -48,7 +46,7 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
     alone = about_resource and not (why_not == "partial" and asked_for_range)
     suits: Callable[[Headers], bool] | None = None
     if not for_all and _is_failure(status) and not _is_personal(request, response.headers):
-        for_all, suits = True, table.trouble.concerns(request)
+        for_all, suits = True, context.trouble.concerns(request)
     if status == 304 and request.passes_condition_on and not request.private:
         for_all, alone, suits = _decide_304(fill, response)
     elif why_not == "partial" and verdict.why_not is None and status in (404, 410):
@@ -60,19 +58,19 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
         shown = shown.without("set-cookie")  # one user's session is nobody else's, be the origin in trouble or not
     stored = StoredResponse.of(status, shown, request.headers, response.request_time, response.response_time, verdict)
     if about_resource and not (status >= 400 and asked_for_range):
-        table.keys.remember(request, response.headers, why_not, status)
+        context.keys.remember(request, response.headers, why_not, status)
         if why_not in SUPERSEDES:
             _drop_superseded(fill)
     if content is None:
-        keep = why_not is None and not fill.doomed and table.store.accepts(request.key, stored)
+        keep = why_not is None and not fill.doomed and context.store.accepts(request.key, stored)
         total = 0 if status in (204, 304) else response.content_length
-        fill.body = table.store.body(total, keep=keep, volatile=why_not in VOLATILE)
+        fill.body = context.store.body(total, keep=keep, volatile=why_not in VOLATILE)
     own = None
     if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
         own = end_to_end(response.headers).without("age")
     head = fill.head = FillHead(stored, response.reason, fill.body, None, why_not, own, content=content)
     if why_not not in (None, SIGNED_URL) or request.private:
-        table.forget(fill)  # nobody joins what may not be shared
+        fill.registry.forget(fill)  # nobody joins what may not be shared
     return head, Recipients(for_all, alone, suits)
 
 
@@ -101,14 +99,14 @@ def _decide_304(fill: Fill, response: OriginResponse) -> tuple[bool, bool, Calla
     times = response.request_time, response.response_time
     told = StoredResponse.of(200, headers, request.headers, *times, verdict)
     if verdict.why_not is None and request.keep and not fill.doomed:
-        fill.table.keys.heads.tell(request.key, told)
+        fill.context.keys.heads.tell(request.key, told)
     return True, False, partial(condition_holds, response=told)
 
 
 def _has_better(fill: Fill, status: int) -> bool:
     """Whether something is stored that an error must not take the place of: the origin is in trouble, or it has refused
     this client (a field too long, no login, a filter for requests), and what is here is still good."""
-    store, key = fill.table.store, fill.request.key
+    store, key = fill.context.store, fill.request.key
     if status >= 500:
         return bool(fill.request.candidates)
     return not store.is_loaded(key) or any(speaks_of_resource(entry.response.status) for entry in store.lookup(key))
@@ -120,7 +118,7 @@ def _drop_superseded(fill: Fill) -> None:
     for entry in fill.request.candidates[:1]:
         selecting = {name for name, _ in entry.response.vary}
         if identifying_fields(fill.request) <= selecting and matches(entry.response.vary, fill.request.headers):
-            fill.table.store.remove(entry)
+            fill.context.store.remove(entry)
 
 
 def _is_failure(status: int) -> bool:

@@ -23,12 +23,14 @@ from ...store.files import READ_SIZE, OpenBody, TornFile
 from ...store.index import Entry
 from ...wire.responses import OriginError
 from ..answers import Exchange, corrupt, cut_short
+from ..fills.fill import Waiter
+from ..fills.head import ClientGone, FillHead, NotShareable
+from ..fills.pace import LOOK
 from ..fills.range_fetch import RangeFetch
 from ..fills.request import FillRequest
 from ..fills.table import FillTable
-from ..fills.waiting import ClientGone, FillHead, NotShareable, Waiter
 from ..limiter import Overloaded
-from .ahead import LOOK, ahead_of, is_ahead, may_be_combined
+from .ahead import ahead_of, is_ahead, may_be_combined
 
 PATIENCE: Final = 8
 """Tries to get into a full queue before a response that has started is given up: its client can't be told to come again
@@ -99,7 +101,7 @@ class GapReader:
             part = RangeFetch(signed, RangeSpec(offset, offset), entry, exchange.headers.get("range"), is_exact=True)
         elif self._is_lost:
             # Not all at once: an unstored body arrives no faster than this client reads, and holds a slot as long.
-            span = Span(offset, min(stop, offset + self._table.spans.most))
+            span = Span(offset, min(stop, offset + self._table.context.spans.most))
             need = ask = RangeSpec(span.start, span.stop - 1)
             part = RangeFetch(ask, need, entry, is_exact=True)
         else:
