@@ -124,11 +124,6 @@ def why_not_shared(request: Headers, response: Headers, policy: Policy = BY_THE_
     return _by_request(request, response, *response_directives(response, policy.targeted), policy)
 
 
-def why_not_storable(request: Headers, status: int, response: Headers, policy: Policy = BY_THE_BOOK) -> str | None:
-    """``None`` if the response to this GET may be stored, else the reason as a token."""
-    return judge(request, status, response, policy).why_not
-
-
 def omitted_fields(directives: CacheControl) -> frozenset[str]:
     """Fields of a response that must not be used for another request (RFC 9111 §5.2.2.4, §5.2.2.7, qualified)."""
     fields = directives.private_fields | directives.no_cache_fields

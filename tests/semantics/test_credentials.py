@@ -8,7 +8,7 @@ from proxy_cache.semantics import credentials
 from proxy_cache.semantics.credentials import LISTED, has_credentials, is_credential, is_secret_parameter
 from proxy_cache.semantics.policy import Policy
 from proxy_cache.semantics.redaction import redacted
-from proxy_cache.semantics.storing import judge, why_not_shared, why_not_storable
+from proxy_cache.semantics.storing import judge, why_not_shared
 from proxy_cache.semantics.vary import matches, selecting_values
 
 from . import h, http_date
@@ -41,7 +41,7 @@ MODIFIED = f"Last-Modified: {http_date(-9)}"
 def test_a_credential(name: str) -> None:
     assert is_credential(name)
     assert has_credentials(h("Accept: */*", f"{name.title()}: x"))
-    assert why_not_storable(h(f"{name}: x"), 200, h(MODIFIED)) in ("credentials", "authorization")
+    assert judge(h(f"{name}: x"), 200, h(MODIFIED)).why_not in ("credentials", "authorization")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_credential(name: str) -> None:
 def test_none(name: str) -> None:
     """Fields that every client sends must not prevent storing."""
     assert not is_credential(name)
-    assert why_not_storable(h(f"{name}: x"), 200, h(MODIFIED)) is None
+    assert judge(h(f"{name}: x"), 200, h(MODIFIED)).why_not is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_none(name: str) -> None:
 )
 @pytest.mark.parametrize("request_line", ["PRIVATE-TOKEN: x", "X-Api-Key: x", "Cookie: a=b"])
 def test_what_says_nothing_is_for_its_asker(request_line: str, lines: list[str], why_not: str | None) -> None:
-    assert why_not_storable(h(request_line), 200, h(*lines)) == why_not
+    assert judge(h(request_line), 200, h(*lines)).why_not == why_not
 
 
 def test_no_lifetime_is_made_up() -> None:

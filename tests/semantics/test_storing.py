@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from proxy_cache.semantics.directives import parse_cache_control
 from proxy_cache.semantics.headers import Headers
-from proxy_cache.semantics.storing import why_not_storable
+from proxy_cache.semantics.storing import judge
 
 from . import given, h, http_date, odd_headers
 
@@ -84,7 +84,7 @@ MODIFIED = f"Last-Modified: {http_date(-9)}"
     ],
 )
 def test_response(status: int, lines: list[str], why_not: str | None) -> None:
-    assert why_not_storable(h(), status, h(*lines)) == why_not
+    assert judge(h(), status, h(*lines)).why_not == why_not
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_response(status: int, lines: list[str], why_not: str | None) -> None:
     ],
 )
 def test_request(request_lines: list[str], lines: list[str], why_not: str | None) -> None:
-    assert why_not_storable(h(*request_lines), 200, h(*lines)) == why_not
+    assert judge(h(*request_lines), 200, h(*lines)).why_not == why_not
 
 
 @given(odd_headers, st.integers(0, 999), odd_headers)
 def test_any_exchange(request: Headers, status: int, response: Headers) -> None:
-    why_not = why_not_storable(request, status, response)
+    why_not = judge(request, status, response).why_not
     directives = parse_cache_control(response.get_all("cache-control"))
     if why_not is None:
         assert 200 <= status < 600
@@ -130,9 +130,9 @@ def test_never_storable(request: Headers, status: int, response: Headers, direct
     """Whatever else is said (but RFC 9111 §5.2.2.3, must-understand)."""
     response = response.add("Cache-Control", directive)
     if not parse_cache_control(response.get_all("cache-control")).must_understand:
-        assert why_not_storable(request, status, response) is not None
+        assert judge(request, status, response).why_not is not None
 
 
 @given(odd_headers, odd_headers)
 def test_request_no_store(request: Headers, response: Headers) -> None:
-    assert why_not_storable(request.add("Cache-Control", "no-store"), 200, response) is not None
+    assert judge(request.add("Cache-Control", "no-store"), 200, response).why_not is not None
