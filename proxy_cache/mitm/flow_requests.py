@@ -44,10 +44,10 @@ from .flows import (
     response_for,
     target_of,
 )
-from .late_hooks import buffer_body, may_stream, needs_buffering
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
 from .observers import FlowObservers
+from .streaming import buffer_body, may_stream, needs_buffering
 from .trust import ForwardTrust
 from .tunnels import Tunnels
 
