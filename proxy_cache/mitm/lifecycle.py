@@ -81,9 +81,9 @@ class Lifecycle:
         app.names.install(asyncio.get_running_loop())
         self._dialling.install()
         await app.open()
-        clients.sweep()
+        clients.lanes.sweep()
         if compat.LANE.is_on:
-            clients.lane_cache()
+            clients.lanes.cache()
         assert app.store is not None
         assert app.settings is not None
         limits, store = app.settings.limits, app.store
@@ -124,5 +124,5 @@ class Lifecycle:
             await app.drain()
             self._flows.cut()
             if proxyserver:
-                await close_connections(proxyserver, self._clients)
+                await close_connections(proxyserver, self._clients.lanes)
         await app.close()
