@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mitmproxy.proxy.layers.http import _events
 
 from tests.support.agents import Wire
 from tests.support.content import content
@@ -17,6 +18,11 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "a class of the layers is gone": (f"{HTTP}._base:ReceiveHttp", ["answers as they come"]),
     "a method of the layers takes more": (f"{HTTP}:HttpStream.check_killed()", ["answers as they come"]),
     "an event of the layers is gone": (f"{HTTP}._events:ResponseTrailers", ["answers as they come"]),
+    **(
+        {"a reason for broken messages": (f"?{HTTP}._events:ErrorCode.CANCEL", ["answers as they come"])}
+        if hasattr(_events, "ErrorCode")  # not in mitmproxy 11
+        else {}
+    ),
     "tunnels": (f"{HTTP}:HttpStream.handle_connect_finish()", ["tunnels dialled first"]),
     "the watchdog": (
         "mitmproxy.proxy.server:TimeoutWatchdog.disarm()",

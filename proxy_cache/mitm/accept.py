@@ -9,45 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
-from mitmproxy import ctx
 from mitmproxy.connection import Client
 from mitmproxy.proxy import mode_specs
 
 from ..app import App
-from ..caching.cache import Cache
 from ..downstream.lane import Lane
 from ..runtime.loop import ProtocolFactory, read_at_once
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
-from .lane_host import ClientLane, Targets
+from .lane_host import ClientLane
+from .lanes import Lanes
 from .observers import FlowObservers
 
 ADMITTED = 10_000
 """Addresses that are remembered."""
-SWEEPS = 4
-"""Looks at idle connections within the time that they may be idle."""
 
 logger = logging.getLogger(__name__)
 _connection_log = logging.getLogger("mitmproxy.proxy.server")
 
 
 class Clients:
-    """The clients that have a lane, and the addresses that get one without mitmproxy's knowing."""
+    """Gives connections their lanes; knows the addresses that get one without mitmproxy's knowing."""
 
     def __init__(self, app: App, observers: FlowObservers) -> None:
         self.app = app
-        self.targets = Targets()
+        self.lanes = Lanes(app, observers)
         self._observers = observers
-        self._lane_closed: str | None = "not asked yet"
-        self._layers: dict[str, Any] = {}
-        """Our HTTP layers, by their clients."""
-        self._lanes: dict[ClientLane, Lane] = {}
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
-        self._sweeper: asyncio.TimerHandle | None = None
         self._has_looked = False
         """Whether mitmproxy's objects for a client were checked to have the shape that lanes expect."""
         self._half_closed: dict[str, GatedReader] = {}
@@ -56,30 +47,10 @@ class Clients:
     def configure(self) -> None:
         """An option has changed: new clients are shown to mitmproxy again."""
         self._admitted.clear()
-        self.targets.forget()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self.sweep()
-
-    def lane_cache(self) -> Cache | None:
-        """The cache, while plain GETs may be answered without a flow. Says in the log when that changes, and why."""
-        app = self.app
-        if app.settings is None or app.cache is None or app.is_draining:
-            return None
-        why = self._observers.found() if app.settings.fast_lane else "option fast_lane is false"
-        if why != self._lane_closed:
-            self._lane_closed = why
-            logger.info("proxy-cache: fast lane %s", "on" if why is None else f"off: {why}")
-        return app.cache if why is None else None
+        self.lanes.configure()
 
     def layer_chosen(self, client: Client, layer: Any) -> None:
-        self._layers.setdefault(client.id, layer)
-
-    def layer_of(self, client: Client) -> Any:
-        """Our HTTP layer of a client that mitmproxy has."""
-        return self._layers.get(client.id)
-
-    # -- as they come -------------------------------------------------------------------------------------------
+        self.lanes.layers.setdefault(client.id, layer)
 
     def wrap_factory(self, mode: mode_specs.ProxyMode, factory: ProtocolFactory) -> ProtocolFactory:
         """The protocol that asyncio makes for a new connection, around the one of mitmproxy's ``factory``."""
@@ -92,12 +63,12 @@ class Clients:
             not peername
             or not compat.LANE.is_on
             or peername[0] not in self._admitted
-            or self.lane_cache() is None
+            or self.lanes.cache() is None
             or self._observers.watch_connections()
             or _connection_log.isEnabledFor(logging.INFO)
         ):
             return False
-        host = ClientLane(self, mode, transport)
+        host = ClientLane(self.lanes, mode, transport)
         if not host.has_requests:
             return False
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
@@ -138,7 +109,7 @@ class Clients:
             assert isinstance(inner.host, ClientLane)
             inner.host.attached(client, handler)
             return
-        host = ClientLane(self, client.proxy_mode, transport)
+        host = ClientLane(self.lanes, client.proxy_mode, transport)
         if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
             return
         host.attached(client, handler)
@@ -167,7 +138,7 @@ class Clients:
 
     def _open(self, host: ClientLane, lane: Lane, transport: Any, early: bytes = b"") -> None:
         transport.set_protocol(lane)
-        self._lanes[host] = lane
+        self.lanes.opened(host, lane)
         loop = asyncio.get_running_loop()
 
         def begin() -> None:
@@ -198,39 +169,10 @@ class Clients:
 
     def disconnected(self, client: Client) -> None:
         """mitmproxy has done with a client."""
-        self._layers.pop(client.id, None)
+        self.lanes.layers.pop(client.id, None)
         gate = self._half_closed.pop(client.id, None)
         if gate is not None:
             gate.end_watch()
-
-    # -- as they go ---------------------------------------------------------------------------------------------
-
-    def lost(self, host: ClientLane) -> None:
-        self._lanes.pop(host, None)
-        self.app.collector.connection_closed()
-
-    def sweep(self) -> None:
-        """Close connections that have been idle for longer than mitmproxy allows (its option ``tcp_timeout``)."""
-        patience = float(
-            getattr(ctx.options, "tcp_timeout", 0) or compat.find("mitmproxy.proxy.server:TCP_TIMEOUT") or 600
-        )
-        before = time.monotonic() - patience
-        for lane in list(self._lanes.values()):
-            if (since := lane.idle_since) is not None and since < before:
-                lane.give_up()
-        self._sweeper = asyncio.get_running_loop().call_later(patience / SWEEPS, self.sweep)
-
-    async def close(self, deadline: float) -> None:
-        """End those that mitmproxy does not know, and wait until they are gone, to the deadline (monotonic clock) at
-        the most."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
-        ours = [lane for lane in self._lanes.values() if not lane.is_attached]
-        for lane in ours:
-            lane.close()
-        while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
-            await asyncio.sleep(0.01)
 
 
 class AcceptProtocol(asyncio.Protocol):

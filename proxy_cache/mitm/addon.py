@@ -23,7 +23,7 @@ from .flow_requests import FlowRequests
 from .forwarded import requests as forwarded_requests
 from .late_hooks import LateHooks
 from .lifecycle import Lifecycle
-from .observers import FlowObservers
+from .observers import ADDON_NAME, FlowObservers
 from .reload import Reload, settle_connection_lines
 from .trust import ForwardTrust
 from .tunnels import Tunnels
@@ -43,19 +43,19 @@ logger = logging.getLogger(__name__)
 class CacheAddon:
     """The addon: one proxy, and what ties it to mitmproxy."""
 
-    name = "proxy_cache"
+    name = ADDON_NAME
 
     def __init__(self) -> None:
         self.app = app = App()
-        self.observers = FlowObservers(self.name)
+        self.observers = FlowObservers()
         self.dialling = MitmproxyDialling(app.dialler)
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
         self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
-        self.reload = Reload(self)
-        self.lifecycle = Lifecycle(self)
+        self.reload = Reload(app, self.forward_trust)
+        self.lifecycle = Lifecycle(app, self.clients, self.flows, self.dialling, self.reload)
 
     # -- options, start and stop ----------------------------------------------------------------------------------
 
@@ -91,20 +91,6 @@ class CacheAddon:
     def done(self) -> asyncio.Task[None] | None:
         self.late_hooks.leave()
         return self.lifecycle.stop()
-
-    def renew_trust(self) -> None:
-        """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
-        that can't be read stay as they were."""
-        if self.app.settings is None:
-            return
-        try:
-            self.app.check_trust()
-        except OSError as error:
-            logger.warning("proxy-cache: SIGHUP: certificates not read again: %s", error)
-            return
-        self.forward_trust.renew()
-        self.app.renew_trust()
-        logger.info("proxy-cache: SIGHUP: certificates read again")
 
     # -- connections ----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,13 @@ DOCUMENTED: Final = frozenset(
 _HTTP: Final = "mitmproxy.proxy.layers.http"
 _EVENTS: Final = f"{_HTTP}._events"
 _SERVER: Final = "mitmproxy.proxy.server"
+_HAS_STATUS_CODES: Final = isinstance(find(f"{_EVENTS}:ResponseProtocolError.code"), int)
+"""Whether protocol errors carry status codes, as in mitmproxy 11, and not members of an enum, as in 12."""
+_ERROR_CODES: Final = (
+    ""
+    if _HAS_STATUS_CODES
+    else "CANCEL CONNECT_FAILED GENERIC_SERVER_ERROR REQUEST_VALIDATION_FAILED RESPONSE_VALIDATION_FAILED"
+)
 
 _HANDLERS: Final = (
     *attributes("mitmproxy.addons.proxyserver:Proxyserver", "connections"),
@@ -85,6 +92,7 @@ LAYERS: Final = Feature(
         *calls(_EVENTS, ResponseHeaders="stream_id, response, end_stream", ResponseData="stream_id, data"),
         *calls(_EVENTS, ResponseEndOfMessage="stream_id", ResponseProtocolError="stream_id, message, code"),
         *names(_EVENTS, "HttpEvent RequestTrailers ResponseTrailers"),
+        *names(f"{_EVENTS}:ErrorCode", _ERROR_CODES),
         *calls(f"{_HTTP}._hooks", HttpResponseHook="flow", HttpErrorHook="flow"),
         *names(f"{_HTTP}._hooks", "HttpRequestHeadersHook HttpRequestHook HttpResponseHeadersHook"),
         *overrides(f"{_HTTP}:HttpStream", __init__="context, stream_id", send_response="already_streamed"),
@@ -371,6 +379,24 @@ def client_writer(client: Client) -> Any:
     handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
     io = handler.transports.get(client) if handler is not None else None
     return io.writer if io is not None else None
+
+
+# -- why a message ends early ---------------------------------------------------------------------------------------
+
+
+def _error_code(name: str, status_code: int) -> Any:
+    return status_code if _HAS_STATUS_CODES else find(f"{_EVENTS}:ErrorCode.{name}")
+
+
+BAD_REQUEST: Final = _error_code("REQUEST_VALIDATION_FAILED", 400)
+BAD_RESPONSE: Final = _error_code("RESPONSE_VALIDATION_FAILED", 502)
+BROKEN_OFF: Final = _error_code("GENERIC_SERVER_ERROR", 502)
+"""The origin's side has failed: no further answer, and the connection closes."""
+CANCELLED: Final = _error_code("CANCEL", 499)
+"""Nobody waits for the rest."""
+UNREACHABLE: Final = _error_code("CONNECT_FAILED", 502)
+
+# -- filters --------------------------------------------------------------------------------------------------------
 
 
 class _Nodes:

@@ -44,10 +44,10 @@ from .flows import (
     response_for,
     target_of,
 )
-from .late_hooks import buffer_body, may_stream, needs_buffering
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
 from .observers import FlowObservers
+from .streaming import buffer_body, may_stream, needs_buffering
 from .trust import ForwardTrust
 from .tunnels import Tunnels
 
@@ -65,6 +65,7 @@ class FlowRequests:
     ) -> None:
         self.app, self.observers, self.clients, self.tunnels = app, observers, clients, tunnels
         self.forward_trust = forward_trust
+        self._targets = clients.lanes.targets
         self._records: dict[str, RequestRecord] = {}
         """By the flows' ids."""
         self._by_client: dict[str, set[http.HTTPFlow]] = {}
@@ -230,7 +231,7 @@ class FlowRequests:
             return (
                 not self.observers.has_observers()
                 and self._route(flow) is Route.CACHE
-                and self.clients.targets.is_for_origin(target_of(flow))
+                and self._targets.is_for_origin(target_of(flow))
                 and flow.error is None
             )
         except Exception as error:  # the flow takes mitmproxy's way through our hooks, which answer for themselves

@@ -1,4 +1,4 @@
-"""The fast lane's view of mitmproxy: when it is open, which client it is for, and how its requests end."""
+"""The view that one client's lane has of mitmproxy: its client, its rules, and how its requests end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from mitmproxy import ctx
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
@@ -17,11 +16,10 @@ from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
-from ..wire.requests import Request, absolute_target
+from ..wire.requests import Request
 from .filters import flow_of
-
-if TYPE_CHECKING:
-    from .accept import Clients
+from .lanes import Lanes
+from .targets import Base
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
@@ -33,53 +31,12 @@ async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]
         await callback()
 
 
-Base: TypeAlias = tuple[str, str, int] | None
-"""Scheme, host and port of all requests, where the proxy stands in for an origin."""
-
-
-class Targets:
-    """The targets of request lines. They are remembered until an option changes."""
-
-    def __init__(self) -> None:
-        self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
-        self._onboarding_host: str | None = None
-        self._keep_host = False
-
-    def known(self, base: Base) -> dict[bytes, tuple[Request, Target, str]]:
-        """Requests that need not be looked at again, of all lanes with this base."""
-        return self._known.setdefault(base, {})
-
-    def forget(self) -> None:
-        for known in self._known.values():
-            known.clear()
-        self._onboarding_host = None
-
-    def find(self, text: str, base: Base) -> Target | None:
-        """The target of a request line; ``None`` if mitmproxy has to answer it."""
-        if base is None:
-            target = absolute_target(text)
-        elif text.startswith("/"):
-            target = Target.of(*base, text)
-        else:
-            target = None
-        if target is None or not self.is_for_origin(target) or (base is not None and self._keep_host):
-            return None
-        return target
-
-    def is_for_origin(self, target: Target) -> bool:
-        """Whether a GET is of no interest to mitmproxy's own services: its onboarding site and its revocation list."""
-        if self._onboarding_host is None:  # mitmproxy makes a copy of an option each time
-            self._onboarding_host = str(ctx.options.onboarding_host)
-            self._keep_host = bool(ctx.options.keep_host_header)
-        return target.host != self._onboarding_host and not target.path.endswith(".crl")
-
-
 class ClientLane:
     """The :class:`~downstream.host.Host` of one client's lane."""
 
-    def __init__(self, clients: Clients, mode: mode_specs.ProxyMode, transport: Any) -> None:
-        self._clients = clients
-        self._app = app = clients.app
+    def __init__(self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any) -> None:
+        self._lanes = lanes
+        self._app = app = lanes.app
         self.via = app.via
         self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         peername = transport.get_extra_info("peername")
@@ -92,7 +49,7 @@ class ClientLane:
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
-        self.known = clients.targets.known(self.base)
+        self.known = lanes.targets.known(self.base)
         self._mode = mode
         self._transport = transport
         self._client: Client | None = None
@@ -112,7 +69,7 @@ class ClientLane:
 
     def lane_lost(self) -> None:
         self.end_reading()
-        self._clients.lost(self)
+        self._lanes.lost(self)
 
     def lane_is_detached(self) -> None:
         self._disarmed.close()
@@ -123,7 +80,7 @@ class ClientLane:
             self._disarmed.enter_context(self._watchdog.disarm())
 
     def lane_cache(self) -> Cache | None:
-        return self._clients.lane_cache() if self._client is None or self._client.error is None else None
+        return self._lanes.cache() if self._client is None or self._client.error is None else None
 
     @property
     def asks_clients(self) -> bool:
@@ -141,7 +98,7 @@ class ClientLane:
             app.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
 
     def lane_target(self, text: str) -> Target | None:
-        return self._clients.targets.find(text, self.base)
+        return self._lanes.targets.find(text, self.base)
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
         assert self._app.settings is not None
@@ -159,7 +116,7 @@ class ClientLane:
         )  # fmt: skip
 
     def lane_child_is_idle(self, handed: int) -> bool:
-        layer = self._clients.layer_of(self._client) if self._client is not None else None
+        layer = self._lanes.layers.get(self._client.id) if self._client is not None else None
         return layer is not None and layer.is_idle_after(handed)
 
     def lane_interim(self, http11: bool) -> Callable[[int, Headers], None] | None:

@@ -34,7 +34,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ..downstream.body_sender import BodySender
 from .backpressure import MAX_HELD, gate_of
-from .compat import client_writer
+from .compat import BROKEN_OFF, client_writer
 from .flow_requests import FlowRequests
 from .flows import is_bodiless
 from .forwarded.client_connection import ClientConnection
@@ -42,7 +42,7 @@ from .forwarded.disconnects import hear_out
 from .forwarded.early import is_http1
 from .forwarded.head_limits import limit_http2
 from .forwarded.heads import ends_with_connection
-from .forwarded.origin_connection import BROKEN_OFF, InterimResponse, take_over
+from .forwarded.origin_connection import InterimResponse, take_over
 from .forwarded.persistence import with_persistence
 from .forwarded.repeat import ConnectionChoice
 from .forwarded.stream import ForwardingStream

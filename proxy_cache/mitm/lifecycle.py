@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
-from ..app import StartError, wait_for
+from ..app import App, StartError, wait_for
 from ..runtime import collector, loop
 from . import compat, option_names, start
+from .accept import Clients
+from .dialling import MitmproxyDialling
+from .flow_requests import FlowRequests
 from .listening import close_connections, human_size, listen_again, raise_file_limit, stop_listening, welcome_bursts
-from .reload import settle_connection_lines, stop_watching
-
-if TYPE_CHECKING:
-    from .addon import CacheAddon
+from .reload import Reload, settle_connection_lines, stop_watching
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,10 @@ _closing: asyncio.Task[None] | None = None
 class Lifecycle:
     """Starts and stops one instance, when the one before it has let go of everything."""
 
-    def __init__(self, addon: CacheAddon) -> None:
-        self._addon = addon
-        self._app = addon.app
+    def __init__(
+        self, app: App, clients: Clients, flows: FlowRequests, dialling: MitmproxyDialling, reload: Reload
+    ) -> None:
+        self._app, self._clients, self._flows, self._dialling, self._reload = app, clients, flows, dialling, reload
         self._starting: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -54,7 +54,7 @@ class Lifecycle:
             started.set()
 
     async def _open(self) -> None:
-        addon, app = self._addon, self._app
+        app, clients = self._app, self._clients
         if app.settings is None:
             return  # configure has said why; mitmproxy stops
         if unknown := option_names.unknown(ctx.options):
@@ -63,11 +63,11 @@ class Lifecycle:
             app.dismiss()
             return
         if not ctx.options.dev_reload:
-            stop_watching(addon)
+            stop_watching()
         # Dial nothing before it is decided where to: a CONNECT is dialled by its tunnel, a GET perhaps not at all.
         ctx.options.update(connection_strategy="lazy")
-        addon.reload.started()
-        addon.reload.quieten(ctx.options)
+        self._reload.started()
+        self._reload.quieten(ctx.options)
         settle_connection_lines(ctx.options)
         start.open_log(app.access_log)
         compat.tell()
@@ -76,14 +76,14 @@ class Lifecycle:
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
-        welcome_bursts(proxyserver, addon.clients, tuned=ctx.options.tune_event_loop)
+        welcome_bursts(proxyserver, clients, tuned=ctx.options.tune_event_loop)
         collector.tune()
         app.names.install(asyncio.get_running_loop())
-        addon.dialling.install()
+        self._dialling.install()
         await app.open()
-        addon.clients.sweep()
+        clients.lanes.sweep()
         if compat.LANE.is_on:
-            addon.clients.lane_cache()
+            clients.lanes.cache()
         assert app.store is not None
         assert app.settings is not None
         limits, store = app.settings.limits, app.store
@@ -105,24 +105,24 @@ class Lifecycle:
             _closing = asyncio.get_running_loop().create_task(self._stop(_closing))
         except RuntimeError:
             return None
-        _closing.add_done_callback(lambda _: self._addon.reload.stop())
+        _closing.add_done_callback(lambda _: self._reload.stop())
         return _closing
 
     async def _stop(self, earlier: asyncio.Task[None] | None) -> None:
         """Stop accepting, let running responses finish for ``shutdown_grace`` seconds, close the store."""
-        addon, app = self._addon, self._app
+        app = self._app
         app.refuse_new()
         # A script may be reloaded, or the process end, before an instance has started, or the one before it stopped.
         await wait_for(earlier, self._starting)
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
-        addon.dialling.uninstall()
+        self._dialling.uninstall()
         app.names.uninstall()
         app.collector.stop()
         if app.is_running:
             await app.drain()
-            addon.flows.cut()
+            self._flows.cut()
             if proxyserver:
-                await close_connections(proxyserver, addon.clients)
+                await close_connections(proxyserver, self._clients.lanes)
         await app.close()

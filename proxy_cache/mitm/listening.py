@@ -15,6 +15,7 @@ from mitmproxy import ctx
 from ..runtime.loop import accept_in_turns, take_short_turns
 from .accept import Clients
 from .compat import ACCEPT, CLOSING, LISTENING
+from .lanes import Lanes
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,14 @@ async def listen_again(proxyserver: Any) -> None:
         await proxyserver.setup_servers()
 
 
-async def close_connections(proxyserver: Any, clients: Clients) -> None:
+async def close_connections(proxyserver: Any, lanes: Lanes) -> None:
     """End all connections, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():
         transport = handler.transports.get(handler.client)
         if transport is not None and transport.handler is not None:
             transport.handler.cancel("shutting down")
     deadline = time.monotonic() + 1
-    await clients.close(deadline)
+    await lanes.close(deadline)
     while CLOSING.is_on and proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
         await asyncio.sleep(0.01)
 

@@ -25,6 +25,7 @@ UPGRADE_HOOKS = (
 )
 """Hooks for a connection that is no longer HTTP."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
+ADDON_NAME = "proxy_cache"
 REQUESTS_NAME = "proxy_cache_requests"
 """The part of ours that is an addon of its own, see :mod:`.late_hooks`."""
 HOOKS = ("requestheaders", "request", "responseheaders", "response", "error", "update")
@@ -66,8 +67,7 @@ _BLOCK = find("mitmproxy.addons.block:Block")
 class FlowObservers:
     """Tells, from one second to the next, whether we are alone with our flows."""
 
-    def __init__(self, own_name: str) -> None:
-        self._own_name = own_name
+    def __init__(self) -> None:
         self._why: str | None = "not looked yet"
         self._watch_connections = True
         self._until = 0.0
@@ -106,7 +106,7 @@ class FlowObservers:
         self._until = now + GOOD_FOR
 
     def _is_known(self, addon: Any) -> bool:
-        return isinstance(addon, _BLOCK) or getattr(addon, "name", None) == self._own_name
+        return isinstance(addon, _BLOCK) or getattr(addon, "name", None) == ADDON_NAME
 
     def watch_upgrades(self) -> bool:
         """Whether an addon looks at what follows a 101. Not remembered: it is asked once an upgrade."""
@@ -117,7 +117,7 @@ class FlowObservers:
     def _what_it_does(self, addon: Any, which: tuple[str, ...] = HOOKS) -> str | None:
         hooks = [hook for hook in which if callable(getattr(addon, hook, None))]
         name = getattr(addon, "name", type(addon).__name__.lower())
-        if not hooks or name in (self._own_name, REQUESTS_NAME):
+        if not hooks or name in (ADDON_NAME, REQUESTS_NAME):
             return None
         options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
         if options is None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mitmproxy import ctx, exceptions
 
+from ..app import App
 from ..observe.log_files import LogFiles
 from ..runtime import hangup
 from .compat import RELOAD, SCRIPTS, find
+from .observers import ADDON_NAME
 from .option_file import OUR_DEFAULTS, OptionFile
-
-if TYPE_CHECKING:
-    from .addon import CacheAddon
+from .trust import ForwardTrust
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,9 @@ LOOK_AGAIN = 0.05
 class Reload:
     """Hears of the signal, and does what it means: once the proxy has started, and until it stops."""
 
-    def __init__(self, addon: CacheAddon) -> None:
-        self._addon = addon
+    def __init__(self, app: App, forward_trust: ForwardTrust) -> None:
+        self._app = app
+        self._forward_trust = forward_trust
         self._file = OptionFile()
         self._logs = LogFiles()
 
@@ -55,19 +56,19 @@ class Reload:
         if hangup.terminal_is_gone() and not hangup.was_ignored():
             logger.info("proxy-cache: SIGHUP, and the terminal is gone: stopping")
             ctx.master.shutdown()
-        elif self._addon.app.is_draining:
+        elif self._app.is_draining:
             logger.info("proxy-cache: SIGHUP while stopping: nothing to do")
-        elif (started := self._addon.app.started) is None or not started.is_set() or _mitmproxy_is_starting():
+        elif (started := self._app.started) is None or not started.is_set() or _mitmproxy_is_starting():
             # An error in the log would end the start, and what is wrong may be right before it is over.
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
             self._reopen()
             if RELOAD.is_on:
                 self._read_again()
-            self._addon.renew_trust()
+            self._renew_trust()
 
     def _reopen(self) -> None:
-        self._addon.app.access_log.flush()
+        self._app.access_log.flush()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -89,7 +90,21 @@ class Reload:
                 "proxy-cache: SIGHUP: config.yaml not taken, nothing changed: %s", " ".join(str(error).split())
             )
         except Exception as error:
-            self._addon.app.failed(error)
+            self._app.failed(error)
+
+    def _renew_trust(self) -> None:
+        """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
+        that can't be read stay as they were."""
+        if self._app.settings is None:
+            return
+        try:
+            self._app.check_trust()
+        except OSError as error:
+            logger.warning("proxy-cache: SIGHUP: certificates not read again: %s", error)
+            return
+        self._forward_trust.renew()
+        self._app.renew_trust()
+        logger.info("proxy-cache: SIGHUP: certificates read again")
 
 
 def settle_connection_lines(options: Any) -> None:
@@ -105,7 +120,7 @@ def _mitmproxy_is_starting() -> bool:
     return check is not None and getattr(check, "logger", None) in logging.getLogger().handlers
 
 
-def stop_watching(addon: Any) -> None:
+def stop_watching() -> None:
     """mitmproxy looks at a script's file once a second: one that has been touched (``git pull``) is loaded again, which
     ends what the proxy is doing; one that is missing for a moment is unloaded, and the proxy goes on without its cache.
     """
@@ -114,6 +129,6 @@ def stop_watching(addon: Any) -> None:
     traverse, loader = find("mitmproxy.addonmanager:traverse"), ctx.master.addons.get("scriptloader")
     for script in getattr(loader, "addons", ()):
         task = getattr(script, "reloadtask", None)
-        if task is not None and addon in traverse([script]):
+        if task is not None and any(getattr(one, "name", None) == ADDON_NAME for one in traverse([script])):
             task.cancel()
             script.reloadtask = None

@@ -107,7 +107,7 @@ BUILDERS = {
 
 OPERATORS_OWN = {
     ("mitm.option_values", "_redaction"),
-    ("mitm.late_hooks", "_is_mapped"),
+    ("mitm.streaming", "_is_mapped"),
     ("mitm.option_values", "_v6_host"),
 }
 """Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address

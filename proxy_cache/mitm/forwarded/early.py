@@ -5,18 +5,17 @@ mitmproxy would keep the body until it is complete, and only then answer.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
+from ..compat import CANCELLED
 from .client_connection import ResponseSent, StopReading
 from .outcome import ToldApart
 
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-_CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
 MAX_DROPPED: Final = 256 * 1024
 """Bytes of a body that are read and dropped before the answer, so that the connection can go on. With more to come the
 answer is sent at once, and the connection ends."""
@@ -80,7 +79,7 @@ class EarlyAnswers(ToldApart):
         §9.6)."""
         self.flow.live = False
         self.client_state = self.state_done
-        given_up = http_events.RequestProtocolError(self.stream_id, "answered before it was complete", _CANCELLED)
+        given_up = http_events.RequestProtocolError(self.stream_id, "answered before it was complete", CANCELLED)
         yield SendHttp(given_up, self.context.server)
         if not self.has_ended:
             yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)

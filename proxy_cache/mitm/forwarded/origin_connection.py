@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from h11._readers import Http10Reader
 from h11._receivebuffer import ReceiveBuffer
@@ -19,7 +18,6 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpClient
-from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
@@ -38,6 +36,7 @@ from ...semantics.limits import HeadLimits
 from ...semantics.methods import is_idempotent
 from ...wire.head_checks import RefusedHead, cleaned_response
 from ...wire.response_reader import MAX_INTERIM, MAX_LINE_BREAKS
+from ..compat import BROKEN_OFF
 from ..tls_close import was_cut_short, watch
 from .chunk_reader import ChunkReader
 from .disconnects import was_reset
@@ -45,10 +44,6 @@ from .framing import settle_framing
 from .head_limits import limit_http2, lines_of
 from .sent import ConnectionExpired, SentRequest
 from .timeouts import SilenceTimer
-
-# mitmproxy 12 has an enum where 11 had status codes; both mean: no further answer, close the connection.
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-BROKEN_OFF: Any = _ERROR_CODES.GENERIC_SERVER_ERROR if _ERROR_CODES else 502
 
 
 @dataclass

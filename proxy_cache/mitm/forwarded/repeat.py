@@ -11,8 +11,6 @@ over a new connection at once, which nobody closes for being idle.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mitmproxy.connection import Server
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import layer
@@ -27,6 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from ...semantics.methods import is_idempotent
+from ..compat import CANCELLED, UNREACHABLE
 from .disconnects import has_ended
 from .early import EarlyAnswers, is_http1
 from .sent import MAX_REPEATED, ConnectionExpired
@@ -77,7 +76,7 @@ class RepeatingStream(EarlyAnswers):
         )
         connection, error = yield command
         if error:
-            failed = ResponseProtocolError(self.stream_id, error, _UNREACHABLE)
+            failed = ResponseProtocolError(self.stream_id, error, UNREACHABLE)
             yield from self.handle_protocol_error(failed)
             return False
         self.context.server = self.flow.server_conn = connection
@@ -120,11 +119,6 @@ class ConnectionChoice(HttpLayer):
                     and (isinstance(event, NewConnection) or has_ended(client, connection))
                 ):
                     reuse = False
-                    given_up = http_events.RequestProtocolError(0, "not to be used again", _CANCELLED)
+                    given_up = http_events.RequestProtocolError(0, "not to be used again", CANCELLED)
                     yield from self.event_to_child(below, given_up)
         yield from super().get_connection(event, reuse=reuse)
-
-
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-_CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
-_UNREACHABLE: Any = _ERROR_CODES.CONNECT_FAILED if _ERROR_CODES else 502

@@ -6,8 +6,6 @@ mitmproxy's flow objects stay untouched; the copies that leave are without hop-b
 
 from __future__ import annotations
 
-from typing import Any
-
 from mitmproxy import flow, http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
@@ -21,19 +19,15 @@ from ...semantics.headers import Headers
 from ...semantics.status_fields import cache_status
 from ...semantics.texts import brief
 from ...wire.head_checks import RefusedHead, why_malformed_response
-from ..compat import client_writer
+from ..compat import BROKEN_OFF, CANCELLED, client_writer
 from ..connect import TunnellingStream
 from ..flows import forward_reason, host_is_the_clients
 from ..metadata import HAS_BODY
 from . import heads
 from .early import is_http1
-from .origin_connection import BROKEN_OFF
 from .requests import check_binary
 from .sent import ConnectionExpired
 from .trailers import MalformedTrailers
-
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-CANCELLED: Any = _ERROR_CODES.CANCEL if _ERROR_CODES else 499
 
 
 class ForwardingStream(TunnellingStream):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from mitmproxy import http
-from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestTrailers,
@@ -16,11 +15,7 @@ from mitmproxy.proxy.layers.http._events import (
 from ...semantics.headers import Headers, end_to_end
 from ...semantics.limits import HeadLimits
 from ...wire.head_checks import why_malformed
-
-# mitmproxy 12 has an enum where 11 had status codes.
-_ERROR_CODES: Any = getattr(http_events, "ErrorCode", None)
-_BAD_REQUEST: Any = _ERROR_CODES.REQUEST_VALIDATION_FAILED if _ERROR_CODES else 400
-_BAD_RESPONSE: Any = _ERROR_CODES.RESPONSE_VALIDATION_FAILED if _ERROR_CODES else 502
+from ..compat import BAD_REQUEST, BAD_RESPONSE
 
 TRAILERS: Final = (RequestTrailers, ResponseTrailers)
 _NEVER: Final = ("content-length", "host", "trailer")
@@ -42,7 +37,7 @@ def checked(event: RequestTrailers | ResponseTrailers, limits: HeadLimits) -> Ht
     if why is None and (why := limits.why_too_large(fields)) is not None and not is_request:
         error = "http_response_trailer_section_size"
     if why is not None:
-        code = _BAD_REQUEST if is_request else _BAD_RESPONSE
+        code = BAD_REQUEST if is_request else BAD_RESPONSE
         malformed = MalformedTrailers(event.stream_id, f"{error}: trailers: {why}", code)
         malformed.is_request = is_request
         return malformed
