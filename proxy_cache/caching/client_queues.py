@@ -8,24 +8,32 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from .limiter import Ticket
+
+class Queued(Protocol):
+    """A ticket, as far as the queues know it."""
+
+    host: str
+    seq: int
+    """Its number in order of arrival."""
+
+
+T = TypeVar("T", bound=Queued)
 
 _NOBODY: dict[str, None] = {}
 
 
-class _ClientQueue:
+class _ClientQueue(Generic[T]):
     """The tickets that one client waits for, by host so that a saturated host is stepped over without a scan."""
 
     __slots__ = ("by_host", "size")
 
     def __init__(self) -> None:
-        self.by_host: dict[str, OrderedDict[Ticket, int]] = {}
+        self.by_host: dict[str, OrderedDict[T, int]] = {}
         self.size = 0
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: T) -> None:
         tickets = self.by_host.setdefault(ticket.host, OrderedDict())
         if ticket in tickets:
             tickets[ticket] += 1
@@ -33,7 +41,7 @@ class _ClientQueue:
             tickets[ticket] = 1
             self.size += 1
 
-    def discard(self, ticket: Ticket, *, wholly: bool = False) -> None:
+    def discard(self, ticket: T, *, wholly: bool = False) -> None:
         tickets = self.by_host.get(ticket.host)
         if tickets is None or ticket not in tickets:
             return
@@ -44,30 +52,30 @@ class _ClientQueue:
             if not tickets:
                 del self.by_host[ticket.host]
 
-    def __contains__(self, ticket: Ticket) -> bool:
+    def __contains__(self, ticket: T) -> bool:
         return ticket in self.by_host.get(ticket.host, ())
 
-    def newest_first(self) -> Iterator[Ticket]:
+    def newest_first(self) -> Iterator[T]:
         """Its tickets, the last of them first. The first of these is found without sorting them all."""
         newest = max((next(reversed(tickets)) for tickets in self.by_host.values()), key=_arrival)
         yield newest
         everyone = sorted((ticket for tickets in self.by_host.values() for ticket in tickets), key=_arrival)
         yield from (ticket for ticket in reversed(everyone) if ticket is not newest)
 
-    def first(self, has_capacity: Callable[[str], bool]) -> Ticket | None:
+    def first(self, has_capacity: Callable[[str], bool]) -> T | None:
         heads = [next(iter(tickets)) for host, tickets in self.by_host.items() if has_capacity(host)]
         return min(heads, key=lambda ticket: ticket.seq, default=None)
 
 
-def _arrival(ticket: Ticket) -> int:
+def _arrival(ticket: Queued) -> int:
     return ticket.seq
 
 
-class ClientQueues:
+class ClientQueues(Generic[T]):
     """All clients with something queued; the first has the next turn."""
 
     def __init__(self) -> None:
-        self._rotation: OrderedDict[str, _ClientQueue] = OrderedDict()
+        self._rotation: OrderedDict[str, _ClientQueue[T]] = OrderedDict()
         self._by_length: dict[int, dict[str, None]] = {}
         """The same clients by how many tickets each waits for."""
         self._longest = 0
@@ -83,11 +91,11 @@ class ClientQueues:
         queue = self._rotation.get(client)
         return 0 if queue is None else queue.size
 
-    def has(self, client: str, ticket: Ticket) -> bool:
+    def has(self, client: str, ticket: T) -> bool:
         queue = self._rotation.get(client)
         return queue is not None and ticket in queue
 
-    def next_turn(self, has_capacity: Callable[[str], bool]) -> Ticket | None:
+    def next_turn(self, has_capacity: Callable[[str], bool]) -> T | None:
         """The ticket of the first client that has one for a host with capacity. That client goes to the end; one that
         waits for hosts at their limits only keeps its turn."""
         for client, queue in self._rotation.items():
@@ -97,14 +105,14 @@ class ClientQueues:
                 return ticket
         return None
 
-    def longest_first(self, least: int) -> Iterator[Ticket]:
+    def longest_first(self, least: int) -> Iterator[T]:
         """The tickets of clients with queues of ``least`` or more, from the longest queue on; of each the newest first.
         (Nothing may be changed meanwhile, but with the last that is taken.)"""
         for length in range(self._longest, least - 1, -1):
             for client in reversed(self._by_length.get(length, _NOBODY)):
                 yield from self._rotation[client].newest_first()
 
-    def add(self, client: str, ticket: Ticket) -> None:
+    def add(self, client: str, ticket: T) -> None:
         queue = self._rotation.get(client)
         if queue is None:
             queue = self._rotation[client] = _ClientQueue()
@@ -112,7 +120,7 @@ class ClientQueues:
         queue.add(ticket)
         self._resized(client, before, queue.size)
 
-    def discard(self, client: str, ticket: Ticket, *, wholly: bool = False) -> None:
+    def discard(self, client: str, ticket: T, *, wholly: bool = False) -> None:
         queue = self._rotation.get(client)
         if queue is None:
             return

@@ -159,9 +159,9 @@ class OriginLimiter:
         self._active_per_host: dict[str, int] = {}
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
         """Tickets in order of arrival; what ``queue_max`` counts."""
-        self._clients = ClientQueues()
+        self._clients: ClientQueues[Ticket] = ClientQueues()
         self._queued_per_host: Counter[str] = Counter()
-        self._waits = Waits()
+        self._waits: Waits[Place] = Waits()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._ended: deque[float] = deque(maxlen=PACE_WINDOW)

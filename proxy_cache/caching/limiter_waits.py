@@ -8,33 +8,42 @@ look at the first of each kind; there are as many kinds as there are rules.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .limiter import Place
+from typing import Generic, Protocol, TypeVar
 
 
-class Waits:
+class Waiting(Protocol):
+    """A place, as far as its time is concerned."""
+
+    since: float
+    """When it was taken, on the limiter's clock."""
+    patience: float | None
+    """Seconds it may wait; ``None``: as long as the limits say."""
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+class Waits(Generic[T]):
     """Places by age, one row for each patience."""
 
     def __init__(self) -> None:
-        self._rows: dict[float | None, OrderedDict[Place, None]] = {}
+        self._rows: dict[float | None, OrderedDict[T, None]] = {}
 
-    def add(self, place: Place) -> None:
+    def add(self, place: T) -> None:
         """Add a place, the youngest."""
         self._rows.setdefault(place.patience, OrderedDict())[place] = None
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: T) -> None:
         row = self._rows[place.patience]
         del row[place]
         if not row:
             del self._rows[place.patience]
 
-    def oldest(self) -> Place | None:
+    def oldest(self) -> T | None:
         """The place that has waited longest."""
         return min((next(iter(row)) for row in self._rows.values()), key=_since, default=None)
 
-    def next_to_end(self, default: float) -> tuple[float, Place] | None:
+    def next_to_end(self, default: float) -> tuple[float, T] | None:
         """When (on the limiter's clock) the next place times out, and which one it is. ``default``: the patience, in
         seconds, of those without one of their own."""
         ends = [
@@ -44,9 +53,9 @@ class Waits:
         return min(ends, key=_end, default=None)
 
 
-def _since(place: Place) -> float:
+def _since(place: Waiting) -> float:
     return place.since
 
 
-def _end(pair: tuple[float, Place]) -> float:
+def _end(pair: tuple[float, Waiting]) -> float:
     return pair[0]

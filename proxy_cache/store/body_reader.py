@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-from .files import READ_SIZE
-
-if TYPE_CHECKING:
-    from .body import Body
+from .files import READ_SIZE, BodyFiles, OpenBody
+from .tail import Tail
+from .trouble import Trouble
 
 
 class BodyError(Exception):
@@ -36,12 +35,32 @@ Elsewhere: TypeAlias = Callable[[int, int, int], Rest | None]
 """Called with start, stop and the body's length: another source of these bytes, ``None`` if there is none."""
 
 
+class ReadableBody(Protocol):
+    """A body as its readers see it (see :class:`.body.Body`)."""
+
+    files: BodyFiles
+    trouble: Trouble
+    tail: Tail
+    length: int
+    total: int | None
+    complete: bool
+    error: Exception | None
+
+    def file_with(self, offset: int) -> tuple[OpenBody, int] | None: ...
+
+    def next_change(self) -> asyncio.Future[None]: ...
+
+    def reader_advanced(self) -> None: ...
+
+    def remove_reader(self, reader: Reader) -> None: ...
+
+
 class Reader:
     """Reads from memory or from the file, and waits for bytes that haven't arrived."""
 
     __slots__ = ("_body", "_is_closed", "_rest", "_wait", "elsewhere", "offset", "stop")
 
-    def __init__(self, body: Body, start: int, stop: int | None) -> None:
+    def __init__(self, body: ReadableBody, start: int, stop: int | None) -> None:
         self._body = body
         self.offset = start
         self.stop = stop
