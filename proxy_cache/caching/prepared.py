@@ -128,16 +128,22 @@ class PreparedHits:
             return None
         if response.vary and ("range" in dict(response.vary) or not matches(response.vary, headers)):
             return None  # (``headers`` are without the Range)
-        span = spec.within(entry.length)
-        if span is None:
+        start, stop = spec
+        if start is not None and stop is not None and start <= stop < entry.length:
+            stop += 1
+        elif span := spec.within(entry.length):
+            start, stop = span
+        else:
             return None
-        start, stop = span
         body: bytearray | memoryview | None
         if entry.memory is not None:
             body = memoryview(entry.memory)[start:stop]
             self._memory.touch(entry)
         else:
-            body = self._read_now(entry, start, stop)
+            # It has a file of its own.
+            if stop - start > RANGE_MAX or (entry.spans is not None and not entry.spans.covers(start, stop)):
+                return None
+            body = self._store.files.read_open(entry.id, stop - start, start)
             if body is None:
                 return None
         prepared = entry.prepared_range
@@ -145,16 +151,6 @@ class PreparedHits:
             prepared = entry.prepared_range = PreparedRange(response, self._range_template(entry))
         self._index.touch(entry, now)
         return prepared.head(now, start, stop), body, None, 206
-
-    def _read_now(self, entry: Entry, start: int, stop: int) -> bytearray | None:
-        """Bytes of a body that has a file of its own."""
-        if stop - start > RANGE_MAX or (entry.spans is not None and not entry.spans.covers(start, stop)):
-            return None
-        file = self._store.files.peek(entry.id)
-        if file is None or file.is_bad:
-            return None
-        buffer = bytearray(stop - start)
-        return buffer if self._store.files.read_into(file.fd, buffer, start) == stop - start else None
 
     def _brought_to_memory(self, entry: Entry) -> bool:
         """Whether its body is worth having in memory and can be had without waiting."""

@@ -287,12 +287,15 @@ class BodyFiles:
             body.users += 1
         return body
 
-    def peek(self, entry_id: int) -> OpenBody | None:
-        """The body, if its file is open already, for use before the loop's next turn."""
+    def read_open(self, entry_id: int, size: int, offset: int) -> bytearray | None:
+        """``size`` bytes of a body, if its file is open already and they are in the page cache. Never blocks."""
         body = self._open.get(entry_id)
-        if body is not None and not body.users:
+        if body is None or body.is_bad:
+            return None
+        if not body.users:
             self._idle.move_to_end(entry_id)
-        return body
+        buffer = bytearray(size)
+        return buffer if self.read_into(body.fd, buffer, offset) == size else None
 
     def warm(self, entry_id: int, length: int, now: float) -> int | None:
         """The descriptor of a whole body whose file is open and in the page cache, for ``sendfile``.
