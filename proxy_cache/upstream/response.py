@@ -1,4 +1,4 @@
-"""A response from an origin, as fills read it: its head, and its body while it arrives."""
+"""A response from an origin, or another source, as fills read it: its head, and its body while it arrives."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ class OriginResponse:
 
     __slots__ = (
         "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
-        "request_time", "response_time", "status",
+        "request_time", "response_time", "source", "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
+        self.source = "origin"
+        """Where it has come from: ``origin``, ``peer`` or ``shared``."""
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers

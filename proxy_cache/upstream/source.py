@@ -1,7 +1,7 @@
 """Where the response to a fill comes from: sources, asked in order until one has it.
 
-Only the origin is one today, and it is the last in any case: it takes a slot of the limiter, when its turn has come and
-not before, so that a source that is asked earlier (a peer, a shared store) costs no slot.
+Peers come first, then the shared store, and the origin is the last in any case: it takes a slot of the limiter, when
+its turn has come and not before, so that a source that is asked earlier costs no slot.
 """
 
 from __future__ import annotations
@@ -27,10 +27,32 @@ class Slot(Protocol):
         """The head of the response is here."""
 
 
+class Wanted(Protocol):
+    """What a fill is for, as far as sources choose by it."""
+
+    @property
+    def key(self) -> str:
+        """The cache key, which is the same on all nodes of a fleet."""
+
+    @property
+    def client(self) -> str:
+        """The address of the client that asked first."""
+
+    @property
+    def from_peer(self) -> bool:
+        """Whether a peer has asked, on behalf of a client of its own."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether the response may be for one user alone, by the request's fields: it is nothing for peers, nor for
+        a shared store."""
+
+
 @dataclass(slots=True)
 class SourceRequest:
     """What a fill asks for."""
 
+    wanted: Wanted
     target: Target
     headers: Headers
     """Those of the request as it is sent, with conditions and ``Range``."""
@@ -45,6 +67,9 @@ class SourceRequest:
 
 class Source(Protocol):
     """One place that may have the response."""
+
+    def may_have(self, wanted: Wanted) -> bool:
+        """Whether it is worth asking."""
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         """The response; ``None`` if it isn't here, or can't be had, and the next source is to be asked."""
@@ -71,16 +96,20 @@ class Sources:
 
     def __init__(self, origin: OriginSource, before: tuple[Source, ...] = ()) -> None:
         self.origin = origin
-        self._before = before
+        self.before = before
         """Those that are asked before it."""
-        self.begins_at_origin = not before
         self.ask_now = origin.client.ask_now
         """To be used in place of :meth:`get` if there are no others, with a slot that is granted already."""
 
+    def begins_at_origin(self, wanted: Wanted) -> bool:
+        """Whether no other source comes into question."""
+        return not self.before or not any(source.may_have(wanted) for source in self.before)
+
     async def get(self, request: SourceRequest) -> OriginResponse:
         """The first response that a source has. Raises what :class:`OriginSource` does."""
-        for source in self._before:
-            response = await source.get(request)
-            if response is not None:
-                return response
+        for source in self.before:
+            if source.may_have(request.wanted):
+                response = await source.get(request)
+                if response is not None:
+                    return response
         return await self.origin.get(request)

@@ -182,7 +182,7 @@ class Fetch:
         headers = self._request_headers(candidates)
         first_try, self._first_try = self._first_try, None
         response = await fill.context.sources.get(
-            SourceRequest(request.target, headers, self, request.retries, self._interim, first_try)
+            SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try)
         )
         try:
             if response.status == 304 and candidates:
@@ -276,7 +276,7 @@ class Fetch:
         headers = (
             headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
         )
-        response = await source.get(SourceRequest(fill.request.target, headers, self))
+        response = await source.get(SourceRequest(fill.request, fill.request.target, headers, self))
         try:
             if not _is_the_rest(response, since, head, body):
                 raise broken

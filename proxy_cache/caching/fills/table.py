@@ -91,7 +91,7 @@ class FillTable:
         """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue. ``reads``:
         whether its body is for a client, and not only to be stored."""
         fill = Fill(self.context, self, request)
-        at_origin = self.context.sources.begins_at_origin
+        at_origin = self.context.sources.begins_at_origin(request)
         waiter = fill.start(reads=reads, queues=at_origin)
         Fetch(fill).start(has_slot=at_origin and waiter.place is None)
         self._running.add(fill)
