@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .caching.cache import Cache
@@ -16,6 +17,7 @@ from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
 from .downstream.account import Accounts
 from .downstream.admission import Admission
+from .downstream.peer_requests import PeerRequests
 from .observe.access_log import AccessLog
 from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
@@ -28,7 +30,10 @@ from .store.store import Store, StoreError
 from .upstream.dial import Dialler
 from .upstream.names import Names
 from .upstream.origin import OriginClient, OriginSettings
-from .upstream.source import OriginSource, Sources
+from .upstream.peers.client import PeerClient
+from .upstream.peers.fleet import PeerFleet
+from .upstream.peers.peer_source import PeerSource
+from .upstream.source import OriginSource, Source, Sources
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class App:
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.admission = Admission(self.via)
+        self.peer_requests = PeerRequests()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
@@ -60,6 +66,9 @@ class App:
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
         self.origin: OriginClient | None = None
+        self.peers: PeerClient | None = None
+        self.listening_on: Callable[[], Sequence[int]] = lambda: ()
+        """The ports that clients are served on."""
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
         self.is_draining = False
@@ -90,6 +99,9 @@ class App:
             fills.spans = settings.spans
         if self.origin is not None:
             self.origin.configure(settings.origin)
+        if self.peers is not None:
+            self.peers.configure(settings.fleet.client)
+        self.peer_requests.token = settings.fleet.client.token
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
 
@@ -132,7 +144,13 @@ class App:
             raise StartError(str(error)) from error
         settings = self.settings or settings  # they may have changed meanwhile
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
-        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin)), metrics)
+        before: tuple[Source, ...] = ()
+        if settings.fleet.peers:
+            self.peers = PeerClient(settings.fleet.client, self.dialler)
+            fleet = PeerFleet(settings.fleet, self.listening_on)
+            self.peer_requests.is_on = True
+            before = (PeerSource(fleet, self.peers, metrics),)
+        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin), before), metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
@@ -171,6 +189,8 @@ class App:
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
+        if self.peers is not None:
+            self.peers.close()
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
@@ -187,6 +207,8 @@ class App:
         """Read them again, and open every connection to an origin anew."""
         if self.origin is not None:
             self.origin.renew_trust()
+        if self.peers is not None:
+            self.peers.renew_trust()
 
     # -- looking in -----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
 from .upstream.origin import OriginSettings
+from .upstream.peers.fleet import FleetSettings
 
 
 class Rules(Protocol):
@@ -52,6 +53,7 @@ class Settings:
     limits: Limits
     head_limits: HeadLimits
     origin: OriginSettings
+    fleet: FleetSettings
     cache: CacheSettings
     rules: Rules
     default_ttl: int

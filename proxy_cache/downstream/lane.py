@@ -244,6 +244,8 @@ class Lane(asyncio.Protocol):
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
+            if fields.peer is not None:
+                self.host.peers.recognise(exchange, fields.peer, self.host.client)
             record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)

@@ -43,6 +43,13 @@ async def listen_again(proxyserver: Any) -> None:
         await proxyserver.setup_servers()
 
 
+def ports_of(proxyserver: Any) -> list[int]:
+    """The ports on which clients are served."""
+    if not LISTENING.is_on:
+        return [ctx.options.listen_port or 8080]
+    return [int(address[1]) for server in proxyserver.servers for address in server.listen_addrs]
+
+
 async def close_connections(proxyserver: Any, lanes: Lanes) -> None:
     """End all connections, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():

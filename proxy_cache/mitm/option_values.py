@@ -21,6 +21,8 @@ from ..semantics.limits import HeadLimits
 from ..settings import Settings
 from ..store.store import Quota
 from ..upstream.origin import OriginSettings
+from ..upstream.peers.client import PeerSettings
+from ..upstream.peers.fleet import FleetSettings
 from ..upstream.trust import Trust
 from . import compat, rules
 from .filters import host_of_flow
@@ -90,6 +92,7 @@ def parse(options: Any) -> Settings:
         ),
         head_limits=_head_limits(options),
         origin=_origin(options),
+        fleet=_fleet(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
         rules=rules.parse(options),
         default_ttl=options.cache_default_ttl,
@@ -275,3 +278,43 @@ def _origin(options: Any) -> OriginSettings:
         trust=_trust(options),
         head_limits=_head_limits(options),
     )
+
+
+_TOKEN_SIZES = range(16, 1025)
+_NO_TOKEN = re.compile(r"[^\x21-\x7e]")
+
+
+def _fleet(options: Any) -> FleetSettings:
+    for name, values in (("cache_peer_mode", ("home", "sibling")), ("cache_peer_keep", ("always", "hot", "never"))):
+        if getattr(options, name) not in values:
+            raise exceptions.OptionsError(
+                f"{name}: must be one of {', '.join(values)}, not {_short(getattr(options, name))!r}"
+            )
+    if not 1 <= options.cache_peer_timeout <= MAX_NUMBER:
+        raise exceptions.OptionsError(
+            f"cache_peer_timeout: must be 1 second or more, and {MAX_NUMBER} at the most, not "
+            f"{_short(options.cache_peer_timeout)}"
+        )
+    client = PeerSettings(
+        options.cache_peer_timeout, options.origin_timeout, _token(options.cache_peer_token_file), _trust(options),
+        _head_limits(options),
+    )  # fmt: skip
+    peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
+    return FleetSettings(
+        peers, options.cache_peer_self.strip(), options.cache_peer_mode, options.cache_peer_keep, client
+    )
+
+
+def _token(file: str) -> str:
+    """The secret in a file; empty: there is none."""
+    if not file.strip():
+        return ""
+    try:
+        token = Path(file).expanduser().read_text("ascii").strip()
+    except (OSError, RuntimeError, UnicodeError) as error:
+        raise exceptions.OptionsError(f"cache_peer_token_file: {file!r}: {error}") from error
+    if len(token) not in _TOKEN_SIZES or _NO_TOKEN.search(token):
+        raise exceptions.OptionsError(
+            f"cache_peer_token_file: {file!r} must have one line of 16 to 1024 characters without spaces"
+        )
+    return token

@@ -79,6 +79,13 @@ class Metrics(Collector):
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
         self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
         self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
+        self.peer_fetches = counter("peer_fetches_total", "Fills that a peer was asked for.", "outcome")
+        self.peer_seconds = Histogram(
+            f"{PREFIX}_peer_seconds",
+            "Time until the head of a peer's response, or until it was given up.",
+            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+            registry=registry,
+        )
         self.tunnel_seconds = Histogram(
             f"{PREFIX}_tunnel_duration_seconds",
             "How long tunnels were open.",
@@ -104,6 +111,8 @@ class Metrics(Collector):
             self.queue_wait.labels(outcome)
         for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded", "addon", "own"):
             self.bytes_served.labels(source)
+        for outcome in ("hit", "joined", "miss", "timeout", "error", "skipped"):
+            self.peer_fetches.labels(outcome)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
@@ -143,6 +152,11 @@ class Metrics(Collector):
 
     def name_looked_up(self, outcome: str) -> None:
         self.name_lookups.labels(outcome).inc()
+
+    def peer_asked(self, outcome: str, seconds: float) -> None:
+        self.peer_fetches.labels(outcome).inc()
+        if outcome != "skipped":
+            self.peer_seconds.observe(seconds)
 
     def store_failed(self, reason: str) -> None:
         self.store_failures.labels(reason).inc()

@@ -27,7 +27,7 @@ from ..wire.responses import OriginError
 from .response import OriginResponse
 
 INTERIM_TIMES: Final = 4
-"""Timeouts for which 1xx responses may delay the final one, counted from the request."""
+"""Timeouts for which 1xx responses of an origin may delay the final one, counted from the request."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,12 @@ class OriginConnection(asyncio.Protocol):
         on_idle: Callable[[OriginConnection], None],
         on_lost: Callable[[OriginConnection], None],
         min_pace: int = 0,
+        body_timeout: float | None = None,
+        interim_for: float | None = None,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> None:
+        """``timeout``: seconds without a byte; for bodies ``body_timeout``, if that is given. ``interim_for``: seconds
+        for which 1xx responses may delay the final one."""
         self.origin = origin
         self.prefix = prefix
         """Field lines for the other end: Host, and those for a parent proxy."""
@@ -85,7 +89,9 @@ class OriginConnection(asyncio.Protocol):
         self._transport: Any = transport
         if transport.is_closing():
             raise ConnectionResetError("the connection was closed before it was used")
-        self._timeout = timeout
+        self._timeout = self._head_timeout = timeout
+        self._body_timeout = timeout if body_timeout is None else body_timeout
+        self._interim_for = INTERIM_TIMES * timeout if interim_for is None else interim_for
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._reader = ResponseReader(limits)
@@ -138,6 +144,7 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim = on_interim
         self._on_answer = on_answer
         self._head_since = 0.0
+        self._timeout = self._head_timeout
         self._heard = self._asked = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
@@ -332,7 +339,7 @@ class OriginConnection(asyncio.Protocol):
         time; interim responses do, for a while."""
         if self._head_since and self._head_since + self._timeout < up:
             up, why = self._head_since + self._timeout, f"a head took more than {self._timeout:g} s"
-        longest = INTERIM_TIMES * self._timeout
+        longest = self._interim_for
         if self._asked + longest < up:
             up, why = self._asked + longest, f"no more than interim responses came for {longest:g} s"
         return up, why
@@ -375,6 +382,7 @@ class OriginConnection(asyncio.Protocol):
         if on_answer is None:
             return  # on_interim has closed the connection
         self._received, self._pace_since = 0, self._heard
+        self._timeout = self._body_timeout
         self._response = response = OriginResponse(head, reader.length, self, self._asked)
         try:
             if reader.is_over:

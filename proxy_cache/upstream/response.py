@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from ..semantics.peer_fields import FIELD
 from ..wire.responses import OriginError, ResponseHead
 
 READ_AHEAD = 256 * 1024
@@ -33,8 +34,8 @@ class OriginResponse:
     """A head, and a body to read. :meth:`close` it when done."""
 
     __slots__ = (
-        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "reason",
-        "request_time", "response_time", "source", "status",
+        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "peer",
+        "reason", "request_time", "response_time", "source", "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
@@ -43,6 +44,8 @@ class OriginResponse:
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
+        self.peer = head.hop.get(FIELD)
+        """Cache-Peer: what a peer answers for."""
         self.content_length = length
         self.response_time = time.time()
         # RFC 9111 §4.2.3 uses their difference, which a wall clock that is set meanwhile must not change.

@@ -26,6 +26,9 @@ class Slot(Protocol):
     def answered(self) -> None:
         """The head of the response is here."""
 
+    def asks_peer(self, is_asking: bool) -> None:
+        """It waits for a peer, from now on, or no longer."""
+
 
 class Wanted(Protocol):
     """What a fill is for, as far as sources choose by it."""

@@ -15,6 +15,7 @@ from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..semantics.peer_fields import FIELD
 from ..semantics.ranges import RangeSpec
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
@@ -50,6 +51,8 @@ class RequestFields:
     close: bool | None
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
+    peer: str | None = None
+    """Cache-Peer: a peer's proof that it is one. Such a request is none of the plain ones."""
     _forward: Headers | None = None
 
     def forward(self, via: str) -> Headers:
@@ -148,11 +151,12 @@ def _fields(lines: bytes) -> RequestFields | None:
     if "upgrade" in options or not all(map(str.isascii, connection)):
         return None
     close = True if "close" in options else False if "keep-alive" in options else None
+    peer = headers.get(FIELD)
     headers = repeatable(headers)
     directives = request_cache_control(headers)
-    unconditional = "range" not in headers and not is_conditional(headers)
+    unconditional = "range" not in headers and not is_conditional(headers) and peer is None
     plain = unconditional and directives is NOTHING
-    return RequestFields(headers, directives, plain, unconditional, close, headers.get_all("via"))
+    return RequestFields(headers, directives, plain, unconditional, close, headers.get_all("via"), peer)
 
 
 def repeatable(headers: Headers) -> Headers:

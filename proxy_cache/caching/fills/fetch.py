@@ -90,6 +90,9 @@ class Fetch:
     def answered(self) -> None:
         self._fill.slot.answered()
 
+    def asks_peer(self, is_asking: bool) -> None:
+        self._fill.asks_peer = is_asking
+
     def _interim(self, status: int, headers: Headers) -> None:
         """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
         anybody's session."""

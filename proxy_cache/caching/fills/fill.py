@@ -93,6 +93,8 @@ class Fill:
         """While no client waits: how long it may still take."""
         self.stalled = False
         """Whether it was ended because it got nowhere (see :mod:`.watch`)."""
+        self.asks_peer = False
+        """Whether it waits for a peer."""
         self.ahead: Ahead | None = None
         """If somebody waits for what is ahead of it."""
 
@@ -241,7 +243,7 @@ class Fill:
             self._leftover.cancel()
             self._leftover = None
         self.registry.has_ended(self)
-        if outcome:
+        if outcome and self.slot.asked is not None:
             self.context.events.fill_ended(outcome)
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None

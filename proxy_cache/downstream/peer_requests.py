@@ -1,0 +1,59 @@
+"""Requests that peers send on behalf of their clients: recognised here, and answered so that the peer knows by whom.
+
+While the answer to one takes waiting (in the queue, or for the origin), a 102 is sent now and then (RFC 2518 §10.1): a
+peer that hears nothing for ``cache_peer_timeout`` takes us for dead, and goes on without us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ..caching.answers import Answer, Exchange
+from ..semantics.headers import Headers
+from ..semantics.peer_fields import answer_to, is_proof, taken_off
+
+STILL_HERE_EVERY: Final = 0.4
+"""Seconds from one 102 to the next. ``cache_peer_timeout`` is a second at least."""
+_NO_FIELDS: Final = Headers()
+
+
+class PeerRequests:
+    """Recognises the requests of peers."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.token = ""
+        """The fleet's secret; empty: peers are known by their addresses."""
+        self.is_peer: Callable[[str], bool] = lambda address: False
+
+    def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
+        """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
+        if not self.is_on or not is_proof(proof, self.token) or not (self.token or self.is_peer(address)):
+            return
+        exchange.headers, client = taken_off(exchange.headers)
+        exchange.client = client or address
+        exchange.peer = _PeerWaits(exchange, self.token)
+
+
+class _PeerWaits:
+    """Tells a peer that it is being answered, and that it has been."""
+
+    __slots__ = ("_answer_to", "_exchange", "_timer")
+
+    def __init__(self, exchange: Exchange, token: str) -> None:
+        self._exchange = exchange
+        self._answer_to = answer_to(exchange.key, token)
+        self._timer = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tell)
+
+    def answered(self, answer: Answer) -> None:
+        self._timer.cancel()
+        answer.headers = answer.headers.add("Cache-Peer", self._answer_to)
+
+    def _tell(self) -> None:
+        exchange = self._exchange
+        if not exchange.is_over:
+            if exchange.on_interim is not None:
+                exchange.on_interim(102, _NO_FIELDS)
+            self._timer = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tell)

@@ -1,0 +1,54 @@
+"""What peers of a fleet say to each other in header fields.
+
+``Cache-Peer`` in a request says that a peer asks, and proves it by the fleet's secret, where there is one. In a
+response it says that a peer has answered, and for which cache key: an address may be somebody else's by now, who
+answers 200 to anything. The field is hop-by-hop: no client and no origin sees it.
+
+The client that the peer asks for is the last element of ``Forwarded`` (RFC 7239 §4).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from hashlib import sha256
+from typing import Final
+
+from .headers import Headers
+
+FIELD: Final = "cache-peer"
+ASKS: Final = "?1"
+"""The request's value in a fleet without a secret."""
+
+
+def is_proof(value: str, token: str) -> bool:
+    """Whether a peer of our fleet says so, compared in constant time. Without a ``token`` the value proves nothing:
+    the sender's address has to."""
+    return hmac.compare_digest(value.encode("latin-1", "replace"), (token or ASKS).encode("latin-1", "replace"))
+
+
+def answer_to(key: str, token: str) -> str:
+    """The response's value: a digest of the key, with the secret."""
+    return hmac.digest(token.encode(), key.encode("utf-8", "surrogateescape"), sha256).hex()
+
+
+def forwarded_for(client: str) -> str:
+    """An element of ``Forwarded`` (RFC 7239 §6: an IPv6 address is in brackets, and quoted)."""
+    return f'for="[{client}]"' if ":" in client else f"for={client or 'unknown'}"
+
+
+def taken_off(headers: Headers) -> tuple[Headers, str | None]:
+    """The header without the last element of ``Forwarded``, and the address in it, if there is one."""
+    values = headers.get_all("forwarded")
+    if not values:
+        return headers, None
+    rest, comma, last = values[-1].rpartition(",")
+    headers = headers.without("forwarded")
+    for value in (*values[:-1], *([rest.rstrip(" \t")] if comma else [])):
+        headers = headers.add("Forwarded", value)
+    name, _, text = last.strip(" \t").partition("=")
+    text = text.strip('"').removeprefix("[").removesuffix("]")
+    try:
+        return headers, str(ipaddress.ip_address(text)) if name.lower() == "for" else None
+    except ValueError:
+        return headers, None

@@ -1,0 +1,54 @@
+"""The fleet as this node sees it: the peers of the list, their ranks for a key, and who of them is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xxhash import xxh3_64_intdigest
+
+from .client import PeerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """Who the peers are, and what is asked of them."""
+
+    peers: tuple[str, ...] = ()
+    own: str = ""
+    mode: Literal["home", "sibling"] = "home"
+    keep: Literal["always", "hot", "never"] = "always"
+    client: PeerSettings = field(default_factory=PeerSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    scheme: str
+    authority: str
+    is_self: bool
+
+
+class PeerFleet:
+    """STAND-IN until the list is merged."""
+
+    def __init__(self, settings: FleetSettings, listening_on: Callable[[], Sequence[int]]) -> None:
+        self.nodes = []
+        for url in settings.peers:
+            scheme, _, authority = url.partition("://")
+            self.nodes.append(Node(scheme, authority, int(authority.rpartition(":")[2]) in listening_on()))
+        self.has_others = any(not node.is_self for node in self.nodes)
+        self.changed_at = float("-inf")
+
+    def ranked(self, key: str) -> list[Node]:
+        return sorted(self.nodes, key=lambda node: xxh3_64_intdigest(f"{node.authority} {key}".encode()), reverse=True)
+
+    def may_ask(self, peer: object) -> bool:
+        return True
+
+    def has_answered(self, peer: object) -> None: ...
+
+    def has_failed(self, peer: object, why: str) -> None:
+        import logging
+
+        logging.getLogger(__name__).warning("peer %s: %s", peer, why)

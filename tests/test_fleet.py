@@ -1,0 +1,187 @@
+"""Several proxies that know each other: one request to the origin for a key, whoever asks whom."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agents import results
+from tests.support.content import content
+from tests.support.origin import Gate, Origin, Reply
+from tests.support.proxy import Proxy
+from tests.support.tools import free_port
+
+SECRET = "correct-horse-battery-staple"
+NODES = 3
+
+
+class Fleet(Sequence[Proxy]):
+    """Proxies that have each other for peers."""
+
+    def __init__(self, nodes: list[Proxy], peers: list[str]) -> None:
+        self.nodes = nodes
+        self.peers = peers
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.nodes[number]
+
+    def asked(self) -> int:
+        """Requests that nodes have sent to each other, and that were answered."""
+        return round(sum(node.value("peer_fetches_total", outcome=outcome) for node in self for outcome in ANSWERED))
+
+
+ANSWERED = ("hit", "joined", "miss")
+
+
+@contextlib.contextmanager
+def fleet(folder: Path, count: int = NODES, **options: Any) -> Iterator[Fleet]:
+    token = folder / "token"
+    token.write_text(SECRET)
+    ports = [free_port() for _ in range(count)]
+    peers = [f"http://127.0.0.1:{port}" for port in ports]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for number, port in enumerate(ports):
+            (folder / str(number)).mkdir()
+            options = {"cache_peer_token_file": token, **options}
+            node = Proxy(folder / str(number), listen_port=port, cache_peers=peers, **options)
+            nodes.append(stack.enter_context(node))
+        yield Fleet(nodes, peers)
+
+
+@pytest.fixture
+def start_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(count: int = NODES, **options: Any) -> Fleet:
+            return stack.enter_context(fleet(tmp_path, count, **options))
+
+        yield start
+
+
+def test_a_hundred_agents_of_three_nodes_ask_the_origin_once(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet()
+    gate = Gate()
+    size, half = 2_000_000, 1_000_000
+    url = origin.serve("/image.tar", Reply(size=size, body_gate=gate, gate_at=half))
+    fetches = [node.start_get(url, expect=size) for node in nodes for _ in range(33)]
+    for fetch in fetches:
+        fetch.received(half)  # all read along
+    gate.open()
+    responses = results(fetches, 90)
+    assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
+    assert origin.count("/image.tar") == 1
+    assert nodes.asked() == 2
+    for node in nodes:
+        assert node.get(url, expect=size).hit
+
+
+def test_what_a_peer_has_is_stored_here_with_its_age(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2)
+    url = origin.serve("/x", Reply(size=10_000).with_headers(("Cache-Control", "max-age=3600"), ("Age", "100")))
+    for node in nodes:
+        response = node.get(url, expect=10_000)
+        assert response.ok
+        assert 100 <= int(response.header("Age") or 0) < 200
+        assert response.header("Cache-Peer") is None
+    assert origin.count("/x") == 1
+    assert all(node.get(url, expect=10_000).hit for node in nodes)
+    assert nodes.asked() == 1
+    request = origin.seen("/x")[0]
+    assert request.header("Cache-Peer") is None
+    assert request.header("Forwarded") is None
+
+
+def test_one_limit_and_one_queue_for_a_key_in_the_whole_fleet(
+    start_fleet: Callable[..., Fleet], origin: Origin
+) -> None:
+    """While the home's client queues longer than the peers' patience: it says that it is still there."""
+    nodes = start_fleet(2, origin_max_in_flight=1, origin_queue_timeout=60, cache_peer_timeout=1)
+    gate = Gate()
+    urls = [origin.serve(f"/{number}", Reply(size=1000, gate=gate)) for number in range(6)]
+    fetches = [node.start_get(url, expect=1000) for url in urls for node in nodes]
+    import time
+
+    time.sleep(4)
+    gate.open()
+    assert all(response.ok for response in results(fetches, 90))
+    assert sum(origin.count(f"/{number}") for number in range(6)) == 6
+    assert origin.peak <= 2
+
+
+def test_a_range_comes_by_spans_from_the_home(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet()
+    size = 6_000_000
+    headers = ("Cache-Control", "max-age=3600"), ("ETag", '"v1"'), ("Accept-Ranges", "bytes")
+    url = origin.serve("/data.parquet", Reply(size=size).with_headers(*headers))
+    for node in nodes:
+        response = node.get(url, headers=[("Range", "bytes=5000000-5000099")])
+        assert (response.status, response.body) == (206, content("/data.parquet", 100, 5_000_000))
+    spans = [request.header("Range") for request in origin.seen("/data.parquet")]
+    assert len(spans) == 1, spans
+    assert nodes.asked() == 2
+
+
+def test_one_validation_for_all(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet()
+    url = origin.serve("/index", Reply(size=5000).with_headers(("Cache-Control", "max-age=1"), ("ETag", '"v1"')))
+    for node in nodes:
+        assert node.get(url, expect=5000).ok
+    assert origin.count("/index") == 1
+    for node in nodes:
+        assert node.get(url, expect=5000, headers=[("Cache-Control", "max-age=0")]).ok
+    asked = [request.header("If-None-Match") for request in origin.seen("/index")]
+    assert asked[:2] == [None, '"v1"']
+    assert asked.count(None) == 1
+
+
+def test_the_homes_503_is_the_fleets(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    """It is no reason to go to the origin past the home's limit."""
+    nodes = start_fleet(2, origin_max_in_flight=1, origin_queue_max=0)
+    gate = Gate()
+    held = []
+    while min(node.value("origin_fetches_in_flight") for node in nodes) < 1:  # each is the home of half of the keys
+        held.append(nodes[0].start_get(origin.serve(f"/held{len(held)}", Reply(gate=gate))))
+        assert len(held) < 100
+    urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(8)]
+    responses = [node.get(url) for url in urls for node in nodes]
+    gate.open()
+    results(held)
+    assert all(response.status == 503 and response.header("Retry-After") for response in responses)
+    assert not any(origin.count(f"/{number}") for number in range(8))
+
+
+def test_an_error_of_the_origin_is_passed_on_and_costs_one_fill(
+    start_fleet: Callable[..., Fleet], origin: Origin
+) -> None:
+    nodes = start_fleet(origin_retries=0)
+    url = origin.serve("/broken", Reply(status=500, size=100))
+    assert [node.get(url).status for node in nodes] == [500] * NODES
+    assert origin.count("/broken") == NODES  # each client's request is a new one
+    url = origin.serve("/reset", Reply(fail="reset"))
+    assert [node.get(url).status for node in nodes] == [502] * NODES
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_home_that_is_gone_is_left_alone(start_fleet: Callable[..., Fleet], origin: Origin, how: str) -> None:
+    nodes = start_fleet(cache_peer_timeout=1)
+    if how == "kill":
+        nodes[0].kill9()
+    else:
+        nodes[0].signal(signal.SIGSTOP)
+    try:
+        urls = [origin.serve(f"/{how}{number}", Reply(size=1000)) for number in range(40)]
+        fetches = [node.start_get(url, expect=1000) for url in urls for node in nodes[1:]]
+        assert all(response.ok for response in results(fetches))
+        assert all(origin.count(f"/{how}{number}") <= 2 for number in range(40))
+    finally:
+        if how == "stop":
+            nodes[0].signal(signal.SIGCONT)
