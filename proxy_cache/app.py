@@ -149,7 +149,7 @@ class App:
             self.peers = PeerClient(settings.fleet.client, self.dialler)
             fleet = PeerFleet(settings.fleet, self.listening_on)
             self.peer_requests.is_on = True
-            before = (PeerSource(fleet, self.peers, metrics),)
+            before = (PeerSource(fleet, self.peers, settings.fleet, metrics),)
         self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin), before), metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)

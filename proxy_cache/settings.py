@@ -17,7 +17,7 @@ from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
 from .upstream.origin import OriginSettings
-from .upstream.peers.fleet import FleetSettings
+from .upstream.peers.settings import FleetSettings
 
 
 class Rules(Protocol):

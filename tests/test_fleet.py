@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy_cache.semantics.peer_fields import answer_to, repr_digest
 from tests.support.agents import results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
+from tests.support.scripted import ThreadedOrigin
 from tests.support.tools import free_port
 
 SECRET = "correct-horse-battery-staple"
@@ -42,11 +45,11 @@ ANSWERED = ("hit", "joined", "miss")
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, count: int = NODES, **options: Any) -> Iterator[Fleet]:
+def fleet(folder: Path, count: int = NODES, also: Sequence[str] = (), **options: Any) -> Iterator[Fleet]:
     token = folder / "token"
     token.write_text(SECRET)
     ports = [free_port() for _ in range(count)]
-    peers = [f"http://127.0.0.1:{port}" for port in ports]
+    peers = [*(f"http://127.0.0.1:{port}" for port in ports), *also]
     with contextlib.ExitStack() as stack:
         nodes = []
         for number, port in enumerate(ports):
@@ -61,8 +64,8 @@ def fleet(folder: Path, count: int = NODES, **options: Any) -> Iterator[Fleet]:
 def start_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     with contextlib.ExitStack() as stack:
 
-        def start(count: int = NODES, **options: Any) -> Fleet:
-            return stack.enter_context(fleet(tmp_path, count, **options))
+        def start(count: int = NODES, also: Sequence[str] = (), **options: Any) -> Fleet:
+            return stack.enter_context(fleet(tmp_path, count, also, **options))
 
         yield start
 
@@ -185,3 +188,64 @@ def test_a_home_that_is_gone_is_left_alone(start_fleet: Callable[..., Fleet], or
     finally:
         if how == "stop":
             nodes[0].signal(signal.SIGCONT)
+
+
+class BadPeer(ThreadedOrigin):
+    """Listens as a peer does, and answers in its own way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.asked = 0
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                if not (more := connection.recv(65536)):
+                    return
+                data += more
+            self.asked += 1
+            key = data.split(b" ", 2)[1].decode()
+            fields, body = "Cache-Control: max-age=60\r\n", b"x" * 400
+            match self.how:
+                case "garbage":
+                    connection.sendall(b"\x00\x01 nothing of HTTP \r\n\r\n" * 10)
+                    return
+                case "silent":
+                    connection.recv(1)
+                    return
+                case "unmarked":
+                    pass
+                case "another key":
+                    fields += f"Cache-Peer: {answer_to(key + '2', SECRET)}\r\n"
+                case "another secret":
+                    fields += f"Cache-Peer: {answer_to(key, 'x' * 20)}\r\n"
+                case "wrong digest":
+                    fields += f"Repr-Digest: {repr_digest(b'y')}\r\nCache-Peer: {answer_to(key, SECRET)};digest\r\n"
+                case "short":
+                    fields += f"Cache-Peer: {answer_to(key, SECRET)}\r\n"
+                    body = content("/" + key.split("/", 3)[3], 400, 0)
+                case "not ready":
+                    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+                    return
+            length = 1000 if self.how == "short" else len(body)
+            connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{fields}\r\n".encode() + body)
+
+
+BAD = "garbage", "silent", "unmarked", "another key", "another secret", "wrong digest", "short", "not ready"
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_peer_that_answers_badly_costs_no_right_answer(
+    start_fleet: Callable[..., Fleet], origin: Origin, how: str
+) -> None:
+    with BadPeer(how) as bad:
+        nodes = start_fleet(2, also=[f"http://{bad.netloc}"], cache_peer_timeout=1)
+        urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(30)]
+        fetches = [node.start_get(url, expect=1000) for url in urls for node in nodes]
+        responses = results(fetches)
+        assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
+        assert bad.asked
+        for node in nodes:
+            assert all(node.get(url, expect=1000).ok for url in urls)

@@ -171,6 +171,11 @@ class MemoryReader:
         self._offset = 0
         self._stop = len(data)
 
+    @property
+    def content(self) -> bytes:
+        """All of it, whatever was read or is to be."""
+        return self._data
+
     def seek(self, start: int, stop: int) -> None:
         self._offset, self._stop = start, stop
 

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from ..caching.answers import Answer, Exchange
+from ..caching.answers import Answer, Exchange, MemoryReader
 from ..semantics.headers import Headers
-from ..semantics.peer_fields import answer_to, is_proof, taken_off
+from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, is_proof, repr_digest, taken_off
 
 STILL_HERE_EVERY: Final = 0.4
 """Seconds from one 102 to the next. ``cache_peer_timeout`` is a second at least."""
@@ -49,7 +49,16 @@ class _PeerWaits:
 
     def answered(self, answer: Answer) -> None:
         self._timer.cancel()
-        answer.headers = answer.headers.add("Cache-Peer", self._answer_to)
+        value, headers = self._answer_to, answer.headers
+        if (
+            isinstance(answer.body, MemoryReader)
+            and answer.status == 200
+            and answer.length == len(answer.body.content) <= DIGEST_MAX
+            and "repr-digest" not in headers
+        ):
+            headers = headers.add("Repr-Digest", repr_digest(answer.body.content))
+            value += WITH_DIGEST
+        answer.headers = headers.add("Cache-Peer", value)
 
     def _tell(self) -> None:
         exchange = self._exchange

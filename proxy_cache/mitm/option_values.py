@@ -22,7 +22,7 @@ from ..settings import Settings
 from ..store.store import Quota
 from ..upstream.origin import OriginSettings
 from ..upstream.peers.client import PeerSettings
-from ..upstream.peers.fleet import FleetSettings
+from ..upstream.peers.settings import FleetSettings
 from ..upstream.trust import Trust
 from . import compat, rules
 from .filters import host_of_flow

@@ -4,6 +4,7 @@
 response it says that a peer has answered, and for which cache key: an address may be somebody else's by now, who
 answers 200 to anything. The field is hop-by-hop: no client and no origin sees it.
 
+A small body has its digest with it (``Repr-Digest``, RFC 9530 §3), so that it is checked before anybody gets any of it.
 The client that the peer asks for is the last element of ``Forwarded`` (RFC 7239 §4).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from base64 import b64encode
 from hashlib import sha256
 from typing import Final
 
@@ -19,6 +21,10 @@ from .headers import Headers
 FIELD: Final = "cache-peer"
 ASKS: Final = "?1"
 """The request's value in a fleet without a secret."""
+WITH_DIGEST: Final = ";digest"
+"""At the end of a response's value: its Repr-Digest is the peer's own, and not the origin's."""
+DIGEST_MAX: Final = 128 * 1024
+"""Bytes of a body that has a digest, at most."""
 
 
 def is_proof(value: str, token: str) -> bool:
@@ -52,3 +58,8 @@ def taken_off(headers: Headers) -> tuple[Headers, str | None]:
         return headers, str(ipaddress.ip_address(text)) if name.lower() == "for" else None
     except ValueError:
         return headers, None
+
+
+def repr_digest(body: bytes | memoryview) -> str:
+    """A value of ``Repr-Digest``."""
+    return f"sha-256=:{b64encode(sha256(body).digest()).decode('ascii')}:"

@@ -34,13 +34,15 @@ class OriginResponse:
     """A head, and a body to read. :meth:`close` it when done."""
 
     __slots__ = (
-        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers", "peer",
-        "reason", "request_time", "response_time", "source", "status",
+        "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers",
+        "may_be_kept", "peer", "reason", "request_time", "response_time", "source", "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
         self.source = "origin"
         """Where it has come from: ``origin``, ``peer`` or ``shared``."""
+        self.may_be_kept = True
+        """Whether it may be stored, as far as its source matters."""
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
@@ -92,6 +94,18 @@ class OriginResponse:
     def spliceable(self) -> int:
         """Bytes that :meth:`splice` can move to a pipe, after :meth:`read_held`; 0: none."""
         return self._connection.spliceable if self._connection is not None else 0
+
+    async def whole(self) -> bytes:
+        """All of a body that fits into what is received ahead, when it is here. It stays to be read. Raises
+        :class:`OriginError`."""
+        while not self._complete:
+            if self._error is not None:
+                raise self._error
+            if self._connection is not None:
+                self._connection.go_on()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return b"".join(self._chunks)
 
     def read_held(self) -> bytes:
         """All bytes that were received, which precede any spliced ones."""

@@ -14,7 +14,7 @@ from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
 from proxy_cache.settings import Settings
 from proxy_cache.store.store import Quota
 from proxy_cache.upstream.origin import OriginSettings
-from proxy_cache.upstream.peers.fleet import FleetSettings
+from proxy_cache.upstream.peers.settings import FleetSettings
 
 MIB = 1 << 20
 

@@ -29,6 +29,7 @@ from .fill import Fill
 from .handing_out import break_off, deliver, refuse_all
 from .head import FillHead
 from .partial_response import may_be_kept, take_partial
+from .repeat import begins_alike
 from .request import FillState
 from .revalidation import take_not_modified
 from .transfer import copy
@@ -42,7 +43,7 @@ class Fetch:
     """Tells its :class:`~.fill.Fill` of the head, and of the end: once, by :meth:`~.fill.Fill.ended`, whatever way it
     ends."""
 
-    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_has_begun", "_task")
+    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_from_origin", "_has_begun", "_task")
 
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
@@ -55,6 +56,7 @@ class Fetch:
         self._first_try: Outcome | None = None
         """What the callbacks hand to the task."""
         self._breaks = 0
+        self._from_origin = True
 
     def start(self, *, has_slot: bool) -> None:
         """Go, in this turn if that takes no waiting: with a slot, and an open connection."""
@@ -196,6 +198,7 @@ class Fetch:
             broken = await copy(response, body, store.pipes)
         finally:
             response.close()
+        self._from_origin = response.source == "origin"
         while broken is not None:
             broken = await self._continue(headers, head, body, broken)
         body.finish()
@@ -262,15 +265,22 @@ class Fetch:
         fill = self._fill
         source, validator = fill.context.sources.origin, strong_validator(head.response.headers)
         span = fill.request.range_fetch
+        if self._from_origin:
+            may_retry = source.client.may_retry(broken, self._breaks)
+        else:
+            self._from_origin = may_retry = True  # it has not been asked yet
+            if validator is None and body.kept and head.length is None and not body.is_range:
+                return await self._repeat(headers, body, broken)
         if (
-            not source.client.may_retry(broken, self._breaks)
+            not may_retry
             or validator is None
             or head.response.status != 200
             or (head.length is None and body.total is None)
             or ("range" in headers and (span is None or span.field is not None))
         ):
             raise broken
-        await source.client.pause(self._breaks, 0.0, broken.error)
+        if fill.slot.asked is not None:
+            await source.client.pause(self._breaks, 0.0, broken.error)
         self._breaks += 1
         since = body.length
         if since == body.total:
@@ -294,6 +304,20 @@ class Fetch:
         if again is not None and body.length - since >= PROGRESS:
             self._breaks = 0
         return again
+
+    async def _repeat(self, headers: Headers, body: Body, broken: OriginError) -> OriginError | None:
+        """Ask the origin for all of it, see :mod:`.repeat`. Raises ``broken`` if it has another."""
+        fill = self._fill
+        response = await fill.context.sources.origin.get(
+            SourceRequest(fill.request, fill.request.target, headers.without(*CONDITIONAL, "range"), self)
+        )
+        try:
+            is_alike = response.status == 200 and response.content_length == body.total
+            if not is_alike or not await begins_alike(response, body):
+                raise broken
+            return await copy(response, body, fill.context.store.pipes)
+        finally:
+            response.close()
 
 
 def _is_the_rest(response: OriginResponse, since: int, head: FillHead, body: Body) -> bool:

@@ -79,7 +79,7 @@ def _why_not_kept(fill: Fill, response: OriginResponse, *, asked_for_range: bool
     status = response.status
     if status == 206:
         return "partial"
-    if not fill.request.keep:
+    if not fill.request.keep or not response.may_be_kept:
         return "bypass"
     if (status >= 400 and asked_for_range) or is_passed_off_as_whole(response, to_a_range=asked_for_range):
         return "partial"  # it may be about the range only

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
 
-from .client import PeerSettings
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """Who the peers are, and what is asked of them."""
-
-    peers: tuple[str, ...] = ()
-    own: str = ""
-    mode: Literal["home", "sibling"] = "home"
-    keep: Literal["always", "hot", "never"] = "always"
-    client: PeerSettings = field(default_factory=PeerSettings)
+from .settings import FleetSettings
 
 
 @dataclass(frozen=True, slots=True)

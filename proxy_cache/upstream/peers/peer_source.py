@@ -11,18 +11,21 @@ disagree would wait for each other.)
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from ...semantics.headers import Headers
-from ...semantics.peer_fields import answer_to
+from ...semantics.peer_fields import WITH_DIGEST, answer_to, repr_digest
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
 from .client import PeerClient
+from .settings import FleetSettings
 
 TRIES: Final = 2
 """Peers that are asked for one fill, at most."""
@@ -30,6 +33,10 @@ CHANGED_FOR: Final = 3600.0
 """Seconds after a change of the list in which the home asks the second in rank, which may have been the home before."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
 """In Proxy-Status: the home itself is in trouble, and another may not be."""
+
+HOT_FOR: Final = 600.0
+"""Seconds in which a key has to be asked for twice to be hot."""
+HOT_MAX: Final = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +85,10 @@ class PeerEvents(Protocol):
 class PeerSource:
     """Asks the home of a key."""
 
-    def __init__(self, fleet: Fleet, client: PeerClient, events: PeerEvents) -> None:
+    def __init__(self, fleet: Fleet, client: PeerClient, settings: FleetSettings, events: PeerEvents) -> None:
+        self._settings = settings
+        self._asked_for: OrderedDict[str, float] = OrderedDict()
+        """The keys that were asked for lately, and when, by the monotonic clock."""
         self._fleet = fleet
         self._client = client
         self._events = events
@@ -146,20 +156,52 @@ class PeerSource:
         finally:
             request.slot.asks_peer(False)
         seconds = time.monotonic() - started
-        if response.peer != answer_to(wanted.key, self._client.settings.token):
+        proof = (response.peer or "").removesuffix(WITH_DIGEST)
+        problem = ""
+        if proof != answer_to(wanted.key, self._client.settings.token):
+            problem = "what answers there is no peer of ours, or answers another key"
+        elif proof != response.peer:
+            problem = await self._checked(response)
+        if problem:
             response.close()
-            fleet.has_failed(peer, "what answers there is no peer of ours, or answers another key")
+            fleet.has_failed(peer, problem)
             self._events.peer_asked("error", seconds)
             return None
         fleet.has_answered(peer)
-        problem = response.headers.get("proxy-status") or "" if response.status >= 500 else ""
-        if any(error in problem for error in NOT_OUR_ANSWERS):
+        status = response.headers.get("proxy-status") or "" if response.status >= 500 else ""
+        if any(error in status for error in NOT_OUR_ANSWERS):
             response.close()
             self._events.peer_asked("error", seconds)
             return None
         response.source = "peer"
+        response.may_be_kept = self._keeps(wanted.key)
         self._events.peer_asked(_outcome(response), seconds)
         return response
+
+    async def _checked(self, response: OriginResponse) -> str:
+        """Wait for the body, which is small, and compare it with its digest. What is wrong with it; empty: nothing."""
+        try:
+            async with asyncio.timeout(self._client.settings.timeout):
+                body = await response.whole()
+        except OriginError as error:
+            return f"{error.error}: {error.detail}"
+        except TimeoutError:
+            return "the rest of a small body doesn't come"
+        digest = response.headers.get("repr-digest")
+        response.headers = response.headers.without("repr-digest")
+        return "" if repr_digest(body) == digest else "a body that is not what its digest says"
+
+    def _keeps(self, key: str) -> bool:
+        """Whether what a peer has sent is stored here, too."""
+        keep = self._settings.keep
+        if keep != "hot":
+            return keep == "always"
+        now = time.monotonic()
+        before = self._asked_for.pop(key, None)
+        self._asked_for[key] = now
+        if len(self._asked_for) > HOT_MAX:
+            self._asked_for.popitem(last=False)
+        return before is not None and now - before < HOT_FOR
 
 
 def _but_102(on_interim: Callable[[int, Headers], None], status: int, headers: Headers) -> None:
