@@ -33,6 +33,8 @@ from .upstream.origin import OriginClient, OriginSettings
 from .upstream.peers.client import PeerClient
 from .upstream.peers.fleet import PeerFleet
 from .upstream.peers.peer_source import PeerSource
+from .upstream.peers.settings import Keeping
+from .upstream.peers.sibling_source import SiblingSource
 from .upstream.source import OriginSource, Source, Sources
 
 logger = logging.getLogger(__name__)
@@ -149,7 +151,8 @@ class App:
             self.peers = PeerClient(settings.fleet.client, self.dialler)
             fleet = PeerFleet(settings.fleet, self.listening_on)
             self.peer_requests.is_on = True
-            before = (PeerSource(fleet, self.peers, settings.fleet, metrics),)
+            kind = PeerSource if settings.fleet.mode == "home" else SiblingSource
+            before = (kind(fleet, self.peers, Keeping(settings.fleet.keep), metrics),)
         self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin), before), metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)

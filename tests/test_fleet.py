@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from proxy_cache.semantics.peer_fields import answer_to, repr_digest
-from tests.support.agents import results
+from tests.support.agents import Agents, results
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.scripted import ThreadedOrigin
+from tests.support.squid import running_squid
 from tests.support.tools import free_port
 
 SECRET = "correct-horse-battery-staple"
@@ -249,3 +250,71 @@ def test_a_peer_that_answers_badly_costs_no_right_answer(
         assert bad.asked
         for node in nodes:
             assert all(node.get(url, expect=1000).ok for url in urls)
+
+
+def test_a_squid_as_sibling(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
+    """What it has it gives; what it hasn't, the origin does, and Squid is not the one to ask it."""
+    with running_squid(tmp_path) as squid:
+        url = origin.serve("/x", Reply(size=5000))
+        with Agents(("127.0.0.1", int(squid.rpartition(":")[2]))) as agents:
+            assert agents.get(url, expect=5000).result().ok
+        node = start_proxy(cache_peers=squid, cache_peer_mode="sibling")
+        assert node.get(url, expect=5000).ok
+        assert origin.count("/x") == 1
+        assert node.get(url, expect=5000).hit
+        assert node.get(origin.serve("/y", Reply(size=5000)), expect=5000).ok
+        assert [request.header("Via") and "squid" in request.header("Via") for request in origin.seen("/y")] == [False]
+        outcomes = {outcome: node.value("peer_fetches_total", outcome=outcome) for outcome in ("hit", "miss", "error")}
+        assert outcomes == {"hit": 1, "miss": 1, "error": 0}
+
+
+def test_a_squid_has_us_for_its_parent(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> None:
+    node = start_proxy()
+    parent = f"cache_peer 127.0.0.1 parent {node.address[1]} 0 no-query no-digest default"
+    url = origin.serve("/x", Reply(size=5000))
+    assert node.get(url, expect=5000).ok
+    with (
+        running_squid(tmp_path, parent, "never_direct allow all", "cache deny all") as squid,
+        Agents(("127.0.0.1", int(squid.rpartition(":")[2]))) as agents,
+    ):
+        response = agents.get(url, expect=5000).result()
+    assert response.ok
+    assert "proxy-cache; hit" in (response.header("Cache-Status") or "")
+    assert origin.count("/x") == 1
+
+
+def test_siblings_of_our_own_kind(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2, cache_peer_mode="sibling")
+    url = origin.serve("/x", Reply(size=5000))
+    for node in nodes:
+        assert node.get(url, expect=5000).ok
+    assert origin.count("/x") == 1
+
+
+def test_what_a_peer_has_sent_is_kept_once_it_is_hot(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2, cache_peer_keep="hot")
+    url = origin.serve("/x", Reply(size=5000))
+    for _ in range(3):
+        for node in nodes:
+            assert node.get(url, expect=5000).ok
+    assert (origin.count("/x"), nodes.asked()) == (1, 2)
+
+
+def test_what_a_peer_has_sent_is_not_kept(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2, cache_peer_keep="never")
+    url = origin.serve("/x", Reply(size=5000))
+    for _ in range(3):
+        for node in nodes:
+            assert node.get(url, expect=5000).ok
+    assert (origin.count("/x"), nodes.asked()) == (1, 3)
+
+
+@pytest.mark.parametrize("field", [("Authorization", "Basic eDp5"), ("Cookie", "a=b")])
+def test_what_is_personal_goes_to_no_peer(
+    start_fleet: Callable[..., Fleet], origin: Origin, field: tuple[str, str]
+) -> None:
+    nodes = start_fleet(2)
+    urls = [origin.serve(f"/{number}", Reply(size=100)) for number in range(8)]
+    for url in urls:
+        assert nodes[0].get(url, expect=100, headers=[field]).ok
+    assert nodes.asked() == 0

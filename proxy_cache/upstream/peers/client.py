@@ -65,22 +65,19 @@ class PeerClient:
         peer: tuple[str, str],
         target: Target,
         headers: Headers,
-        client: str,
+        client: str | None,
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse:
-        """GET ``target`` by way of ``peer`` (scheme and authority), for ``client``. Raises :class:`OriginError`."""
+        """GET ``target`` by way of ``peer`` (scheme and authority), for ``client``. ``None``: it isn't told that a peer
+        asks, since it may be a proxy of another kind. Raises :class:`OriginError`."""
         try:
-            authority, path = authority_of(target), path_of(target)
-            form = target.scheme.encode("ascii") + b"://" + authority + path
-            lines = b"Host: %b\r\nCache-Peer: %b\r\nForwarded: %b\r\n" % (
-                authority, (self.settings.token or ASKS).encode("ascii"), forwarded_for(client).encode("latin-1"),
-            )  # fmt: skip
-            # The last element is ours, wherever the client's own are.
-            own = headers.get_all("forwarded")
-            headers = headers.without("forwarded")
-            before = b"".join(b"Forwarded: %b\r\n" % value.encode("latin-1") for value in own)
-            count = 3 + len(own) + len(headers.fields)
-            head = request_head(b"GET", form, authority, before + lines + headers.lines, count)
+            authority = authority_of(target)
+            form = target.scheme.encode("ascii") + b"://" + authority + path_of(target)
+            if client is not None:
+                # The last element is ours. (Values are latin-1, and nothing else.)
+                headers = headers.add("Forwarded", forwarded_for(client)).add("Cache-Peer", self.settings.token or ASKS)
+            lines = b"Host: %b\r\n%b" % (authority, headers.lines)
+            head = request_head(b"GET", form, authority, lines, 1 + len(headers.fields))
         except ValueError as error:
             raise OriginError("http_request_error", str(error)) from error
         while True:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -25,7 +24,7 @@ from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
 from .client import PeerClient
-from .settings import FleetSettings
+from .settings import Keeping
 
 TRIES: Final = 2
 """Peers that are asked for one fill, at most."""
@@ -33,10 +32,6 @@ CHANGED_FOR: Final = 3600.0
 """Seconds after a change of the list in which the home asks the second in rank, which may have been the home before."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
 """In Proxy-Status: the home itself is in trouble, and another may not be."""
-
-HOT_FOR: Final = 600.0
-"""Seconds in which a key has to be asked for twice to be hot."""
-HOT_MAX: Final = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +80,9 @@ class PeerEvents(Protocol):
 class PeerSource:
     """Asks the home of a key."""
 
-    def __init__(self, fleet: Fleet, client: PeerClient, settings: FleetSettings, events: PeerEvents) -> None:
-        self._settings = settings
-        self._asked_for: OrderedDict[str, float] = OrderedDict()
-        """The keys that were asked for lately, and when, by the monotonic clock."""
+    def __init__(self, fleet: Fleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
+        self._keeping = keeping
         self._client = client
         self._events = events
 
@@ -174,7 +167,7 @@ class PeerSource:
             self._events.peer_asked("error", seconds)
             return None
         response.source = "peer"
-        response.may_be_kept = self._keeps(wanted.key)
+        response.may_be_kept = self._keeping.keeps(wanted.key)
         self._events.peer_asked(_outcome(response), seconds)
         return response
 
@@ -190,18 +183,6 @@ class PeerSource:
         digest = response.headers.get("repr-digest")
         response.headers = response.headers.without("repr-digest")
         return "" if repr_digest(body) == digest else "a body that is not what its digest says"
-
-    def _keeps(self, key: str) -> bool:
-        """Whether what a peer has sent is stored here, too."""
-        keep = self._settings.keep
-        if keep != "hot":
-            return keep == "always"
-        now = time.monotonic()
-        before = self._asked_for.pop(key, None)
-        self._asked_for[key] = now
-        if len(self._asked_for) > HOT_MAX:
-            self._asked_for.popitem(last=False)
-        return before is not None and now - before < HOT_FOR
 
 
 def _but_102(on_interim: Callable[[int, Headers], None], status: int, headers: Headers) -> None:

@@ -1,0 +1,66 @@
+"""Peers as siblings: each is asked only for what it has (``only-if-cached``, RFC 9111 §5.2.1.7).
+
+For fleets of mixed proxies: a sibling may be one of another kind, so it is told nothing that only our own understand,
+and nothing proves that it answers for the key that was asked for, but that it is in the list.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Final
+
+from ...wire.responses import OriginError
+from ..response import OriginResponse
+from ..source import SourceRequest, Wanted
+from .client import PeerClient
+from .peer_source import Fleet, Peer, PeerEvents
+from .settings import Keeping
+
+SIBLINGS: Final = 2
+"""Peers that are asked for one fill, at most."""
+HAS_IT: Final = (200, 206, 304)
+
+
+class SiblingSource:
+    """Asks the first in rank for a key, so that all ask the same ones."""
+
+    def __init__(self, fleet: Fleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._keeping = keeping
+        self._events = events
+
+    def may_have(self, wanted: Wanted) -> bool:
+        return not wanted.is_personal and self._fleet.has_others
+
+    async def get(self, request: SourceRequest) -> OriginResponse | None:
+        others = (peer for peer in self._fleet.ranked(request.wanted.key) if not peer.is_self)
+        for peer in islice(others, SIBLINGS):
+            if not self._fleet.may_ask(peer):
+                self._events.peer_asked("skipped", 0.0)
+                continue
+            response = await self._ask(peer, request)
+            if response is not None:
+                return response
+        return None
+
+    async def _ask(self, peer: Peer, request: SourceRequest) -> OriginResponse | None:
+        started = time.monotonic()
+        headers = request.headers.add("Cache-Control", "only-if-cached")
+        try:
+            response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None, None)
+        except OriginError as error:
+            self._fleet.has_failed(peer, f"{error.error}: {error.detail}")
+            outcome = "timeout" if error.error.endswith("timeout") else "error"
+            self._events.peer_asked(outcome, time.monotonic() - started)
+            return None
+        self._fleet.has_answered(peer)
+        has_it = response.status in HAS_IT
+        self._events.peer_asked("hit" if has_it else "miss", time.monotonic() - started)
+        if not has_it:
+            response.close()
+            return None
+        response.source = "peer"
+        response.may_be_kept = self._keeping.keeps(request.wanted.key)
+        return response
