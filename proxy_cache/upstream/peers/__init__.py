@@ -1,1 +1,1 @@
-"""Peers: who they are, who of them is a key's home, how they are asked."""
+"""The other proxies of a fleet: who they are, which of them is the home of a key, and which of them answer."""
