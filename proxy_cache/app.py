@@ -69,8 +69,9 @@ class App:
         self.fills: FillTable | None = None
         self.origin: OriginClient | None = None
         self.peers: PeerClient | None = None
-        self.listening_on: Callable[[], Sequence[int]] = lambda: ()
-        """The ports that clients are served on."""
+        self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
+        """The addresses and ports that clients are served on."""
+        self.fleet = PeerFleet(self.names, lambda: self.listening_on())
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
         self.is_draining = False
@@ -103,6 +104,7 @@ class App:
             self.origin.configure(settings.origin)
         if self.peers is not None:
             self.peers.configure(settings.fleet.client)
+            self.fleet.configure(settings.fleet)
         self.peer_requests.token = settings.fleet.client.token
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
@@ -149,10 +151,11 @@ class App:
         before: tuple[Source, ...] = ()
         if settings.fleet.peers:
             self.peers = PeerClient(settings.fleet.client, self.dialler)
-            fleet = PeerFleet(settings.fleet, self.listening_on)
-            self.peer_requests.is_on = True
+            self.fleet.configure(settings.fleet)
+            await self.fleet.start()
+            self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
             kind = PeerSource if settings.fleet.mode == "home" else SiblingSource
-            before = (kind(fleet, self.peers, Keeping(settings.fleet.keep), metrics),)
+            before = (kind(self.fleet, self.peers, Keeping(settings.fleet.keep), metrics),)
         self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin), before), metrics)
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
@@ -194,6 +197,7 @@ class App:
         """Close everything that is open, also after a start that has failed."""
         if self.peers is not None:
             self.peers.close()
+            await self.fleet.stop()
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
@@ -244,6 +248,7 @@ class App:
             },
             "requests_in_flight": self.accounts.unfinished,
             "tunnels": self.tunnels_open,
+            **({"peers": self.fleet.status()} if self.peers is not None else {}),
         }
 
     def forwarded(self, method: str) -> None:

@@ -16,10 +16,10 @@ from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
 from .listening import (
+    addresses_of,
     close_connections,
     human_size,
     listen_again,
-    ports_of,
     raise_file_limit,
     stop_listening,
     welcome_bursts,
@@ -85,7 +85,7 @@ class Lifecycle:
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
-        app.listening_on = partial(ports_of, proxyserver)
+        app.listening_on = partial(addresses_of, proxyserver)
         welcome_bursts(proxyserver, clients, tuned=ctx.options.tune_event_loop)
         collector.tune()
         app.names.install(asyncio.get_running_loop())

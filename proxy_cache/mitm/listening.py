@@ -43,11 +43,11 @@ async def listen_again(proxyserver: Any) -> None:
         await proxyserver.setup_servers()
 
 
-def ports_of(proxyserver: Any) -> list[int]:
-    """The ports on which clients are served."""
+def addresses_of(proxyserver: Any) -> list[tuple[str, int]]:
+    """The addresses and ports on which clients are served."""
     if not LISTENING.is_on:
-        return [ctx.options.listen_port or 8080]
-    return [int(address[1]) for server in proxyserver.servers for address in server.listen_addrs]
+        return [(ctx.options.listen_host, ctx.options.listen_port or 8080)]
+    return [(str(host), int(port)) for server in proxyserver.servers for host, port, *_ in server.listen_addrs]
 
 
 async def close_connections(proxyserver: Any, lanes: Lanes) -> None:

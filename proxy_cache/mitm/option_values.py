@@ -21,7 +21,9 @@ from ..semantics.limits import HeadLimits
 from ..settings import Settings
 from ..store.store import Quota
 from ..upstream.origin import OriginSettings
+from ..upstream.peers import listings
 from ..upstream.peers.client import PeerSettings
+from ..upstream.peers.peer import Peer, is_private
 from ..upstream.peers.settings import FleetSettings
 from ..upstream.trust import Trust
 from . import compat, rules
@@ -300,9 +302,23 @@ def _fleet(options: Any) -> FleetSettings:
         _head_limits(options),
     )  # fmt: skip
     peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
-    return FleetSettings(
-        peers, options.cache_peer_self.strip(), options.cache_peer_mode, options.cache_peer_keep, client
-    )
+    own = options.cache_peer_self.strip()
+    try:
+        fixed = [listing for listing in listings.parse(peers) if isinstance(listing, Peer)]
+    except ValueError as error:
+        raise exceptions.OptionsError(f"cache_peers: {error}") from error
+    try:
+        if own:
+            listings.parse_peer(own)
+    except ValueError as error:
+        raise exceptions.OptionsError(f"cache_peer_self: {error}") from error
+    for peer in fixed if not client.token else ():
+        if peer.scheme != "http" or (peer.is_address and not is_private(peer.host)):
+            raise exceptions.OptionsError(
+                f"cache_peers: {peer} needs cache_peer_token_file: without a secret there are only http:// peers on "
+                "private addresses"
+            )
+    return FleetSettings(peers, own, options.cache_peer_mode, options.cache_peer_keep, client)
 
 
 def _token(file: str) -> str:

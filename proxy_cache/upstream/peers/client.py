@@ -18,6 +18,7 @@ from ..dial import Dialler
 from ..pool import Pool
 from ..response import OriginResponse
 from ..trust import SYSTEM, Trust
+from .peer import as_address, is_private
 
 CONNECT_TIMEOUT: Final = 0.2
 """Seconds in which a peer has to accept a connection. It is near, or it isn't there: addresses of containers are given
@@ -106,6 +107,10 @@ class PeerClient:
         if pool.is_closed:
             transport.abort()
             raise OriginError("connection_terminated", "the proxy is being stopped")
+        address = as_address(str(transport.get_extra_info("peername")[0]).partition("%")[0])
+        if not settings.token and (peer[0] != "http" or address is None or not is_private(address)):
+            transport.abort()
+            raise OriginError("connection_refused", "not a private address, and no cache_peer_token_file")
         connection = OriginConnection(
             transport, peer, b"", absolute=True, generation=generation, timeout=settings.timeout,
             body_timeout=settings.body_timeout, interim_for=float("inf"), limits=settings.head_limits,

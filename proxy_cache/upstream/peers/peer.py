@@ -57,6 +57,15 @@ def as_address(host: str) -> str | None:
     return str(address)
 
 
+def is_private(address: str) -> bool:
+    """Whether an address is of this machine or of a network of one's own (RFC 1918, RFC 4193, RFC 3927, RFC 6598)."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_private or parsed.is_link_local or parsed in _SHARED
+
+
+_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+
+
 def host_and_port(authority: str) -> tuple[str, int]:
     """Host and port of ``host:port`` or ``[address]:port``, in the one spelling that all nodes share: lower case, no
     dot at the end, addresses as :func:`as_address` has them. Raises ``ValueError`` with the reason."""

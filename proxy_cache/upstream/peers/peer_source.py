@@ -12,10 +12,11 @@ disagree would wait for each other.)
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Final, Protocol
 
 from ...semantics.headers import Headers
@@ -24,50 +25,15 @@ from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
 from .client import PeerClient
+from .fleet import PeerFleet
+from .health import Attempt
+from .peer import Peer
 from .settings import Keeping
 
 TRIES: Final = 2
 """Peers that are asked for one fill, at most."""
-CHANGED_FOR: Final = 3600.0
-"""Seconds after a change of the list in which the home asks the second in rank, which may have been the home before."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
 """In Proxy-Status: the home itself is in trouble, and another may not be."""
-
-logger = logging.getLogger(__name__)
-
-
-class Peer(Protocol):
-    """A node of the fleet."""
-
-    @property
-    def scheme(self) -> str: ...
-
-    @property
-    def authority(self) -> str: ...
-
-    @property
-    def is_self(self) -> bool: ...
-
-
-class Fleet(Protocol):
-    """Who there is, and how they are."""
-
-    @property
-    def has_others(self) -> bool: ...
-
-    @property
-    def changed_at(self) -> float:
-        """By the monotonic clock."""
-
-    def ranked(self, key: str) -> Sequence[Peer]:
-        """The nodes in the order in which they are the home of a key; the first few will do."""
-
-    def may_ask(self, peer: Peer) -> bool:
-        """Whether it isn't left alone for now. (If it is time to try it again, for one caller only.)"""
-
-    def has_answered(self, peer: Peer) -> None: ...
-
-    def has_failed(self, peer: Peer, why: str) -> None: ...
 
 
 class PeerEvents(Protocol):
@@ -80,87 +46,88 @@ class PeerEvents(Protocol):
 class PeerSource:
     """Asks the home of a key."""
 
-    def __init__(self, fleet: Fleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
+    def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
-        self._keeping = keeping
         self._client = client
+        self._keeping = keeping
         self._events = events
 
     def may_have(self, wanted: Wanted) -> bool:
         fleet = self._fleet
         if wanted.is_personal or not fleet.has_others:
             return False
-        home = fleet.ranked(wanted.key)[0]
-        if home.is_self:
-            return self._has_changed
-        return not wanted.from_peer
-
-    @property
-    def _has_changed(self) -> bool:
-        return time.monotonic() - self._fleet.changed_at < CHANGED_FOR
+        return fleet.has_changed if next(fleet.ranked(wanted.key)).is_self else not wanted.from_peer
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
-        wanted, fleet = request.wanted, self._fleet
-        tries = 0
-        for peer in fleet.ranked(wanted.key):
+        wanted, tries = request.wanted, 0
+        for peer in self._fleet.ranked(wanted.key):
             if peer.is_self:
-                break
+                return await self._ask_second(request) if not tries and self._fleet.has_changed else None
             if wanted.from_peer or tries == TRIES:
                 return None
-            if not fleet.may_ask(peer):
-                self._events.peer_asked("skipped", 0.0)
-                continue
-            tries += 1
-            response = await self._ask(peer, request, request.headers, request.on_interim)
-            if response is not None:
-                return response
-        else:
-            return None
-        return await self._ask_second(request) if not tries and self._has_changed else None
-
-    async def _ask_second(self, request: SourceRequest) -> OriginResponse | None:
-        """We are the home. Has the one that may have been it before the list changed?"""
-        for peer in self._fleet.ranked(request.wanted.key)[:2]:
-            if not peer.is_self and self._fleet.may_ask(peer):
-                headers = request.headers.without("cache-control").add("Cache-Control", "only-if-cached")
-                response = await self._ask(peer, request, headers, None)
-                if response is not None and response.status == 504:
-                    response.close()
-                    return None
-                return response
+            with self._attempt(peer) as attempt:
+                if attempt is not None:
+                    tries += 1
+                    request.slot.asks_peer(True)
+                    try:
+                        response = await self._ask(attempt, request, request.headers, request.on_interim)
+                    finally:
+                        request.slot.asks_peer(False)
+                    if response is not None:
+                        return response
         return None
 
+    async def _ask_second(self, request: SourceRequest) -> OriginResponse | None:
+        """We are the home. Has it the one that may have been it before the list changed?"""
+        second = next((peer for peer in islice(self._fleet.ranked(request.wanted.key), 3) if not peer.is_self), None)
+        if second is None:
+            return None
+        # It may be the one that asks us: without Via that is no loop, since this goes no further.
+        headers = request.headers.without("via").add("Cache-Control", "only-if-cached")
+        with self._attempt(second) as attempt:
+            if attempt is None:
+                return None
+            # (Which waits for nothing: a peer may join this fill meanwhile.)
+            response = await self._ask(attempt, request, headers, None)
+        if response is not None and response.status == 504:
+            response.close()
+            return None
+        return response
+
+    def _attempt(self, peer: Peer) -> contextlib.AbstractContextManager[Attempt | None]:
+        attempt = self._fleet.attempt(peer)
+        if attempt is None:
+            self._events.peer_asked("skipped", 0.0)
+            return contextlib.nullcontext()
+        return attempt
+
     async def _ask(
-        self, peer: Peer, request: SourceRequest, headers: Headers, on_interim: Callable[[int, Headers], None] | None
+        self,
+        attempt: Attempt,
+        request: SourceRequest,
+        headers: Headers,
+        on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
-        fleet, wanted = self._fleet, request.wanted
+        peer, wanted = attempt.peer, request.wanted
         started = time.monotonic()
-        request.slot.asks_peer(True)
         try:
             response = await self._client.get(
                 (peer.scheme, peer.authority), request.target, headers, wanted.client,
                 partial(_but_102, on_interim) if on_interim is not None else None,
             )  # fmt: skip
+            problem = await self._problem_with(response, wanted.key)
         except OriginError as error:
-            fleet.has_failed(peer, f"{error.error}: {error.detail}")
+            attempt.failed(f"{error.error}: {error.detail}")
             outcome = "timeout" if error.error.endswith("timeout") else "error"
             self._events.peer_asked(outcome, time.monotonic() - started)
             return None
-        finally:
-            request.slot.asks_peer(False)
         seconds = time.monotonic() - started
-        proof = (response.peer or "").removesuffix(WITH_DIGEST)
-        problem = ""
-        if proof != answer_to(wanted.key, self._client.settings.token):
-            problem = "what answers there is no peer of ours, or answers another key"
-        elif proof != response.peer:
-            problem = await self._checked(response)
         if problem:
             response.close()
-            fleet.has_failed(peer, problem)
+            attempt.failed(problem)
             self._events.peer_asked("error", seconds)
             return None
-        fleet.has_answered(peer)
+        attempt.worked()
         status = response.headers.get("proxy-status") or "" if response.status >= 500 else ""
         if any(error in status for error in NOT_OUR_ANSWERS):
             response.close()
@@ -171,8 +138,14 @@ class PeerSource:
         self._events.peer_asked(_outcome(response), seconds)
         return response
 
-    async def _checked(self, response: OriginResponse) -> str:
-        """Wait for the body, which is small, and compare it with its digest. What is wrong with it; empty: nothing."""
+    async def _problem_with(self, response: OriginResponse, key: str) -> str:
+        """Why a response is not taken; empty if it is."""
+        proof = (response.peer or "").removesuffix(WITH_DIGEST)
+        if proof != answer_to(key, self._client.settings.token):
+            return "what answers there is no peer of ours, or answers another key"
+        if proof == response.peer:
+            return ""
+        # The body is small: it is compared with its digest before anybody gets any of it.
         try:
             async with asyncio.timeout(self._client.settings.timeout):
                 body = await response.whole()

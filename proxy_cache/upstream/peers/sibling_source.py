@@ -14,7 +14,9 @@ from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
 from .client import PeerClient
-from .peer_source import Fleet, Peer, PeerEvents
+from .fleet import PeerFleet
+from .health import Attempt
+from .peer_source import PeerEvents
 from .settings import Keeping
 
 SIBLINGS: Final = 2
@@ -25,7 +27,7 @@ HAS_IT: Final = (200, 206, 304)
 class SiblingSource:
     """Asks the first in rank for a key, so that all ask the same ones."""
 
-    def __init__(self, fleet: Fleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
+    def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
         self._client = client
         self._keeping = keeping
@@ -37,25 +39,27 @@ class SiblingSource:
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         others = (peer for peer in self._fleet.ranked(request.wanted.key) if not peer.is_self)
         for peer in islice(others, SIBLINGS):
-            if not self._fleet.may_ask(peer):
+            attempt = self._fleet.attempt(peer)
+            if attempt is None:
                 self._events.peer_asked("skipped", 0.0)
                 continue
-            response = await self._ask(peer, request)
+            with attempt:
+                response = await self._ask(attempt, request)
             if response is not None:
                 return response
         return None
 
-    async def _ask(self, peer: Peer, request: SourceRequest) -> OriginResponse | None:
-        started = time.monotonic()
+    async def _ask(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
+        started, peer = time.monotonic(), attempt.peer
         headers = request.headers.add("Cache-Control", "only-if-cached")
         try:
             response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None, None)
         except OriginError as error:
-            self._fleet.has_failed(peer, f"{error.error}: {error.detail}")
+            attempt.failed(f"{error.error}: {error.detail}")
             outcome = "timeout" if error.error.endswith("timeout") else "error"
             self._events.peer_asked(outcome, time.monotonic() - started)
             return None
-        self._fleet.has_answered(peer)
+        attempt.worked()
         has_it = response.status in HAS_IT
         self._events.peer_asked("hit" if has_it else "miss", time.monotonic() - started)
         if not has_it:
