@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from proxy_cache.semantics.peer_fields import answer_to, repr_digest
-from tests.support.agents import Agents, results
+from tests.support.agents import Agents, Wire, results
+from tests.support.certificates import self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -201,6 +202,7 @@ class BadPeer(ThreadedOrigin):
         super().__init__()
         self.how = how
         self.asked = 0
+        self.size_of: Callable[[str], int] = lambda key: 1000
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -233,7 +235,7 @@ class BadPeer(ThreadedOrigin):
                 case "not ready":
                     connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
                     return
-            length = 1000 if self.how == "short" else len(body)
+            length = self.size_of(key) if self.how == "short" else len(body)
             connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{fields}\r\n".encode() + body)
 
 
@@ -321,3 +323,76 @@ def test_what_is_personal_goes_to_no_peer(
     for url in urls:
         assert nodes[0].get(url, expect=100, headers=[field]).ok
     assert not sum(node.value("peer_fetches_total") for node in nodes)
+
+
+def test_cache_status_lists_the_home_before_us(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2)
+    url = origin.serve("/x", Reply(size=500))
+    first, second = (node.get(url).header_values("Cache-Status") for node in nodes)
+    asked = second if len(", ".join(second).split(", ")) == 2 else first
+    home, ours = ", ".join(asked).split(", ")
+    assert home.startswith("proxy-cache; ")
+    assert ours.startswith("proxy-cache; fwd=uri-miss; fwd-status=200; stored")
+    assert "key" not in home
+
+
+def test_hits_and_peers_hits_need_no_slot(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    """The limiter of every node is full, and so is its queue."""
+    nodes = start_fleet(origin_max_in_flight=1, origin_queue_max=0)
+    urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(9)]
+    for url in urls:
+        assert nodes[0].get(url, expect=1000).ok  # at its home, and at the first
+    gate, held = Gate(), []
+    while min(node.value("origin_fetches_in_flight") for node in nodes) < 1:
+        held.append(nodes[0].start_get(origin.serve(f"/held{len(held)}", Reply(gate=gate))))
+        assert len(held) < 200
+    for node in nodes:
+        assert all(node.get(url, expect=1000).ok for url in urls)
+    gate.open()
+    results(held)
+    assert sum(origin.count(f"/{number}") for number in range(9)) == 9
+
+
+@pytest.mark.parametrize("how", ["absolute", "reverse"])
+def test_an_https_key_has_a_home_too(tmp_path: Path, how: str) -> None:
+    certificate = self_signed(tmp_path / "origin.pem")
+    with Origin(tls=server_context(certificate)) as origin:
+        target = f"https://127.0.0.1:{origin.port}"
+        options: dict[str, Any] = {"ssl_verify_upstream_trusted_ca": certificate}
+        if how == "reverse":
+            options["mode"] = f"reverse:{target}"
+        with fleet(tmp_path, **options) as nodes:
+            origin.serve("/x", Reply(size=50_000))
+            for node in nodes:
+                with Wire(node.address) as wire:
+                    form = "/x" if how == "reverse" else f"{target}/x"
+                    wire.send(f"GET {form} HTTP/1.1\r\nHost: 127.0.0.1:{origin.port}\r\n\r\n")
+                    response = wire.response()
+                assert response.status == 200
+                assert response.body == content("/x", 50_000, 0)
+            assert origin.count("/x") == 1
+
+
+def test_everything_bad_at_once_in_the_middle_of_500_misses(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    """One peer is killed, one frozen, and three answer in their own way: no client gets anything but the origin's."""
+    with contextlib.ExitStack() as stack:
+        bad = [stack.enter_context(BadPeer(how)) for how in ("garbage", "short", "another key")]
+        for one in bad:
+            one.size_of = lambda key: 1000 + int(key.rpartition("/")[2])
+        nodes = start_fleet(3, also=[f"http://{one.netloc}" for one in bad], cache_peer_timeout=1)
+        urls = [origin.serve(f"/{number}", Reply(size=1000 + number)) for number in range(500)]
+        fetches = []
+        for number, url in enumerate(urls):
+            if number == 200:
+                results(fetches[:100])
+                nodes[1].kill9()
+                nodes[2].signal(signal.SIGSTOP)
+            fetches.append(nodes[0].start_get(url, expect=1000 + number))
+        try:
+            responses = results(fetches, 120)
+        finally:
+            nodes[2].signal(signal.SIGCONT)
+        assert all(response.ok for response in responses), [response for response in responses if not response.ok][:3]
+        assert all(nodes[0].get(url, expect=1000 + number).ok for number, url in enumerate(urls))
+        left_alone = nodes[0].text().count("is left alone for a while")
+        assert 4 <= left_alone < 50, nodes[0].text()  # a readable log

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from ...wire.responses import OriginError
 from ..names import Names
 from .health import Attempt, Health
 from .listings import parse_peer
@@ -69,6 +70,12 @@ class PeerFleet:
     def attempt(self, peer: Peer) -> Attempt | None:
         """A request is to go to it; ``None`` if it is left alone."""
         return self._health.attempt(peer)
+
+    def broke_off(self, peer: Peer, error: OriginError) -> None:
+        """A body of its broke off."""
+        attempt = self._health.attempt(peer)
+        if attempt is not None:
+            attempt.failed(f"{error.error}: {error.detail}")
 
     # -- who asks -----------------------------------------------------------------------------------------------------
 

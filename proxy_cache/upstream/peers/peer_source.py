@@ -134,6 +134,7 @@ class PeerSource:
             self._events.peer_asked("error", seconds)
             return None
         response.source = "peer"
+        response.on_break = partial(self._fleet.broke_off, peer)
         response.may_be_kept = self._keeping.keeps(wanted.key)
         self._events.peer_asked(_outcome(response), seconds)
         return response
