@@ -32,6 +32,8 @@ from .settings import Keeping
 
 TRIES: Final = 2
 """Peers that are asked for one fill, at most."""
+LOOKS: Final = 3
+"""Peers that are asked whether they have it, after a change of the list: of three new nodes, say, none can."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
 """In Proxy-Status: the home itself is in trouble, and another may not be."""
 
@@ -56,39 +58,41 @@ class PeerSource:
         fleet = self._fleet
         if wanted.is_personal or not fleet.has_others:
             return False
-        return fleet.has_changed if next(fleet.ranked(wanted.key)).is_self else not wanted.from_peer
+        return fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
-        wanted, tries = request.wanted, 0
-        for peer in self._fleet.ranked(wanted.key):
-            if peer.is_self:
-                return await self._ask_second(request) if not tries and self._fleet.has_changed else None
-            if wanted.from_peer or tries == TRIES:
-                return None
+        wanted, fleet = request.wanted, self._fleet
+        asked: set[Peer] = set()
+        for peer in fleet.ranked(wanted.key):
+            if peer.is_self or wanted.from_peer or len(asked) == TRIES:
+                break
             with self._attempt(peer) as attempt:
                 if attempt is not None:
-                    tries += 1
-                    request.slot.asks_peer(True)
-                    try:
-                        response = await self._ask(attempt, request, request.headers, request.on_interim)
-                    finally:
-                        request.slot.asks_peer(False)
+                    asked.add(peer)
+                    response = await self._ask_home(attempt, request)
                     if response is not None:
+                        return response
+        # We are the home, or stand in for it. Before the list changed, or while the home was away, it was another.
+        if fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self:
+            others = (peer for peer in fleet.ranked(wanted.key) if not peer.is_self and peer not in asked)
+            for peer in islice(others, LOOKS):
+                with self._attempt(peer) as attempt:
+                    if attempt is not None and (response := await self._look(attempt, request)) is not None:
                         return response
         return None
 
-    async def _ask_second(self, request: SourceRequest) -> OriginResponse | None:
-        """We are the home. Has it the one that may have been it before the list changed?"""
-        second = next((peer for peer in islice(self._fleet.ranked(request.wanted.key), 3) if not peer.is_self), None)
-        if second is None:
-            return None
+    async def _ask_home(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
+        request.slot.asks_peer(True)
+        try:
+            return await self._ask(attempt, request, request.headers, request.on_interim)
+        finally:
+            request.slot.asks_peer(False)
+
+    async def _look(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
+        """What it has stored. It waits for nothing, so that a peer may join this fill meanwhile."""
         # It may be the one that asks us: without Via that is no loop, since this goes no further.
         headers = request.headers.without("via").add("Cache-Control", "only-if-cached")
-        with self._attempt(second) as attempt:
-            if attempt is None:
-                return None
-            # (Which waits for nothing: a peer may join this fill meanwhile.)
-            response = await self._ask(attempt, request, headers, None)
+        response = await self._ask(attempt, request, headers, None)
         if response is not None and response.status == 504:
             response.close()
             return None
