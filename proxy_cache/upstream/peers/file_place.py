@@ -23,7 +23,7 @@ from .watch import Unreadable
 
 EVERY: Final = 3.0
 """Seconds between looks at time and size of the file."""
-SIZE_MAX: Final = 4 * 1024 * 1024
+SIZE_MAX: Final = 1024 * 1024
 """Bytes. Some hundred nodes take 20 kB."""
 
 _Seen: TypeAlias = tuple[int, ...]
@@ -96,7 +96,8 @@ def _load(data: bytes, is_json: bool) -> Any:
         if is_json:
             raise ValueError(f"not JSON: {error}") from error
     try:
-        return YAML(typ="safe").load(text)
+        # Pure: the C library takes no "[node-a:8080]" without quotes, and is not everywhere.
+        return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"neither JSON nor YAML: {' '.join(str(error).split())}") from error
 
