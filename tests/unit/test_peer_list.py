@@ -18,7 +18,7 @@ import pytest
 
 from proxy_cache.upstream import names
 from proxy_cache.upstream.names import Names
-from proxy_cache.upstream.peers import dns_place, file_place, local, peer_list
+from proxy_cache.upstream.peers import dns_discovery, file_discovery, local, peer_list
 from proxy_cache.upstream.peers.listings import parse_peer
 from proxy_cache.upstream.peers.peer_list import PeerList
 from tests.support.tasks import until
@@ -64,7 +64,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> NameServer:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other at once, and nothing is cached."""
-    for module, name in ((dns_place, "EVERY"), (dns_place, "FIRST_EVERY"), (file_place, "EVERY")):
+    for module, name in ((dns_discovery, "EVERY"), (dns_discovery, "FIRST_EVERY"), (file_discovery, "EVERY")):
         monkeypatch.setattr(module, name, 0.01)
     monkeypatch.setattr(peer_list, "FIND_AGAIN", 0.01)
     monkeypatch.setattr(names, "KEPT_FOR", 0)
@@ -395,8 +395,8 @@ def test_a_file_that_has_not_changed_is_not_read(tmp_path: Path, monkeypatch: py
     path = tmp_path / "peers.yml"
     write(path, "198.51.100.1:8080")
     read: list[bytes] = []
-    parse = file_place.parse
-    monkeypatch.setattr(file_place, "parse", lambda data, **how: (read.append(data), parse(data, **how))[1])
+    parse = file_discovery.parse
+    monkeypatch.setattr(file_discovery, "parse", lambda data, **how: (read.append(data), parse(data, **how))[1])
 
     async def story(peers: PeerList) -> None:
         peers.configure([path.as_uri()])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_cache.upstream.peers import file_place
+from proxy_cache.upstream.peers import file_discovery
 from proxy_cache.upstream.peers.listings import InDns, InFile, parse, parse_one, parse_peer
 from proxy_cache.upstream.peers.peer import Peer
 
@@ -119,14 +119,14 @@ def test_this_proxy_is_one_peer() -> None:
     ids=["json", "yaml"],
 )
 def test_a_file_has_groups_of_targets(text: str) -> None:
-    assert [peer.url for peer in file_place.parse(text.encode())] == [
+    assert [peer.url for peer in file_discovery.parse(text.encode())] == [
         "http://10.0.0.1:8080", "http://node-b:8080", "https://[::1]:8443"
     ]  # fmt: skip
 
 
 def test_a_file_may_say_that_there_are_no_peers() -> None:
     for text in ("[]", "[]\n# nobody yet\n", '[{"targets": []}]', "\ufeff[]"):
-        assert file_place.parse(text.encode()) == ()
+        assert file_discovery.parse(text.encode()) == ()
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_a_file_may_say_that_there_are_no_peers() -> None:
 )
 def test_a_file_with_a_mistake_is_taken_for_nothing_and_the_mistake_named(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        file_place.parse(text.encode())
+        file_discovery.parse(text.encode())
 
 
 def test_a_file_that_cannot_be_a_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
-        file_place.parse(b"\xff\xfe[")
+        file_discovery.parse(b"\xff\xfe[")
     with pytest.raises(ValueError, match="not JSON"):
-        file_place.parse(b"- targets: [a:1]", is_json=True)
-    monkeypatch.setattr(file_place, "SIZE_MAX", 10)
+        file_discovery.parse(b"- targets: [a:1]", is_json=True)
+    monkeypatch.setattr(file_discovery, "SIZE_MAX", 10)
     with pytest.raises(ValueError, match="larger"):
-        file_place.parse(b'[{"targets": []}]')
+        file_discovery.parse(b'[{"targets": []}]')

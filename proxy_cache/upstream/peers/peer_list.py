@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from ..names import Names
-from .dns_place import DnsPlace
-from .file_place import FilePlace
+from .dns_discovery import DnsDiscovery
+from .file_discovery import FileDiscovery
 from .listings import InDns, InFile, parse
 from .local import is_here
 from .peer import Peer, as_address
@@ -84,8 +84,8 @@ class PeerList:
             self._end(self._watches.pop(listing).cancel())
         for listing in places:
             if listing not in self._watches:
-                place = DnsPlace(listing, self._names) if isinstance(listing, InDns) else FilePlace(listing)
-                self._watches[listing] = watch = Watch(str(listing), place, self._update)
+                discovery = DnsDiscovery(listing, self._names) if isinstance(listing, InDns) else FileDiscovery(listing)
+                self._watches[listing] = watch = Watch(str(listing), discovery, self._update)
                 if self._is_running:
                     watch.start()
         self._update(again=True)

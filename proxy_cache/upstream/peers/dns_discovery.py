@@ -24,7 +24,7 @@ _NONE_THERE: Final = {
 """Errors that say that there are no such addresses. Others say that nobody could tell."""
 
 
-class DnsPlace:
+class DnsDiscovery:
     """The A and AAAA records of one name are looked up by themselves, by the system's resolver: a server that fails for
     one kind takes away no addresses of the other, nor the last ones of that kind.
 

@@ -30,7 +30,7 @@ _Seen: TypeAlias = tuple[int, ...]
 """What tells one content of a path from another: device, inode, size, times."""
 
 
-class FilePlace:
+class FileDiscovery:
     """Reads the file when it looks different. In a thread: a folder of another machine may be slow."""
 
     def __init__(self, listing: InFile) -> None:
