@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 _ELSEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""For documentation (RFC 5737, RFC 3849): no machine has these."""
+"""For documentation (RFC 5737, RFC 3849): hardly a machine has these."""
 
 
 def is_here(address: str, port: int, listening: Iterable[tuple[str, int]]) -> bool:

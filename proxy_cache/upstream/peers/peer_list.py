@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from ..names import Names
-from .dns_place import DnsPlace
-from .file_place import FilePlace
+from .dns_discovery import DnsDiscovery
+from .file_discovery import FileDiscovery
 from .listings import InDns, InFile, parse
 from .local import is_here
 from .peer import Peer, as_address
@@ -54,6 +54,7 @@ class PeerList:
         self._are_ours: dict[tuple[str, int], bool] = {}
         """Names of peers with their ports, as far as they have been looked up: whether they lead to us."""
         self._finding: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._is_running = False
         self._is_warned = False
 
@@ -75,16 +76,16 @@ class PeerList:
         if (own, listening) != (self._own, self._listening):
             self._own, self._listening = own, listening
             self._are_ours.clear()
-            self._stop_finding()
+            self._end(self._stop_finding())
             self._is_warned = False
         self._fixed = tuple(listing for listing in listings if isinstance(listing, Peer))
         places = [listing for listing in listings if not isinstance(listing, Peer)]
         for listing in [listing for listing in self._watches if listing not in places]:
-            self._watches.pop(listing).cancel()
+            self._end(self._watches.pop(listing).cancel())
         for listing in places:
             if listing not in self._watches:
-                place = DnsPlace(listing, self._names) if isinstance(listing, InDns) else FilePlace(listing)
-                self._watches[listing] = watch = Watch(str(listing), place, self._update)
+                discovery = DnsDiscovery(listing, self._names) if isinstance(listing, InDns) else FileDiscovery(listing)
+                self._watches[listing] = watch = Watch(str(listing), discovery, self._update)
                 if self._is_running:
                     watch.start()
         self._update(again=True)
@@ -106,11 +107,17 @@ class PeerList:
     async def stop(self) -> None:
         """The peers stay as they are."""
         self._is_running = False
-        tasks = [task for watch in self._watches.values() if (task := watch.cancel()) is not None]
-        if (finding := self._stop_finding()) is not None:
-            tasks.append(finding)
-        if tasks:
-            await asyncio.wait(tasks)
+        for watch in self._watches.values():
+            self._end(watch.cancel())
+        self._end(self._stop_finding())
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _end(self, task: asyncio.Task[None] | None) -> None:
+        """Don't lose sight of a task that was cancelled."""
+        if task is not None:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     # -- changes ------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
@@ -10,11 +11,13 @@ from typing import Final, Protocol
 from .peer import Peer
 from .trouble import Trouble
 
+logger = logging.getLogger(__name__)
+
 JITTER: Final = 0.2
 """So much of an interval, more or less, so that a fleet that was started at once doesn't ask at once."""
 
 
-class Place(Protocol):
+class Discovery(Protocol):
     """Where peers are listed."""
 
     @property
@@ -36,13 +39,13 @@ class Unreadable(Exception):
 class Watch:
     """One place and what it said last, which holds as long as it says nothing else."""
 
-    def __init__(self, where: str, place: Place, on_look: Callable[[], None]) -> None:
+    def __init__(self, where: str, discovery: Discovery, on_look: Callable[[], None]) -> None:
         self.trouble = Trouble(where)
         self.peers: tuple[Peer, ...] = ()
         self.good_looks = 0
         self.looked = asyncio.Event()
         """Set after the first look, in vain or not."""
-        self._place = place
+        self._discovery = discovery
         self._on_look = on_look
         self._task: asyncio.Task[None] | None = None
 
@@ -60,23 +63,26 @@ class Watch:
     async def _watch(self) -> None:
         while True:
             try:
-                peers = await self._place.look()
+                peers = await self._discovery.look()
             except Unreadable as error:
                 self._failed(str(error))
             except Exception as error:
                 # Whatever it is: nobody would look here ever again if this task ended.
                 self._failed(f"{type(error).__name__}: {error}")
             else:
-                if self._place.partly:
-                    self.trouble.begins(self._place.partly, "what it concerns is kept")
+                if self._discovery.partly:
+                    self.trouble.begins(self._discovery.partly, "what it concerns is kept")
                 else:
                     self.trouble.is_over()
                 self.good_looks += 1
                 if peers is not None:
                     self.peers = tuple(sorted(set(peers), key=lambda peer: peer.url))
             self.looked.set()
-            self._on_look()
-            await asyncio.sleep(self._place.every * random.uniform(1 - JITTER, 1 + JITTER))
+            try:
+                self._on_look()
+            except Exception:
+                logger.exception("proxy-cache: a change of the peers of %s", self.trouble.where)
+            await asyncio.sleep(self._discovery.every * random.uniform(1 - JITTER, 1 + JITTER))
 
     def _failed(self, reason: str) -> None:
         kept = len(self.peers)

@@ -24,7 +24,7 @@ _NONE_THERE: Final = {
 """Errors that say that there are no such addresses. Others say that nobody could tell."""
 
 
-class DnsPlace:
+class DnsDiscovery:
     """The A and AAAA records of one name are looked up by themselves, by the system's resolver: a server that fails for
     one kind takes away no addresses of the other, nor the last ones of that kind.
 
@@ -45,33 +45,29 @@ class DnsPlace:
     async def look(self) -> list[Peer]:
         results = await asyncio.gather(*(self._find(family) for family in _FAMILIES), return_exceptions=True)
         found: dict[int, tuple[str, ...]] = {}
+        none_there: list[str] = []
         failed: list[str] = []
         for family, result in zip(_FAMILIES, results, strict=True):
             if isinstance(result, tuple):
                 found[family] = result
-            elif isinstance(result, OSError):
+            elif not isinstance(result, OSError):
+                raise result
+            elif result.errno in _NONE_THERE:
+                none_there.append(result.strerror or str(result))
+            else:
                 failed.append(result.strerror or str(result))
                 found[family] = self._last.get(family, ())
-            else:
-                raise result
-        if len(failed) == len(_FAMILIES):
-            raise Unreadable(failed[0])
-        if not any(found.values()):
-            # Nobody takes down a fleet by an empty answer: it is what servers say while they start.
-            raise Unreadable(failed[0] if failed else "the name has no addresses")
+        if len(failed) == len(_FAMILIES) or not any(found.values()):
+            # An empty answer takes down no fleet: it is what servers say while they start.
+            raise Unreadable((failed or none_there or ["it has no addresses that a peer could have"])[0])
         self._last, self.partly = found, f"of one kind of address: {failed[0]}" if failed else ""
         return [Peer("http", address, self._listing.port) for addresses in found.values() for address in addresses]
 
     async def _find(self, family: int) -> tuple[str, ...]:
-        """Those that can be a peer's. Raises ``OSError`` if nobody could tell."""
-        try:
-            found = await self._names.getaddrinfo(
-                self._listing.name, self._listing.port, family=family, type=socket.SOCK_STREAM
-            )
-        except socket.gaierror as error:
-            if error.errno in _NONE_THERE:
-                return ()
-            raise
+        """Those that can be a peer's. Raises ``OSError``."""
+        found = await self._names.getaddrinfo(
+            self._listing.name, self._listing.port, family=family, type=socket.SOCK_STREAM
+        )
         return tuple({address for *_, sockaddr in found if (address := _usable(sockaddr[0])) is not None})
 
 

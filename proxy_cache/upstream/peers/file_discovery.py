@@ -23,14 +23,14 @@ from .watch import Unreadable
 
 EVERY: Final = 3.0
 """Seconds between looks at time and size of the file."""
-SIZE_MAX: Final = 4 * 1024 * 1024
+SIZE_MAX: Final = 1024 * 1024
 """Bytes. Some hundred nodes take 20 kB."""
 
 _Seen: TypeAlias = tuple[int, ...]
 """What tells one content of a path from another: device, inode, size, times."""
 
 
-class FilePlace:
+class FileDiscovery:
     """Reads the file when it looks different. In a thread: a folder of another machine may be slow."""
 
     def __init__(self, listing: InFile) -> None:
@@ -96,7 +96,8 @@ def _load(data: bytes, is_json: bool) -> Any:
         if is_json:
             raise ValueError(f"not JSON: {error}") from error
     try:
-        return YAML(typ="safe").load(text)
+        # Pure: the C library takes no "[node-a:8080]" without quotes, and is not everywhere.
+        return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"neither JSON nor YAML: {' '.join(str(error).split())}") from error
 
