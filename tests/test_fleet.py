@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from tests.support.proxy import Proxy
 from tests.support.scripted import ThreadedOrigin
 from tests.support.squid import running_squid
 from tests.support.tools import free_port
+from tests.test_http_properties import KEPT_APART, SEED, check
 
 SECRET = "correct-horse-battery-staple"
 NODES = 3
@@ -453,3 +455,26 @@ def test_scale_out_and_a_rolling_restart_under_load(tmp_path: Path, origin: Orig
             load(nodes)
         assert not failed, failed[:3]
         assert sum(origin.count(f"/{number}") for number in range(200)) < 1.05 * before
+
+
+@pytest.mark.timeout(900)
+def test_two_users_never_see_each_others_body_whatever_node_they_ask(
+    start_fleet: Callable[..., Fleet], origin: Origin
+) -> None:
+    nodes = start_fleet()
+    dice = random.Random(SEED)
+    for number in range(150):
+        name, headers = dice.choice(KEPT_APART)
+        path = f"/round/{number}"
+        url = origin.serve(path, Reply(size=100, headers=headers, seed_by=name, chunked=dice.random() < 0.2))
+        under_way: list[tuple[str, object]] = []
+        for _ in range(dice.randint(3, 8)):
+            user = dice.choice(("de", "fr"))
+            fields = [(name, user)]
+            if dice.random() < 0.2:
+                fields.append(("Cache-Control", dice.choice(("no-cache", "no-store", "max-stale", "max-age=0"))))
+            under_way.append((user, dice.choice(nodes).start_get(url, headers=fields)))
+            if dice.random() < 0.4:
+                check(path, under_way)
+        check(path, under_way)
+    assert sum(node.value("peer_fetches_total", outcome="hit") for node in nodes) > 0
