@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from typing import Any
 
 from .caching.cache import Cache
@@ -28,6 +29,8 @@ from .store.store import Store, StoreError
 from .upstream.dial import Dialler
 from .upstream.names import Names
 from .upstream.origin import OriginClient, OriginSettings
+from .upstream.shared.bucket import BadUrl
+from .upstream.shared.store import SharedStore
 from .upstream.source import OriginSource, Sources
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class App:
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
         self.origin: OriginClient | None = None
+        self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
         self.is_draining = False
@@ -90,6 +94,8 @@ class App:
             fills.spans = settings.spans
         if self.origin is not None:
             self.origin.configure(settings.origin)
+        if self.shared is not None and settings.shared is not None:
+            self.shared.configure(settings.shared)
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
 
@@ -132,7 +138,15 @@ class App:
             raise StartError(str(error)) from error
         settings = self.settings or settings  # they may have changed meanwhile
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
-        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin)), metrics)
+        origin = OriginSource(self.origin)
+        if settings.shared is not None:
+            try:
+                self.shared = SharedStore(settings.shared, origin, store, metrics)
+            except BadUrl as error:
+                raise StartError(f"cache_shared: {error}") from error
+        before = (self.shared.source,) if self.shared is not None else ()
+        self.fills = fills = FillTable(store, self.limiter, Sources(origin, before), metrics)
+        fills.context.behind = self.shared
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
@@ -148,6 +162,8 @@ class App:
                 "spilled": lambda: store.spill.size,
                 "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: self.tunnels_open,
+                "shared_queued": lambda: self.shared.queued if self.shared is not None else 0,
+                "shared_up": lambda: self.shared is not None and self.shared.is_up,
             }
         )
         self.admission.is_open = not self.is_draining
@@ -162,12 +178,16 @@ class App:
         (:meth:`refuse_new`)."""
         assert self.settings is not None
         assert self.fills is not None
+        until = time.monotonic() + self.settings.shutdown_grace
         if self.accounts.unfinished:
             logger.info("proxy-cache: stopping, %d responses to finish", self.accounts.unfinished)
             if not await self.accounts.finished(self.settings.shutdown_grace):
                 logger.warning("proxy-cache: %d responses cut after shutdown_grace", self.accounts.unfinished)
         self.accounts.is_stopping = True
         await self.fills.close()
+        if self.shared is not None:
+            await self.shared.drain(until - time.monotonic())
+            self.shared.close()
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
@@ -219,6 +239,7 @@ class App:
             },
             "requests_in_flight": self.accounts.unfinished,
             "tunnels": self.tunnels_open,
+            **({"shared": self.shared.snapshot()} if self.shared is not None else {}),
         }
 
     def forwarded(self, method: str) -> None:

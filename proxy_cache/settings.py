@@ -17,6 +17,7 @@ from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
 from .upstream.origin import OriginSettings
+from .upstream.shared.store import SharedSettings
 
 
 class Rules(Protocol):
@@ -65,6 +66,7 @@ class Settings:
     fast_lane: bool
     half_closed_clients: bool
     shutdown_grace: int
+    shared: SharedSettings | None = None
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""
