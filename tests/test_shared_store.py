@@ -113,6 +113,23 @@ def test_a_stale_object_is_validated_and_its_body_comes_from_the_bucket(start: S
     assert two.value("origin_fetches_in_flight") == 0
 
 
+def test_an_origin_that_is_down_leaves_the_stale_object(start: Start, origin: Origin) -> None:
+    reply = Reply(headers=(("Cache-Control", "max-age=0, stale-if-error=600"), ETAG))
+    urls = [origin.serve(path, reply) for path in ("/x", "/y")]
+    one = start(cache_shared_write="all")
+    for url in urls:
+        one.get(url)
+    written(one, 2)
+    two = start(origin_retries=0, origin_max_in_flight=1)
+    origin.serve("/x", Reply(fail="reset"))
+    origin.serve("/y", Reply(status=500))
+    for url, path in zip(urls, ("/x", "/y"), strict=True):
+        assert two.get(url).body == content(path, 1000)
+    two.wait_until_idle()
+    assert two.value("shared_fetches_total", outcome="stale_used") == 2
+    assert two.value("origin_fetches_in_flight") == 0
+
+
 def test_another_version_at_the_origin_replaces_the_one_in_the_bucket(
     start: Start, origin: Origin, bucket: Bucket
 ) -> None:
@@ -313,6 +330,39 @@ def test_a_silent_bucket_costs_a_request_no_more_than_the_deadline(
     assert two.get(origin.serve("/y", Reply())).ok
     assert len(bucket.requests) == before or two.value("shared_fetches_total", outcome="timeout") > 1
     bucket.talks.set()
+
+
+def test_a_bucket_that_falls_silent_in_a_body_is_left_and_the_origin_has_the_rest(
+    start: Start, origin: Origin, bucket: Bucket
+) -> None:
+    url = origin.serve("/x", Reply(size=LONG, headers=(FOR_EVER, ETAG, ("Accept-Ranges", "bytes"))))
+    one = start()
+    one.get(url)
+    written(one)
+    bucket.silent_at = 1_000_000
+    two = start()
+    answer = two.get(url)
+    assert answer.ok
+    assert answer.body == content("/x", LONG)
+    assert [request.header("Range") for request in origin.seen("/x")] == [None, f"bytes=786432-{LONG - 1}"]
+
+
+def test_who_insists_does_not_share_what_came_from_the_bucket(start: Start, origin: Origin, bucket: Bucket) -> None:
+    """It joins a fill that asks the bucket, whose answer may be old."""
+    url = origin.serve("/x", Reply(headers=(FOR_EVER, ETAG)))
+    one = start()
+    one.get(url)
+    written(one)
+    origin.serve("/x", Reply(seed="new", headers=(FOR_EVER, ("ETag", '"v2"'))))
+    two = start()
+    bucket.talks.clear()
+    content_with_it = two.start_get(url)
+    two.wait_for_waiters(1)
+    insists = two.start_get(url, headers=[("Cache-Control", "no-cache")])
+    two.wait_for_waiters(2)
+    bucket.talks.set()
+    assert insists.result().body == content("new", 1000)
+    assert content_with_it.result().ok
 
 
 def test_local_caches_deleted_the_bucket_has_it_all(start: Start, origin: Origin) -> None:

@@ -111,7 +111,7 @@ class Metrics(Collector):
             self.bytes_served.labels(source)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
-        for outcome in ("hit", "validated", "miss", "unsuitable", "stale", "corrupt", "timeout", "error"):
+        for outcome in ("hit", "validated", "miss", "unsuitable", "stale", "stale_used", "corrupt", "timeout", "error"):
             self.shared_fetches.labels(outcome)
         for outcome in ("stored", "replaced", "exists", "deleted", "full", "skipped", "gone", "failed"):
             self.shared_writes.labels(outcome)

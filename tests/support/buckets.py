@@ -28,8 +28,11 @@ class Bucket:
         """Released for each request that waits."""
         self.status = ""
         """In place of an answer."""
+        self.silent_at = 0
+        """After so many bytes of an object nothing follows; 0: all of it does."""
         self.refuses_conditions = False
         """Whether it says 501 to If-None-Match."""
+        self._released = threading.Event()
         self._port = 0
         self._server: Any = None
 
@@ -40,6 +43,7 @@ class Bucket:
 
     def __exit__(self, *_: object) -> None:
         self.talks.set()
+        self._released.set()
         for name in self.names():
             self.client.delete_object(Bucket=BUCKET, Key=name)
         self.client.delete_bucket(Bucket=BUCKET)
@@ -70,7 +74,14 @@ class Bucket:
         if self.status or (self.refuses_conditions and "HTTP_IF_NONE_MATCH" in environ):
             start_response(self.status or "501 Not Implemented", [("Content-Length", "0")])
             return [b""]
-        return self.application(environ, start_response)
+        answer = self.application(environ, start_response)
+        return self._in_part(answer) if self.silent_at and environ["REQUEST_METHOD"] == "GET" else answer
+
+    def _in_part(self, answer: Iterable[bytes]) -> Iterable[bytes]:
+        data = b"".join(answer)
+        yield data[: self.silent_at]
+        if len(data) > self.silent_at:
+            self._released.wait(SAFETY)
 
     @property
     def endpoint(self) -> str:

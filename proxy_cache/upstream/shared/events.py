@@ -8,7 +8,7 @@ from typing import Protocol
 class SharedEvents(Protocol):
     def shared_fetched(self, outcome: str) -> None:
         """A fill has asked the store. ``outcome``: ``hit``, ``validated``, ``miss``, ``unsuitable``, ``stale``,
-        ``corrupt``, ``timeout``, ``error``."""
+        ``stale_used``, ``corrupt``, ``timeout``, ``error``."""
 
     def shared_written(self, outcome: str) -> None:
         """A response was to be written. ``outcome``: ``stored``, ``replaced``, ``exists``, ``full``, ``skipped``,

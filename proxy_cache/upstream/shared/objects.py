@@ -18,7 +18,7 @@ HEAD_READ: Final = 128 * 1024
 of small ones everything."""
 HEADS_MAX: Final = 1024
 """Heads that are remembered: further ranges of an object then take one request each."""
-HEAD_AGE: Final = 300.0
+HEAD_AGE: Final = 60.0
 """Seconds for which one is."""
 
 

@@ -16,13 +16,13 @@ from typing import Final, Protocol
 from ...semantics.directives import NOTHING, request_cache_control
 from ...semantics.headers import Headers, end_to_end
 from ...semantics.ranges import as_whole, content_range, if_range_holds, requested, without_digests
-from ...semantics.reuse import Reuse, decide
+from ...semantics.reuse import Reuse, decide, may_serve_stale
 from ...semantics.spans import Span
 from ...semantics.stored import StoredResponse
 from ...semantics.storing import SIGNED_URL, judge, speaks_of_resource
-from ...semantics.validation import conditional_headers, is_another_version, not_modified, not_modified_headers
+from ...semantics.validation import conditional_headers, not_modified, not_modified_headers
 from ...semantics.vary import matches, selecting_values
-from ...wire.responses import ResponseHead
+from ...wire.responses import OriginError, ResponseHead
 from ..response import OriginResponse
 from ..source import OriginSource, SourceRequest, Wanted
 from .body import Blocks, BodyFeed, WrongBlock
@@ -119,13 +119,14 @@ class SharedSource:
         specs = requested(headers)
         if specs is not None and len(specs) > 1:
             return "unsuitable", None
-        async with asyncio.timeout(DEADLINE):
-            found = await self._find(request, name, whole=specs is None)
+        until = asyncio.get_running_loop().time() + DEADLINE
+        async with asyncio.timeout_at(until):
+            found = await self._find(request, name, whole=specs is None and not headers.has_any(_CONDITIONS))
         if found is None:
             return "miss", None
         now = time.time()
         stored = _as_received(found, request, now)
-        if stored is None or is_another_version(headers, stored):
+        if stored is None:
             return "unsuitable", None
         directives = NOTHING if policy.ignore_directives else request_cache_control(headers)
         if decide(directives, stored, now).reuse is not Reuse.FRESH:
@@ -133,7 +134,7 @@ class SharedSource:
         if headers.has_any(_CONDITIONS) and not_modified(headers, stored.status, stored.headers):
             shown = not_modified_headers(stored.headers)
             return "hit", _whole(304, _with_age(shown, stored.age(now)), b"", asked)
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout_at(until):
             response = await self._response(request, found, stored, asked)
         return ("hit", response) if response is not None else ("unsuitable", None)
 
@@ -159,7 +160,19 @@ class SharedSource:
         headers = request.headers
         for name, value in conditions:
             headers = headers.set(name.lower(), value)
-        response = await self._origin.get(replace(request, headers=headers))
+        try:
+            response = await self._origin.get(replace(request, headers=headers))
+        except OriginError:
+            # RFC 9111 §4.2.4: stale, where nothing forbids it, since we are "disconnected".
+            stale = await self._in_trouble(request, found, stored, asked, disconnected=True)
+            if stale is None:
+                raise
+            return "stale_used", stale
+        if response.status >= 500:
+            stale = await self._in_trouble(request, found, stored, asked, disconnected=False)
+            if stale is not None:
+                response.close()
+                return "stale_used", stale
         if response.status != 304:
             if speaks_of_resource(response.status) or response.status == 206:
                 self._trash.delete(found.name.partition(".")[0])  # the origin has another one now
@@ -169,17 +182,35 @@ class SharedSource:
             updated = stored.updated_by(
                 response.headers, response.request_time, response.response_time, None, request.wanted.policy
             )
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    good = await self._response(request, found, updated, asked)
-            except (TimeoutError, StoreFails, Damaged, WrongBlock, Changed) as error:
-                if isinstance(error, (Damaged, WrongBlock)):
-                    self.drop(found.name.partition(".")[0])
-                good = None
+            good = await self._response_if_any(request, found, updated, asked)
             if good is not None:
-                request.slot.released()
                 return "validated", good
         return "stale", await self._origin.get(request)
+
+    async def _in_trouble(
+        self, request: SourceRequest, found: StoredObject, stored: StoredResponse, asked: float, *, disconnected: bool
+    ) -> OriginResponse | None:
+        policy = request.wanted.policy
+        directives = NOTHING if policy.ignore_directives else request_cache_control(request.headers)
+        if not may_serve_stale(directives, stored, time.time(), disconnected=disconnected):
+            return None
+        return await self._response_if_any(request, found, stored, asked)
+
+    async def _response_if_any(
+        self, request: SourceRequest, found: StoredObject, stored: StoredResponse, asked: float
+    ) -> OriginResponse | None:
+        """The response, after the origin's part in it; ``None`` if the store fails now. The slot is given back."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                response = await self._response(request, found, stored, asked)
+        except (Damaged, WrongBlock):
+            self.drop(found.name.partition(".")[0])
+            return None
+        except (TimeoutError, StoreFails, Changed):
+            return None
+        if response is not None:
+            request.slot.released()
+        return response
 
     # -- responses ------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,6 @@ class _Task:
     entry: Entry | None
     """``None``: delete what is there."""
     size: int
-    is_void: bool = False
-    """Deleted meanwhile."""
 
 
 class SharedWriter:
@@ -96,7 +94,11 @@ class SharedWriter:
 
     def stored(self, wanted: Wanted, entry: Entry) -> None:
         """A response from the origin is in the local store."""
-        if self._is_closed or not is_worth_writing(self.mode, wanted, entry, time.time()):
+        try:
+            if self._is_closed or not is_worth_writing(self.mode, wanted, entry, time.time()):
+                return
+        except Exception:  # it is on the way of a response, which must not fail for this
+            logger.exception("is %s to be written to the shared store?", entry)
             return
         if not self.breaker.lets_pass:
             self._events.shared_written("skipped")
@@ -106,12 +108,11 @@ class SharedWriter:
             self._add(_Task(name_of(wanted.key), wanted, entry, entry.length))
 
     def delete(self, name: str) -> None:
-        """What is there is of no use any more, nor is what waits to be written there."""
+        """What is there is of no use any more, nor is what waits to be written there, or is being written: this comes
+        after it."""
         for task in [task for task in self._queue if task.name == name]:
             self._queue.remove(task)
             self._size -= task.size
-        if (busy := self._busy.get(name)) is not None:
-            busy.is_void = True
         if self.mode != "off" and not self._is_closed and len(self._queue) < 2 * QUEUE_MAX:
             self._add(_Task(name, None, None, 0))
 
