@@ -12,7 +12,7 @@ import pytest
 from tests.support.buckets import BUCKET, Bucket
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
-from tests.support.proxy import Proxy
+from tests.support.proxy import SCRIPT, START_TIMEOUT, Proxy
 
 pytest.importorskip("moto.server")
 pytest.importorskip("obstore")
@@ -20,6 +20,11 @@ pytest.importorskip("obstore")
 FOR_EVER = ("Cache-Control", "public, max-age=31536000, immutable")
 ETAG = ("ETag", '"v1"')
 LONG = 3_000_000
+START_AS_USUAL = """
+import runpy
+
+addons = runpy.run_path(sys.argv[0])["addons"]
+"""
 
 Start = Callable[..., Proxy]
 
@@ -224,6 +229,21 @@ def test_a_request_with_credentials_or_that_insists_goes_to_the_origin(
     assert three.get(url, headers=[("Cache-Control", "no-cache")]).body == content("/x", 1000)
     assert origin.count("/x") == 3
     assert origin.seen("/x")[-1].header("If-None-Match") == '"v1"'
+
+
+def test_a_rule_that_opens_what_one_has_logged_in_for_does_so_for_those_who_have_it(
+    start: Start, origin: Origin, bucket: Bucket
+) -> None:
+    """What a proxy with ``cache_ignore_authorization`` writes is found by those with the same rule alone."""
+    url = origin.serve("/x", Reply(headers=(FOR_EVER,)))
+    rule = {"cache_ignore_authorization": "~u /x"}
+    one = start(**rule)
+    one.get(url, headers=[("Authorization", "Basic eDp5")])
+    written(one)
+    assert start(**rule).get(url).ok
+    assert origin.count("/x") == 1
+    assert start().get(url).ok
+    assert origin.count("/x") == 2
 
 
 @pytest.mark.parametrize("size", [2000, LONG])
@@ -454,6 +474,30 @@ def test_a_silent_bucket_does_not_hold_up_the_end(start: Start, origin: Origin, 
         assert fetch.result(20).ok
     one.signal(signal.SIGTERM)
     assert one.wait(20) == 0
+
+
+def refused(folder: Path, url: str, **options: Any) -> str:
+    """The one line of a start that fails."""
+    proxy = Proxy(folder, cache_shared=url, **options)
+    proxy.launch()
+    try:
+        assert proxy.wait(START_TIMEOUT)
+    finally:
+        proxy.close()
+    proxy.check_log()
+    (line,) = [line for line in proxy.log if "cache_shared" in line]
+    return line
+
+
+def test_a_store_that_cannot_be_opened_is_one_line_at_the_start(tmp_path: Path) -> None:
+    assert "Account" in refused(tmp_path, "az://container/prefix")
+
+
+def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "cache.py"
+    script.write_text(f"import sys\nsys.modules['obstore'] = None\nsys.argv[0] = {str(SCRIPT)!r}\n" + START_AS_USUAL)
+    line = refused(tmp_path, f"s3://{BUCKET}", script=script)
+    assert "needs the package obstore: pip install 'proxy-cache[shared]'" in line
 
 
 def test_read_only(start: Start, origin: Origin, bucket: Bucket) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...semantics.headers import Headers
+from ...semantics.policy import Policy
 
 VERSION: Final = "v1"
 """The first part of each name. Another format gets another one, so that proxies of both versions can share a bucket."""
@@ -37,7 +38,7 @@ class StoredHead:
     """The head of an object. Times are unix seconds, ages seconds, lengths bytes."""
 
     key: str
-    """The SHA-256 of the cache key, which the name has, too."""
+    """The SHA-256 of the cache key (and its scope), which the name has, too."""
     generation: str
     """Any text that is new with each object: it is part of the names of its variants."""
     status: int
@@ -58,13 +59,24 @@ class StoredHead:
         return self.sums[32 * number : 32 * number + 32]
 
 
-def digest_of_key(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+def scope_of(policy: Policy) -> str:
+    """The rules by which an operator has widened what a key stands for; empty: there are none.
+
+    Behind them are responses to users who had logged in, or whose URL was signed. A proxy without the same rules must
+    not serve them to others, so its names are different ones.
+    """
+    if not policy.ignore_authorization and not policy.key_ignores:
+        return ""
+    return "\n".join((str(policy.ignore_authorization), *sorted(policy.key_ignores)))
 
 
-def name_of(key: str) -> str:
-    """Where the response for a key is, or the one of its variants that came first."""
-    digest = digest_of_key(key)
+def digest_of_key(key: str, scope: str = "") -> str:
+    return hashlib.sha256((f"{key}\n{scope}" if scope else key).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def name_of(key: str, scope: str = "") -> str:
+    """Where the response for a key is, or the one of its variants that came first. ``scope``: from :func:`scope_of`."""
+    digest = digest_of_key(key, scope)
     return f"{VERSION}/{digest[:2]}/{digest}"
 
 

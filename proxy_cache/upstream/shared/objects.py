@@ -11,7 +11,7 @@ from typing import Final
 from ...semantics.spans import Span
 from .body import Blocks
 from .bucket import Bucket, Changed, Opened
-from .layout import LINE_MAX, Damaged, StoredHead, decode, digest_of_key, name_of, variant_of
+from .layout import LINE_MAX, Damaged, StoredHead, decode
 
 HEAD_READ: Final = 128 * 1024
 """Bytes of an object that are asked for when a head is wanted, or a range: of most objects that is all of the head, and
@@ -124,6 +124,3 @@ async def _all_of(chunks: AsyncIterator[bytes]) -> bytes:
     async for chunk in chunks:
         data += chunk
     return bytes(data)
-
-
-__all__ = ["Objects", "StoredObject", "digest_of_key", "name_of", "variant_of"]

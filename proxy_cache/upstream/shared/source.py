@@ -29,7 +29,7 @@ from .body import Blocks, BodyFeed, WrongBlock
 from .breaker import Breaker
 from .bucket import Bucket, Changed, StoreFails
 from .events import SharedEvents
-from .layout import Damaged, name_of, variant_of
+from .layout import Damaged, name_of, scope_of, variant_of
 from .objects import Objects, StoredObject
 
 DEADLINE: Final = 1.0
@@ -62,12 +62,17 @@ class SharedSource:
         self._distrusted: OrderedDict[str, float] = OrderedDict()
         """Names, and until when, by the monotonic clock."""
         self._feeds: set[BodyFeed] = set()
+        self._scopes = {""}
+        """As many as there are rules."""
 
     def may_have(self, wanted: Wanted) -> bool:
         return self.breaker.lets_pass and not wanted.is_personal
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
-        name = name_of(request.wanted.key)
+        scope = scope_of(request.wanted.policy)
+        if scope:
+            self._scopes.add(scope)
+        name = name_of(request.wanted.key, scope)
         if request.headers.has_any(_NOT_FOR_US) or self._is_distrusted(name) or not self.breaker.enter():
             return None
         try:
@@ -90,6 +95,11 @@ class SharedSource:
         if outcome:
             self._events.shared_fetched(outcome)
         return response
+
+    def invalidated(self, key: str) -> None:
+        """See :class:`...caching.fills.context.WriteBehind`."""
+        for scope in self._scopes:
+            self.drop(name_of(key, scope))
 
     def drop(self, name: str) -> None:
         """The object is of no use, whatever it is: it is deleted behind, and not looked at meanwhile."""

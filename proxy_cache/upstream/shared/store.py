@@ -10,7 +10,6 @@ from ..source import OriginSource
 from .breaker import Breaker
 from .bucket import Bucket
 from .events import SharedEvents
-from .layout import name_of
 from .source import SharedSource
 from .writer import SharedWriter
 
@@ -34,14 +33,12 @@ class SharedStore:
         self.source = SharedSource(bucket, origin, events, Breaker(f"reading from {what}"), self._writer)
         self._writer.on_change = self.source.trust
         self.stored = self._writer.stored
+        self.invalidated = self.source.invalidated
         self.drain = self._writer.drain
 
     def configure(self, settings: SharedSettings) -> None:
         """Where it is stays as it was at the start."""
         self._writer.mode = settings.write
-
-    def invalidated(self, key: str) -> None:
-        self.source.drop(name_of(key))
 
     @property
     def is_up(self) -> bool:

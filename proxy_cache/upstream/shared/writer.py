@@ -27,7 +27,7 @@ from .breaker import Breaker
 from .bucket import MULTIPART, Bucket, Changed, Exists, StoreFails
 from .choice import is_for_all, is_worth_writing
 from .events import SharedEvents
-from .layout import Damaged, StoredHead, block_size, digest_of_key, encode, name_of, variant_of
+from .layout import Damaged, StoredHead, block_size, encode, name_of, scope_of, variant_of
 from .objects import Objects, StoredObject
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class SharedWriter:
         elif self.queued >= QUEUE_MAX or (self._size and self._size + entry.length > QUEUE_BYTES):
             self._events.shared_written("full")
         else:
-            self._add(_Task(name_of(wanted.key), wanted, entry, entry.length))
+            self._add(_Task(name_of(wanted.key, scope_of(wanted.policy)), wanted, entry, entry.length))
 
     def delete(self, name: str) -> None:
         """What is there is of no use any more, nor is what waits to be written there, or is being written: this comes
@@ -189,7 +189,7 @@ class SharedWriter:
             source = _Body(self._store, body, entry.length)
             sha256, sums = await source.sums()
             head = StoredHead(
-                key=digest_of_key(wanted.key), generation=secrets.token_hex(8), status=response.status,
+                key=task.name.rpartition("/")[2], generation=secrets.token_hex(8), status=response.status,
                 headers=response.headers, request_time=response.request_time, response_time=response.response_time,
                 initial_age=response.initial_age, vary=response.vary, length=entry.length, sha256=sha256,
                 block=block_size(entry.length), sums=sums,
