@@ -147,6 +147,8 @@ class App:
         before = (self.shared.source,) if self.shared is not None else ()
         self.fills = fills = FillTable(store, self.limiter, Sources(origin, before), metrics)
         fills.context.behind = self.shared
+        if self.shared is not None:
+            self.shared.start()
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)

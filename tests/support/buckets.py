@@ -67,6 +67,8 @@ class Bucket:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if "test" in environ.get("HTTP_USER_AGENT", ""):
             return self.application(environ, start_response)
+        if environ["PATH_INFO"].endswith("/start"):  # the first look of a proxy
+            return self.application(environ, start_response)
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
         if not self.talks.is_set():
             self.waiting.release()

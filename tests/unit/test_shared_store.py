@@ -225,6 +225,19 @@ def test_many_that_fail_together_count_once() -> None:
     assert breaker.seconds_left <= 1.5 * breaker_file.FIRST
 
 
+def test_a_store_that_answers_others_is_only_slow() -> None:
+    now = [0.0]
+    breaker = Breaker("it", lambda: now[0])
+    assert breaker.enter()
+    now[0] = 0.9
+    breaker.succeeded()
+    now[0] = 1.0
+    breaker.failed("late", since=0.0)
+    assert breaker.is_closed
+    breaker.failed("late", since=0.95)
+    assert not breaker.is_closed
+
+
 def test_a_probe_whose_client_leaves_lets_another_one_probe() -> None:
     now = [0.0]
     breaker = Breaker("it", lambda: now[0])

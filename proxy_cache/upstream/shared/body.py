@@ -95,10 +95,12 @@ class BodyFeed:
 
     spliceable = 0
 
-    def __init__(self, blocks: Blocks, on_end: Callable[[int, Exception | None], None]) -> None:
-        """``on_end(bytes, error)`` is called at the end, but not if whoever reads has left."""
+    def __init__(self, blocks: Blocks, on_end: Callable[[BodyFeed, Exception | None], None]) -> None:
+        """``on_end(self, error)`` is called once, at the end, or when whoever reads has left."""
+        self.count = 0
+        """Bytes so far."""
         self._blocks = blocks
-        self._on_end = on_end
+        self._on_end: Callable[[BodyFeed, Exception | None], None] | None = on_end
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -106,10 +108,10 @@ class BodyFeed:
         self._task = asyncio.get_running_loop().create_task(self._run(response))
 
     async def _run(self, response: OriginResponse) -> None:
-        count, failure = 0, None
+        failure: Exception | None = None
         try:
             while data := await self._blocks.next():
-                count += len(data)
+                self.count += len(data)
                 self._wanted.clear()
                 if not response.put(data):
                     await self._wanted.wait()
@@ -117,8 +119,13 @@ class BodyFeed:
             failure = error
         except Exception as error:
             failure = StoreFails(type(error).__name__)
-        self._on_end(count, failure)
+        self._ended(failure)
         response.end(OriginError("connection_terminated", f"shared store: {failure}") if failure else None)
+
+    def _ended(self, failure: Exception | None) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self, failure)
 
     # -- as a connection ------------------------------------------------------------------------------------------
 
@@ -131,3 +138,4 @@ class BodyFeed:
     def abort(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        self._ended(None)

@@ -27,6 +27,8 @@ class Breaker:
         """In a row."""
         self._until = 0.0
         self._is_probed = False
+        self._succeeded = float("-inf")
+        """When it has answered last."""
 
     @property
     def is_closed(self) -> bool:
@@ -52,13 +54,17 @@ class Breaker:
 
     def succeeded(self) -> None:
         self._is_probed = False
+        self._succeeded = self._clock()
         if self._failures:
             self._failures = 0
             logger.info("proxy-cache: %s works again", self._what)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, since: float | None = None) -> None:
+        """``since``: when it was asked, if others may have been answered meanwhile: then it is only slow, for some."""
         now = self._clock()
         self._is_probed = False
+        if since is not None and not self._failures and self._succeeded > since:
+            return
         if self._failures and now < self._until:
             return  # one of several that were asked at the same time
         pause = min(LONGEST, FIRST * 2 ** min(self._failures, 10)) * random.uniform(1.0, 1.5)

@@ -132,6 +132,11 @@ class Bucket:
         except self._errors as error:
             raise StoreFails(_shown(error)) from error
 
+    async def warm_up(self) -> None:
+        """Have credentials and a connection before the first request needs them: that may take longer than a request
+        waits. Raises :class:`StoreFails`."""
+        await self.open("start", 0, 1)
+
     async def create(self, name: str, data: bytes) -> None:
         """Write a short object, unless there is one. Raises :class:`Exists`, :class:`StoreFails`, and
         ``NotImplementedError`` if this store can't tell."""

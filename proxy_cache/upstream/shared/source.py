@@ -2,7 +2,7 @@
 
 A fresh response is used as it is, with its Age. A stale one is validated at the origin, with a slot like any request to
 it, and after a 304 the body comes from here (RFC 9111 §4.3). A response that is nothing for this request, and a store
-that is slow or fails, leave it to the origin: that costs :data:`DEADLINE` at the most.
+that is slow or fails, leave it to the origin: that costs :data:`DEADLINE` at the most (and :data:`PATIENCE` in a crowd).
 """
 
 from __future__ import annotations
@@ -10,12 +10,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
 from ...semantics.directives import NOTHING, request_cache_control
 from ...semantics.headers import Headers, end_to_end
-from ...semantics.ranges import as_whole, content_range, if_range_holds, requested, without_digests
+from ...semantics.ranges import (
+    as_whole,
+    content_range,
+    if_range_holds,
+    is_same_representation,
+    requested,
+    without_digests,
+)
 from ...semantics.reuse import Reuse, decide, may_serve_stale
 from ...semantics.spans import Span
 from ...semantics.stored import StoredResponse
@@ -33,13 +42,21 @@ from .layout import Damaged, name_of, scope_of, variant_of
 from .objects import Objects, StoredObject
 
 DEADLINE: Final = 1.0
-"""Seconds that a fill waits for a head, and for a body to begin (a short one: for all of it), before it asks the
-origin."""
+"""Seconds that the store has for a head and the beginning of a body (a short one: for all of it), then the origin is
+asked."""
+PLACES: Final = 32
+"""Fills that ask at the same time. (Bodies that have begun to arrive don't count.)"""
+PATIENCE: Final = 3.0
+"""Seconds that further ones wait, while the store answers; if it fails, all of them go on to the origin."""
 DISTRUST: Final = 600.0
 """Seconds for which a key isn't looked up after it was invalidated, or a damaged object was found, unless that is
 deleted before. (A proxy that may not write can't do that.)"""
 DISTRUSTED_MAX: Final = 10_000
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
+
+
+class _NoTurn(Exception):
+    """The store has not been asked."""
 
 
 class Trash(Protocol):
@@ -62,6 +79,7 @@ class SharedSource:
         self._distrusted: OrderedDict[str, float] = OrderedDict()
         """Names, and until when, by the monotonic clock."""
         self._feeds: set[BodyFeed] = set()
+        self._places = asyncio.Semaphore(PLACES)
         self._scopes = {""}
         """As many as there are rules."""
 
@@ -73,28 +91,57 @@ class SharedSource:
         if scope:
             self._scopes.add(scope)
         name = name_of(request.wanted.key, scope)
-        if request.headers.has_any(_NOT_FOR_US) or self._is_distrusted(name) or not self.breaker.enter():
+        if request.headers.has_any(_NOT_FOR_US) or self._is_distrusted(name) or not self.breaker.lets_pass:
             return None
+        asked, doubtful = time.monotonic(), None
         try:
-            outcome, response = await self._get(request, name)
-            self.breaker.succeeded()
-        except (TimeoutError, StoreFails) as error:
-            is_late = isinstance(error, TimeoutError)
-            self.breaker.failed(f"no answer within {DEADLINE:g} s" if is_late else str(error))
-            outcome, response = "timeout" if is_late else "error", None
+            async with self._turn():
+                outcome, response, doubtful = await self._ask(request, name, asked)
+        except (TimeoutError, _NoTurn):
+            outcome, response = "timeout", None
+        except StoreFails:
+            outcome, response = "error", None
         except (Damaged, WrongBlock):
-            self.breaker.succeeded()
             self.drop(name)
             outcome, response = "corrupt", None
         except Changed:
-            self.breaker.succeeded()
             self._objects.forget(name)
             outcome, response = "miss", None
-        finally:
-            self.breaker.left()
-        if outcome:
-            self._events.shared_fetched(outcome)
+        if doubtful is not None:
+            outcome, response = await self._validated(request, *doubtful, asked)
+        self._events.shared_fetched(outcome)
         return response
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Time to ask the store something, when not too many others do. Raises :class:`_NoTurn`, ``TimeoutError``."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise _NoTurn from error
+        since = time.monotonic()
+        try:
+            if not self.breaker.enter():  # it has failed for those in front
+                raise _NoTurn
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    yield
+            except TimeoutError:
+                self.breaker.failed(f"no answer within {DEADLINE:g} s", since)
+                raise
+            except StoreFails as error:
+                self.breaker.failed(str(error), since)
+                raise
+            except (Damaged, WrongBlock, Changed):
+                self.breaker.succeeded()
+                raise
+            except BaseException:
+                self.breaker.left()
+                raise
+            self.breaker.succeeded()
+        finally:
+            self._places.release()
 
     def invalidated(self, key: str) -> None:
         """See :class:`...caching.fills.context.WriteBehind`."""
@@ -124,29 +171,29 @@ class SharedSource:
 
     # -- one request ----------------------------------------------------------------------------------------------
 
-    async def _get(self, request: SourceRequest, name: str) -> tuple[str, OriginResponse | None]:
-        asked, headers, policy = time.monotonic(), request.headers, request.wanted.policy
+    async def _ask(
+        self, request: SourceRequest, name: str, asked: float
+    ) -> tuple[str, OriginResponse | None, tuple[StoredObject, StoredResponse] | None]:
+        """The outcome, and the response or what has to be validated first."""
+        headers, policy = request.headers, request.wanted.policy
         specs = requested(headers)
         if specs is not None and len(specs) > 1:
-            return "unsuitable", None
-        until = asyncio.get_running_loop().time() + DEADLINE
-        async with asyncio.timeout_at(until):
-            found = await self._find(request, name, whole=specs is None and not headers.has_any(_CONDITIONS))
+            return "unsuitable", None, None
+        found = await self._find(request, name, whole=specs is None and not headers.has_any(_CONDITIONS))
         if found is None:
-            return "miss", None
+            return "miss", None, None
         now = time.time()
         stored = _as_received(found, request, now)
         if stored is None:
-            return "unsuitable", None
+            return "unsuitable", None, None
         directives = NOTHING if policy.ignore_directives else request_cache_control(headers)
         if decide(directives, stored, now).reuse is not Reuse.FRESH:
-            return await self._validated(request, found, stored, asked)
+            return "stale", None, (found, stored)
         if headers.has_any(_CONDITIONS) and not_modified(headers, stored.status, stored.headers):
             shown = not_modified_headers(stored.headers)
-            return "hit", _whole(304, _with_age(shown, stored.age(now)), b"", asked)
-        async with asyncio.timeout_at(until):
-            response = await self._response(request, found, stored, asked)
-        return ("hit", response) if response is not None else ("unsuitable", None)
+            return "hit", _whole(304, _with_age(shown, stored.age(now)), b"", asked), None
+        response = await self._response(request, found, stored, asked)
+        return ("hit" if response is not None else "unsuitable"), response, None
 
     async def _find(self, request: SourceRequest, name: str, *, whole: bool) -> StoredObject | None:
         found = await self._objects.find(name, whole=whole)
@@ -164,7 +211,6 @@ class SharedSource:
         conditions = conditional_headers([stored])
         if not conditions or request.headers.has_any(_CONDITIONS | {"if-range"}):
             return "stale", None  # what is stored here is validated already, or a client's own copy
-        self.breaker.left()
         if len(found.held) < found.head.length:
             found.rest, found.held = None, b""  # it must not wait for the origin
         headers = request.headers
@@ -184,7 +230,8 @@ class SharedSource:
                 response.close()
                 return "stale_used", stale
         if response.status != 304:
-            if speaks_of_resource(response.status) or response.status == 206:
+            is_about = speaks_of_resource(response.status) or response.status == 206
+            if is_about and not is_same_representation(stored.headers, response.headers):
                 self._trash.delete(found.name.partition(".")[0])  # the origin has another one now
             return "stale", response
         response.close()
@@ -211,12 +258,12 @@ class SharedSource:
     ) -> OriginResponse | None:
         """The response, after the origin's part in it; ``None`` if the store fails now. The slot is given back."""
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with self._turn():
                 response = await self._response(request, found, stored, asked)
         except (Damaged, WrongBlock):
             self.drop(found.name.partition(".")[0])
             return None
-        except (TimeoutError, StoreFails, Changed):
+        except (TimeoutError, StoreFails, Changed, _NoTurn):
             return None
         if response is not None:
             request.slot.released()
@@ -257,9 +304,9 @@ class SharedSource:
     def _streamed(
         self, found: StoredObject, status: int, headers: Headers, span: Span, blocks: Blocks, asked: float
     ) -> OriginResponse:
-        def ended(count: int, error: Exception | None) -> None:
+        def ended(feed: BodyFeed, error: Exception | None) -> None:
             self._feeds.discard(feed)
-            self._events.shared_moved("read", count)
+            self._events.shared_moved("read", feed.count)
             if isinstance(error, WrongBlock):
                 self._events.shared_fetched("corrupt")
                 self.drop(found.name.partition(".")[0])
@@ -275,8 +322,7 @@ class SharedSource:
         return response
 
     def close(self) -> None:
-        feeds, self._feeds = self._feeds, set()
-        for feed in feeds:
+        for feed in list(self._feeds):
             feed.abort()
 
 

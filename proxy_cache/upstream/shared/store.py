@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from ...store.store import Store
 from ..source import OriginSource
 from .breaker import Breaker
-from .bucket import Bucket
+from .bucket import Bucket, Changed, StoreFails
 from .events import SharedEvents
 from .source import SharedSource
 from .writer import SharedWriter
+
+FIRST = 30.0
+"""Seconds for the first look at the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class SharedStore:
     """One per proxy. Raises :class:`~.bucket.BadUrl`."""
 
     def __init__(self, settings: SharedSettings, origin: OriginSource, store: Store, events: SharedEvents) -> None:
-        bucket = Bucket(settings.url)
+        self._bucket = bucket = Bucket(settings.url)
         self.shown = bucket.shown
         what = f"the shared store {bucket.shown}"
         self._writer = SharedWriter(bucket, store, events, Breaker(f"writing to {what}"), settings.write)
@@ -35,6 +39,22 @@ class SharedStore:
         self.stored = self._writer.stored
         self.invalidated = self.source.invalidated
         self.drain = self._writer.drain
+        self._first: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._first = asyncio.get_running_loop().create_task(self._ask_first())
+
+    async def _ask_first(self) -> None:
+        """A store that can't be reached is told of at the start, and not with the first miss."""
+        try:
+            async with asyncio.timeout(FIRST):
+                await self._bucket.warm_up()
+        except StoreFails as error:
+            self.source.breaker.failed(str(error))
+        except TimeoutError:
+            self.source.breaker.failed(f"no answer within {FIRST:g} s")
+        except Changed:
+            return
 
     def configure(self, settings: SharedSettings) -> None:
         """Where it is stays as it was at the start."""
@@ -49,6 +69,8 @@ class SharedStore:
         return self._writer.queued
 
     def close(self) -> None:
+        if self._first is not None:
+            self._first.cancel()
         self.source.close()
 
     def snapshot(self) -> dict[str, Any]:
