@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,8 +34,10 @@ from .upstream.origin import OriginClient, OriginSettings
 from .upstream.peers.client import PeerClient
 from .upstream.peers.fleet import PeerFleet
 from .upstream.peers.peer_source import PeerSource
-from .upstream.peers.settings import Keeping
+from .upstream.peers.settings import FleetSettings, Keeping
 from .upstream.peers.sibling_source import SiblingSource
+from .upstream.shared.bucket import BadUrl
+from .upstream.shared.store import SharedSettings, SharedStore
 from .upstream.source import OriginSource, Source, Sources
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class App:
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
         """The addresses and ports that clients are served on."""
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
+        self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
         self.is_draining = False
@@ -106,6 +110,8 @@ class App:
             self.peers.configure(settings.fleet.client)
             self.fleet.configure(settings.fleet)
         self.peer_requests.token = settings.fleet.client.token
+        if self.shared is not None and settings.shared is not None:
+            self.shared.configure(settings.shared)
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
 
@@ -148,15 +154,10 @@ class App:
             raise StartError(str(error)) from error
         settings = self.settings or settings  # they may have changed meanwhile
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
-        before: tuple[Source, ...] = ()
-        if settings.fleet.peers:
-            self.peers = PeerClient(settings.fleet.client, self.dialler)
-            self.fleet.configure(settings.fleet)
-            await self.fleet.start()
-            self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
-            kind = PeerSource if settings.fleet.mode == "home" else SiblingSource
-            before = (kind(self.fleet, self.peers, Keeping(settings.fleet.keep), metrics),)
-        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin), before), metrics)
+        origin = OriginSource(self.origin)
+        sources = Sources(origin, (*await self._peers(settings.fleet), *self._shared(settings.shared, origin, store)))
+        self.fills = fills = FillTable(store, self.limiter, sources, metrics)
+        fills.context.behind = self.shared
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
@@ -172,9 +173,31 @@ class App:
                 "spilled": lambda: store.spill.size,
                 "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: self.tunnels_open,
+                "shared_queued": lambda: self.shared.queued if self.shared is not None else 0,
+                "shared_up": lambda: self.shared is not None and self.shared.is_up,
             }
         )
         self.admission.is_open = not self.is_draining
+
+    async def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
+        if not settings.peers:
+            return ()
+        self.peers = PeerClient(settings.client, self.dialler)
+        self.fleet.configure(settings)
+        await self.fleet.start()
+        self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
+        kind = PeerSource if settings.mode == "home" else SiblingSource
+        return (kind(self.fleet, self.peers, Keeping(settings.keep), self.metrics),)
+
+    def _shared(self, settings: SharedSettings | None, origin: OriginSource, store: Store) -> tuple[Source, ...]:
+        if settings is None:
+            return ()
+        try:
+            self.shared = SharedStore(settings, origin, store, self.metrics)
+        except BadUrl as error:
+            raise StartError(f"cache_shared: {error}") from error
+        self.shared.start()
+        return (self.shared.source,)
 
     def refuse_new(self) -> None:
         """Answer no further request."""
@@ -186,12 +209,16 @@ class App:
         (:meth:`refuse_new`)."""
         assert self.settings is not None
         assert self.fills is not None
+        until = time.monotonic() + self.settings.shutdown_grace
         if self.accounts.unfinished:
             logger.info("proxy-cache: stopping, %d responses to finish", self.accounts.unfinished)
             if not await self.accounts.finished(self.settings.shutdown_grace):
                 logger.warning("proxy-cache: %d responses cut after shutdown_grace", self.accounts.unfinished)
         self.accounts.is_stopping = True
         await self.fills.close()
+        if self.shared is not None:
+            await self.shared.drain(until - time.monotonic())
+            self.shared.close()
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
@@ -249,6 +276,7 @@ class App:
             "requests_in_flight": self.accounts.unfinished,
             "tunnels": self.tunnels_open,
             **({"peers": self.fleet.status()} if self.peers is not None else {}),
+            **({"shared": self.shared.snapshot()} if self.shared is not None else {}),
         }
 
     def forwarded(self, method: str) -> None:

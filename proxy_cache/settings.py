@@ -18,6 +18,7 @@ from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
 from .upstream.origin import OriginSettings
 from .upstream.peers.settings import FleetSettings
+from .upstream.shared.store import SharedSettings
 
 
 class Rules(Protocol):
@@ -67,6 +68,7 @@ class Settings:
     fast_lane: bool
     half_closed_clients: bool
     shutdown_grace: int
+    shared: SharedSettings | None = None
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""

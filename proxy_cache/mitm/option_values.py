@@ -25,6 +25,8 @@ from ..upstream.peers import listings
 from ..upstream.peers.client import PeerSettings
 from ..upstream.peers.peer import Peer, is_private
 from ..upstream.peers.settings import FleetSettings
+from ..upstream.shared.bucket import BadUrl, check_url
+from ..upstream.shared.store import SharedSettings
 from ..upstream.trust import Trust
 from . import compat, rules
 from .filters import host_of_flow
@@ -108,7 +110,24 @@ def parse(options: Any) -> Settings:
         fast_lane=options.fast_lane,
         half_closed_clients=options.half_closed_clients,
         shutdown_grace=options.shutdown_grace,
+        shared=_shared(options),
     )
+
+
+SHARED_WRITES = ("immutable", "all", "off")
+
+
+def _shared(options: Any) -> SharedSettings | None:
+    url, write = options.cache_shared.strip(), options.cache_shared_write.strip()
+    if write not in SHARED_WRITES:
+        raise exceptions.OptionsError(f"cache_shared_write: {_short(write)!r} is not {', '.join(SHARED_WRITES)}")
+    if not url:
+        return None
+    try:
+        check_url(url)
+    except BadUrl as error:
+        raise exceptions.OptionsError(f"cache_shared: {error}") from error
+    return SharedSettings(url, write)
 
 
 def _short(value: object) -> str:

@@ -133,6 +133,18 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "minutes), never.",
     ),
     (
+        "cache_shared", str, "",
+        "An object store that many proxies share, asked on a miss before the origin: s3://bucket/prefix, "
+        "gs://bucket/prefix, az://container/prefix or file:///folder; credentials as its own tools have them "
+        "(environment, instance role). s3://bucket?endpoint=https://host:port for others that speak S3. Needs "
+        "pip install 'proxy-cache[shared]'. Empty: none. Read at start.",
+    ),
+    (
+        "cache_shared_write", str, "immutable",
+        "What is written to it, behind: immutable (what never changes, by its fields, its URL or a rule of cache_ttl), "
+        "all (whatever may be stored for everybody), or off.",
+    ),
+    (
         "origin_max_in_flight", int, 0,
         "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
     ),

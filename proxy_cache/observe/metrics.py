@@ -96,6 +96,11 @@ class Metrics(Collector):
             "name_lookups_total", "Names that connections to origins were waiting for, cached ones too.", "outcome"
         )
         self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
+        self.shared_fetches = counter("shared_fetches_total", "Fills that asked the shared store.", "outcome")
+        self.shared_writes = counter("shared_writes_total", "Responses that were to be written to it.", "outcome")
+        self.shared_bytes = counter("shared_bytes_total", "Bytes of bodies from it and to it.", "direction")
+        self.shared_queued = gauge("shared_queued", "Responses that wait to be written to the shared store.")
+        self.shared_up = gauge("shared_up", "1 while there is a shared store that is asked, 0 while it is left alone.")
         self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # All label values exist from the start, so that the first event is an increase.
@@ -115,6 +120,12 @@ class Metrics(Collector):
             self.peer_fetches.labels(outcome)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
+        for outcome in ("hit", "validated", "miss", "unsuitable", "stale", "stale_used", "corrupt", "timeout", "error"):
+            self.shared_fetches.labels(outcome)
+        for outcome in ("stored", "replaced", "exists", "deleted", "full", "skipped", "gone", "failed"):
+            self.shared_writes.labels(outcome)
+        for direction in ("read", "written"):
+            self.shared_bytes.labels(direction)
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
         # Looking up a child by its label takes longer than counting.
@@ -163,6 +174,15 @@ class Metrics(Collector):
 
     def corrupt_found(self) -> None:
         self.corrupt.inc()
+
+    def shared_fetched(self, outcome: str) -> None:
+        self._add(self.shared_fetches.labels(outcome), 1)
+
+    def shared_written(self, outcome: str) -> None:
+        self._add(self.shared_writes.labels(outcome), 1)
+
+    def shared_moved(self, direction: str, size: int) -> None:
+        self._add(self.shared_bytes.labels(direction), size)
 
     def evicted(self, count: int) -> None:
         self.evictions.inc(count)

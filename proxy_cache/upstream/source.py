@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
+from ..semantics.policy import Policy
 from .connection import Outcome
 from .origin import OriginClient
 from .response import OriginResponse
@@ -28,6 +29,9 @@ class Slot(Protocol):
 
     def asks_peer(self, is_asking: bool) -> None:
         """It waits for a peer, from now on, or no longer."""
+
+    def released(self) -> None:
+        """The origin has said that a response is good, which another source has: it has no part in what is left."""
 
 
 class Wanted(Protocol):
@@ -49,6 +53,10 @@ class Wanted(Protocol):
     def is_personal(self) -> bool:
         """Whether the response may be for one user alone, by the request's fields: it is nothing for peers, nor for
         a shared store."""
+
+    @property
+    def policy(self) -> Policy:
+        """The operator's rules for it."""
 
 
 @dataclass(slots=True)
@@ -111,7 +119,7 @@ class Sources:
     async def get(self, request: SourceRequest) -> OriginResponse:
         """The first response that a source has. Raises what :class:`OriginSource` does."""
         for source in self.before:
-            if source.may_have(request.wanted):
+            if request.first_try is None and source.may_have(request.wanted):
                 response = await source.get(request)
                 if response is not None:
                     return response

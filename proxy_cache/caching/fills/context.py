@@ -28,6 +28,16 @@ class FillEvents(Protocol):
         was changed meanwhile, ``store`` if there was no room or the disk failed."""
 
 
+class WriteBehind(Protocol):
+    """A store that others share, which is told what is new in ours."""
+
+    def stored(self, wanted: FillRequest, entry: Entry) -> None:
+        """A response from the origin has been stored, whole or (``entry.spans``) in part."""
+
+    def invalidated(self, key: str) -> None:
+        """What is stored under ``key`` is not to be used any more (RFC 9111 §4.4)."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpanSettings:
     """How ranges are asked for. All are bytes."""
@@ -62,6 +72,7 @@ class FillContext:
         """The callbacks (:attr:`~.fill.Waiter.on_head`) of waiters without a task."""
         self.keys = KnownKeys()
         self.trouble = Trouble()
+        self.behind: WriteBehind | None = None
 
     @property
     def origin_timeout(self) -> float:

@@ -95,6 +95,9 @@ class Fetch:
     def asks_peer(self, is_asking: bool) -> None:
         self._fill.asks_peer = is_asking
 
+    def released(self) -> None:
+        self._fill.slot.give_back("not_modified")
+
     def _interim(self, status: int, headers: Headers) -> None:
         """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
         anybody's session."""
@@ -125,6 +128,8 @@ class Fetch:
                 if head.why_not_stored is None and not fill.doomed:
                     entry = fill.context.store.put(fill.request.key, head.response, content)
                     outcome = "stored" if entry is not None else "not_stored"
+                    if entry is not None and fill.context.behind is not None:
+                        fill.context.behind.stored(fill.request, entry)
                 fill.ended(outcome)
                 deliver(fill, head, recipients)
             except (Exception, asyncio.CancelledError) as error:
@@ -217,6 +222,8 @@ class Fetch:
         entry = await store.commit(body, request.key, head.response)
         if entry is not None and fill.doomed:
             store.remove(entry)
+        elif entry is not None and fill.context.behind is not None and response.source == "origin":
+            fill.context.behind.stored(request, entry)
         return "stored" if entry is not None else "not_stored"
 
     def _take(self, response: OriginResponse) -> FillHead:
