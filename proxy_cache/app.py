@@ -74,6 +74,7 @@ class App:
         self.peers: PeerClient | None = None
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
         """The addresses and ports that clients are served on."""
+        self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
@@ -109,6 +110,10 @@ class App:
         if self.peers is not None:
             self.peers.configure(settings.fleet.client)
             self.fleet.configure(settings.fleet)
+            self.keeping.keep = settings.fleet.keep
+        elif self.fills is not None:
+            sources = self.fills.context.sources
+            sources.before = (*self._peers(settings.fleet), *sources.before)
         self.peer_requests.token = settings.fleet.client.token
         if self.shared is not None and settings.shared is not None:
             self.shared.configure(settings.shared)
@@ -155,7 +160,8 @@ class App:
         settings = self.settings or settings  # they may have changed meanwhile
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
         origin = OriginSource(self.origin)
-        sources = Sources(origin, (*await self._peers(settings.fleet), *self._shared(settings.shared, origin, store)))
+        sources = Sources(origin, (*self._peers(settings.fleet), *self._shared(settings.shared, origin, store)))
+        await self.fleet.first_look()
         self.fills = fills = FillTable(store, self.limiter, sources, metrics)
         fills.context.behind = self.shared
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
@@ -179,15 +185,16 @@ class App:
         )
         self.admission.is_open = not self.is_draining
 
-    async def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
+    def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
         if not settings.peers:
             return ()
         self.peers = PeerClient(settings.client, self.dialler)
         self.fleet.configure(settings)
-        await self.fleet.start()
+        self.fleet.start()
         self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
+        self.keeping = Keeping(settings.keep)
         kind = PeerSource if settings.mode == "home" else SiblingSource
-        return (kind(self.fleet, self.peers, Keeping(settings.keep), self.metrics),)
+        return (kind(self.fleet, self.peers, self.keeping, self.metrics),)
 
     def _shared(self, settings: SharedSettings | None, origin: OriginSource, store: Store) -> tuple[Source, ...]:
         if settings is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -478,3 +479,85 @@ def test_two_users_never_see_each_others_body_whatever_node_they_ask(
                 check(path, under_way)
         check(path, under_way)
     assert sum(node.value("peer_fetches_total", outcome="hit") for node in nodes) > 0
+
+
+def test_peers_that_are_named_while_it_runs(tmp_path: Path, origin: Origin) -> None:
+    ports = [free_port() for _ in range(2)]
+    peers = [f"http://127.0.0.1:{port}" for port in ports]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for number, port in enumerate(ports):
+            (tmp_path / str(number)).mkdir()
+            node = Proxy(tmp_path / str(number), listen_port=port, control=True)
+            nodes.append(stack.enter_context(node))
+        for node in nodes:
+            assert node.set_option(f"cache_peers={','.join(peers)}") == "ok"
+        urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(10)]
+        for url in urls:
+            for node in nodes:
+                assert node.get(url, expect=1000).ok
+        assert [origin.count(f"/{number}") for number in range(10)] == [1] * 10
+        assert [peer["state"] for peer in nodes[0].status()["peers"]] == ["up", "up"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cache_peers": "cache-1:8080"}, "cache_peers: 'cache-1:8080': it begins with none of"),
+        ({"cache_peers": "https://10.0.0.1:8080"}, "needs cache_peer_token_file"),
+        ({"cache_peers": "http://192.0.2.1.example:80", "cache_peer_self": "x"}, "cache_peer_self: 'x'"),
+        ({"cache_peer_token_file": "/nowhere/token"}, "cache_peer_token_file: '/nowhere/token'"),
+        ({"cache_peer_mode": "parent"}, "cache_peer_mode: must be one of home, sibling"),
+        ({"cache_peer_keep": "no"}, "cache_peer_keep: must be one of always, hot, never"),
+        ({"cache_peer_timeout": 0}, "cache_peer_timeout: must be 1 second or more"),
+    ],
+)
+def test_a_bad_value_is_told(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    proxy = Proxy(tmp_path, **options)
+    proxy.expects_errors = True
+    proxy.launch()
+    try:
+        proxy.wait_for_log(re.escape(told))
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("headers", [(("ETag", '"v1"'),), ()], ids=["with a validator", "without"])
+def test_a_home_that_is_frozen_in_the_middle_of_a_body(
+    start_fleet: Callable[..., Fleet], origin: Origin, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """The rest comes from the origin, long before `origin_timeout`."""
+    nodes = start_fleet(2, cache_peer_timeout=1, origin_timeout=200)
+    gate = Gate()
+    size, half = 400_000, 200_000
+    for number in range(50):
+        url = origin.serve(
+            f"/{number}",
+            Reply(size=size, body_gate=gate, gate_at=half).with_headers(("Cache-Control", "max-age=60"), *headers),
+        )
+        fetch = nodes[0].start_get(url, expect=size)
+        fetch.received(half)
+        if nodes[1].value("origin_fetches_in_flight"):
+            break
+        fetch.leave()
+    nodes[1].signal(signal.SIGSTOP)
+    gate.open()
+    try:
+        assert fetch.result(60).ok
+    finally:
+        nodes[1].signal(signal.SIGCONT)
+
+
+def test_a_silent_origin_is_no_reason_to_give_the_home_up(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2, cache_peer_timeout=1)
+    gate = Gate()
+    size, half = 400_000, 200_000
+    url = origin.serve("/slow", Reply(size=size, body_gate=gate, gate_at=half))
+    fetches = [node.start_get(url, expect=size) for node in nodes]
+    for fetch in fetches:
+        fetch.received(half)
+    home = next(node for node in nodes if node.value("origin_fetches_in_flight"))
+    home.wait_for_log(r"/slow 504 .*\n(.*\n)*.*/slow 504 ")  # it was asked whether it is there, twice
+    gate.open()
+    assert all(response.ok for response in results(fetches))
+    assert origin.count("/slow") == 1

@@ -112,7 +112,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     (
         "cache_peer_mode", str, "home",
         "home: a miss asks the home of its key, one of the peers. sibling: a miss asks up to two peers whether they "
-        "have it (only-if-cached), for fleets of mixed proxies.",
+        "have it (only-if-cached), for fleets of mixed proxies. Read at start.",
     ),
     (
         "cache_peer_timeout", int, 2,

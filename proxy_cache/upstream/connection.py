@@ -238,10 +238,19 @@ class OriginConnection(asyncio.Protocol):
             self._watching = False
             self._loop.remove_reader(self._watched)
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds in which nothing has come, although it was waited for."""
+        return 0.0 if self._paused and not self._watching else self._loop.time() - self._heard
+
     def abort(self) -> None:
         """Close the connection at once. Idempotent."""
+        self.give_up(OriginError("http_response_incomplete", "given up"))
+
+    def give_up(self, error: OriginError) -> None:
+        """The same, for this reason."""
         self._transport.abort()
-        self._lost(OriginError("http_response_incomplete", "given up"))
+        self._lost(error)
 
     def close(self) -> None:
         """Close an idle connection."""

@@ -27,7 +27,13 @@ class BodyConnection(Protocol):
     def splice(self, pipe: int, limit: int, when_readable: Callable[[], None]) -> int | None:
         """See :meth:`.connection.OriginConnection.splice`."""
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds in which nothing has come, although it was waited for."""
+
     def abort(self) -> None: ...
+
+    def give_up(self, error: OriginError) -> None: ...
 
 
 class OriginResponse:
@@ -91,6 +97,21 @@ class OriginResponse:
     def is_whole(self) -> bool:
         """Whether all of the body has arrived. If none was read yet, :meth:`read_held` returns it."""
         return self._complete
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to come, well or not."""
+        return self._connection is None
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds in which nothing has come, although it was waited for."""
+        return self._connection.silent_for if self._connection is not None else 0.0
+
+    def give_up(self, why: str) -> None:
+        """The rest of the body doesn't come."""
+        if self._connection is not None:
+            self._connection.give_up(OriginError("connection_read_timeout", why))
 
     @property
     def spliceable(self) -> int:

@@ -45,8 +45,12 @@ class PeerFleet:
         own = parse_peer(settings.own) if settings.own else None
         self._list.configure(settings.peers, own, self._listening_on())
 
-    async def start(self) -> None:
+    def start(self) -> None:
+        """Watch the lists of peers, from now on."""
         self._list.start()
+
+    async def first_look(self) -> None:
+        """Wait until each list was looked at, for :data:`FIRST_LOOK` at the most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
                 await self._list.first_look()

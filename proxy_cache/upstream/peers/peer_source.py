@@ -24,6 +24,7 @@ from ...semantics.peer_fields import WITH_DIGEST, answer_to, repr_digest
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
+from .body_watch import BodyWatch
 from .client import PeerClient
 from .fleet import PeerFleet
 from .health import Attempt
@@ -51,6 +52,7 @@ class PeerSource:
     def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
         self._client = client
+        self._bodies = BodyWatch(client)
         self._keeping = keeping
         self._events = events
 
@@ -139,6 +141,7 @@ class PeerSource:
             return None
         response.source = "peer"
         response.on_break = partial(self._fleet.broke_off, peer)
+        self._bodies.watch(response, peer, request.target)
         response.may_be_kept = self._keeping.keeps(wanted.key)
         self._events.peer_asked(_outcome(response), seconds)
         return response
