@@ -189,6 +189,7 @@ class Fetch:
         response = await fill.context.sources.get(
             SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try)
         )
+        fill.state = FillState.RUNNING  # also without a slot, if another source has it
         try:
             if response.status == 304 and candidates:
                 return "not_modified" if await take_not_modified(fill, candidates, response) else None

@@ -241,7 +241,7 @@ class Fill:
             self._leftover.cancel()
             self._leftover = None
         self.registry.has_ended(self)
-        if outcome:
+        if outcome and self.slot.asked is not None:
             self.context.events.fill_ended(outcome)
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None
