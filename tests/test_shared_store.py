@@ -80,6 +80,7 @@ def test_what_one_proxy_has_fetched_the_next_has_from_the_bucket(start: Start, o
     assert two.get(urls["/long"]).hit
     assert two.value("shared_fetches_total", outcome="hit") == len(sizes)
     assert two.value("shared_bytes_total", direction="read") == sum(sizes.values())
+    assert two.value("origin_fetches_total", outcome="stored") == 0
     assert two.status()["shared"]["reading"] == "ok"
     assert all(name.startswith("a/prefix/v1/") for name in bucket.names())
 
@@ -393,8 +394,8 @@ def test_local_caches_deleted_the_bucket_has_it_all(start: Start, origin: Origin
     written(one, len(urls))
     one.close()
     two = start()
-    for number, url in enumerate(urls):
-        assert two.get(url).body == content(f"/{number}", 20_000)
+    for number, fetch in enumerate([two.start_get(url) for url in urls]):
+        assert fetch.result().body == content(f"/{number}", 20_000)
     assert all(origin.count(f"/{number}") == 1 for number in range(40))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Self
 
 BUCKET = "shared"
@@ -104,7 +105,7 @@ class Bucket:
 
     # -- as somebody who tampers with it --------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def client(self) -> Any:
         import boto3
         from botocore.config import Config

@@ -194,6 +194,7 @@ class Fetch:
         response = await fill.context.sources.get(
             SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try)
         )
+        fill.state = FillState.RUNNING  # also without a slot, if another source has it
         try:
             if response.status == 304 and candidates:
                 return "not_modified" if await take_not_modified(fill, candidates, response) else None
@@ -272,59 +273,42 @@ class Fetch:
         fill = self._fill
         source, validator = fill.context.sources.origin, strong_validator(head.response.headers)
         span = fill.request.range_fetch
-        if self._from_origin:
-            may_retry = source.client.may_retry(broken, self._breaks)
-        else:
-            self._from_origin = may_retry = True  # it has not been asked yet
-            if validator is None and body.kept and head.length is None and not body.is_range:
-                return await self._repeat(headers, body, broken)
+        # If it has come from elsewhere, the origin has not been asked yet. It may also send all of it once more.
+        is_new, self._from_origin = not self._from_origin, True
+        may_repeat = is_new and body.kept and head.length is None and not body.is_range
         if (
-            not may_retry
-            or validator is None
+            not (is_new or source.client.may_retry(broken, self._breaks))
             or head.response.status != 200
-            or (head.length is None and body.total is None)
+            or not (may_repeat or (validator is not None and (head.length is not None or body.total is not None)))
             or ("range" in headers and (span is None or span.field is not None))
         ):
             raise broken
-        if fill.slot.asked is not None:
+        if not is_new:
             await source.client.pause(self._breaks, 0.0, broken.error)
         self._breaks += 1
         since = body.length
         if since == body.total:
             return None  # nothing but its end was lacking
-        last = "" if body.total is None else body.total - 1
-        headers = (
-            headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
-        )
+        headers = headers.without(*CONDITIONAL, "range")
+        if validator is not None:
+            last = "" if body.total is None else body.total - 1
+            headers = headers.add("Range", f"bytes={since}-{last}").add("If-Range", validator)
         response = await source.get(SourceRequest(fill.request, fill.request.target, headers, self))
         try:
-            if not _is_the_rest(response, since, head, body):
+            if _is_the_rest(response, since, head, body):
+                updated = head.response.updated_by(
+                    response.headers, response.request_time, response.response_time, None, fill.request.policy
+                )
+                if body.kept and not may_be_kept(fill.request, updated):
+                    fill.doomed = True
+            elif not may_repeat or not await begins_alike(response, body):
                 raise broken
-            updated = head.response.updated_by(
-                response.headers, response.request_time, response.response_time, None, fill.request.policy
-            )
-            if body.kept and not may_be_kept(fill.request, updated):
-                fill.doomed = True
             again = await copy(response, body, fill.context.store.pipes)
         finally:
             response.close()
         if again is not None and body.length - since >= PROGRESS:
             self._breaks = 0
         return again
-
-    async def _repeat(self, headers: Headers, body: Body, broken: OriginError) -> OriginError | None:
-        """Ask the origin for all of it, see :mod:`.repeat`. Raises ``broken`` if it has another."""
-        fill = self._fill
-        response = await fill.context.sources.origin.get(
-            SourceRequest(fill.request, fill.request.target, headers.without(*CONDITIONAL, "range"), self)
-        )
-        try:
-            is_alike = response.status == 200 and response.content_length == body.total
-            if not is_alike or not await begins_alike(response, body):
-                raise broken
-            return await copy(response, body, fill.context.store.pipes)
-        finally:
-            response.close()
 
 
 def _is_the_rest(response: OriginResponse, since: int, head: FillHead, body: Body) -> bool:

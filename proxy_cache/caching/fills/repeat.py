@@ -12,6 +12,8 @@ from ...upstream.response import OriginResponse
 
 async def begins_alike(response: OriginResponse, body: Body) -> bool:
     """Read as much of the response as there is of the body, and compare. What follows goes into the body."""
+    if response.status != 200 or response.content_length != body.total:
+        return False
     position, since, expected = body.start, body.length, b""
     reader = body.reader(position, since)
     try:

@@ -34,10 +34,9 @@ class BodyWatch:
     async def _watch(self, response: OriginResponse, peer: Peer, target: Target) -> None:
         patience = self._client.settings.timeout
         while not response.is_over:
-            await asyncio.sleep(max(patience - response.silent_for, patience / 4))
+            await asyncio.sleep(patience)
             if response.silent_for >= patience and not await self._is_there(peer, target):
                 response.give_up("the peer has stopped in the middle of it, and says nothing")
-                return
 
     async def _is_there(self, peer: Peer, target: Target) -> bool:
         """Whether it answers anything at all."""

@@ -135,6 +135,12 @@ class BodyFeed:
     def splice(self, pipe: int, limit: int, when_readable: Callable[[], None]) -> int | None:
         return 0
 
+    silent_for = 0.0
+    """It has a limit of its own, see :data:`SILENCE`."""
+
+    def give_up(self, error: OriginError) -> None:
+        self.abort()
+
     def abort(self) -> None:
         if self._task is not None:
             self._task.cancel()

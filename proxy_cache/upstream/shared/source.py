@@ -2,7 +2,7 @@
 
 A fresh response is used as it is, with its Age. A stale one is validated at the origin, with a slot like any request to
 it, and after a 304 the body comes from here (RFC 9111 §4.3). A response that is nothing for this request, and a store
-that is slow or fails, leave it to the origin: that costs :data:`DEADLINE` at most (and :data:`PATIENCE` in a crowd).
+that is slow or fails, leave it to the origin: that costs :data:`DEADLINE` (and :data:`PATIENCE` in a crowd) at most.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ PLACES: Final = 32
 """Fills that ask at the same time. (Bodies that have begun to arrive don't count.)"""
 PATIENCE: Final = 3.0
 """Seconds that further ones wait, while the store answers; if it fails, all of them go on to the origin."""
-DISTRUST: Final = 600.0
+DISTRUST: Final = 24 * 3600.0
 """Seconds for which a key isn't looked up after it was invalidated, or a damaged object was found, unless that is
-deleted before. (A proxy that may not write can't do that.)"""
+deleted before: a proxy that may not write can't do that, nor one whose store fails just then."""
 DISTRUSTED_MAX: Final = 10_000
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 
@@ -354,6 +354,7 @@ class _Nothing:
     """The connection of a body that is all here."""
 
     spliceable = 0
+    silent_for = 0.0
 
     def go_on(self) -> None: ...
 
@@ -361,6 +362,8 @@ class _Nothing:
         return 0
 
     def abort(self) -> None: ...
+
+    def give_up(self, error: OriginError) -> None: ...
 
 
 def _whole(status: int, headers: Headers, body: bytes, asked: float) -> OriginResponse:
