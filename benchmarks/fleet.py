@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +67,16 @@ class Node(Mitmdump):
             arguments += ["--set", option]
         super().__init__(name, arguments, folder / f"conf-{name}", core, port)
 
-    def asked(self, *outcomes: str) -> int:
-        """How often it has asked a peer so far, and this came of it (``hit``, ``miss``, …; none named: anything)."""
+    def asked(self) -> Counter[str]:
+        """How often it has asked a peer so far, by what came of it: ``hit``, ``miss``, ``timeout``, …"""
         text = fetch(self.metrics_port, "/metrics")[1].decode()
         counts = re.findall(r'^cache_proxy_peer_fetches_total\{outcome="(\w+)"\} (\S+)$', text, re.MULTILINE)
-        return sum(round(float(count)) for outcome, count in counts if not outcomes or outcome in outcomes)
+        return Counter({outcome: round(float(count)) for outcome, count in counts})
+
+    def left_alone(self) -> str:
+        """Which peers it leaves alone now, and why."""
+        peers = json.loads(fetch(self.metrics_port, "/status")[1]).get("peers", ())
+        return ", ".join(f"{peer['url']} is {peer['state']}: {peer['reason']}" for peer in peers if peer["reason"])
 
 
 class Fleet:
@@ -254,8 +261,8 @@ def hop_latency(bench: Bench, troubles: Troubles) -> list[Line]:
     for fleet in (bench.started, bench.later):
         asked.append((f", {fleet.name}", fleet.asking, fleet.with_home(bench.new_urls(), fleet.home)))
     seconds: list[list[float]] = [[] for _ in asked]
-    before = bench.origin.requests()
     wait_until_idle(bench.nodes)
+    before, asked_before = bench.origin.requests(), [node.asked() for _, node, _ in asked]
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(node.port)) for _, node, _ in asked]
         for (_, _, urls), client in zip(asked, clients, strict=True):
@@ -268,6 +275,9 @@ def hop_latency(bench: Bench, troubles: Troubles) -> list[Line]:
     expected = (bench.options.requests + 20) * len(asked)
     if (fetched := bench.origin.requests() - before - 1) != expected:
         troubles.append(f"first bytes, {bench.size}: {fetched} requests at the origin for {expected} misses")
+    for (_, node, _), count in list(zip(asked, asked_before, strict=True))[1:]:
+        if (answers := node.asked() - count) != Counter(miss=bench.options.requests + 20):
+            troubles.append(f"first bytes, {bench.size}: {node.name}: peers' answers: {dict(answers)}")
     alone, *others = (statistics.median(times) * 1000 for times in seconds)
     return [
         Line(f"miss by way of its home, {bench.size}{name}", what, value / alone, value, alone, 2)
@@ -318,7 +328,7 @@ def measure(bench: Bench, what: str, contender: Contender, troubles: Troubles, *
     node, peer = contender.node, contender.peer
     urls = contender.urls() if contender.urls else None
     wait_until_idle(bench.nodes)
-    fetched, asked, asked_well = bench.origin.requests(), node.asked(), node.asked(contender.asks_peers or "hit")
+    fetched, asked = bench.origin.requests(), node.asked()
     ticks, peer_ticks = node.cpu_ticks(), peer.cpu_ticks() if peer else 0
     result = load.run(node.port, bench.url, bench.options.seconds, bench.cores.other, listed=urls)
     requests = max(1, result.requests)
@@ -326,7 +336,7 @@ def measure(bench: Bench, what: str, contender: Contender, troubles: Troubles, *
         spent * 10_000 / requests for spent in (node.cpu_ticks() - ticks, peer.cpu_ticks() - peer_ticks if peer else 0)
     )
     fetched = bench.origin.requests() - fetched - 1  # the count itself is a request
-    asked, asked_well = node.asked() - asked, node.asked(contender.asks_peers or "hit") - asked_well
+    asked = node.asked() - asked
     name = f"{what}: {node.name}"
     print(
         f"{name}: {result.rate:.0f}/s, {cpu:.0f} µs of CPU each" + (f", peer {peer_cpu:.0f} µs" if peer else ""),
@@ -340,10 +350,10 @@ def measure(bench: Bench, what: str, contender: Contender, troubles: Troubles, *
         troubles.append(f"{name}: {fetched} requests at the origin for {result.requests} misses")
     if not is_miss and fetched:
         troubles.append(f"{name}: {fetched} requests reached the origin")
-    if contender.asks_peers and asked_well < result.requests:
-        troubles.append(f"{name}: a peer's {contender.asks_peers} {asked_well} times in {result.requests} requests")
-    if not contender.asks_peers and asked:
-        troubles.append(f"{name}: peers were asked {asked} times")
+    expected = contender.asks_peers
+    if (asked[expected] < result.requests or len(asked) > 1) if expected else asked:
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in asked.items())
+        troubles.append(f"{name}: {result.requests} requests, and peers' answers: {outcomes} {node.left_alone()}")
     return Run(result.rate, cpu, peer_cpu)
 
 
