@@ -433,9 +433,8 @@ def measure_size(
             Fleet("started", folder, cores, is_later=False), Fleet("later", folder, cores, is_later=True),
             Fleet("passing-on", folder, cores, is_later=True, keep="never"),
         )  # fmt: skip
-        for node in bench.nodes:
+        for node in bench.nodes:  # one at a time: they share a core, and a busy machine has little of it
             stack.enter_context(node)
-        for node in bench.nodes:
             node.wait_until_listening()
         for node in bench.nodes:  # code is warm, and connections to the origin and to peers are open
             load.run(node.port, bench.url, 1, cores.other, listed=bench.listed(bench.new_urls(), MISSES))
