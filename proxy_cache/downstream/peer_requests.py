@@ -27,6 +27,8 @@ class PeerRequests:
         self.token = ""
         """The fleet's secret; empty: peers are known by their addresses."""
         self.is_peer: Callable[[str], bool] = lambda address: False
+        self._waiting: set[_PeerWaits] = set()
+        self._ticker: asyncio.TimerHandle | None = None
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
@@ -34,21 +36,32 @@ class PeerRequests:
             return
         exchange.headers, client = taken_off(exchange.headers)
         exchange.client = client or address
-        exchange.peer = _PeerWaits(exchange, self.token)
+        exchange.peer = waits = _PeerWaits(exchange, self.token, self._waiting.discard)
+        self._waiting.add(waits)
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
+
+    def _tick(self) -> None:
+        """One timer for all: most are answered long before."""
+        self._ticker = None
+        for waits in list(self._waiting):
+            waits.tell()
+        if self._waiting:
+            self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
 
 
 class _PeerWaits:
     """Tells a peer that it is being answered, and that it has been."""
 
-    __slots__ = ("_answer_to", "_exchange", "_timer")
+    __slots__ = ("_answer_to", "_exchange", "_is_over")
 
-    def __init__(self, exchange: Exchange, token: str) -> None:
+    def __init__(self, exchange: Exchange, token: str, is_over: Callable[[_PeerWaits], None]) -> None:
         self._exchange = exchange
         self._answer_to = answer_to(exchange.key, token)
-        self._timer = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tell)
+        self._is_over = is_over
 
     def answered(self, answer: Answer) -> None:
-        self._timer.cancel()
+        self._is_over(self)
         value, headers = self._answer_to, answer.headers
         if (
             isinstance(answer.body, MemoryReader)
@@ -60,9 +73,10 @@ class _PeerWaits:
             value += WITH_DIGEST
         answer.headers = headers.add("Cache-Peer", value)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """It is still waited for, unless the peer has left."""
         exchange = self._exchange
-        if not exchange.is_over:
-            if exchange.on_interim is not None:
-                exchange.on_interim(102, _NO_FIELDS)
-            self._timer = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tell)
+        if exchange.is_over:
+            self._is_over(self)
+        elif exchange.on_interim is not None:
+            exchange.on_interim(102, _NO_FIELDS)
