@@ -11,7 +11,9 @@ from tests.support.proxy import ROOT
 
 FILES = sorted(
     path
-    for folder in ("", "docs", "tests", "tests/support", "tests/unit", ".ci", ".github/workflows", "benchmarks")
+    for folder in (
+        "", "docs", "tests", "tests/support", "tests/unit", ".ci", ".github/workflows", "benchmarks", "deploy",
+    )  # fmt: skip
     for path in (ROOT / folder).iterdir()
     if path.is_file() and path.suffix in ("", ".md", ".py", ".txt", ".yml", ".toml") and path.name != ".git"
 )
