@@ -212,7 +212,7 @@ def test_what_is_written_is_on_volumes_that_can_be_written(variant: Path) -> Non
 
 @each_variant
 def test_the_cache_is_no_mount_but_a_folder_in_it(variant: Path) -> None:
-    """So the proxy makes it, for its account alone (0700): a mount is root's, open to all, and may have a lost+found."""
+    """So the proxy makes it, for its account alone (0700): a mount is root's and open to all, with a lost+found."""
     (folder,) = manifests.options(variant)["cache_dir"]
     assert folder not in mounts(manifests.container(variant))
 
