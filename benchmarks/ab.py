@@ -42,7 +42,7 @@ def main() -> None:
         with checkout(options.before, folder / "before") as before, Origin(folder / "origin", other_core) as origin:
             origin.wait_until_listening()
             for name in options.sizes or sorted(
-                {size for kind in options.kinds for size in KINDS[kind]}, key=SIZES.get
+                {size for kind in options.kinds for size in KINDS[kind]}, key=SIZES.__getitem__
             ):
                 kinds = [kind for kind in options.kinds if options.sizes or name in KINDS[kind]]
                 compare(name, kinds, before, origin, folder, proxy_core, other_core, options)

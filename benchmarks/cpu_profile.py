@@ -73,8 +73,8 @@ def summary(folded: str, most: int = 60) -> str:
         for function in set(functions):
             inclusive[function] += int(count)
     lines = [f"{'all':>7} {'own':>7}  of {total} samples"]
-    for function, count in inclusive.most_common(most):
-        lines.append(f"{count / total:7.1%} {own[function] / total:7.1%}  {function}")
+    for function, samples in inclusive.most_common(most):
+        lines.append(f"{samples / total:7.1%} {own[function] / total:7.1%}  {function}")
     return "\n".join(lines)
 
 

@@ -136,12 +136,12 @@ async def measure(folder: Path, entries: int) -> dict[str, float]:
         store.touch(entry)
     figures["touch us"] = (time.perf_counter() - start) / len(touched) * 1e6
     if entries > 2 * EVICTED:
-        reserve = lambda: store.reserve(EVICTED * footprint)  # noqa: E731
+        reserve = lambda: store.evictor.reserve(EVICTED * footprint)  # noqa: E731
         start = time.perf_counter()
         figures["loop block ms, longest"] = await longest_block(reserve, evicted, EVICTED)
         figures["eviction s"] = time.perf_counter() - start
         assert sum(evicted) == EVICTED, evicted
-        store.unreserve(EVICTED * footprint)
+        store.evictor.unreserve(EVICTED * footprint)
     await store.close()
     return figures
 
