@@ -6,4 +6,4 @@ over from the beginning, which no option of the product could say.
 
 from proxy_cache.upstream.peers import fleet
 
-fleet.CHANGED_FOR = 0.0
+fleet.CHANGED_FOR = 0.0  # type: ignore[misc]

@@ -110,8 +110,7 @@ class OriginConnection(asyncio.Protocol):
         self._asked = 0.0
         self._head_since = 0.0
         """When the first byte of an incomplete head arrived (loop's clock); 0: none did."""
-        self._looked_again = False
-        """Whether a timeout was extended by a moment."""
+        self._looked_again = False  # whether a timeout was extended by a moment
         self._response: OriginResponse | None = None
         self._paused = False
         self._tls: Any = self._transport.get_extra_info("ssl_object")
@@ -348,9 +347,11 @@ class OriginConnection(asyncio.Protocol):
         time; interim responses do, for a while."""
         if self._head_since and self._head_since + self._timeout < up:
             up, why = self._head_since + self._timeout, f"a head took more than {self._timeout:g} s"
-        longest = self._interim_for
-        if self._asked + longest < up:
-            up, why = self._asked + longest, f"no more than interim responses came for {longest:g} s"
+        if self._asked + self._interim_for < up:
+            up, why = (
+                self._asked + self._interim_for,
+                f"no more than interim responses came for {self._interim_for:g} s",
+            )
         return up, why
 
     def _is_too_slow(self, now: float) -> bool:
