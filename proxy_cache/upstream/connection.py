@@ -247,7 +247,6 @@ class OriginConnection(asyncio.Protocol):
         self.give_up(OriginError("http_response_incomplete", "given up"))
 
     def give_up(self, error: OriginError) -> None:
-        """The same, for this reason."""
         self._transport.abort()
         self._lost(error)
 
@@ -347,11 +346,8 @@ class OriginConnection(asyncio.Protocol):
         time; interim responses do, for a while."""
         if self._head_since and self._head_since + self._timeout < up:
             up, why = self._head_since + self._timeout, f"a head took more than {self._timeout:g} s"
-        if self._asked + self._interim_for < up:
-            up, why = (
-                self._asked + self._interim_for,
-                f"no more than interim responses came for {self._interim_for:g} s",
-            )
+        if (interim := self._asked + self._interim_for) < up:
+            up, why = interim, f"no more than interim responses came for {self._interim_for:g} s"
         return up, why
 
     def _is_too_slow(self, now: float) -> bool:
