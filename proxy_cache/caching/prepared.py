@@ -129,6 +129,7 @@ class PreparedHits:
         if response.vary and ("range" in dict(response.vary) or not matches(response.vary, headers)):
             return None  # (``headers`` are without the Range)
         start, stop = spec
+        # Most name both ends, which takes no call. (``within`` has the rules for all of them.)
         if start is not None and stop is not None and start <= stop < entry.length:
             stop += 1
         elif span := spec.within(entry.length):

@@ -27,18 +27,12 @@ def parsed() -> dict[str, ast.Module]:
 MODULES = parsed()
 
 
-def imports(name: str, *, for_types: bool) -> Iterator[str]:
-    """The modules of ours that one imports. ``for_types``: also where only a type checker does."""
+def imports(name: str) -> Iterator[str]:
+    """The modules of ours that one imports, be it for a type checker alone."""
     tree = MODULES[name]
-    unseen = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
     is_package = (PACKAGE / name.replace(".", "/")).is_dir()
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or (id(node) in unseen and not for_types):
+        if not isinstance(node, ast.ImportFrom):
             continue
         if node.level:
             parts = name.split(".")
@@ -62,7 +56,7 @@ def test_imports_run_down() -> None:
         f"{name} imports {imported}"
         for name in MODULES
         if name
-        for imported in imports(name, for_types=True)
+        for imported in imports(name)
         if imported and room(imported) != room(name) and not may_import(room(name), imported)
     ]
     assert not wrong
@@ -140,7 +134,7 @@ def test_aiohttp_serves_and_asks_nobody() -> None:
 
 def test_no_circles() -> None:
     """Also not of imports for types alone."""
-    arrows = {name: set(imports(name, for_types=True)) - {name, ""} for name in MODULES}
+    arrows = {name: set(imports(name)) - {name, ""} for name in MODULES}
     while free := [name for name, targets in arrows.items() if not targets]:
         for name in free:
             del arrows[name]
