@@ -50,11 +50,12 @@ class PeerRequests:
 
     def ready(self, request: Request, key: str, address: str, cache: Cache) -> Hit | None:
         """A prepared hit for a peer whose request at ``address`` is plain, but for that."""
-        headers, proof = request.fields.headers, request.fields.peer
+        proof = request.fields.peer
         if request.range is not None or proof is None or not self._knows(proof, address):
             return None
         # A response may vary by what the peer's client has sent in it, but not by who that is.
-        return cache.ready_signed(key, taken_off(headers)[0], time.time(), self.token or ASKS, self._signature)
+        headers, _ = request.fields.for_peer()
+        return cache.ready_signed(key, headers, time.time(), self.token or ASKS, self._signature)
 
     def _signature(self, key: str, status: int, headers: Headers, body: bytes | bytearray | memoryview) -> bytes:
         value = answer_to(key, self.token)

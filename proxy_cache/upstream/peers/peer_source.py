@@ -60,7 +60,7 @@ class PeerSource:
         fleet = self._fleet
         if wanted.is_personal or not fleet.has_others:
             return False
-        return fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self
+        return fleet.has_changed or not fleet.is_home(wanted.key)
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         wanted, fleet = request.wanted, self._fleet
@@ -75,7 +75,7 @@ class PeerSource:
                     if response is not None:
                         return response
         # We are the home, or stand in for it. Before the list changed, or while the home was away, it was another.
-        if fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self:
+        if fleet.has_changed or not fleet.is_home(wanted.key):
             others = (peer for peer in fleet.ranked(wanted.key) if not peer.is_self and peer not in asked)
             for peer in islice(others, LOOKS):
                 with self._attempt(peer) as attempt:
