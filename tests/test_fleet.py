@@ -418,7 +418,7 @@ def test_scale_out_and_a_rolling_restart_under_load(tmp_path: Path, origin: Orig
         (tmp_path / str(number)).mkdir()
         node = Proxy(
             tmp_path / str(number), listen_port=ports[number], cache_peers=listed.as_uri(), cache_peer_token_file=token,
-            shutdown_grace=10,
+            cache_peer_timeout=30, shutdown_grace=10,
         )  # fmt: skip
         return stack.enter_context(node)
 
