@@ -114,7 +114,7 @@ class App:
         elif self.fills is not None:
             sources = self.fills.context.sources
             sources.before = (*self._peers(settings.fleet), *sources.before)
-        self.peer_requests.token = settings.fleet.client.token
+        self.peer_requests.tokens = settings.fleet.client.tokens
         if self.shared is not None and settings.shared is not None:
             self.shared.configure(settings.shared)
         if self.cache is not None:
@@ -188,6 +188,11 @@ class App:
     def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
         if not settings.peers:
             return ()
+        if not settings.client.tokens:
+            logger.warning(
+                "proxy-cache: cache_peers without cache_peer_token_file: peers are asked on private addresses alone, "
+                "and whoever has the address of one is taken for it"
+            )
         self.peers = PeerClient(settings.client, self.dialler)
         self.fleet.configure(settings)
         self.fleet.start()

@@ -26,6 +26,7 @@ from tests.support.tools import free_port
 from tests.test_http_properties import KEPT_APART, SEED, check
 
 SECRET = "correct-horse-battery-staple"
+NEW_SECRET = "battery-staple-correct-horse"
 NODES = 3
 
 
@@ -498,6 +499,44 @@ def test_peers_that_are_named_while_it_runs(tmp_path: Path, origin: Origin) -> N
                 assert node.get(url, expect=1000).ok
         assert [origin.count(f"/{number}") for number in range(10)] == [1] * 10
         assert [peer["state"] for peer in nodes[0].status()["peers"]] == ["up", "up"]
+
+
+def test_the_secret_is_changed_while_all_run(start_fleet: Callable[..., Fleet], origin: Origin, tmp_path: Path) -> None:
+    """Old and new first, then new and old, and then the new one alone, a node at a time."""
+    nodes = start_fleet(2)
+    token, urls = tmp_path / "token", []
+    for text in (f"{SECRET}\n{NEW_SECRET}\n", f"{NEW_SECRET}\n{SECRET}\n", f"{NEW_SECRET}\n"):
+        token.write_text(text)
+        for node in nodes:
+            node.signal(signal.SIGHUP)
+            node.wait_for_log("cache_peer_token_file read again: it has changed")
+            node.log.clear()
+            for _ in range(6):
+                urls.append(origin.serve(f"/{len(urls)}", Reply(size=1000)))
+                assert all(one.get(urls[-1], expect=1000).ok for one in nodes)
+    assert [origin.count(f"/{number}") for number in range(len(urls))] == [1] * len(urls)
+    assert not sum(node.value("peer_fetches_total", outcome="error") for node in nodes)
+    # Whoever shows the old one is nobody now.
+    answer = nodes[0].get(urls[0], headers=[("Cache-Peer", SECRET)])
+    assert answer.ok
+    assert answer.header("Cache-Peer") is None
+
+
+def test_a_secret_that_is_gone_is_kept(start_fleet: Callable[..., Fleet], origin: Origin, tmp_path: Path) -> None:
+    nodes = start_fleet(2)
+    (tmp_path / "token").unlink()
+    for node in nodes:
+        node.expects_errors = True
+        node.signal(signal.SIGHUP)
+        node.wait_for_log("SIGHUP: cache_peer_token_file: .*; what was there before is kept")
+    urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(6)]
+    assert all(node.get(url, expect=1000).ok for url in urls for node in nodes)
+    assert [origin.count(f"/{number}") for number in range(6)] == [1] * 6
+
+
+def test_peers_without_a_secret_are_warned_of(start_proxy: Callable[..., Proxy]) -> None:
+    proxy = start_proxy(cache_peers="http://127.0.0.1:1")
+    proxy.wait_for_log("cache_peers without cache_peer_token_file")
 
 
 @pytest.mark.parametrize(

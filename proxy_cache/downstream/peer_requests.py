@@ -12,7 +12,7 @@ from typing import Final
 
 from ..caching.answers import Answer, Exchange, MemoryReader
 from ..semantics.headers import Headers
-from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, is_proof, repr_digest, taken_off
+from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, proven, repr_digest, taken_off
 
 STILL_HERE_EVERY: Final = 0.4
 """Seconds from one 102 to the next. ``cache_peer_timeout`` is a second at least."""
@@ -24,19 +24,20 @@ class PeerRequests:
 
     def __init__(self) -> None:
         self.is_on = False
-        self.token = ""
-        """The fleet's secret; empty: peers are known by their addresses."""
+        self.tokens: tuple[str, ...] = ()
+        """The fleet's secrets: more than one while they are changed. Empty: peers are known by their addresses."""
         self.is_peer: Callable[[str], bool] = lambda address: False
         self._waiting: set[_PeerWaits] = set()
         self._ticker: asyncio.TimerHandle | None = None
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
-        if not self.is_on or not is_proof(proof, self.token) or not (self.token or self.is_peer(address)):
+        token = proven(proof, self.tokens) if self.is_on else None
+        if token is None or not (token or self.is_peer(address)):
             return
         exchange.headers, client = taken_off(exchange.headers)
         exchange.client = client or address
-        exchange.peer = waits = _PeerWaits(exchange, self.token, self._waiting.discard)
+        exchange.peer = waits = _PeerWaits(exchange, token, self._waiting.discard)
         self._waiting.add(waits)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)

@@ -115,13 +115,14 @@ class PeerSource:
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
         peer, wanted = attempt.peer, request.wanted
-        started = time.monotonic()
+        # It may be another one before the answer is here.
+        started, token = time.monotonic(), self._client.settings.token
         try:
             response = await self._client.get(
                 (peer.scheme, peer.authority), request.target, headers, wanted.client,
                 partial(_but_102, on_interim) if on_interim is not None else None,
             )  # fmt: skip
-            problem = await self._problem_with(response, wanted.key)
+            problem = await self._problem_with(response, wanted.key, token)
         except OriginError as error:
             attempt.failed(f"{error.error}: {error.detail}")
             outcome = "timeout" if error.error.endswith("timeout") else "error"
@@ -146,10 +147,10 @@ class PeerSource:
         self._events.peer_asked(_outcome(response), seconds)
         return response
 
-    async def _problem_with(self, response: OriginResponse, key: str) -> str:
-        """Why a response is not taken; empty if it is."""
+    async def _problem_with(self, response: OriginResponse, key: str, token: str) -> str:
+        """Why a response is not taken; empty if it is. ``token``: what the peer was shown."""
         proof = (response.peer or "").removesuffix(WITH_DIGEST)
-        if proof != answer_to(key, self._client.settings.token):
+        if proof != answer_to(key, token):
             return "what answers there is no peer of ours, or answers another key"
         if proof == response.peer:
             return ""
