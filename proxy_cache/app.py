@@ -179,6 +179,8 @@ class App:
                 "spilled": lambda: store.spill.size,
                 "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: self.tunnels_open,
+                "peers": lambda: len(self.fleet.states()),
+                "peers_left_alone": lambda: sum(peer.state != "up" for peer in self.fleet.states()),
                 "shared_queued": lambda: self.shared.queued if self.shared is not None else 0,
                 "shared_up": lambda: self.shared is not None and self.shared.is_up,
             }

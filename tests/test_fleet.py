@@ -113,6 +113,19 @@ def test_what_a_peer_has_is_stored_here_with_its_age(start_fleet: Callable[..., 
     assert request.header("Forwarded") is None
 
 
+def test_bytes_are_counted_by_where_they_come_from(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2)
+    sizes = {"/little": 1000, "/large": 3_000_000}
+    for path, size in sizes.items():
+        url = origin.serve(path, Reply(size=size))
+        for node in nodes:
+            assert node.get(url, expect=size).ok
+    assert sum(node.value("fetched_bytes_total", source="origin") for node in nodes) == 3_001_000
+    assert sum(node.value("fetched_bytes_total", source="peer") for node in nodes) == 3_001_000
+    assert [node.value("peers") for node in nodes] == [2, 2]
+    assert sum(node.value("peers_left_alone") for node in nodes) == 0
+
+
 def test_one_limit_and_one_queue_for_a_key_in_the_whole_fleet(
     start_fleet: Callable[..., Fleet], origin: Origin
 ) -> None:
@@ -195,6 +208,7 @@ def test_a_home_that_is_gone_is_left_alone(start_fleet: Callable[..., Fleet], or
         fetches = [node.start_get(url, expect=1000) for url in urls for node in nodes[1:]]
         assert all(response.ok for response in results(fetches))
         assert all(origin.count(f"/{how}{number}") <= 2 for number in range(40))
+        assert all(node.value("peers_left_alone") >= 1 for node in nodes[1:])
     finally:
         if how == "stop":
             nodes[0].signal(signal.SIGCONT)

@@ -80,6 +80,7 @@ def test_what_one_proxy_has_fetched_the_next_has_from_the_bucket(start: Start, o
     assert two.get(urls["/long"]).hit
     assert two.value("shared_fetches_total", outcome="hit") == len(sizes)
     assert two.value("shared_bytes_total", direction="read") == sum(sizes.values())
+    assert two.value("fetched_bytes_total", source="shared") == sum(sizes.values())
     assert two.value("origin_fetches_total", outcome="stored") == 0
     assert two.status()["shared"]["reading"] == "ok"
     assert all(name.startswith("a/prefix/v1/") for name in bucket.names())
