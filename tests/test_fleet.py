@@ -55,11 +55,13 @@ ANSWERED = ("hit", "joined", "miss")
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, count: int = NODES, also: Sequence[str] = (), **options: Any) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, count: int = NODES, also: Sequence[str] = (), scheme: str = "http", **options: Any
+) -> Iterator[Fleet]:
     token = folder / "token"
     token.write_text(SECRET)
     ports = [free_port() for _ in range(count)]
-    peers = [*(f"http://127.0.0.1:{port}" for port in ports), *also]
+    peers = [*(f"{scheme}://127.0.0.1:{port}" for port in ports), *also]
     with contextlib.ExitStack() as stack:
         nodes = []
         for number, port in enumerate(ports):
@@ -370,6 +372,18 @@ def test_hits_and_peers_hits_need_no_slot(start_fleet: Callable[..., Fleet], ori
     gate.open()
     results(held)
     assert sum(origin.count(f"/{number}") for number in range(9)) == 9
+
+
+def test_peers_are_asked_by_https(tmp_path: Path, origin: Origin) -> None:
+    """A proxy takes TLS on its usual port, with the certificate of mitmproxy's option ``certs``."""
+    certificate = self_signed(tmp_path / "peer.pem")
+    trusted = {"certs": f"*={certificate}", "ssl_verify_upstream_trusted_ca": certificate}
+    with fleet(tmp_path, 2, scheme="https", **trusted) as nodes:
+        number = 0
+        while min(sum(node.value("peer_fetches_total", outcome=outcome) for outcome in ANSWERED) for node in nodes) < 1:
+            url, number = origin.serve(f"/{number}", Reply(size=1000)), number + 1
+            assert all(node.get(url, expect=1000).ok for node in nodes)
+            assert number < 100
 
 
 @pytest.mark.parametrize("how", ["absolute", "reverse"])
