@@ -499,7 +499,7 @@ def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
     script = tmp_path / "cache.py"
     script.write_text(f"import sys\nsys.modules['obstore'] = None\nsys.argv[0] = {str(SCRIPT)!r}\n" + START_AS_USUAL)
     line = refused(tmp_path, f"s3://{BUCKET}", script=script)
-    assert "needs the package obstore: pip install 'proxy-cache[shared]'" in line
+    assert "needs the package obstore: pip install '.[shared]'" in line
 
 
 def test_read_only(start: Start, origin: Origin, bucket: Bucket) -> None:
