@@ -198,6 +198,17 @@ def test_an_error_of_the_origin_is_passed_on_and_costs_one_fill(
     assert [node.get(url).status for node in nodes] == [502] * NODES
 
 
+def test_a_request_meets_two_silent_peers_at_most(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """They take connections, and say nothing. Then the origin is asked, whatever others there are to look at."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
+        peers = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in silent]
+        proxy = start_proxy(cache_peers=peers, cache_peer_timeout=1)
+        assert proxy.get(origin.serve("/x", Reply(size=1000)), expect=1000).ok
+        assert proxy.value("peer_fetches_total", outcome="timeout") == 2
+        assert origin.count("/x") == 1
+
+
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_home_that_is_gone_is_left_alone(start_fleet: Callable[..., Fleet], origin: Origin, how: str) -> None:
     nodes = start_fleet(cache_peer_timeout=1)
