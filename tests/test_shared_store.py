@@ -80,6 +80,7 @@ def test_what_one_proxy_has_fetched_the_next_has_from_the_bucket(start: Start, o
     assert two.get(urls["/long"]).hit
     assert two.value("shared_fetches_total", outcome="hit") == len(sizes)
     assert two.value("shared_bytes_total", direction="read") == sum(sizes.values())
+    assert two.value("fetched_bytes_total", source="shared") == sum(sizes.values())
     assert two.value("origin_fetches_total", outcome="stored") == 0
     assert two.status()["shared"]["reading"] == "ok"
     assert all(name.startswith("a/prefix/v1/") for name in bucket.names())
@@ -498,7 +499,7 @@ def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
     script = tmp_path / "cache.py"
     script.write_text(f"import sys\nsys.modules['obstore'] = None\nsys.argv[0] = {str(SCRIPT)!r}\n" + START_AS_USUAL)
     line = refused(tmp_path, f"s3://{BUCKET}", script=script)
-    assert "needs the package obstore: pip install 'proxy-cache[shared]'" in line
+    assert "needs the package obstore: pip install '.[shared]'" in line
 
 
 def test_read_only(start: Start, origin: Origin, bucket: Bucket) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...wire.responses import OriginError
 from ..names import Names
-from .health import Attempt, Health
+from .health import Attempt, Health, PeerState
 from .listings import parse_peer
 from .peer import Peer, as_address
 from .peer_list import PeerList
@@ -117,5 +117,10 @@ class PeerFleet:
                 found = await self._names.getaddrinfo(peer.host, peer.port)
                 self._addresses |= {as_address(sockaddr[0].partition("%")[0]) or "" for *_, sockaddr in found}
 
+    def states(self) -> list[PeerState]:
+        """How all of the list are doing."""
+        return self._health.states(self._list.peers)
+
     def status(self) -> list[dict[str, Any]]:
-        return [asdict(state) for state in self._health.states(self._list.peers)]
+        """The same, for the status page."""
+        return [asdict(state) for state in self.states()]
