@@ -32,11 +32,13 @@ class PeerRequests:
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
-        if not self.is_on or not is_proof(proof, self.token) or not (self.token or self.is_peer(address)):
+        if not self.is_on or not (self.token or self.is_peer(address)):
             return
-        exchange.headers, client = taken_off(exchange.headers)
-        exchange.client = client or address
-        exchange.peer = waits = _PeerWaits(exchange, self.token, self._waiting.discard)
+        headers, element, client = taken_off(exchange.headers)
+        if not is_proof(proof, exchange.target.url, element, self.token):
+            return
+        exchange.headers, exchange.client = headers, client or address
+        exchange.peer = waits = _PeerWaits(exchange, proof, self.token, self._waiting.discard)
         self._waiting.add(waits)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
@@ -55,9 +57,9 @@ class _PeerWaits:
 
     __slots__ = ("_answer_to", "_exchange", "_is_over")
 
-    def __init__(self, exchange: Exchange, token: str, is_over: Callable[[_PeerWaits], None]) -> None:
+    def __init__(self, exchange: Exchange, proof: str, token: str, is_over: Callable[[_PeerWaits], None]) -> None:
         self._exchange = exchange
-        self._answer_to = answer_to(exchange.key, token)
+        self._answer_to = answer_to(proof, exchange.key, token)
         self._is_over = is_over
 
     def answered(self, answer: Answer) -> None:
