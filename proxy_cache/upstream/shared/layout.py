@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ...semantics.headers import Headers
+from ...semantics.headers import HOP_BY_HOP, Headers
 from ...semantics.policy import Policy
 
 VERSION: Final = "v1"
@@ -168,6 +168,11 @@ def _head_of(told: dict[str, object]) -> StoredHead:
         raise ValueError("a status that has no body, or is of a part")
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in head.headers.fields):
         raise ValueError("a field that is none")
+    if not HOP_BY_HOP.isdisjoint(head.headers.names) or head.headers.get("content-length") not in (
+        None,
+        str(head.length),
+    ):
+        raise ValueError("a field that says where the body ends, and is wrong")
     return head
 
 
