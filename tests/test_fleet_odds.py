@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.support.origin import Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.scripted import ThreadedOrigin
 from tests.test_fleet import SECRET, BadPeer, Fleet, fleet
+from tests.test_hangup import configure, hang_up
 
 FRESH = ("Cache-Control", "max-age=3600")
 
@@ -185,3 +187,28 @@ def test_what_a_peer_has_sent_can_not_be_said_again_for_another_url_or_client(
             response = wire.response()
         assert response.status == 200
         assert (response.header("Cache-Peer") is not None) == is_taken
+
+
+def test_another_secret_is_taken_while_it_runs(
+    start_fleet: Callable[..., Fleet], origin: Origin, tmp_path: Path
+) -> None:
+    nodes = start_fleet()
+    (tmp_path / "token").write_text("another-secret-than-before\n")
+    for node in nodes:
+        node.signal(signal.SIGHUP)
+        node.wait_for_log("SIGHUP: the fleet has another secret")
+    for number in range(8):
+        url = origin.serve(f"/{number}", Reply(size=1000))
+        assert all(node.get(url, expect=1000).ok for node in nodes)
+        assert origin.count(f"/{number}") == 1
+    (tmp_path / "token").write_text("short")
+    nodes[0].signal(signal.SIGHUP)
+    nodes[0].wait_for_log("the secret of the fleet not read again: cache_peer_token_file")
+    assert all(node.get(origin.serve("/last", Reply(size=1000)), expect=1000).ok for node in nodes)
+    assert origin.count("/last") == 1
+
+
+def test_what_is_read_at_the_start_is_said_to_need_another(start_proxy: Callable[..., Proxy], tmp_path: Path) -> None:
+    proxy = start_proxy(confdir=configure(tmp_path, ""))
+    said = hang_up(proxy, f"cache_shared: file://{tmp_path}/bucket\ncache_peer_mode: sibling\n")
+    assert said.endswith("a restart is needed for cache_peer_mode, cache_shared")

@@ -1,4 +1,5 @@
-"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are started anew."""
+"""SIGHUP: ``config.yaml``, the fleet's secret and certificates are read again, and log files that were renamed are
+started anew."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from ..runtime import hangup
 from .compat import RELOAD, SCRIPTS, find
 from .observers import ADDON_NAME
 from .option_file import OUR_DEFAULTS, OptionFile
+from .option_values import parse
 from .trust import ForwardTrust
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Reload:
             self._reopen()
             if RELOAD.is_on:
                 self._read_again()
+            self._renew_secret()
             self._renew_trust()
 
     def _reopen(self) -> None:
@@ -91,6 +94,20 @@ class Reload:
             )
         except Exception as error:
             self._app.failed(error)
+
+    def _renew_secret(self) -> None:
+        """Read ``cache_peer_token_file`` again, though its name is the same. One that can't be read stays as it was."""
+        settings = self._app.settings
+        if settings is None or not ctx.options.cache_peer_token_file:
+            return
+        try:
+            new = parse(ctx.options)
+        except exceptions.OptionsError as error:
+            logger.warning("proxy-cache: SIGHUP: the secret of the fleet not read again: %s", error)
+            return
+        if new.fleet != settings.fleet:
+            self._app.configure(new)
+            logger.info("proxy-cache: SIGHUP: the fleet has another secret")
 
     def _renew_trust(self) -> None:
         """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
