@@ -13,7 +13,7 @@ import pytest
 
 from proxy_cache.semantics.peer_fields import proof
 from tests.support.agents import Wire, results
-from tests.support.origin import Origin, Reply
+from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 from tests.support.scripted import ThreadedOrigin
 from tests.test_fleet import SECRET, BadPeer, Fleet, fleet
@@ -212,3 +212,25 @@ def test_what_is_read_at_the_start_is_said_to_need_another(start_proxy: Callable
     proxy = start_proxy(confdir=configure(tmp_path, ""))
     said = hang_up(proxy, f"cache_shared: file://{tmp_path}/bucket\ncache_peer_mode: sibling\n")
     assert said.endswith("a restart is needed for cache_peer_mode, cache_shared")
+
+
+@pytest.mark.parametrize("keep", ["never", "hot"])
+def test_a_crowd_shares_what_is_kept_by_the_home_alone(
+    start_fleet: Callable[..., Fleet], origin: Origin, keep: str
+) -> None:
+    """One request to the home, also while the body comes, though none of it is stored here."""
+    nodes = start_fleet(cache_peer_keep=keep)
+    size, half = 600_000, 300_000
+    for number in range(8):
+        gate, body_gate = Gate(), Gate()
+        url = origin.serve(f"/{number}", Reply(size=size, gate=gate, body_gate=body_gate, gate_at=half))
+        fetches = [nodes[0].start_get(url, expect=size) for _ in range(20)]
+        nodes[0].wait_for_waiters(20)
+        gate.open()
+        fetches[0].received(half)
+        body_gate.open()
+        assert all(response.ok for response in results(fetches))
+        assert origin.count(f"/{number}") == 1
+    answered = sum(nodes[0].value("peer_fetches_total", outcome=outcome) for outcome in ("hit", "joined", "miss"))
+    # (As a home it looks at the other node once for each of its own keys.)
+    assert answered <= 8
