@@ -140,3 +140,17 @@ def test_a_named_peer_is_known_by_its_address_once_it_has_one(
         await fleet.stop()
 
     asyncio.run(story())
+
+
+def test_an_agent_of_this_machine_is_no_peer_by_the_machines_address() -> None:
+    """In a fleet without a secret, where agents and the proxy share a node's address."""
+
+    async def story() -> None:
+        fleet = PeerFleet(Names(), lambda: ())
+        peers = ("http://10.0.0.1:8080", "http://10.0.0.2:8080")
+        fleet.configure(FleetSettings(peers, own=peers[0]))
+        assert fleet.is_peer("10.0.0.2")
+        assert not fleet.is_peer("10.0.0.1")
+        await fleet.stop()
+
+    asyncio.run(story())

@@ -45,7 +45,7 @@ class PeerFleet:
         self._found: dict[str, frozenset[str]] = {}
         """The addresses of peers that are listed by name."""
         self._addresses: frozenset[str] = frozenset()
-        """Of all peers, as far as they are known."""
+        """Of all peers but this one, as far as they are known."""
         self._finding: asyncio.Task[None] | None = None
         """Looks up the names of peers, as long as there are any."""
         self.has_others = False
@@ -105,8 +105,9 @@ class PeerFleet:
         peers = self._list.peers
         self.has_others = not all(peer.is_self for peer in peers)
         self._health.keep(peers)
-        fixed = frozenset(peer.host for peer in peers if peer.is_address)
-        names = {peer.host: peer.port for peer in peers if not peer.is_address}
+        # Whoever has our own address is an agent of this machine: we ask ourselves nothing.
+        fixed = frozenset(peer.host for peer in peers if peer.is_address and not peer.is_self)
+        names = {peer.host: peer.port for peer in peers if not peer.is_address and not peer.is_self}
         self._found = {name: found for name, found in self._found.items() if name in names}
         self._addresses = fixed.union(*self._found.values())
         if self._finding is not None:
