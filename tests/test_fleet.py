@@ -236,6 +236,9 @@ class BadPeer(ThreadedOrigin):
         self.asked = 0
         self.size_of: Callable[[str], int] = lambda key: 1000
 
+    def _answers(self, connection: socket.socket) -> None:
+        """Before it answers."""
+
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             data = b""
@@ -244,7 +247,11 @@ class BadPeer(ThreadedOrigin):
                     return
                 data += more
             self.asked += 1
+            self.data = data
+            self._answers(connection)
             key = data.split(b" ", 2)[1].decode()
+            found = re.search(rb"(?i)\r\ncache-peer: (\S+)", data)
+            proof = found[1].decode() if found else ""
             fields, body = "Cache-Control: max-age=60\r\n", b"x" * 400
             match self.how:
                 case "garbage":
@@ -256,13 +263,18 @@ class BadPeer(ThreadedOrigin):
                 case "unmarked":
                     pass
                 case "another key":
-                    fields += f"Cache-Peer: {answer_to(key + '2', SECRET)}\r\n"
+                    fields += f"Cache-Peer: {answer_to(proof, key + '2', SECRET)}\r\n"
                 case "another secret":
-                    fields += f"Cache-Peer: {answer_to(key, 'x' * 20)}\r\n"
+                    fields += f"Cache-Peer: {answer_to(proof, key, 'x' * 20)}\r\n"
                 case "wrong digest":
-                    fields += f"Repr-Digest: {repr_digest(b'y')}\r\nCache-Peer: {answer_to(key, SECRET)};digest\r\n"
+                    fields += (
+                        f"Repr-Digest: {repr_digest(b'y')}\r\nCache-Peer: {answer_to(proof, key, SECRET)};digest\r\n"
+                    )
+                case "right":
+                    fields += f"Cache-Peer: {answer_to(proof, key, SECRET)}\r\n"
+                    body = content("/" + key.split("/", 3)[3], 400, 0)
                 case "short":
-                    fields += f"Cache-Peer: {answer_to(key, SECRET)}\r\n"
+                    fields += f"Cache-Peer: {answer_to(proof, key, SECRET)}\r\n"
                     body = content("/" + key.split("/", 3)[3], 400, 0)
                 case "not ready":
                     connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")

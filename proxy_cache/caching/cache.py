@@ -44,7 +44,7 @@ class Cache:
         self.planner = Planner(store, fills)
         self.serving = Serving(store, fills, settings, heads, self.planner)
         hits = PreparedHits(store, heads)
-        self.ready, self.ready_range, self.ready_signed = hits.find, hits.find_range, hits.find_signed
+        self.ready, self.ready_range, self.ready_with_digest = hits.find, hits.find_range, hits.find_with_digest
         """What most hits are answered with, see :mod:`.prepared`."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ..store.files import WARM_MAX, OpenBody
 from ..store.index import Entry
 from ..store.memory import LARGEST, SMALL
 from ..store.store import Store
-from ..wire.requests import response_head, with_line
+from ..wire.requests import response_head
 from .answers import Answer
 from .headers import NAME, Heads, put
 
@@ -34,14 +34,14 @@ LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
 
 Hit: TypeAlias = tuple[bytes, bytes | bytearray | memoryview, int | None, int]
 """Head, body, file and status."""
-Sign: TypeAlias = Callable[[str, str, int, Headers, bytes | bytearray | memoryview], bytes]
-"""Field lines for a key, by a secret, for the status and the header of its response, and the body."""
+DigestOf: TypeAlias = Callable[[int, Headers, bytes | bytearray | memoryview], str]
+"""Of a response's status, header and body."""
 
 
 class Prepared:
     """The head of an entry's hits, made once, but for its age and its ttl."""
 
-    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response", "signature")
+    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "digest", "response")
 
     def __init__(self, response: StoredResponse, template: bytes) -> None:
         self.response = response
@@ -49,8 +49,8 @@ class Prepared:
         self._between, _, self._after = rest.partition(TTL_MARK.encode())
         self._from = self._until = 0.0
         self._bytes = b""
-        self.signature: tuple[str | None, bytes] = None, b""
-        """See :meth:`PreparedHits.find_signed`."""
+        self.digest: str | None = None
+        """See :meth:`PreparedHits.find_with_digest`."""
 
     def head(self, now: float) -> bytes:
         if not self._from <= now < self._until:
@@ -122,18 +122,15 @@ class PreparedHits:
         file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
         return prepared.head(now), body, file, response.status
 
-    def find_signed(self, key: str, headers: Headers, now: float, secret: str, sign: Sign) -> Hit | None:
-        """The same for a peer: with more field lines, which ``sign`` makes, once for an entry and a ``secret``."""
+    def find_with_digest(self, key: str, headers: Headers, now: float, digest_of: DigestOf) -> tuple[Hit, str] | None:
+        """The same, with a digest of the body, which ``digest_of`` makes, once for an entry; it may be empty."""
         hit = self.find(key, headers, now)
-        if hit is None:
-            return None
-        head, body, file, status = hit
         entry = self._index.only(key)
-        prepared = entry.prepared if entry is not None else None
-        assert prepared is not None
-        if prepared.signature[0] != secret:
-            prepared.signature = secret, sign(key, secret, status, prepared.response.headers, body)
-        return with_line(head, prepared.signature[1]), body, file, status
+        if hit is None or entry is None or (prepared := entry.prepared) is None:
+            return None
+        if prepared.digest is None:
+            prepared.digest = digest_of(prepared.response.status, prepared.response.headers, hit[1])
+        return hit, prepared.digest
 
     def find_range(self, key: str, headers: Headers, spec: RangeSpec, now: float) -> Hit | None:
         """The same for a GET with one range and, but for that, plain: if all of the range is in memory, or in a file

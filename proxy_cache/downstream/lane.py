@@ -194,7 +194,7 @@ class Lane(asyncio.Protocol):
                 plain = fields.plain or (fields.unconditional and policy.ignore_directives)
                 if not (plain and self._hit(request, target, key, cache)):
                     self._answer(request, target, policy, cache)
-                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients:
+                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients and request.peer is None:
                     if len(self._known) >= REMEMBER:
                         self._known.clear()
                     self._known[data] = request, target, key
@@ -218,10 +218,9 @@ class Lane(asyncio.Protocol):
         """Answer from memory if the response is prepared there; most requests are answered here."""
         started = time.monotonic()
         try:
-            fields, spec = request.fields, request.range
-            headers = fields.headers
-            if fields.peer is not None:
-                ready = self.host.peers.ready(request, key, self.host.client, cache)
+            headers, spec = request.fields.headers, request.range
+            if request.peer is not None:
+                ready = self.host.peers.ready(request, target, key, self.host.client, cache)
             elif spec is None:
                 ready = cache.ready(key, headers, time.time())
             else:
@@ -247,8 +246,8 @@ class Lane(asyncio.Protocol):
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
-            if fields.peer is not None:
-                self.host.peers.recognise(exchange, fields.peer, self.host.client)
+            if request.peer is not None:
+                self.host.peers.recognise(exchange, request.peer, self.host.client)
             record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)

@@ -15,8 +15,9 @@ from ..caching.answers import Answer, Exchange, MemoryReader
 from ..caching.cache import Cache
 from ..caching.prepared import Hit
 from ..semantics.headers import Headers
+from ..semantics.keys import Target
 from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, proven, repr_digest, taken_off
-from ..wire.requests import Request
+from ..wire.requests import Request, with_line
 
 STILL_HERE_EVERY: Final = 0.4
 """Seconds from one 102 to the next. ``cache_peer_timeout`` is a second at least."""
@@ -36,29 +37,41 @@ class PeerRequests:
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
-        token = self._proven(proof, address)
+        if not self.is_on:
+            return
+        headers, element, client = taken_off(exchange.headers)
+        token = self._proven(proof, exchange.target, element, address)
         if token is None:
             return
-        exchange.headers, client = taken_off(exchange.headers)
-        exchange.client = client or address
-        exchange.peer = waits = _PeerWaits(exchange, token, self._waiting.discard)
+        exchange.headers, exchange.client = headers, client or address
+        exchange.peer = waits = _PeerWaits(exchange, proof, token, self._waiting.discard)
         self._waiting.add(waits)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
 
-    def _proven(self, proof: str, address: str) -> str | None:
-        """The secret that it was proven by, which is empty in a fleet that has none; ``None``: it is no peer."""
-        token = proven(proof, self.tokens) if self.is_on else None
-        return token if token or (token is not None and self.is_peer(address)) else None
+    def _proven(self, proof: str, target: Target, element: str, address: str) -> str | None:
+        """The secret that it was proven by, which is empty in a fleet that has none; ``None``: it is no peer.
+        ``element``: the last one of Forwarded."""
+        if not (self.tokens or self.is_peer(address)):
+            return None
+        return proven(proof, target.url, element, self.tokens)
 
-    def ready(self, request: Request, key: str, address: str, cache: Cache) -> Hit | None:
+    def ready(self, request: Request, target: Target, key: str, address: str, cache: Cache) -> Hit | None:
         """A prepared hit for a peer at ``address`` whose request is plain, but for that."""
-        proof = request.fields.peer
-        if request.range is not None or proof is None or (token := self._proven(proof, address)) is None:
+        proof = request.peer
+        if request.range is not None or proof is None or not self.is_on:
             return None
         # A response may vary by what the peer's client has sent, but not by what the peer adds.
-        headers, _ = request.fields.for_peer()
-        return cache.ready_signed(key, headers, time.time(), token, _signature)
+        headers, element, _ = request.fields.for_peer()
+        if (token := self._proven(proof, target, element, address)) is None:
+            return None
+        found = cache.ready_with_digest(key, headers, time.time(), _digest)
+        if found is None:
+            return None
+        (head, body, file, status), digest = found
+        value = answer_to(proof, key, token)
+        lines = f"Repr-Digest: {digest}\r\nCache-Peer: {value}{WITH_DIGEST}" if digest else f"Cache-Peer: {value}"
+        return with_line(head, lines.encode("ascii") + b"\r\n"), body, file, status
 
     def _tick(self) -> None:
         """One timer for all: most are answered long before."""
@@ -74,21 +87,18 @@ class _PeerWaits:
 
     __slots__ = ("_answer_to", "_exchange", "_is_over")
 
-    def __init__(self, exchange: Exchange, token: str, is_over: Callable[[_PeerWaits], None]) -> None:
+    def __init__(self, exchange: Exchange, proof: str, token: str, is_over: Callable[[_PeerWaits], None]) -> None:
         self._exchange = exchange
-        self._answer_to = answer_to(exchange.key, token)
+        self._answer_to = answer_to(proof, exchange.key, token)
         self._is_over = is_over
 
     def answered(self, answer: Answer) -> None:
         self._is_over(self)
         value, headers, body = self._answer_to, answer.headers, answer.body
-        if (
-            isinstance(body, MemoryReader)
-            and answer.length == len(body.content)
-            and _has_digest(answer.status, headers, answer.length)
-        ):
-            headers = headers.add("Repr-Digest", repr_digest(body.content))
-            value += WITH_DIGEST
+        if isinstance(body, MemoryReader) and answer.length == len(body.content):
+            digest = _digest(answer.status, headers, body.content)
+            if digest:
+                headers, value = headers.add("Repr-Digest", digest), value + WITH_DIGEST
         answer.headers = headers.add("Cache-Peer", value)
 
     def tell(self) -> None:
@@ -100,14 +110,6 @@ class _PeerWaits:
             exchange.on_interim(102, _NO_FIELDS)
 
 
-def _signature(key: str, secret: str, status: int, headers: Headers, body: bytes | bytearray | memoryview) -> bytes:
-    """What goes with a prepared hit, as :meth:`_PeerWaits.answered` has it."""
-    value = answer_to(key, secret)
-    if not _has_digest(status, headers, len(body)):
-        return f"Cache-Peer: {value}\r\n".encode("ascii")
-    return f"Repr-Digest: {repr_digest(body)}\r\nCache-Peer: {value}{WITH_DIGEST}\r\n".encode("ascii")
-
-
-def _has_digest(status: int, headers: Headers, length: int) -> bool:
-    """Whether we send a digest with a body of so many bytes. The origin's own goes on as it is."""
-    return status == 200 and length <= DIGEST_MAX and "repr-digest" not in headers
+def _digest(status: int, headers: Headers, body: bytes | bytearray | memoryview) -> str:
+    """That goes with a response; empty if none does. The origin's own goes on as it is."""
+    return repr_digest(body) if status == 200 and len(body) <= DIGEST_MAX and "repr-digest" not in headers else ""

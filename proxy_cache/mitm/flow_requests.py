@@ -305,7 +305,7 @@ class FlowRequests:
             policy = self.app.settings.rules.policy_for(flow)
             headers = headers_for_origin(flow, self.app.via)
             record.exchange = exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
-            if (proof := flow.request.headers.get("cache-peer")) is not None:
+            if (proof := flow.request.headers.get("cache-peer")) is not None and flow.request.method == "GET":
                 self.app.peer_requests.recognise(exchange, proof, exchange.client)
             record.exchange.gone = record.cut == "client"
         return record.exchange

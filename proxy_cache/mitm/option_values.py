@@ -20,6 +20,7 @@ from ..semantics import redaction
 from ..semantics.limits import HeadLimits
 from ..settings import Settings
 from ..store.store import Quota
+from ..upstream.connection import INTERIM_TIMES
 from ..upstream.origin import OriginSettings
 from ..upstream.peers import listings
 from ..upstream.peers.client import PeerSettings
@@ -317,9 +318,12 @@ def _fleet(options: Any) -> FleetSettings:
             f"cache_peer_timeout: must be 1 second or more, and {MAX_NUMBER} at the most, not "
             f"{_short(options.cache_peer_timeout)}"
         )
+    # A home that does what it should has asked its peers, its queue and its origin by then, each try with its limits.
+    tries = (options.origin_retries + 1) * (INTERIM_TIMES + 1) * options.origin_timeout
+    longest = 15 + 3 * options.cache_peer_timeout + options.origin_queue_timeout + tries
     client = PeerSettings(
         options.cache_peer_timeout, options.origin_timeout, _tokens(options.cache_peer_token_file), _trust(options),
-        _head_limits(options),
+        _head_limits(options), longest,
     )  # fmt: skip
     peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
     own = options.cache_peer_self.strip()

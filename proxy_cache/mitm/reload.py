@@ -1,4 +1,5 @@
-"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are started anew."""
+"""SIGHUP: ``config.yaml``, the fleet's secret and certificates are read again, and log files that were renamed are
+started anew."""
 
 from __future__ import annotations
 
@@ -64,8 +65,10 @@ class Reload:
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
             self._reopen()
+            before = self._secrets()
             if RELOAD.is_on:
                 self._read_again()
+            self._read_secrets(before)
             self._renew_trust()
 
     def _reopen(self) -> None:
@@ -84,7 +87,6 @@ class Reload:
             )
 
     def _read_again(self) -> None:
-        before = self._secrets()
         try:
             logger.info("proxy-cache: SIGHUP: config.yaml read again: %s", self._file.read_again(ctx.options))
         except exceptions.OptionsError as error:
@@ -93,8 +95,6 @@ class Reload:
             )
         except Exception as error:
             self._app.failed(error)
-        else:
-            self._read_secrets(before)
 
     def _secrets(self) -> tuple[str, ...]:
         """Those of the fleet that are in use."""
@@ -102,6 +102,8 @@ class Reload:
 
     def _read_secrets(self, before: tuple[str, ...]) -> None:
         """Also where config.yaml is what it was: its options name the file, and the file has others now."""
+        if self._app.settings is None or not ctx.options.cache_peer_token_file:
+            return
         try:
             settings = option_values.parse(ctx.options)
         except exceptions.OptionsError as error:

@@ -22,7 +22,7 @@ from ..runtime.loop import read_at_once
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..store.pipes import SPLICE_MIN
-from ..wire.response_reader import ResponseReader
+from ..wire.response_reader import MAX_INTERIM, ResponseReader
 from ..wire.responses import OriginError
 from .response import OriginResponse
 
@@ -72,10 +72,11 @@ class OriginConnection(asyncio.Protocol):
         min_pace: int = 0,
         body_timeout: float | None = None,
         interim_for: float | None = None,
+        interims_max: int = MAX_INTERIM,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> None:
         """``timeout``: seconds without a byte; for bodies ``body_timeout``, if that is given. ``interim_for``: seconds
-        for which 1xx responses may delay the final one."""
+        for which 1xx responses may delay the final one, and ``interims_max`` of them."""
         self.origin = origin
         self.prefix = prefix
         """Field lines for the other end: Host, and those for a parent proxy."""
@@ -94,7 +95,7 @@ class OriginConnection(asyncio.Protocol):
         self._interim_for = INTERIM_TIMES * timeout if interim_for is None else interim_for
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._reader = ResponseReader(limits)
+        self._reader = ResponseReader(limits, interims_max)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._min_pace = min_pace

@@ -41,7 +41,7 @@ class OriginResponse:
 
     __slots__ = (
         "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers",
-        "may_be_kept", "on_break", "peer", "reason", "request_time", "response_time", "source", "status",
+        "may_be_kept", "on_end", "peer", "reason", "request_time", "response_time", "source", "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
@@ -49,8 +49,8 @@ class OriginResponse:
         """Where it has come from: ``origin``, ``peer`` or ``shared``."""
         self.may_be_kept = True
         """Whether it may be stored, as far as its source matters."""
-        self.on_break: Callable[[OriginError], None] | None = None
-        """Called if the body breaks off, unless it is given up here."""
+        self.on_end: Callable[[OriginError | None], None] | None = None
+        """Called at the end of the body, with an error if it breaks off, unless it is given up here."""
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
@@ -157,7 +157,7 @@ class OriginResponse:
     def close(self) -> None:
         """Close the connection, unless the body is complete: then it is in the pool again. Idempotent."""
         if self._connection is not None:
-            self.on_break = None
+            self.on_end = None
             self._connection.abort()
 
     # -- for the connection -------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ class OriginResponse:
         self._connection = None
         self._error = error
         self._complete = error is None
-        if error is not None and self.on_break is not None:
-            self.on_break(error)
+        if self.on_end is not None:
+            self.on_end(error)
         if self._waiting is not None:
             self._wake()
 

@@ -85,6 +85,9 @@ class Source(Protocol):
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         """The response; ``None`` if it isn't here, or can't be had, and the next source is to be asked."""
 
+    def invalidated(self, key: str) -> None:
+        """What it has under ``key`` from before now is not to be used (RFC 9111 §4.4)."""
+
 
 class OriginSource:
     """The last source: whatever it says is the response. Raises :class:`OriginError` if it says nothing."""
@@ -115,6 +118,11 @@ class Sources:
     def begins_at_origin(self, wanted: Wanted) -> bool:
         """Whether no other source comes into question."""
         return not self.before or not any(source.may_have(wanted) for source in self.before)
+
+    def invalidated(self, key: str) -> None:
+        """An unsafe request has changed it, or may have."""
+        for source in self.before:
+            source.invalidated(key)
 
     async def get(self, request: SourceRequest) -> OriginResponse:
         """The first response that a source has. Raises what :class:`OriginSource` does."""

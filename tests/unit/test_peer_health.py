@@ -209,3 +209,17 @@ def test_peers_that_left_the_list_are_forgotten(health: Health, clock: Clock) ->
     under_way.failed("timeout")
     assert health.is_up(PEER)
     assert health.states([PEER])[0].failures == 0
+
+
+def test_a_peer_whose_bodies_break_off_again_and_again_is_left_alone(health: Health) -> None:
+    """One or two may be their origin's doing: then it is asked whether it is there."""
+    with attempt(health) as one:
+        one.worked()
+    for _ in range(5):
+        assert health.body_ended(PEER, "the origin closed the connection")
+        assert health.body_ended(PEER, "the origin closed the connection")
+        assert not health.body_ended(PEER, "")
+        assert health.is_up(PEER)
+    for _ in range(3):
+        health.body_ended(PEER, "the origin closed the connection")
+    assert not health.is_up(PEER)

@@ -129,6 +129,16 @@ def test_a_file_may_say_that_there_are_no_peers() -> None:
         assert file_discovery.parse(text.encode()) == ()
 
 
+MANY_IN_FEW = "".join(
+    [
+        "- targets: []\n  more:\n  - &a0 [1]\n",
+        *(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 13)),
+        "- targets: [*a12]\n",
+    ]
+)
+"""A list of 10^12 numbers."""
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -151,6 +161,7 @@ def test_a_file_may_say_that_there_are_no_peers() -> None:
         ("- targets: [a:1]\n  targets: [b:1]\n", "neither JSON nor YAML"),
         ("[" * 100_000, "nested too deeply|neither JSON nor YAML"),
         ("!!python/object:os.system x", "neither JSON nor YAML"),
+        (MANY_IN_FEW, "group 2, target list: it is not a text"),
     ],
 )
 def test_a_file_with_a_mistake_is_taken_for_nothing_and_the_mistake_named(text: str, reason: str) -> None:

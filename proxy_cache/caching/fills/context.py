@@ -37,9 +37,6 @@ class WriteBehind(Protocol):
     def stored(self, wanted: FillRequest, entry: Entry) -> None:
         """A response from the origin has been stored, whole or (``entry.spans``) in part."""
 
-    def invalidated(self, key: str) -> None:
-        """What is stored under ``key`` is not to be used any more (RFC 9111 §4.4)."""
-
 
 @dataclass(frozen=True, slots=True)
 class SpanSettings:

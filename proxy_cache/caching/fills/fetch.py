@@ -29,7 +29,7 @@ from .fill import Fill
 from .handing_out import break_off, deliver, refuse_all
 from .head import FillHead
 from .partial_response import may_be_kept, take_partial
-from .repeat import begins_alike
+from .repeat import begins_alike, is_for_the_same
 from .request import FillState
 from .revalidation import take_not_modified
 from .transfer import copy
@@ -309,7 +309,7 @@ class Fetch:
                 )
                 if body.kept and not may_be_kept(fill.request, updated):
                     fill.doomed = True
-            elif not may_repeat or not await begins_alike(response, body):
+            elif not may_repeat or not is_for_the_same(fill, head, response) or not await begins_alike(response, body):
                 raise broken
             again = await self._copy(response, body)
         finally:

@@ -33,7 +33,6 @@ from typing import Protocol, Self
 
 from ...semantics.headers import Headers
 from ...semantics.spans import Span
-from ...semantics.storing import SIGNED_URL
 from ...store.body import Body, Reader
 from ...store.index import Entry
 from ..limiter import Overloaded, Place
@@ -126,7 +125,7 @@ class Fill:
         self.waiters[waiter] = None
         if self.head is not None:
             waiter.deliver(self.head)
-            if self.head.why_not_stored == SIGNED_URL:
+            if self.head.is_shared_unstored:
                 self.let_readers_differ()
         return waiter
 

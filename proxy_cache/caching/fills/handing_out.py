@@ -12,7 +12,7 @@ from ...semantics.headers import Headers
 from ...semantics.policy import Policy
 from ...semantics.reuse import Reuse, decide
 from ...semantics.stored import StoredResponse
-from ...semantics.storing import SIGNED_URL, speaks_of_resource
+from ...semantics.storing import speaks_of_resource
 from ...semantics.vary import matches
 from ...wire.responses import OriginError
 from ..limiter import Overloaded
@@ -44,7 +44,7 @@ def deliver(fill: Fill, head: FillHead, recipients: Recipients) -> None:
             )  # fmt: skip
             waiter.fail(NotShareable(refetch_alone=also_alone, refused=refused))
             del fill.waiters[waiter]
-    if head.why_not_stored == SIGNED_URL:
+    if head.is_shared_unstored:
         fill.let_readers_differ()
 
 

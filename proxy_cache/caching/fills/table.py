@@ -180,8 +180,7 @@ class FillTable:
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True
-        if self.context.behind is not None:
-            self.context.behind.invalidated(key)
+        self.context.sources.invalidated(key)
 
     def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):

@@ -110,7 +110,7 @@ def _group(number: int, group: Any) -> list[Peer]:
         raise ValueError(f"group {number}: its labels are not names with values")
     scheme = (labels or {}).get("__scheme__", "http")
     if scheme not in SCHEMES:
-        raise ValueError(f"group {number}: __scheme__ is neither http nor https: {str(scheme)[:20]!r}")
+        raise ValueError(f"group {number}: __scheme__ is neither http nor https: {_shown(scheme, 20)}")
     peers = []
     for target in group["targets"]:
         try:
@@ -120,5 +120,10 @@ def _group(number: int, group: Any) -> list[Peer]:
                 raise ValueError("it is not host:port")
             peers.append(Peer(scheme, *host_and_port(target)))
         except ValueError as error:
-            raise ValueError(f"group {number}, target {str(target)[:80]!r}: {error}") from error
+            raise ValueError(f"group {number}, target {_shown(target, 80)}: {error}") from error
     return peers
+
+
+def _shown(value: object, length: int) -> str:
+    """Not what is nested: a few aliases of YAML make gigabytes of text."""
+    return repr(str(value)[:length]) if isinstance(value, (str, int, float)) else type(value).__name__

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -17,11 +18,17 @@ from .listings import parse_peer
 from .peer import Peer, as_address
 from .peer_list import PeerList
 from .settings import FleetSettings
+from .watch import JITTER
 
 FIRST_LOOK: Final = 3.0
 """Seconds that a start waits for lists of peers."""
 CHANGED_FOR: Final = 3600.0
 """Seconds after a change of the list, or a start, in which a key may still be with the one that was its home before."""
+
+FIND_EVERY: Final = 10.0
+"""Seconds from one look at the addresses of named peers to the next."""
+FIND_FIRST: Final = 2.0
+"""Seconds, as long as one of the names has none."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +42,12 @@ class PeerFleet:
         self._listening_on = listening_on
         self._list = PeerList(names, self._changed)
         self._health = Health()
+        self._found: dict[str, frozenset[str]] = {}
+        """The addresses of peers that are listed by name."""
         self._addresses: frozenset[str] = frozenset()
-        """Of all peers, as far as they are known."""
+        """Of all peers but this one, as far as they are known."""
         self._finding: asyncio.Task[None] | None = None
+        """Looks up the names of peers, as long as there are any."""
         self.has_others = False
         self._last_home: tuple[str, Peer | None] = "", None
 
@@ -84,11 +94,13 @@ class PeerFleet:
         """A request is to go to it; ``None`` if it is left alone."""
         return self._health.attempt(peer)
 
-    def broke_off(self, peer: Peer, error: OriginError) -> None:
-        """A body of its broke off."""
-        attempt = self._health.attempt(peer)
-        if attempt is not None:
-            attempt.failed(f"{error.error}: {error.detail}")
+    def body_ended(self, peer: Peer, error: OriginError | None) -> bool:
+        """See :meth:`.health.Health.body_ended`."""
+        return self._health.body_ended(peer, f"{error.error}: {error.detail}" if error is not None else "")
+
+    def stopped(self, peer: Peer, error: OriginError) -> None:
+        """It is not there any more."""
+        self._health.stopped(peer, f"{error.error}: {error.detail}")
 
     # -- who asks -----------------------------------------------------------------------------------------------------
 
@@ -103,19 +115,27 @@ class PeerFleet:
         self._last_home = "", None
         self.has_others = not all(peer.is_self for peer in peers)
         self._health.keep(peers)
-        self._addresses = frozenset(peer.host for peer in peers if peer.is_address)
-        names = [peer for peer in peers if not peer.is_address]
+        # Whoever has our own address is an agent of this machine: we ask ourselves nothing.
+        fixed = frozenset(peer.host for peer in peers if peer.is_address and not peer.is_self)
+        names = {peer.host: peer.port for peer in peers if not peer.is_address and not peer.is_self}
+        self._found = {name: found for name, found in self._found.items() if name in names}
+        self._addresses = fixed.union(*self._found.values())
         if self._finding is not None:
             self._finding.cancel()
         if names:
-            self._finding = asyncio.get_running_loop().create_task(self._find(names))
+            self._finding = asyncio.get_running_loop().create_task(self._find(fixed, names))
 
-    async def _find(self, peers: Sequence[Peer]) -> None:
-        """The addresses of those that are listed by name."""
-        for peer in peers:
-            with contextlib.suppress(OSError):
-                found = await self._names.getaddrinfo(peer.host, peer.port)
-                self._addresses |= {as_address(sockaddr[0].partition("%")[0]) or "" for *_, sockaddr in found}
+    async def _find(self, fixed: frozenset[str], names: Mapping[str, int]) -> None:
+        """The addresses of those that are listed by name: again and again, since they may have no address yet, or get
+        another one. While a name server says nothing, the last ones hold."""
+        while True:
+            for name, port in names.items():
+                with contextlib.suppress(OSError):
+                    found = await self._names.getaddrinfo(name, port)
+                    self._found[name] = frozenset(as_address(one[4][0].partition("%")[0]) or "" for one in found)
+                    self._addresses = fixed.union(*self._found.values())
+            every = FIND_EVERY if len(self._found) == len(names) else FIND_FIRST
+            await asyncio.sleep(every * random.uniform(1 - JITTER, 1 + JITTER))
 
     def states(self) -> list[PeerState]:
         """How all of the list are doing."""

@@ -24,6 +24,9 @@ ALONE_MAX: Final = 60.0
 """Seconds."""
 JITTER: Final = 0.25
 """The times are shorter by up to this share, so that the nodes of a fleet don't come back to a peer at once."""
+BREAKS: Final = 3
+"""Bodies of a peer that have broken off one after the other, although it goes on answering: one or two may be their
+origin's doing, which the peer passes on."""
 _REASON_MAX: Final = 200
 """Characters."""
 
@@ -47,7 +50,9 @@ class PeerState:
 class _Record:
     """What is known of one peer."""
 
-    __slots__ = ("alone_for", "back_at", "failures", "is_probed", "level", "reason", "since", "times_back", "until")
+    __slots__ = (
+        "alone_for", "back_at", "breaks", "failures", "is_probed", "level", "reason", "since", "times_back", "until",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.failures = 0
@@ -56,6 +61,8 @@ class _Record:
         """The same, but one that comes back and fails again at once has not recovered: the times go on growing."""
         self.until: float | None = None
         """When it may be probed; ``None`` if it is up."""
+        self.breaks = 0
+        """Bodies that broke off, since one came whole."""
         self.since = 0.0
         """When it was first left alone."""
         self.alone_for = 0.0
@@ -70,7 +77,7 @@ class Attempt:
     """One request to a peer, as a context: tell how it went by :meth:`worked` or :meth:`failed`, once. If it ends
     untold, because its task was cancelled, that says nothing about the peer, and the next request may probe it."""
 
-    __slots__ = ("_health", "_is_told", "_record", "has_failed", "is_probe", "peer", "times_back")
+    __slots__ = ("_has_worked", "_health", "_is_told", "_record", "is_probe", "peer", "times_back")
 
     def __init__(self, health: Health, peer: Peer, record: _Record, is_probe: bool) -> None:
         self._health = health
@@ -78,19 +85,22 @@ class Attempt:
         self._record = record
         self.is_probe = is_probe
         self.times_back = record.times_back
-        self.has_failed = False
-        self._is_told = False
+        self._is_told = self._has_worked = False
+
+    @property
+    def has_failed(self) -> bool:
+        return self._is_told and not self._has_worked
 
     def worked(self) -> None:
         """It has answered."""
         if not self._is_told:
-            self._is_told = True
+            self._is_told = self._has_worked = True
             self._health.worked(self, self._record)
 
     def failed(self, reason: str) -> None:
         """It could not be reached, or did not answer in time."""
         if not self._is_told:
-            self._is_told = self.has_failed = True
+            self._is_told = True
             self._health.failed(self, self._record, reason)
 
     def __enter__(self) -> Attempt:
@@ -129,6 +139,26 @@ class Health:
             return None
         record.is_probed = True
         return Attempt(self, peer, record, is_probe=True)
+
+    def body_ended(self, peer: Peer, reason: str) -> bool:
+        """A body of its was whole (no ``reason``), or broke off. Whether it is worth asking whether it is there: if it
+        is not, it has :meth:`stopped`."""
+        record = self._records.get(peer.url)
+        if record is None or not reason:
+            if record is not None:
+                record.breaks = 0
+            return False
+        record.breaks += 1
+        if record.breaks >= BREAKS:
+            self.stopped(peer, reason)
+            return False
+        return record.until is None
+
+    def stopped(self, peer: Peer, reason: str) -> None:
+        """It is not there any more, which no request was told."""
+        record = self._records.get(peer.url)
+        if record is not None and record.until is None:
+            self.failed(Attempt(self, peer, record, is_probe=False), record, reason)
 
     def keep(self, peers: Iterable[Peer]) -> None:
         """Forget all peers but these: the list has changed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,19 +21,20 @@ from itertools import islice
 from typing import Final, Protocol
 
 from ...semantics.headers import Headers
-from ...semantics.peer_fields import WITH_DIGEST, answer_to, repr_digest
+from ...semantics.peer_fields import WITH_DIGEST, repr_digest
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
 from .body_watch import BodyWatch
-from .client import PeerClient
+from .changed import ChangedKeys
+from .client import PeerClient, TooLarge
 from .fleet import PeerFleet
 from .health import Attempt
 from .peer import Peer
 from .settings import Keeping
 
 TRIES: Final = 2
-"""Homes that are asked for one fill, at most; and peers that may fail, each of which takes ``cache_peer_timeout``."""
+"""Homes that are asked for one fill, at most, and peers that may fail, each of which takes ``cache_peer_timeout``."""
 LOOKS: Final = 3
 """Peers that are asked whether they have it, after a change of the list: of three new nodes, say, none can."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
@@ -52,9 +54,14 @@ class PeerSource:
     def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
         self._client = client
-        self._bodies = BodyWatch(client)
+        self._bodies = BodyWatch(fleet, client)
         self._keeping = keeping
         self._events = events
+        self._changed = ChangedKeys()
+
+    def invalidated(self, key: str) -> None:
+        """See :class:`~..source.Source`."""
+        self._changed.add(key)
 
     def may_have(self, wanted: Wanted) -> bool:
         fleet = self._fleet
@@ -65,7 +72,7 @@ class PeerSource:
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         wanted, fleet = request.wanted, self._fleet
         asked: set[Peer] = set()
-        failures = 0
+        failed = 0
         for peer in fleet.ranked(wanted.key):
             if peer.is_self or wanted.from_peer or len(asked) == TRIES:
                 break
@@ -75,26 +82,33 @@ class PeerSource:
                     response = await self._ask_home(attempt, request)
                     if response is not None:
                         return response
-                    failures += attempt.has_failed
+                    failed += attempt.has_failed
+        if wanted.key in self._changed:
+            return None
         # We are the home, or stand in for it. Before the list changed, or while the home was away, it was another.
         if fleet.has_changed or not fleet.is_home(wanted.key):
             others = (peer for peer in fleet.ranked(wanted.key) if not peer.is_self and peer not in asked)
             for peer in islice(others, LOOKS):
-                if failures >= TRIES:
+                if failed >= TRIES:
                     break
                 with self._attempt(peer) as attempt:
-                    if attempt is not None:
-                        if (response := await self._look(attempt, request)) is not None:
-                            return response
-                        failures += attempt.has_failed
+                    if attempt is not None and (response := await self._look(attempt, request)) is not None:
+                        return response
+                    failed += attempt is not None and attempt.has_failed
         return None
 
     async def _ask_home(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
+        headers, key = request.headers, request.wanted.key
+        if key in self._changed:
+            headers = headers.add("Cache-Control", "no-cache")  # the home has to ask the origin, and is up to date then
         request.slot.asks_peer(True)
         try:
-            return await self._ask(attempt, request, request.headers, request.on_interim)
+            response = await self._ask(attempt, request, headers, request.on_interim)
         finally:
             request.slot.asks_peer(False)
+        if response is not None and response.status < 500 and headers is not request.headers:
+            self._changed.forget(key)
+        return response
 
     async def _look(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
         """What it has stored. It waits for nothing, so that a peer may join this fill meanwhile."""
@@ -121,19 +135,29 @@ class PeerSource:
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
         peer, wanted = attempt.peer, request.wanted
-        # It may be another one before the answer is here.
-        started, token = time.monotonic(), self._client.settings.token
+        started = time.monotonic()
+        longest = self._client.settings.longest + (wanted.policy.patience or 0)
+        headers, expected = self._client.asking(headers, request.target, wanted.client, wanted.key)
         try:
-            response = await self._client.get(
-                (peer.scheme, peer.authority), request.target, headers, wanted.client,
-                partial(_but_102, on_interim) if on_interim is not None else None,
-            )  # fmt: skip
-            problem = await self._problem_with(response, wanted.key, token)
-        except OriginError as error:
-            attempt.failed(f"{error.error}: {error.detail}")
-            outcome = "timeout" if error.error.endswith("timeout") else "error"
+            async with asyncio.timeout(longest):
+                response = await self._client.get(
+                    (peer.scheme, peer.authority), request.target, headers,
+                    partial(_but_102, on_interim) if on_interim is not None else None,
+                )  # fmt: skip
+        except TooLarge:
+            self._events.peer_asked("skipped", 0.0)
+            return None
+        except (OriginError, TimeoutError) as error:
+            why = f"{error.error}: {error.detail}" if isinstance(error, OriginError) else f"no head in {longest:g} s"
+            attempt.failed(why)
+            outcome = "error" if isinstance(error, OriginError) and not error.error.endswith("timeout") else "timeout"
             self._events.peer_asked(outcome, time.monotonic() - started)
             return None
+        try:
+            problem = await self._problem_with(response, expected)
+        except BaseException:
+            response.close()
+            raise
         seconds = time.monotonic() - started
         if problem:
             response.close()
@@ -147,18 +171,17 @@ class PeerSource:
             self._events.peer_asked("error", seconds)
             return None
         response.source = "peer"
-        response.on_break = partial(self._fleet.broke_off, peer)
         self._bodies.watch(response, peer, request.target)
         response.may_be_kept = self._keeping.keeps(wanted.key)
         self._events.peer_asked(_outcome(response), seconds)
         return response
 
-    async def _problem_with(self, response: OriginResponse, key: str, token: str) -> str:
-        """Why a response is not taken; empty if it is. ``token``: what the peer was shown."""
-        proof = (response.peer or "").removesuffix(WITH_DIGEST)
-        if proof != answer_to(key, token):
+    async def _problem_with(self, response: OriginResponse, expected: str) -> str:
+        """Why a response is not taken; empty if it is. ``expected``: what proves that it is a peer's, and for this."""
+        answer = (response.peer or "").removesuffix(WITH_DIGEST)
+        if not hmac.compare_digest(answer.encode("utf-8", "replace"), expected.encode()):
             return "what answers there is no peer of ours, or answers another key"
-        if proof == response.peer:
+        if answer == response.peer:
             return ""
         # The body is small: it is compared with its digest before anybody gets any of it.
         try:

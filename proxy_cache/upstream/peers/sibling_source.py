@@ -13,7 +13,8 @@ from typing import Final
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
-from .client import PeerClient
+from .changed import ChangedKeys
+from .client import PeerClient, TooLarge
 from .fleet import PeerFleet
 from .health import Attempt
 from .peer_source import PeerEvents
@@ -32,9 +33,14 @@ class SiblingSource:
         self._client = client
         self._keeping = keeping
         self._events = events
+        self._changed = ChangedKeys()
 
     def may_have(self, wanted: Wanted) -> bool:
-        return not wanted.is_personal and self._fleet.has_others
+        return not wanted.is_personal and self._fleet.has_others and wanted.key not in self._changed
+
+    def invalidated(self, key: str) -> None:
+        """See :class:`~..source.Source`."""
+        self._changed.add(key)
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         others = (peer for peer in self._fleet.ranked(request.wanted.key) if not peer.is_self)
@@ -53,7 +59,9 @@ class SiblingSource:
         started, peer = time.monotonic(), attempt.peer
         headers = request.headers.add("Cache-Control", "only-if-cached")
         try:
-            response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None, None)
+            response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None)
+        except TooLarge:
+            return None
         except OriginError as error:
             attempt.failed(f"{error.error}: {error.detail}")
             outcome = "timeout" if error.error.endswith("timeout") else "error"

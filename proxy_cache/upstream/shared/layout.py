@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ...semantics.headers import Headers
+from ...semantics.headers import HOP_BY_HOP, Headers
 from ...semantics.policy import Policy
 
 VERSION: Final = "v1"
@@ -26,6 +26,9 @@ BLOCK_MIN: Final = 256 * 1024
 BLOCKS_MAX: Final = 2048
 
 _LINE: Final = re.compile(rb"proxy-cache-shared/1 ([0-9]{1,7}) ([0-9a-f]{64})\n")
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_NUMBER_MAX: Final = 1 << 53
 Selecting = tuple[tuple[str, str | None], ...]
 
 
@@ -161,6 +164,15 @@ def _head_of(told: dict[str, object]) -> StoredHead:
     )
     if head.block < 1 or len(head.sums) != 32 * -(-head.length // head.block):
         raise ValueError("not one checksum for each block")
+    if not 200 <= head.status <= 599 or head.status in (204, 205, 206, 304):
+        raise ValueError("a status that has no body, or is of a part")
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in head.headers.fields):
+        raise ValueError("a field that is none")
+    if not HOP_BY_HOP.isdisjoint(head.headers.names) or head.headers.get("content-length") not in (
+        None,
+        str(head.length),
+    ):
+        raise ValueError("a field that says where the body ends, and is wrong")
     return head
 
 
@@ -171,13 +183,13 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
         raise TypeError("not a number")
     return value
 
 
 def _time(value: object) -> float:
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)) or not 0 <= value <= _NUMBER_MAX:
         raise TypeError("not a time")
     return float(value)
 

@@ -8,6 +8,7 @@ that is slow or fails, leave it to the origin: that costs :data:`DEADLINE` (and 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -40,6 +41,8 @@ from .bucket import Bucket, Changed, StoreFails
 from .events import SharedEvents
 from .layout import Damaged, name_of, scope_of, variant_of
 from .objects import Objects, StoredObject
+
+logger = logging.getLogger(__name__)
 
 DEADLINE: Final = 1.0
 """Seconds that the store has for a head and the beginning of a body (a short one: for all of it), then the origin is
@@ -107,6 +110,9 @@ class SharedSource:
         except Changed:
             self._objects.forget(name)
             outcome, response = "miss", None
+        except Exception:  # there is the origin yet, whatever is wrong here
+            logger.exception("proxy-cache: from the shared store: %s", request.target.shown)
+            outcome, response = "error", None
         if doubtful is not None:
             outcome, response = await self._validated(request, *doubtful, asked)
         self._events.shared_fetched(outcome)
@@ -144,7 +150,7 @@ class SharedSource:
             self._places.release()
 
     def invalidated(self, key: str) -> None:
-        """See :class:`...caching.fills.context.WriteBehind`."""
+        """See :class:`~..source.Source`."""
         for scope in self._scopes:
             self.drop(name_of(key, scope))
 

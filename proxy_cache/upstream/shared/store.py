@@ -37,7 +37,6 @@ class SharedStore:
         self.source = SharedSource(bucket, origin, events, Breaker(f"reading from {what}"), self._writer)
         self._writer.on_change = self.source.trust
         self.stored = self._writer.stored
-        self.invalidated = self.source.invalidated
         self.drain = self._writer.drain
         self._first: asyncio.Task[None] | None = None
 
