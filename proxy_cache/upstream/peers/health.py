@@ -70,7 +70,7 @@ class Attempt:
     """One request to a peer, as a context: tell how it went by :meth:`worked` or :meth:`failed`, once. If it ends
     untold, because its task was cancelled, that says nothing about the peer, and the next request may probe it."""
 
-    __slots__ = ("_health", "_is_told", "_record", "is_probe", "peer", "times_back")
+    __slots__ = ("_health", "_is_told", "_record", "has_failed", "is_probe", "peer", "times_back")
 
     def __init__(self, health: Health, peer: Peer, record: _Record, is_probe: bool) -> None:
         self._health = health
@@ -78,6 +78,7 @@ class Attempt:
         self._record = record
         self.is_probe = is_probe
         self.times_back = record.times_back
+        self.has_failed = False
         self._is_told = False
 
     def worked(self) -> None:
@@ -89,7 +90,7 @@ class Attempt:
     def failed(self, reason: str) -> None:
         """It could not be reached, or did not answer in time."""
         if not self._is_told:
-            self._is_told = True
+            self._is_told = self.has_failed = True
             self._health.failed(self, self._record, reason)
 
     def __enter__(self) -> Attempt:

@@ -32,7 +32,7 @@ from .peer import Peer
 from .settings import Keeping
 
 TRIES: Final = 2
-"""Peers that are asked for one fill, at most."""
+"""Peers that one fill asks in vain, at most: each may cost it the time to connect and ``cache_peer_timeout``."""
 LOOKS: Final = 3
 """Peers that are asked whether they have it, after a change of the list: of three new nodes, say, none can."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
@@ -77,10 +77,16 @@ class PeerSource:
         # We are the home, or stand in for it. Before the list changed, or while the home was away, it was another.
         if fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self:
             others = (peer for peer in fleet.ranked(wanted.key) if not peer.is_self and peer not in asked)
+            in_vain = len(asked)
             for peer in islice(others, LOOKS):
+                if in_vain == TRIES:
+                    break
                 with self._attempt(peer) as attempt:
-                    if attempt is not None and (response := await self._look(attempt, request)) is not None:
-                        return response
+                    if attempt is not None:
+                        response = await self._look(attempt, request)
+                        if response is not None:
+                            return response
+                        in_vain += attempt.has_failed
         return None
 
     async def _ask_home(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
