@@ -45,6 +45,7 @@ def test_everything_bad_at_once_in_the_middle_of_500_misses(tmp_path: Path, orig
             long.append(nodes[0].start_get(url, expect=size))
         for fetch in long:
             fetch.received(half)
+        assert all(node.value("origin_fetches_in_flight") == 1 for node in nodes[1:])
         urls = [origin.serve(f"/{number}", Reply(size=1000 + number)) for number in range(500)]
         fetches: list[Any] = []
         try:
