@@ -443,7 +443,10 @@ def test_scale_out_and_a_rolling_restart_under_load(tmp_path: Path, origin: Orig
             load([node for other, node in enumerate(nodes) if other != number])
             load(nodes)
         assert not failed, failed[:3]
-        assert sum(origin.count(f"/{number}") for number in range(200)) < 1.05 * before
+        asked = sum(origin.count(f"/{number}") for number in range(200))
+        assert asked < 1.05 * before, "\n".join(
+            line for node in nodes for line in node.text().splitlines() if "peer" in line
+        )
 
 
 @pytest.mark.timeout(900)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from ..semantics.headers import Headers
@@ -14,7 +15,7 @@ from ..store.files import WARM_MAX, OpenBody
 from ..store.index import Entry
 from ..store.memory import LARGEST, SMALL
 from ..store.store import Store
-from ..wire.requests import response_head
+from ..wire.requests import response_head, with_line
 from .answers import Answer
 from .headers import NAME, Heads, put
 
@@ -33,12 +34,14 @@ LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
 
 Hit: TypeAlias = tuple[bytes, bytes | bytearray | memoryview, int | None, int]
 """Head, body, file and status."""
+Sign: TypeAlias = Callable[[str, int, Headers, bytes | bytearray | memoryview], bytes]
+"""Field lines for a key, the status and the header of its response, and the body."""
 
 
 class Prepared:
     """The head of an entry's hits, made once, but for its age and its ttl."""
 
-    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response")
+    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response", "signature")
 
     def __init__(self, response: StoredResponse, template: bytes) -> None:
         self.response = response
@@ -46,6 +49,8 @@ class Prepared:
         self._between, _, self._after = rest.partition(TTL_MARK.encode())
         self._from = self._until = 0.0
         self._bytes = b""
+        self.signature: tuple[str, bytes] = "", b""
+        """See :meth:`PreparedHits.find_signed`."""
 
     def head(self, now: float) -> bytes:
         if not self._from <= now < self._until:
@@ -116,6 +121,19 @@ class PreparedHits:
         assert body is not None
         file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
         return prepared.head(now), body, file, response.status
+
+    def find_signed(self, key: str, headers: Headers, now: float, secret: str, sign: Sign) -> Hit | None:
+        """The same for a peer: with more field lines, which ``sign`` makes, once for an entry and a ``secret``."""
+        hit = self.find(key, headers, now)
+        if hit is None:
+            return None
+        head, body, file, status = hit
+        entry = self._index.only(key)
+        prepared = entry.prepared if entry is not None else None
+        assert prepared is not None
+        if prepared.signature[0] != secret:
+            prepared.signature = secret, sign(key, status, prepared.response.headers, body)
+        return with_line(head, prepared.signature[1]), body, file, status
 
     def find_range(self, key: str, headers: Headers, spec: RangeSpec, now: float) -> Hit | None:
         """The same for a GET with one range and, but for that, plain: if all of the range is in memory, or in a file

@@ -218,8 +218,11 @@ class Lane(asyncio.Protocol):
         """Answer from memory if the response is prepared there; most requests are answered here."""
         started = time.monotonic()
         try:
-            headers, spec = request.fields.headers, request.range
-            if spec is None:
+            fields, spec = request.fields, request.range
+            headers = fields.headers
+            if fields.peer is not None:
+                ready = self.host.peers.ready(request, key, self.host.client, cache)
+            elif spec is None:
                 ready = cache.ready(key, headers, time.time())
             else:
                 ready = cache.ready_range(key, headers, spec, time.time())

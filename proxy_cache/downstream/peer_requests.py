@@ -7,12 +7,16 @@ peer that hears nothing for ``cache_peer_timeout`` takes us for dead, and goes o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
 from ..caching.answers import Answer, Exchange, MemoryReader
+from ..caching.cache import Cache
+from ..caching.prepared import Hit
 from ..semantics.headers import Headers
-from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, is_proof, repr_digest, taken_off
+from ..semantics.peer_fields import ASKS, DIGEST_MAX, WITH_DIGEST, answer_to, is_proof, repr_digest, taken_off
+from ..wire.requests import Request
 
 STILL_HERE_EVERY: Final = 0.4
 """Seconds from one 102 to the next. ``cache_peer_timeout`` is a second at least."""
@@ -32,7 +36,7 @@ class PeerRequests:
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
-        if not self.is_on or not is_proof(proof, self.token) or not (self.token or self.is_peer(address)):
+        if not self._knows(proof, address):
             return
         exchange.headers, client = taken_off(exchange.headers)
         exchange.client = client or address
@@ -40,6 +44,23 @@ class PeerRequests:
         self._waiting.add(waits)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
+
+    def _knows(self, proof: str, address: str) -> bool:
+        return self.is_on and is_proof(proof, self.token) and (bool(self.token) or self.is_peer(address))
+
+    def ready(self, request: Request, key: str, address: str, cache: Cache) -> Hit | None:
+        """A prepared hit for a peer whose request at ``address`` is plain, but for that."""
+        headers, proof = request.fields.headers, request.fields.peer
+        if request.range is not None or proof is None or not self._knows(proof, address):
+            return None
+        # A response may vary by what the peer's client has sent in it, but not by who that is.
+        return cache.ready_signed(key, taken_off(headers)[0], time.time(), self.token or ASKS, self._signature)
+
+    def _signature(self, key: str, status: int, headers: Headers, body: bytes | bytearray | memoryview) -> bytes:
+        value = answer_to(key, self.token)
+        if not _has_digest(status, headers, len(body)):
+            return f"Cache-Peer: {value}\r\n".encode("ascii")
+        return f"Repr-Digest: {repr_digest(body)}\r\nCache-Peer: {value}{WITH_DIGEST}\r\n".encode("ascii")
 
     def _tick(self) -> None:
         """One timer for all: most are answered long before."""
@@ -62,14 +83,13 @@ class _PeerWaits:
 
     def answered(self, answer: Answer) -> None:
         self._is_over(self)
-        value, headers = self._answer_to, answer.headers
+        value, headers, body = self._answer_to, answer.headers, answer.body
         if (
-            isinstance(answer.body, MemoryReader)
-            and answer.status == 200
-            and answer.length == len(answer.body.content) <= DIGEST_MAX
-            and "repr-digest" not in headers
+            isinstance(body, MemoryReader)
+            and answer.length == len(body.content)
+            and _has_digest(answer.status, headers, answer.length)
         ):
-            headers = headers.add("Repr-Digest", repr_digest(answer.body.content))
+            headers = headers.add("Repr-Digest", repr_digest(body.content))
             value += WITH_DIGEST
         answer.headers = headers.add("Cache-Peer", value)
 
@@ -80,3 +100,8 @@ class _PeerWaits:
             self._is_over(self)
         elif exchange.on_interim is not None:
             exchange.on_interim(102, _NO_FIELDS)
+
+
+def _has_digest(status: int, headers: Headers, length: int) -> bool:
+    """Whether we send a digest with a body of so many bytes. The origin's own goes on as it is."""
+    return status == 200 and length <= DIGEST_MAX and "repr-digest" not in headers

@@ -60,6 +60,6 @@ def taken_off(headers: Headers) -> tuple[Headers, str | None]:
         return headers, None
 
 
-def repr_digest(body: bytes | memoryview) -> str:
+def repr_digest(body: bytes | bytearray | memoryview) -> str:
     """A value of ``Repr-Digest``."""
     return f"sha-256=:{b64encode(sha256(body).digest()).decode('ascii')}:"

@@ -118,9 +118,8 @@ class OriginResponse:
         """Bytes that :meth:`splice` can move to a pipe, after :meth:`read_held`; 0: none."""
         return self._connection.spliceable if self._connection is not None else 0
 
-    async def whole(self) -> bytes:
-        """All of a body that fits into what is received ahead, when it is here. It stays to be read. Raises
-        :class:`OriginError`."""
+    async def arrival(self) -> None:
+        """Wait for all of a body that fits into what is received ahead. Raises :class:`OriginError`."""
         while not self._complete:
             if self._error is not None:
                 raise self._error
@@ -128,7 +127,10 @@ class OriginResponse:
                 self._connection.go_on()
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        return b"".join(self._chunks)
+
+    def held(self) -> bytes:
+        """All bytes that were received, which stay to be read."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     def read_held(self) -> bytes:
         """All bytes that were received, which precede any spliced ones."""

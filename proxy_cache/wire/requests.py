@@ -52,7 +52,7 @@ class RequestFields:
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
     peer: str | None = None
-    """Cache-Peer: a peer's proof that it is one. Such a request is none of the plain ones."""
+    """Cache-Peer: a peer's proof that it is one."""
     _forward: Headers | None = None
 
     def forward(self, via: str) -> Headers:
@@ -154,7 +154,7 @@ def _fields(lines: bytes) -> RequestFields | None:
     peer = headers.get(FIELD)
     headers = repeatable(headers)
     directives = request_cache_control(headers)
-    unconditional = "range" not in headers and not is_conditional(headers) and peer is None
+    unconditional = "range" not in headers and not is_conditional(headers)
     plain = unconditional and directives is NOTHING
     return RequestFields(headers, directives, plain, unconditional, close, headers.get_all("via"), peer)
 
@@ -183,7 +183,7 @@ def absolute_target(text: str) -> Target | None:
 
 
 def with_line(head: bytes, line: bytes) -> bytes:
-    """A head with one more field line."""
+    """A head with one more field line, or more than one."""
     return b"%b%b\r\n" % (head[:-2], line)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,9 +23,6 @@ from .peer import as_address, is_private
 CONNECT_TIMEOUT: Final = 0.2
 """Seconds in which a peer has to accept a connection. It is near, or it isn't there: addresses of containers are given
 to others."""
-
-LATE: Final = 0.05
-"""Seconds by which a timer may be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,10 @@ class PeerClient:
     async def _connect(self, peer: tuple[str, str]) -> OriginConnection:
         pool, settings = self._pool, self.settings
         generation = pool.generation
-        transport = await self._dial(peer)
+        transport = await self._dialler.open(
+            *peer, timeout=settings.timeout, accepted_within=CONNECT_TIMEOUT, tls=self._tls_context,
+            limits=settings.head_limits,
+        )  # fmt: skip
         if pool.is_closed:
             transport.abort()
             raise OriginError("connection_terminated", "the proxy is being stopped")
@@ -120,14 +119,3 @@ class PeerClient:
         )  # fmt: skip
         pool.add(connection)
         return connection
-
-    async def _dial(self, peer: tuple[str, str]) -> asyncio.Transport:
-        loop, limits = asyncio.get_running_loop(), self.settings.head_limits
-        started = loop.time()
-        try:
-            return await self._dialler.open(*peer, timeout=CONNECT_TIMEOUT, tls=self._tls_context, limits=limits)
-        except OriginError as error:
-            if error.error != "connection_timeout" or loop.time() - started < CONNECT_TIMEOUT + LATE:
-                raise
-        # It is this process that was late (stopped, or short of CPU time): that says nothing about the peer.
-        return await self._dialler.open(*peer, timeout=CONNECT_TIMEOUT, tls=self._tls_context, limits=limits)

@@ -161,15 +161,16 @@ class PeerSource:
             return ""
         # The body is small: it is compared with its digest before anybody gets any of it.
         try:
-            async with asyncio.timeout(self._client.settings.timeout):
-                body = await response.whole()
+            if not response.is_whole:
+                async with asyncio.timeout(self._client.settings.timeout):
+                    await response.arrival()
         except OriginError as error:
             return f"{error.error}: {error.detail}"
         except TimeoutError:
             return "the rest of a small body doesn't come"
         digest = response.headers.get("repr-digest")
         response.headers = response.headers.without("repr-digest")
-        return "" if repr_digest(body) == digest else "a body that is not what its digest says"
+        return "" if repr_digest(response.held()) == digest else "a body that is not what its digest says"
 
 
 def _but_102(on_interim: Callable[[int, Headers], None], status: int, headers: Headers) -> None:
