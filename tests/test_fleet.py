@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -37,6 +38,7 @@ class Fleet(Sequence[Proxy]):
     def __init__(self, nodes: list[Proxy], peers: list[str]) -> None:
         self.nodes = nodes
         self.peers = peers
+        self.serial = itertools.count()
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -52,7 +54,7 @@ class Fleet(Sequence[Proxy]):
 
     def path_with_home(self, number: int, origin: Origin) -> str:
         """A target whose home is the node with that number."""
-        paths = (f"/home/{random.randrange(1 << 40)}" for _ in range(10_000))
+        paths = (f"/home/{one}" for one in self.serial)
         return next(path for path in paths if self.home(origin.url(path)) == self.peers[number])
 
     def asked(self) -> int:
