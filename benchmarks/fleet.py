@@ -11,6 +11,8 @@ ratio is of neighbouring runs, and the medians are told. Fleets have two nodes, 
 - *later*: after that hour (an_hour_later.py);
 - *passing on*: later, and with ``cache_peer_keep=never``, so that each request for a key is another peer hit.
 
+- *writing*: one node without peers, with a bucket behind it, that is written to after each miss.
+
 Which node is the home of a URL is known by the same ranking that the nodes use.
 """
 
@@ -19,201 +21,34 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
-import re
-import secrets
 import shlex
 import shutil
 import signal
-import socket
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 import load
-from processes import ROOT, SIZES, Mitmdump, Origin, fetch, free_port, wait_until_idle
+from fleet_measure import Bench, Contender, Line, Troubles, alternate
+from fleet_nodes import Bucket, Client, Cores, Fleet, Node
+from processes import SIZES, Origin, free_port, wait_until_idle
 from report import Conditions
 from run import check_tools, names, positive
 
-sys.path.insert(0, str(ROOT))
-
-from proxy_cache.upstream.peers.peer import Peer
-from proxy_cache.upstream.peers.ranking import Ranking
-
-LATER = ROOT / "benchmarks" / "an_hour_later.py"
 PEER_HITS = 128
 """URLs that are asked for by turns. Two requests for the same one at a time would share one request to the home: there
 are more of them than connections, by far."""
 MISSES = 12_000
 """URLs for a second of misses: more than a core can do."""
-CACHE_SIZE = "2g"
-
-
-class Node(Mitmdump):
-    """One of our proxies, and the URLs that are asked of it."""
-
-    def __init__(self, name: str, folder: Path, core: int | None, port: int, more: Sequence[str] = ()) -> None:
-        self.metrics_port = free_port()
-        metrics = f"metrics_listen=127.0.0.1:{self.metrics_port}"
-        arguments = ["-s", str(ROOT / "addons" / "cache.py"), *more]
-        for option in (f"cache_dir={folder / name}", f"cache_max_size={CACHE_SIZE}", metrics):
-            arguments += ["--set", option]
-        super().__init__(name, arguments, folder / f"conf-{name}", core, port)
-
-    def asked(self) -> Counter[str]:
-        """How often it has asked a peer so far, by what came of it: ``hit``, ``miss``, ``timeout``, …"""
-        text = fetch(self.metrics_port, "/metrics")[1].decode()
-        counts = re.findall(r'^cache_proxy_peer_fetches_total\{outcome="(\w+)"\} (\S+)$', text, re.MULTILINE)
-        return Counter({outcome: round(float(count)) for outcome, count in counts})
-
-    def left_alone(self) -> str:
-        """Which peers it leaves alone now, and why."""
-        peers = json.loads(fetch(self.metrics_port, "/status")[1]).get("peers", ())
-        return ", ".join(f"{peer['url']} is {peer['state']}: {peer['reason']}" for peer in peers if peer["reason"])
-
-
-class Fleet:
-    """Two nodes: the one that clients ask, and the home of what they ask it for."""
-
-    def __init__(self, name: str, folder: Path, cores: Cores, *, is_later: bool, keep: str = "always") -> None:
-        self.name = name
-        token = folder / f"token-{name}"
-        token.write_text(secrets.token_hex(16))
-        ports = free_port(), free_port()
-        self.peers = [Peer("http", "127.0.0.1", port) for port in ports]
-        more = ["-s", str(LATER)] if is_later else []
-        options = [*(f"cache_peers={peer}" for peer in self.peers), f"cache_peer_token_file={token}"]
-        for option in [*options, f"cache_peer_keep={keep}"]:
-            more += ["--set", option]
-        self.asking = Node(f"{name}-asking", folder, cores.proxy, ports[0], more)
-        self.home = Node(f"{name}-home", folder, cores.home, ports[1], more)
-        self._ranking = Ranking(self.peers)
-
-    def with_home(self, urls: Iterator[str], node: Node) -> Iterator[str]:
-        """Those of ``urls`` whose home it is."""
-        return (url for url in urls if self._home(url).port == node.port)
-
-    def _home(self, url: str) -> Peer:
-        peer = self._ranking.home(url)
-        assert peer is not None
-        return peer
-
-
-@dataclass(frozen=True, slots=True)
-class Cores:
-    """Where the processes run; ``None``: anywhere."""
-
-    count: int
-    proxy: int | None
-    """The node that is asked."""
-    home: int | None
-    other: int | None
-    """The origin and the clients."""
-
-    @classmethod
-    def here(cls) -> Self:
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            return cls(1, None, None, None)
-        return cls(len(cores), cores[0], cores[2] if len(cores) > 2 else cores[0], cores[1])
-
-    def __str__(self) -> str:
-        if self.count > 2:
-            return "The home has a core of its own: the rate of peer hits is what the node that asks can do."
-        return "The home has the same core as the node that asks: the rate of peer hits is that of both together."
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """All that runs while one size is measured."""
-
-    size: str
-    origin: Origin
-    folder: Path
-    cores: Cores
-    options: argparse.Namespace
-    alone: Node
-    started: Fleet
-    later: Fleet
-    passing_on: Fleet
-    serial: Iterator[int] = field(default_factory=itertools.count)
-
-    @property
-    def fleets(self) -> tuple[Fleet, ...]:
-        return self.started, self.later, self.passing_on
-
-    @property
-    def nodes(self) -> list[Node]:
-        return [self.alone, *(node for fleet in self.fleets for node in (fleet.asking, fleet.home))]
-
-    @property
-    def url(self) -> str:
-        return self.origin.url(SIZES[self.size])
-
-    def new_urls(self) -> Iterator[str]:
-        """That nobody has asked for, without end."""
-        serial = next(self.serial)
-        return (f"{self.url}/{serial}-{number}" for number in itertools.count())
-
-    def listed(self, urls: Iterator[str], count: int) -> Path:
-        """The first so many in a file, for wrk."""
-        path = self.folder / f"urls-{next(self.serial)}"
-        path.write_text("".join(f"{url}\n" for url in itertools.islice(urls, count)))
-        return path
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """Who is asked, for what."""
-
-    name: str
-    node: Node
-    urls: Callable[[], Path] | None
-    """A file with URLs for one run; ``None``: the one URL of the size, over and over."""
-    peer: Node | None = None
-    """The one that is asked by it."""
-    asks_peers: str = ""
-    """The outcome of asking a peer that each of the requests must have. Empty: the node asks none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the table."""
-
-    what: str
-    measured: str
-    ratio: float
-    fleet: float
-    alone: float
-    digits: int = 0
-
-    def __str__(self) -> str:
-        numbers = (f"{number:,.{self.digits}f}".replace(",", " ") for number in (self.fleet, self.alone))
-        return f"| {self.what} | {self.measured} | {self.ratio:.3f} | {' | '.join(numbers)} |"
-
-
-@dataclass(slots=True)
-class Run:
-    rate: float
-    cpu: float
-    """µs a request."""
-    peer_cpu: float
-
-
-class Troubles(list[str]):
-    """What a measurement's own checks have found."""
-
+UPLOADS_TIMEOUT = 120.0
+"""Seconds in which all is written."""
 
 # -- the parts -----------------------------------------------------------------------------------------------------
-# Each returns its lines. What the shared store costs (its upload, behind a miss) is to be a part of its own: a function
-# here, a fleet or a node with that option in `bench`, and its name in PARTS.
+# Each returns its lines.
 
 
 def peer_hits(bench: Bench, troubles: Troubles) -> list[Line]:
@@ -286,112 +121,44 @@ def hop_latency(bench: Bench, troubles: Troubles) -> list[Line]:
     ]
 
 
+def uploads(bench: Bench, troubles: Troubles) -> list[Line]:
+    """The CPU time of a miss that is written to a bucket behind, to the end of that, against one that isn't. One after
+    the other, and no more than wait for their turn at once."""
+    size, count = SIZES[bench.size], bench.options.requests
+    cores = bench.cores
+    spent: list[list[float]] = [[], []]
+    with contextlib.ExitStack() as stack:
+        bucket = stack.enter_context(Bucket(cores.other))
+        bucket.wait_until_listening()
+        bucket.create()
+        more = ["--set", f"cache_shared=s3://{Bucket.NAME}/bench", "--set", "cache_shared_write=all"]
+        node = Node("writing", bench.folder, cores.proxy, free_port(), more, bucket.credentials)
+        stack.enter_context(node)
+        node.wait_until_listening()
+        nodes = bench.alone, node
+        clients = [stack.enter_context(Client(one.port)) for one in nodes]
+        for turn in range(2 * bench.options.runs):
+            one = turn % 2
+            urls = itertools.islice(bench.new_urls(), count)
+            wait_until_idle(nodes)
+            before, ticks = node.uploads(), nodes[one].cpu_ticks()
+            for url in urls:
+                clients[one].first_byte(url, size)
+            wait_until_idle(nodes, UPLOADS_TIMEOUT)
+            spent[one].append((nodes[one].cpu_ticks() - ticks) * 10_000 / count)
+            written = node.uploads() - before
+            if written != Counter(stored=count if nodes[one] is node else 0) - Counter():
+                troubles.append(f"uploads, {bench.size}: {dict(written)} of {count} misses")
+    ratio = statistics.median(mine / alone if alone else 0 for alone, mine in zip(*spent, strict=True))
+    alone, mine = map(statistics.median, spent)
+    return [Line(f"miss that is uploaded, {bench.size}", "CPU of the node, µs", ratio, mine, alone, 1)]
+
+
 PARTS: dict[str, Callable[[Bench, Troubles], list[Line]]] = {
     "peer-hit": peer_hits, "hit": own_hits, "miss": own_misses, "hop": hop_latency,
+    "upload": uploads,
 }  # fmt: skip
 """In this order: misses may evict what is hit."""
-
-
-# -- measuring -----------------------------------------------------------------------------------------------------
-
-
-def alternate(
-    bench: Bench, kind: str, contenders: Sequence[Contender], troubles: Troubles, *, is_miss: bool
-) -> list[Line]:
-    """The first contender is what the others are compared with."""
-    rounds: list[list[Run]] = []
-    for number in range(bench.options.runs):
-        runs: list[Run | None] = [None] * len(contenders)
-        for turn in range(len(contenders)):
-            one = (number + turn) % len(contenders)
-            runs[one] = measure(bench, f"{kind}, {bench.size}", contenders[one], troubles, is_miss=is_miss)
-        rounds.append([run for run in runs if run is not None])
-    lines = []
-    for one, contender in enumerate(contenders[1:], 1):
-        what = f"{kind}, {bench.size}{contender.name}"
-        measured: list[tuple[str, Callable[[Run], float]]] = [
-            ("requests/s", lambda run: run.rate),
-            ("CPU of the node that is asked, µs", lambda run: run.cpu),
-        ]
-        if contender.peer:
-            measured.append(("CPU of its peer, µs", lambda run: run.peer_cpu))
-        for name, of in measured:
-            pairs = [(of(runs[one]), runs[0].rate if name == "requests/s" else runs[0].cpu) for runs in rounds]
-            ratio = statistics.median(mine / alone if alone else 0 for mine, alone in pairs)
-            mine, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
-            lines.append(Line(what, name, ratio, mine, alone, 0 if name == "requests/s" else 1))
-    return lines
-
-
-def measure(bench: Bench, what: str, contender: Contender, troubles: Troubles, *, is_miss: bool) -> Run:
-    """One run, with its checks: against errors, and for what the origin and the peers have been asked."""
-    node, peer = contender.node, contender.peer
-    urls = contender.urls() if contender.urls else None
-    wait_until_idle(bench.nodes)
-    fetched, asked = bench.origin.requests(), node.asked()
-    ticks, peer_ticks = node.cpu_ticks(), peer.cpu_ticks() if peer else 0
-    result = load.run(node.port, bench.url, bench.options.seconds, bench.cores.other, listed=urls)
-    requests = max(1, result.requests)
-    cpu, peer_cpu = (
-        spent * 10_000 / requests for spent in (node.cpu_ticks() - ticks, peer.cpu_ticks() - peer_ticks if peer else 0)
-    )
-    fetched = bench.origin.requests() - fetched - 1  # the count itself is a request
-    asked = node.asked() - asked
-    name = f"{what}: {node.name}"
-    print(
-        f"{name}: {result.rate:.0f}/s, {cpu:.0f} µs of CPU each" + (f", peer {peer_cpu:.0f} µs" if peer else ""),
-        file=sys.stderr,
-    )
-    if result.errors:
-        troubles.append(f"{name}: {result.errors} errors in {result.requests} requests")
-    if result.bytes < result.requests * SIZES[bench.size]:
-        troubles.append(f"{name}: {result.bytes} bytes are not {result.requests} bodies")
-    if is_miss and not result.requests <= fetched <= result.requests + load.CONNECTIONS:
-        troubles.append(f"{name}: {fetched} requests at the origin for {result.requests} misses")
-    if not is_miss and fetched:
-        troubles.append(f"{name}: {fetched} requests reached the origin")
-    expected = contender.asks_peers
-    if (asked[expected] < result.requests or len(asked) > 1) if expected else asked:
-        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in asked.items())
-        troubles.append(f"{name}: {result.requests} requests, and peers' answers: {outcomes} {node.left_alone()}")
-    return Run(result.rate, cpu, peer_cpu)
-
-
-class Client:
-    """One connection that stays open."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def first_byte(self, url: str, size: int) -> float:
-        """Seconds to the first byte of a response, which must be 200 with ``size`` bytes. It is read to its end."""
-        request = f"GET {url} HTTP/1.1\r\nHost: {url.split('/')[2]}\r\n\r\n".encode()
-        started = time.perf_counter()
-        self._socket.sendall(request)
-        received = self._socket.recv(65536)
-        seconds = time.perf_counter() - started
-        while b"\r\n\r\n" not in received:
-            received += self._more()
-        head, _, body = received.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise SystemExit(f"{url}: {head[:100]!r}")
-        left = size - len(body)
-        while left > 0:
-            left -= len(self._more())
-        return seconds
-
-    def _more(self) -> bytes:
-        received = self._socket.recv(262144)
-        if not received:
-            raise SystemExit("a response broke off")
-        return received
 
 
 # -- all together --------------------------------------------------------------------------------------------------

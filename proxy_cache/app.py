@@ -114,7 +114,7 @@ class App:
         elif self.fills is not None:
             sources = self.fills.context.sources
             sources.before = (*self._peers(settings.fleet), *sources.before)
-        self.peer_requests.token = settings.fleet.client.token
+        self.peer_requests.tokens = settings.fleet.client.tokens
         if self.shared is not None and settings.shared is not None:
             self.shared.configure(settings.shared)
         if self.cache is not None:
@@ -179,6 +179,8 @@ class App:
                 "spilled": lambda: store.spill.size,
                 "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: self.tunnels_open,
+                "peers": lambda: len(self.fleet.states()),
+                "peers_left_alone": lambda: sum(peer.state != "up" for peer in self.fleet.states()),
                 "shared_queued": lambda: self.shared.queued if self.shared is not None else 0,
                 "shared_up": lambda: self.shared is not None and self.shared.is_up,
             }
@@ -188,6 +190,11 @@ class App:
     def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
         if not settings.peers:
             return ()
+        if not settings.client.tokens:
+            logger.warning(
+                "proxy-cache: cache_peers without cache_peer_token_file: peers are asked on private addresses alone, "
+                "and whoever has the address of one is taken for it"
+            )
         self.peers = PeerClient(settings.client, self.dialler)
         self.fleet.configure(settings)
         self.fleet.start()

@@ -29,6 +29,7 @@ from tests.support.tools import free_port
 from tests.test_http_properties import KEPT_APART, SEED, check
 
 SECRET = "correct-horse-battery-staple"
+NEW_SECRET = "battery-staple-correct-horse"
 NODES = 3
 
 
@@ -69,11 +70,13 @@ ANSWERED = ("hit", "joined", "miss")
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, count: int = NODES, also: Sequence[str] = (), **options: Any) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, count: int = NODES, also: Sequence[str] = (), scheme: str = "http", **options: Any
+) -> Iterator[Fleet]:
     token = folder / "token"
     token.write_text(SECRET)
     ports = [free_port() for _ in range(count)]
-    peers = [*(f"http://127.0.0.1:{port}" for port in ports), *also]
+    peers = [*(f"{scheme}://127.0.0.1:{port}" for port in ports), *also]
     with contextlib.ExitStack() as stack:
         nodes = []
         for number, port in enumerate(ports):
@@ -125,6 +128,19 @@ def test_what_a_peer_has_is_stored_here_with_its_age(start_fleet: Callable[..., 
     request = origin.seen("/x")[0]
     assert request.header("Cache-Peer") is None
     assert request.header("Forwarded") is None
+
+
+def test_bytes_are_counted_by_where_they_come_from(start_fleet: Callable[..., Fleet], origin: Origin) -> None:
+    nodes = start_fleet(2)
+    sizes = {"/little": 1000, "/large": 3_000_000}
+    for path, size in sizes.items():
+        url = origin.serve(path, Reply(size=size))
+        for node in nodes:
+            assert node.get(url, expect=size).ok
+    assert sum(node.value("fetched_bytes_total", source="origin") for node in nodes) == 3_001_000
+    assert sum(node.value("fetched_bytes_total", source="peer") for node in nodes) == 3_001_000
+    assert [node.value("peers") for node in nodes] == [2, 2]
+    assert sum(node.value("peers_left_alone") for node in nodes) == 0
 
 
 def test_one_limit_and_one_queue_for_a_key_in_the_whole_fleet(
@@ -209,6 +225,7 @@ def test_a_home_that_is_gone_is_left_alone(start_fleet: Callable[..., Fleet], or
         fetches = [node.start_get(url, expect=1000) for url in urls for node in nodes[1:]]
         assert all(response.ok for response in results(fetches))
         assert all(origin.count(f"/{how}{number}") <= 2 for number in range(40))
+        assert all(node.value("peers_left_alone") >= 1 for node in nodes[1:])
     finally:
         if how == "stop":
             nodes[0].signal(signal.SIGCONT)
@@ -372,6 +389,18 @@ def test_hits_and_peers_hits_need_no_slot(start_fleet: Callable[..., Fleet], ori
     assert sum(origin.count(f"/{number}") for number in range(9)) == 9
 
 
+def test_peers_are_asked_by_https(tmp_path: Path, origin: Origin) -> None:
+    """A proxy takes TLS on its usual port, with the certificate of mitmproxy's option ``certs``."""
+    certificate = self_signed(tmp_path / "peer.pem")
+    trusted = {"certs": f"*={certificate}", "ssl_verify_upstream_trusted_ca": certificate}
+    with fleet(tmp_path, 2, scheme="https", **trusted) as nodes:
+        number = 0
+        while min(sum(node.value("peer_fetches_total", outcome=outcome) for outcome in ANSWERED) for node in nodes) < 1:
+            url, number = origin.serve(f"/{number}", Reply(size=1000)), number + 1
+            assert all(node.get(url, expect=1000).ok for node in nodes)
+            assert number < 100
+
+
 @pytest.mark.parametrize("how", ["absolute", "reverse"])
 def test_an_https_key_has_a_home_too(tmp_path: Path, how: str) -> None:
     certificate = self_signed(tmp_path / "origin.pem")
@@ -408,7 +437,7 @@ def test_scale_out_and_a_rolling_restart_under_load(tmp_path: Path, origin: Orig
         (tmp_path / str(number)).mkdir()
         node = Proxy(
             tmp_path / str(number), listen_port=ports[number], cache_peers=listed.as_uri(), cache_peer_token_file=token,
-            shutdown_grace=10,
+            cache_peer_timeout=30, shutdown_grace=10,
         )  # fmt: skip
         return stack.enter_context(node)
 
@@ -491,6 +520,44 @@ def test_peers_that_are_named_while_it_runs(tmp_path: Path, origin: Origin) -> N
                 assert node.get(url, expect=1000).ok
         assert [origin.count(f"/{number}") for number in range(10)] == [1] * 10
         assert [peer["state"] for peer in nodes[0].status()["peers"]] == ["up", "up"]
+
+
+def test_the_secret_is_changed_while_all_run(start_fleet: Callable[..., Fleet], origin: Origin, tmp_path: Path) -> None:
+    """Old and new first, then new and old, and then the new one alone, a node at a time."""
+    nodes = start_fleet(2)
+    token, urls = tmp_path / "token", []
+    for text in (f"{SECRET}\n{NEW_SECRET}\n", f"{NEW_SECRET}\n{SECRET}\n", f"{NEW_SECRET}\n"):
+        token.write_text(text)
+        for node in nodes:
+            node.signal(signal.SIGHUP)
+            node.wait_for_log("cache_peer_token_file read again: it has changed")
+            node.log.clear()
+            for _ in range(6):
+                urls.append(origin.serve(f"/{len(urls)}", Reply(size=1000)))
+                assert all(one.get(urls[-1], expect=1000).ok for one in nodes)
+    assert [origin.count(f"/{number}") for number in range(len(urls))] == [1] * len(urls)
+    assert not sum(node.value("peer_fetches_total", outcome="error") for node in nodes)
+    # Whoever shows the old one is nobody now.
+    answer = nodes[0].get(urls[0], headers=[("Cache-Peer", SECRET)])
+    assert answer.ok
+    assert answer.header("Cache-Peer") is None
+
+
+def test_a_secret_that_is_gone_is_kept(start_fleet: Callable[..., Fleet], origin: Origin, tmp_path: Path) -> None:
+    nodes = start_fleet(2)
+    (tmp_path / "token").unlink()
+    for node in nodes:
+        node.expects_errors = True
+        node.signal(signal.SIGHUP)
+        node.wait_for_log("SIGHUP: cache_peer_token_file: .*; what was there before is kept")
+    urls = [origin.serve(f"/{number}", Reply(size=1000)) for number in range(6)]
+    assert all(node.get(url, expect=1000).ok for url in urls for node in nodes)
+    assert [origin.count(f"/{number}") for number in range(6)] == [1] * 6
+
+
+def test_peers_without_a_secret_are_warned_of(start_proxy: Callable[..., Proxy]) -> None:
+    proxy = start_proxy(cache_peers="http://127.0.0.1:1")
+    proxy.wait_for_log("cache_peers without cache_peer_token_file")
 
 
 @pytest.mark.parametrize(

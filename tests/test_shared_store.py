@@ -80,6 +80,7 @@ def test_what_one_proxy_has_fetched_the_next_has_from_the_bucket(start: Start, o
     assert two.get(urls["/long"]).hit
     assert two.value("shared_fetches_total", outcome="hit") == len(sizes)
     assert two.value("shared_bytes_total", direction="read") == sum(sizes.values())
+    assert two.value("fetched_bytes_total", source="shared") == sum(sizes.values())
     assert two.value("origin_fetches_total", outcome="stored") == 0
     assert two.status()["shared"]["reading"] == "ok"
     assert all(name.startswith("a/prefix/v1/") for name in bucket.names())
@@ -270,9 +271,8 @@ def test_a_changed_byte_is_caught_and_reaches_nobody(start: Start, origin: Origi
     assert origin.count("/x") == 2
 
 
-def test_a_changed_byte_of_what_the_origin_cannot_continue_breaks_the_response_off(
-    start: Start, origin: Origin, bucket: Bucket
-) -> None:
+def test_a_changed_byte_of_what_the_origin_cannot_continue(start: Start, origin: Origin, bucket: Bucket) -> None:
+    """Without a validator the origin sends all of it once more, which begins alike."""
     url = origin.serve("/x", Reply(size=LONG, headers=(FOR_EVER,)))
     one = start()
     one.get(url)
@@ -280,12 +280,26 @@ def test_a_changed_byte_of_what_the_origin_cannot_continue_breaks_the_response_o
     (name,) = bucket.names()
     bucket.flip(name, -1)
     two = start()
-    broken = two.get(url)
-    assert not broken.complete
-    assert content("/x", LONG).startswith(broken.body)
-    two.wait_until_idle()
     assert two.get(url).body == content("/x", LONG)
     assert origin.count("/x") == 2
+
+
+def test_a_changed_byte_of_what_the_origin_has_changed_since_breaks_the_response_off(
+    start: Start, origin: Origin, bucket: Bucket
+) -> None:
+    url = origin.serve("/x", Reply(size=LONG, headers=(FOR_EVER,), seed_by="x-version"))
+    one = start()
+    one.get(url, headers=[("X-Version", "1")])
+    written(one)
+    (name,) = bucket.names()
+    bucket.flip(name, -1)
+    two = start()
+    broken = two.get(url, headers=[("X-Version", "2")])
+    assert not broken.complete
+    assert content("/x|1", LONG).startswith(broken.body)
+    two.wait_until_idle()
+    assert two.get(url, headers=[("X-Version", "2")]).body == content("/x|2", LONG)
+    assert origin.count("/x") == 3
 
 
 def test_a_changed_head_is_caught(start: Start, origin: Origin, bucket: Bucket) -> None:
@@ -498,7 +512,7 @@ def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
     script = tmp_path / "cache.py"
     script.write_text(f"import sys\nsys.modules['obstore'] = None\nsys.argv[0] = {str(SCRIPT)!r}\n" + START_AS_USUAL)
     line = refused(tmp_path, f"s3://{BUCKET}", script=script)
-    assert "needs the package obstore: pip install 'proxy-cache[shared]'" in line
+    assert "needs the package obstore: pip install '.[shared]'" in line
 
 
 def test_read_only(start: Start, origin: Origin, bucket: Bucket) -> None:

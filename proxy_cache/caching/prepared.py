@@ -34,8 +34,8 @@ LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
 
 Hit: TypeAlias = tuple[bytes, bytes | bytearray | memoryview, int | None, int]
 """Head, body, file and status."""
-Sign: TypeAlias = Callable[[str, int, Headers, bytes | bytearray | memoryview], bytes]
-"""Field lines for a key, the status and the header of its response, and the body."""
+Sign: TypeAlias = Callable[[str, str, int, Headers, bytes | bytearray | memoryview], bytes]
+"""Field lines for a key, by a secret, for the status and the header of its response, and the body."""
 
 
 class Prepared:
@@ -49,7 +49,7 @@ class Prepared:
         self._between, _, self._after = rest.partition(TTL_MARK.encode())
         self._from = self._until = 0.0
         self._bytes = b""
-        self.signature: tuple[str, bytes] = "", b""
+        self.signature: tuple[str | None, bytes] = None, b""
         """See :meth:`PreparedHits.find_signed`."""
 
     def head(self, now: float) -> bytes:
@@ -132,7 +132,7 @@ class PreparedHits:
         prepared = entry.prepared if entry is not None else None
         assert prepared is not None
         if prepared.signature[0] != secret:
-            prepared.signature = secret, sign(key, status, prepared.response.headers, body)
+            prepared.signature = secret, sign(key, secret, status, prepared.response.headers, body)
         return with_line(head, prepared.signature[1]), body, file, status
 
     def find_range(self, key: str, headers: Headers, spec: RangeSpec, now: float) -> Hit | None:

@@ -15,7 +15,7 @@ from ..caching.answers import Answer, Exchange, MemoryReader
 from ..caching.cache import Cache
 from ..caching.prepared import Hit
 from ..semantics.headers import Headers
-from ..semantics.peer_fields import ASKS, DIGEST_MAX, WITH_DIGEST, answer_to, is_proof, repr_digest, taken_off
+from ..semantics.peer_fields import DIGEST_MAX, WITH_DIGEST, answer_to, proven, repr_digest, taken_off
 from ..wire.requests import Request
 
 STILL_HERE_EVERY: Final = 0.4
@@ -28,39 +28,37 @@ class PeerRequests:
 
     def __init__(self) -> None:
         self.is_on = False
-        self.token = ""
-        """The fleet's secret; empty: peers are known by their addresses."""
+        self.tokens: tuple[str, ...] = ()
+        """The fleet's secrets: more than one while they are changed. Empty: peers are known by their addresses."""
         self.is_peer: Callable[[str], bool] = lambda address: False
         self._waiting: set[_PeerWaits] = set()
         self._ticker: asyncio.TimerHandle | None = None
 
     def recognise(self, exchange: Exchange, proof: str, address: str) -> None:
         """``proof``: of the request's Cache-Peer; ``address``: its sender's."""
-        if not self._knows(proof, address):
+        token = self._proven(proof, address)
+        if token is None:
             return
         exchange.headers, client = taken_off(exchange.headers)
         exchange.client = client or address
-        exchange.peer = waits = _PeerWaits(exchange, self.token, self._waiting.discard)
+        exchange.peer = waits = _PeerWaits(exchange, token, self._waiting.discard)
         self._waiting.add(waits)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(STILL_HERE_EVERY, self._tick)
 
-    def _knows(self, proof: str, address: str) -> bool:
-        return self.is_on and is_proof(proof, self.token) and (bool(self.token) or self.is_peer(address))
+    def _proven(self, proof: str, address: str) -> str | None:
+        """The secret that it was proven by, which is empty in a fleet that has none; ``None``: it is no peer."""
+        token = proven(proof, self.tokens) if self.is_on else None
+        return token if token or (token is not None and self.is_peer(address)) else None
 
     def ready(self, request: Request, key: str, address: str, cache: Cache) -> Hit | None:
-        """A prepared hit for a peer whose request at ``address`` is plain, but for that."""
-        headers, proof = request.fields.headers, request.fields.peer
-        if request.range is not None or proof is None or not self._knows(proof, address):
+        """A prepared hit for a peer at ``address`` whose request is plain, but for that."""
+        proof = request.fields.peer
+        if request.range is not None or proof is None or (token := self._proven(proof, address)) is None:
             return None
-        # A response may vary by what the peer's client has sent in it, but not by who that is.
-        return cache.ready_signed(key, taken_off(headers)[0], time.time(), self.token or ASKS, self._signature)
-
-    def _signature(self, key: str, status: int, headers: Headers, body: bytes | bytearray | memoryview) -> bytes:
-        value = answer_to(key, self.token)
-        if not _has_digest(status, headers, len(body)):
-            return f"Cache-Peer: {value}\r\n".encode("ascii")
-        return f"Repr-Digest: {repr_digest(body)}\r\nCache-Peer: {value}{WITH_DIGEST}\r\n".encode("ascii")
+        # A response may vary by what the peer's client has sent, but not by what the peer adds.
+        headers, _ = request.fields.for_peer()
+        return cache.ready_signed(key, headers, time.time(), token, _signature)
 
     def _tick(self) -> None:
         """One timer for all: most are answered long before."""
@@ -100,6 +98,14 @@ class _PeerWaits:
             self._is_over(self)
         elif exchange.on_interim is not None:
             exchange.on_interim(102, _NO_FIELDS)
+
+
+def _signature(key: str, secret: str, status: int, headers: Headers, body: bytes | bytearray | memoryview) -> bytes:
+    """What goes with a prepared hit, as :meth:`_PeerWaits.answered` has it."""
+    value = answer_to(key, secret)
+    if not _has_digest(status, headers, len(body)):
+        return f"Cache-Peer: {value}\r\n".encode("ascii")
+    return f"Repr-Digest: {repr_digest(body)}\r\nCache-Peer: {value}{WITH_DIGEST}\r\n".encode("ascii")
 
 
 def _has_digest(status: int, headers: Headers, length: int) -> bool:

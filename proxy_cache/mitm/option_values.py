@@ -302,6 +302,7 @@ def _origin(options: Any) -> OriginSettings:
 
 
 _TOKEN_SIZES = range(16, 1025)
+_TOKENS_MAX = 4
 _NO_TOKEN = re.compile(r"[^\x21-\x7e]")
 
 
@@ -317,7 +318,7 @@ def _fleet(options: Any) -> FleetSettings:
             f"{_short(options.cache_peer_timeout)}"
         )
     client = PeerSettings(
-        options.cache_peer_timeout, options.origin_timeout, _token(options.cache_peer_token_file), _trust(options),
+        options.cache_peer_timeout, options.origin_timeout, _tokens(options.cache_peer_token_file), _trust(options),
         _head_limits(options),
     )  # fmt: skip
     peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
@@ -331,7 +332,7 @@ def _fleet(options: Any) -> FleetSettings:
             listings.parse_peer(own)
     except ValueError as error:
         raise exceptions.OptionsError(f"cache_peer_self: {error}") from error
-    for peer in fixed if not client.token else ():
+    for peer in fixed if not client.tokens else ():
         if peer.scheme != "http" or (peer.is_address and not is_private(peer.host)):
             raise exceptions.OptionsError(
                 f"cache_peers: {peer} needs cache_peer_token_file: without a secret there are only http:// peers on "
@@ -340,16 +341,20 @@ def _fleet(options: Any) -> FleetSettings:
     return FleetSettings(peers, own, options.cache_peer_mode, options.cache_peer_keep, client)
 
 
-def _token(file: str) -> str:
-    """The secret in a file; empty: there is none."""
+def _tokens(file: str) -> tuple[str, ...]:
+    """The secrets in a file, one a line; empty: there is none."""
     if not file.strip():
-        return ""
+        return ()
     try:
-        token = Path(file).expanduser().read_text("ascii").strip()
+        tokens = tuple(Path(file).expanduser().read_text("ascii").split("\n"))
     except (OSError, RuntimeError, UnicodeError) as error:
         raise exceptions.OptionsError(f"cache_peer_token_file: {file!r}: {error}") from error
-    if len(token) not in _TOKEN_SIZES or _NO_TOKEN.search(token):
+    tokens = tuple(token for line in tokens if (token := line.strip()))
+    if not 1 <= len(tokens) <= _TOKENS_MAX or any(
+        len(token) not in _TOKEN_SIZES or _NO_TOKEN.search(token) for token in tokens
+    ):
         raise exceptions.OptionsError(
-            f"cache_peer_token_file: {file!r} must have one line of 16 to 1024 characters without spaces"
+            f"cache_peer_token_file: {file!r} must have a secret a line, of 16 to 1024 characters without spaces, and "
+            f"{_TOKENS_MAX} at the most"
         )
-    return token
+    return tokens

@@ -137,7 +137,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "An object store that many proxies share, asked on a miss before the origin: s3://bucket/prefix, "
         "gs://bucket/prefix, az://container/prefix or file:///folder; credentials as its own tools have them "
         "(environment, instance role). s3://bucket?endpoint=https://host:port for others that speak S3. Needs "
-        "pip install 'proxy-cache[shared]'. Empty: none. Read at start.",
+        "the package obstore (pip install '.[shared]'). Empty: none. Read at start.",
     ),
     (
         "cache_shared_write", str, "immutable",

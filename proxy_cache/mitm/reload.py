@@ -12,6 +12,7 @@ from mitmproxy import ctx, exceptions
 from ..app import App
 from ..observe.log_files import LogFiles
 from ..runtime import hangup
+from . import option_values
 from .compat import RELOAD, SCRIPTS, find
 from .observers import ADDON_NAME
 from .option_file import OUR_DEFAULTS, OptionFile
@@ -83,6 +84,7 @@ class Reload:
             )
 
     def _read_again(self) -> None:
+        before = self._secrets()
         try:
             logger.info("proxy-cache: SIGHUP: config.yaml read again: %s", self._file.read_again(ctx.options))
         except exceptions.OptionsError as error:
@@ -91,6 +93,24 @@ class Reload:
             )
         except Exception as error:
             self._app.failed(error)
+        else:
+            self._read_secrets(before)
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Those of the fleet that are in use."""
+        return self._app.settings.fleet.client.tokens if self._app.settings is not None else ()
+
+    def _read_secrets(self, before: tuple[str, ...]) -> None:
+        """Also where config.yaml is what it was: its options name the file, and the file has others now."""
+        try:
+            settings = option_values.parse(ctx.options)
+        except exceptions.OptionsError as error:
+            logger.error("proxy-cache: SIGHUP: %s; what was there before is kept", " ".join(str(error).split()))
+            return
+        if settings.fleet.client.tokens != self._secrets():
+            self._app.configure(settings)
+        if self._secrets() != before:
+            logger.info("proxy-cache: SIGHUP: cache_peer_token_file read again: it has changed")
 
     def _renew_trust(self) -> None:
         """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those

@@ -58,6 +58,7 @@ class Metrics(Collector):
             "origin_responses_not_stored_total", "Responses to fills that were not stored.", "reason"
         )
         self.origin_retries = counter("origin_fetch_retries_total", "Further tries of a fill.", "reason")
+        self.fetched_bytes = counter("fetched_bytes_total", "Body bytes that fills have got, by where from.", "source")
         self.in_flight = gauge("origin_fetches_in_flight", "Active origin fills, each with a slot.")
         self.queued = gauge("origin_fetches_queued", "Leaders waiting for a slot now.")
         self.queue_wait = Histogram(
@@ -79,6 +80,8 @@ class Metrics(Collector):
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
         self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
         self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
+        self.peers = gauge("peers", "Peers in the list, this proxy among them.")
+        self.peers_left_alone = gauge("peers_left_alone", "Peers that are left alone for a while, since they failed.")
         self.peer_fetches = counter("peer_fetches_total", "Fills that a peer was asked for.", "outcome")
         self.peer_seconds = Histogram(
             f"{PREFIX}_peer_seconds",
@@ -116,6 +119,7 @@ class Metrics(Collector):
             self.queue_wait.labels(outcome)
         for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded", "addon", "own"):
             self.bytes_served.labels(source)
+        self._fetched = {source: self.fetched_bytes.labels(source) for source in ("origin", "peer", "shared")}
         for outcome in ("hit", "joined", "miss", "timeout", "error", "skipped"):
             self.peer_fetches.labels(outcome)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
@@ -140,6 +144,9 @@ class Metrics(Collector):
         if child is None:
             child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
         self._add(child, 1)
+
+    def fetched(self, source: str, size: int) -> None:
+        self._add(self._fetched[source], size)
 
     def not_stored(self, reason: str) -> None:
         self._add(self._not_stored.get(reason) or self._not_stored["other"], 1)

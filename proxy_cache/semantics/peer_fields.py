@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from base64 import b64encode
+from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
 
@@ -27,10 +28,14 @@ DIGEST_MAX: Final = 128 * 1024
 """Bytes of a body that has a digest, at most."""
 
 
-def is_proof(value: str, token: str) -> bool:
-    """Whether a peer of our fleet says so, compared in constant time. Without a ``token`` the value proves nothing:
-    the sender's address has to."""
-    return hmac.compare_digest(value.encode("latin-1", "replace"), (token or ASKS).encode("latin-1", "replace"))
+def proven(value: str, tokens: Collection[str]) -> str | None:
+    """The one of the fleet's secrets that a peer has shown, compared in constant time; ``None``: it shows none of them.
+    Empty if there are no ``tokens``: then the value proves nothing, and the sender's address has to."""
+    found = None
+    for token in tokens or ("",):
+        if hmac.compare_digest(value.encode("latin-1", "replace"), (token or ASKS).encode("latin-1", "replace")):
+            found = token
+    return found
 
 
 def answer_to(key: str, token: str) -> str:

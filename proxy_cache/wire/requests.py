@@ -15,7 +15,7 @@ from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
-from ..semantics.peer_fields import FIELD
+from ..semantics.peer_fields import FIELD, taken_off
 from ..semantics.ranges import RangeSpec
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
@@ -54,6 +54,13 @@ class RequestFields:
     peer: str | None = None
     """Cache-Peer: a peer's proof that it is one."""
     _forward: Headers | None = None
+    _for_peer: tuple[Headers, str | None] | None = None
+
+    def for_peer(self) -> tuple[Headers, str | None]:
+        """``headers`` as a peer's client has sent them, and its address, if the peer has told it."""
+        if self._for_peer is None:
+            self._for_peer = taken_off(self.headers)
+        return self._for_peer
 
     def forward(self, via: str) -> Headers:
         """``headers`` with our Via (RFC 9110 §7.6.3), which is the same for the whole process."""

@@ -50,6 +50,8 @@ def in_own_network(test: Test) -> Test:
         with tempfile.TemporaryDirectory() as folder:
             for name, text in FILES.items():
                 (Path(folder) / name).write_text(text)
+            # Without a folder of its own it would tidy up what all earlier runs have left.
+            command.insert(-1, f"--basetemp={folder}/tmp")
             done = run(
                 [*_namespaces(), "sh", "-c", _ENTER, folder, *command], timeout=400, cwd=ROOT, **{INSIDE: "1"}
             )  # fmt: skip

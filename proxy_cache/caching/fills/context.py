@@ -23,6 +23,9 @@ class FillEvents(Protocol):
 
     def fill_ended(self, outcome: str) -> None: ...
 
+    def fetched(self, source: str, size: int) -> None:
+        """Bytes of a body have come from ``source``: ``origin``, ``peer`` or ``shared``."""
+
     def not_stored(self, reason: str) -> None:
         """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
         was changed meanwhile, ``store`` if there was no room or the disk failed."""

@@ -122,6 +122,7 @@ class Fetch:
             try:
                 fill.slot.answered()
                 content = answer.read_held()
+                fill.context.events.fetched("origin", len(content))
                 head, recipients = decide(fill, answer, content)
                 fill.state = FillState.COMPLETE
                 outcome = "not_modified" if answer.status == 304 else "not_stored"
@@ -201,7 +202,7 @@ class Fetch:
             head = self._take(response)
             body = head.body
             assert body is not None
-            broken = await copy(response, body, store.pipes)
+            broken = await self._copy(response, body)
         finally:
             response.close()
         self._from_origin = response.source == "origin"
@@ -226,6 +227,13 @@ class Fetch:
         elif entry is not None and fill.context.behind is not None and response.source == "origin":
             fill.context.behind.stored(request, entry)
         return "stored" if entry is not None else "not_stored"
+
+    async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
+        context, since = self._fill.context, body.length
+        try:
+            return await copy(response, body, context.store.pipes)
+        finally:
+            context.events.fetched(response.source, body.length - since)
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head is here: who gets it, and is it stored?"""
@@ -303,7 +311,7 @@ class Fetch:
                     fill.doomed = True
             elif not may_repeat or not await begins_alike(response, body):
                 raise broken
-            again = await copy(response, body, fill.context.store.pipes)
+            again = await self._copy(response, body)
         finally:
             response.close()
         if again is not None and body.length - since >= PROGRESS:

@@ -33,10 +33,15 @@ class PeerSettings:
     """Seconds to the head of a response, or to the next 102 that says that it is being worked on."""
     body_timeout: float = 30.0
     """Seconds without a byte of a body."""
-    token: str = field(default="", repr=False)
-    """The fleet's secret; empty: none."""
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    """The fleet's secrets: the first one is shown, each is accepted. Empty: none."""
     trust: Trust = SYSTEM
     head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
+
+    @property
+    def token(self) -> str:
+        """What is shown to peers; empty: nothing."""
+        return self.tokens[0] if self.tokens else ""
 
 
 class PeerClient:

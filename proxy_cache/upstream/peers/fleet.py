@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...wire.responses import OriginError
 from ..names import Names
-from .health import Attempt, Health
+from .health import Attempt, Health, PeerState
 from .listings import parse_peer
 from .peer import Peer, as_address
 from .peer_list import PeerList
@@ -39,6 +39,7 @@ class PeerFleet:
         """Of all peers, as far as they are known."""
         self._finding: asyncio.Task[None] | None = None
         self.has_others = False
+        self._last_home: tuple[str, Peer | None] = "", None
 
     def configure(self, settings: FleetSettings) -> None:
         """At the start, or while running."""
@@ -71,6 +72,14 @@ class PeerFleet:
         """All nodes, ourselves among them, the home of ``key`` first."""
         return self._list.ranking.ranked(key)
 
+    def is_home(self, key: str) -> bool:
+        """Whether we are the home of ``key``, by rank. Asked more than once for each miss."""
+        last, home = self._last_home
+        if last != key or home is None:
+            home = self._list.ranking.home(key)
+            self._last_home = key, home
+        return home is not None and home.is_self
+
     def attempt(self, peer: Peer) -> Attempt | None:
         """A request is to go to it; ``None`` if it is left alone."""
         return self._health.attempt(peer)
@@ -91,6 +100,7 @@ class PeerFleet:
 
     def _changed(self) -> None:
         peers = self._list.peers
+        self._last_home = "", None
         self.has_others = not all(peer.is_self for peer in peers)
         self._health.keep(peers)
         self._addresses = frozenset(peer.host for peer in peers if peer.is_address)
@@ -107,5 +117,10 @@ class PeerFleet:
                 found = await self._names.getaddrinfo(peer.host, peer.port)
                 self._addresses |= {as_address(sockaddr[0].partition("%")[0]) or "" for *_, sockaddr in found}
 
+    def states(self) -> list[PeerState]:
+        """How all of the list are doing."""
+        return self._health.states(self._list.peers)
+
     def status(self) -> list[dict[str, Any]]:
-        return [asdict(state) for state in self._health.states(self._list.peers)]
+        """The same, for the status page."""
+        return [asdict(state) for state in self.states()]

@@ -32,7 +32,7 @@ from .peer import Peer
 from .settings import Keeping
 
 TRIES: Final = 2
-"""Peers that one fill asks in vain, at most: each may cost it the time to connect and ``cache_peer_timeout``."""
+"""Homes that are asked for one fill, at most; and peers that may fail, each of which takes ``cache_peer_timeout``."""
 LOOKS: Final = 3
 """Peers that are asked whether they have it, after a change of the list: of three new nodes, say, none can."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
@@ -60,11 +60,12 @@ class PeerSource:
         fleet = self._fleet
         if wanted.is_personal or not fleet.has_others:
             return False
-        return fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self
+        return fleet.has_changed or not fleet.is_home(wanted.key)
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         wanted, fleet = request.wanted, self._fleet
         asked: set[Peer] = set()
+        failures = 0
         for peer in fleet.ranked(wanted.key):
             if peer.is_self or wanted.from_peer or len(asked) == TRIES:
                 break
@@ -74,19 +75,18 @@ class PeerSource:
                     response = await self._ask_home(attempt, request)
                     if response is not None:
                         return response
+                    failures += attempt.has_failed
         # We are the home, or stand in for it. Before the list changed, or while the home was away, it was another.
-        if fleet.has_changed or not next(fleet.ranked(wanted.key)).is_self:
+        if fleet.has_changed or not fleet.is_home(wanted.key):
             others = (peer for peer in fleet.ranked(wanted.key) if not peer.is_self and peer not in asked)
-            in_vain = len(asked)
             for peer in islice(others, LOOKS):
-                if in_vain == TRIES:
+                if failures >= TRIES:
                     break
                 with self._attempt(peer) as attempt:
                     if attempt is not None:
-                        response = await self._look(attempt, request)
-                        if response is not None:
+                        if (response := await self._look(attempt, request)) is not None:
                             return response
-                        in_vain += attempt.has_failed
+                        failures += attempt.has_failed
         return None
 
     async def _ask_home(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
@@ -121,13 +121,14 @@ class PeerSource:
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
         peer, wanted = attempt.peer, request.wanted
-        started = time.monotonic()
+        # It may be another one before the answer is here.
+        started, token = time.monotonic(), self._client.settings.token
         try:
             response = await self._client.get(
                 (peer.scheme, peer.authority), request.target, headers, wanted.client,
                 partial(_but_102, on_interim) if on_interim is not None else None,
             )  # fmt: skip
-            problem = await self._problem_with(response, wanted.key)
+            problem = await self._problem_with(response, wanted.key, token)
         except OriginError as error:
             attempt.failed(f"{error.error}: {error.detail}")
             outcome = "timeout" if error.error.endswith("timeout") else "error"
@@ -152,10 +153,10 @@ class PeerSource:
         self._events.peer_asked(_outcome(response), seconds)
         return response
 
-    async def _problem_with(self, response: OriginResponse, key: str) -> str:
-        """Why a response is not taken; empty if it is."""
+    async def _problem_with(self, response: OriginResponse, key: str, token: str) -> str:
+        """Why a response is not taken; empty if it is. ``token``: what the peer was shown."""
         proof = (response.peer or "").removesuffix(WITH_DIGEST)
-        if proof != answer_to(key, self._client.settings.token):
+        if proof != answer_to(key, token):
             return "what answers there is no peer of ours, or answers another key"
         if proof == response.peer:
             return ""

@@ -78,7 +78,7 @@ def check_url(url: str) -> None:
         if name == "endpoint" and urlsplit(value).scheme not in ("http", "https"):
             raise BadUrl(f"endpoint: {value!r} is not http(s)://host:port")
     if importlib.util.find_spec("obstore") is None:
-        raise BadUrl("needs the package obstore: pip install 'proxy-cache[shared]'")
+        raise BadUrl("needs the package obstore: pip install '.[shared]' in the project's folder")
 
 
 class Bucket:
