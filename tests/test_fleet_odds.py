@@ -13,9 +13,10 @@ import pytest
 
 from proxy_cache.semantics.peer_fields import proof
 from tests.support.agents import Wire, results
+from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
-from tests.support.scripted import ThreadedOrigin
+from tests.support.scripted import Scripted, ThreadedOrigin
 from tests.test_fleet import SECRET, BadPeer, Fleet, fleet
 from tests.test_hangup import configure, hang_up
 
@@ -234,3 +235,29 @@ def test_a_crowd_shares_what_is_kept_by_the_home_alone(
     answered = sum(nodes[0].value("peer_fetches_total", outcome=outcome) for outcome in ("hit", "joined", "miss"))
     # (As a home it looks at the other node once for each of its own keys.)
     assert answered <= 8
+
+
+class FrozenSibling(ThreadedOrigin):
+    """Has a body, stops in the middle of it, and says nothing to anybody from then on."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            head = Scripted.read_head(stream)
+            if "bytes=0-0" not in head:
+                body = content("/x", 200_000)
+                connection.sendall(
+                    b'HTTP/1.1 200 OK\r\nContent-Length: 400000\r\nETag: "v1"\r\nCache-Control: max-age=60\r\n\r\n'
+                    + body
+                )
+            stream.read(1)
+
+
+def test_a_sibling_that_is_frozen_in_the_middle_of_a_body(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    with FrozenSibling() as sibling:
+        proxy = start_proxy(
+            cache_peers=f"http://{sibling.netloc}", cache_peer_mode="sibling", cache_peer_timeout=1, origin_timeout=200
+        )
+        url = origin.serve("/x", Reply(size=400_000).with_headers(FRESH, ("ETag", '"v1"'), ("Accept-Ranges", "bytes")))
+        assert proxy.get(url, expect=400_000).ok
+        assert origin.seen("/x")[0].header("Range") == "bytes=200000-399999"
+        assert states(proxy) == ["left alone"]

@@ -26,9 +26,11 @@ _ASK_LITTLE = Headers().add("Cache-Control", "only-if-cached").add("Range", "byt
 class BodyWatch:
     """Looks at the bodies of peers that have not come with their heads."""
 
-    def __init__(self, fleet: PeerFleet, client: PeerClient) -> None:
+    def __init__(self, fleet: PeerFleet, client: PeerClient, *, are_ours: bool = True) -> None:
+        """``are_ours``: whether the peers are all of our own kind."""
         self._fleet = fleet
         self._client = client
+        self._are_ours = are_ours
         self._tasks: set[asyncio.Task[None]] = set()
 
     def watch(self, response: OriginResponse, peer: Peer, target: Target) -> None:
@@ -63,7 +65,7 @@ class BodyWatch:
 
     async def _is_there(self, peer: Peer, target: Target) -> bool:
         """Whether it answers anything at all."""
-        headers, _ = self._client.asking(_ASK_LITTLE, target, "", "")
+        headers = self._client.asking(_ASK_LITTLE, target, "", "")[0] if self._are_ours else _ASK_LITTLE
         try:
             answer = await self._client.get((peer.scheme, peer.authority), target, headers, None)
         except TooLarge:

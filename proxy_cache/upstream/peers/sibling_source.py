@@ -13,6 +13,7 @@ from typing import Final
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
+from .body_watch import BodyWatch
 from .changed import ChangedKeys
 from .client import PeerClient, TooLarge
 from .fleet import PeerFleet
@@ -31,6 +32,7 @@ class SiblingSource:
     def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
         self._fleet = fleet
         self._client = client
+        self._bodies = BodyWatch(fleet, client, are_ours=False)
         self._keeping = keeping
         self._events = events
         self._changed = ChangedKeys()
@@ -74,5 +76,6 @@ class SiblingSource:
             response.close()
             return None
         response.source = "peer"
+        self._bodies.watch(response, peer, request.target)
         response.may_be_kept = self._keeping.keeps(request.wanted.key)
         return response
