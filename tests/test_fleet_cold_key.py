@@ -39,7 +39,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def begin(**options: Any) -> Fleet:
             shared = {"cache_shared": f"s3://{BUCKET}/fleet", "environment": bucket.environment}
-            return stack.enter_context(fleet(tmp_path, **shared, **options))
+            # With all of this on two cores nobody is fast, and nobody is away.
+            return stack.enter_context(fleet(tmp_path, cache_peer_timeout=30, **shared, **options))
 
         yield begin
 

@@ -283,7 +283,7 @@ def test_good_urls(url: str) -> None:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadUrl, match=r"pip install 'proxy-cache\[shared\]'"):
+    with pytest.raises(BadUrl, match=r"pip install '\.\[shared\]' in the project's folder"):
         check_url("s3://bucket")
 
 
