@@ -661,7 +661,7 @@ def message(raw: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             rest = rest[int(size, 16) + 2 :]
         body = chunks
     body = re.sub(rb"(?m)^--[0-9a-f]{32}", b"--boundary", body)
-    text = re.compile(r"(boundary|ttl)=\w+")
+    text = re.compile(r"(boundary|ttl)=-?\w+")
     fields = [(name, text.sub(r"\1=", value)) for name, value in fields if name.lower() not in NOISE]
     return status, sorted(fields), body
 
