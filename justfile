@@ -50,6 +50,10 @@ bench *arguments:
 bench-ab *arguments:
     {{ python }} benchmarks/ab.py "$@"
 
+# What peers cost: a peer hit, a miss by way of its home, hits and misses of one's own (about 5 minutes; --help: more)
+bench-fleet *arguments:
+    {{ python }} benchmarks/fleet.py "$@"
+
 # Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 3; --help: more)
 bench-peers *arguments:
     {{ python }} benchmarks/peers.py "$@"

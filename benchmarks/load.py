@@ -43,9 +43,11 @@ def run(
     distinct: str | None = None,
     span: str | None = None,
     origin_form: bool = False,
+    listed: Path | None = None,
 ) -> Load:
     """Ask a proxy for ``url``, or for ``span`` of it (``0-99``), over and over; with ``distinct``, for a new URL below
-    it each time. A reverse proxy wants ``origin_form``: the request line has no more than the URL's path."""
+    it each time; with ``listed``, for the URLs in that file, one on a line, by turns. (All are of the host of ``url``.)
+    A reverse proxy wants ``origin_form``: the request line has no more than the URL's path."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
     environment = clean_environment(BENCH_URL=url)
     if span:
@@ -54,6 +56,8 @@ def run(
         environment["BENCH_ORIGIN_FORM"] = "1"
     if distinct:
         environment["BENCH_DISTINCT"] = distinct
+    if listed:
+        environment["BENCH_LIST"] = str(listed)
     process = subprocess.Popen(
         pinned(core, [*command, f"http://127.0.0.1:{proxy_port}"]),
         stdin=subprocess.DEVNULL,

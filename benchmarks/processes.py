@@ -181,6 +181,8 @@ def mitmdump(port: int, confdir: Path, python: Path = Path(sys.executable)) -> l
 class Mitmdump(Server):
     """A contender: mitmdump with some arguments and, like all of them, its default logging, sent to /dev/null."""
 
-    def __init__(self, name: str, arguments: Sequence[str], confdir: Path, core: int | None) -> None:
-        port = free_port()
+    def __init__(
+        self, name: str, arguments: Sequence[str], confdir: Path, core: int | None, port: int | None = None
+    ) -> None:
+        port = port or free_port()
         super().__init__(name, pinned(core, [*mitmdump(port, confdir), *arguments]), port)

@@ -11,7 +11,8 @@ The rooms, from the door to the ground; imports run down this list and never up 
 - ``downstream``: towards clients: the door, the fast lane, sending, accounts;
 - ``settings``: what the operator has set, as frozen values;
 - ``caching``: the way of one GET: its answer, fills, ranges, the limiter;
-- ``upstream``: origins: their names, their connections, one exchange with its retries;
+- ``upstream``: where responses come from: origins (their names, their connections, one exchange with its retries),
+  other nodes, and the store that many proxies share;
 - ``store``: bodies and the index on disk, eviction, checksums;
 - ``wire``: HTTP/1 as bytes, without a socket or a clock;
 - ``semantics``: RFC 9110 and 9111 as pure functions.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .caching.cache import Cache
@@ -16,6 +18,7 @@ from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
 from .downstream.account import Accounts
 from .downstream.admission import Admission
+from .downstream.peer_requests import PeerRequests
 from .observe.access_log import AccessLog
 from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
@@ -28,7 +31,14 @@ from .store.store import Store, StoreError
 from .upstream.dial import Dialler
 from .upstream.names import Names
 from .upstream.origin import OriginClient, OriginSettings
-from .upstream.source import OriginSource, Sources
+from .upstream.peers.client import PeerClient
+from .upstream.peers.fleet import PeerFleet
+from .upstream.peers.peer_source import PeerSource
+from .upstream.peers.settings import FleetSettings, Keeping
+from .upstream.peers.sibling_source import SiblingSource
+from .upstream.shared.bucket import BadUrl
+from .upstream.shared.store import SharedSettings, SharedStore
+from .upstream.source import OriginSource, Source, Sources
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +60,7 @@ class App:
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.admission = Admission(self.via)
+        self.peer_requests = PeerRequests()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
@@ -60,6 +71,12 @@ class App:
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
         self.origin: OriginClient | None = None
+        self.peers: PeerClient | None = None
+        self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
+        """The addresses and ports that clients are served on."""
+        self.keeping = Keeping("always")
+        self.fleet = PeerFleet(self.names, lambda: self.listening_on())
+        self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
         self.is_draining = False
@@ -90,6 +107,16 @@ class App:
             fills.spans = settings.spans
         if self.origin is not None:
             self.origin.configure(settings.origin)
+        if self.peers is not None:
+            self.peers.configure(settings.fleet.client)
+            self.fleet.configure(settings.fleet)
+            self.keeping.keep = settings.fleet.keep
+        elif self.fills is not None:
+            sources = self.fills.context.sources
+            sources.before = (*self._peers(settings.fleet), *sources.before)
+        self.peer_requests.tokens = settings.fleet.client.tokens
+        if self.shared is not None and settings.shared is not None:
+            self.shared.configure(settings.shared)
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
 
@@ -132,7 +159,11 @@ class App:
             raise StartError(str(error)) from error
         settings = self.settings or settings  # they may have changed meanwhile
         self.origin = OriginClient(settings.origin, metrics.fetch_retried, self.dialler)
-        self.fills = fills = FillTable(store, self.limiter, Sources(OriginSource(self.origin)), metrics)
+        origin = OriginSource(self.origin)
+        sources = Sources(origin, (*self._peers(settings.fleet), *self._shared(settings.shared, origin, store)))
+        await self.fleet.first_look()
+        self.fills = fills = FillTable(store, self.limiter, sources, metrics)
+        fills.context.behind = self.shared
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
@@ -148,9 +179,39 @@ class App:
                 "spilled": lambda: store.spill.size,
                 "name_lookups_in_flight": lambda: self.names.in_flight,
                 "tunnels_active": lambda: self.tunnels_open,
+                "peers": lambda: len(self.fleet.states()),
+                "peers_left_alone": lambda: sum(peer.state != "up" for peer in self.fleet.states()),
+                "shared_queued": lambda: self.shared.queued if self.shared is not None else 0,
+                "shared_up": lambda: self.shared is not None and self.shared.is_up,
             }
         )
         self.admission.is_open = not self.is_draining
+
+    def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
+        if not settings.peers:
+            return ()
+        if not settings.client.tokens:
+            logger.warning(
+                "proxy-cache: cache_peers without cache_peer_token_file: peers are asked on private addresses alone, "
+                "and whoever has the address of one is taken for it"
+            )
+        self.peers = PeerClient(settings.client, self.dialler)
+        self.fleet.configure(settings)
+        self.fleet.start()
+        self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
+        self.keeping = Keeping(settings.keep)
+        kind = PeerSource if settings.mode == "home" else SiblingSource
+        return (kind(self.fleet, self.peers, self.keeping, self.metrics),)
+
+    def _shared(self, settings: SharedSettings | None, origin: OriginSource, store: Store) -> tuple[Source, ...]:
+        if settings is None:
+            return ()
+        try:
+            self.shared = SharedStore(settings, origin, store, self.metrics)
+        except BadUrl as error:
+            raise StartError(f"cache_shared: {error}") from error
+        self.shared.start()
+        return (self.shared.source,)
 
     def refuse_new(self) -> None:
         """Answer no further request."""
@@ -162,15 +223,22 @@ class App:
         (:meth:`refuse_new`)."""
         assert self.settings is not None
         assert self.fills is not None
+        until = time.monotonic() + self.settings.shutdown_grace
         if self.accounts.unfinished:
             logger.info("proxy-cache: stopping, %d responses to finish", self.accounts.unfinished)
             if not await self.accounts.finished(self.settings.shutdown_grace):
                 logger.warning("proxy-cache: %d responses cut after shutdown_grace", self.accounts.unfinished)
         self.accounts.is_stopping = True
         await self.fills.close()
+        if self.shared is not None:
+            await self.shared.drain(until - time.monotonic())
+            self.shared.close()
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
+        if self.peers is not None:
+            self.peers.close()
+            await self.fleet.stop()
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
@@ -187,6 +255,8 @@ class App:
         """Read them again, and open every connection to an origin anew."""
         if self.origin is not None:
             self.origin.renew_trust()
+        if self.peers is not None:
+            self.peers.renew_trust()
 
     # -- looking in -----------------------------------------------------------------------------------------------
 
@@ -219,6 +289,8 @@ class App:
             },
             "requests_in_flight": self.accounts.unfinished,
             "tunnels": self.tunnels_open,
+            **({"peers": self.fleet.status()} if self.peers is not None else {}),
+            **({"shared": self.shared.snapshot()} if self.shared is not None else {}),
         }
 
     def forwarded(self, method: str) -> None:

@@ -17,6 +17,8 @@ from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
 from .upstream.origin import OriginSettings
+from .upstream.peers.settings import FleetSettings
+from .upstream.shared.store import SharedSettings
 
 
 class Rules(Protocol):
@@ -52,6 +54,7 @@ class Settings:
     limits: Limits
     head_limits: HeadLimits
     origin: OriginSettings
+    fleet: FleetSettings
     cache: CacheSettings
     rules: Rules
     default_ttl: int
@@ -65,6 +68,7 @@ class Settings:
     fast_lane: bool
     half_closed_clients: bool
     shutdown_grace: int
+    shared: SharedSettings | None = None
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""

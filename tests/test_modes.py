@@ -12,7 +12,8 @@ from tests.support.certificates import folder_of, self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Echo, Gate, Origin, Reply
 from tests.support.proxy import Proxy
-from tests.support.tools import free_port, need, nobody_listens, run_in_background
+from tests.support.squid import running_squid
+from tests.support.tools import free_port, nobody_listens
 
 Start = Callable[..., Proxy]
 
@@ -79,24 +80,8 @@ def test_a_parent_that_is_down_is_a_502(start_proxy: Start, origin: Origin) -> N
 @pytest.fixture
 def squid(tmp_path: Path) -> Iterator[str]:
     """Squid without a cache of its own, as a parent."""
-    program = need("squid")
-    port = free_port()
-    folder = tmp_path / "squid"
-    folder.mkdir()
-    folder.chmod(0o777)
-    (folder / "squid.conf").write_text(
-        f"http_port 127.0.0.1:{port}\n"
-        "http_access allow all\n"
-        "cache deny all\n"
-        f"pid_filename {folder}/squid.pid\n"
-        "access_log none\n"
-        f"cache_log {folder}/cache.log\n"
-        f"coredump_dir {folder}\n"
-        "shutdown_lifetime 0 seconds\n"
-        "pinger_enable off\n"
-    )
-    with run_in_background([program, "-N", "-f", str(folder / "squid.conf")], ("127.0.0.1", port)):
-        yield f"http://127.0.0.1:{port}"
+    with running_squid(tmp_path, "cache deny all") as url:
+        yield url
 
 
 def test_the_parent_is_squid(start_proxy: Start, origin: Origin, echo: Echo, squid: str) -> None:

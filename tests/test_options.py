@@ -76,6 +76,8 @@ def refused(folder: Path, name: str, value: object, shown: str = "", **others: o
         ("cache_ttl", "!~d foo/force!30d"),
         ("cache_queue_timeout", "/~d foo"),
         ("cache_key_ignore_query", "/X-Amz-*"),
+        ("cache_shared", "ftp://bucket/x"),
+        ("cache_shared_write", "some"),
     ],
 )
 def test_a_bad_value(tmp_path: Path, name: str, value: str) -> None:

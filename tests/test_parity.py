@@ -200,27 +200,34 @@ def missed(way: Way, reply: Reply, *fields: str, method: str = "", version: str 
 
 
 STORED = "misses=1 origin_fetches{stored}=1"
-FIRST = f"bytes_served{{miss}}=1000 {STORED}"
+
+
+def counted(served: int, fetched: int = 0) -> str:
+    """A miss of so many bytes for the client, and from the origin."""
+    return f"bytes_served{{miss}}={served} fetched_bytes{{origin}}={fetched or served} {STORED}"
+
+
+FIRST = counted(1000)
 """Of :meth:`Way.hold_the_slot`."""
 FIVE = Reply(headers=(FRESH, ETAG), size=5000)
-case("200 5000 miss fwd=uri-miss", counts=f"bytes_served{{miss}}=5000 {STORED}", name="miss", reply=FIVE)(missed)
+case("200 5000 miss fwd=uri-miss", counts=counted(5000), name="miss", reply=FIVE)(missed)
 case(
-    "200 300000 miss fwd=uri-miss", counts=f"bytes_served{{miss}}=300000 {STORED}", name="miss_chunked",
+    "200 300000 miss fwd=uri-miss", counts=counted(300000), name="miss_chunked",
     reply=Reply(headers=(FRESH,), size=300_000, chunked=True),
 )(missed)  # fmt: skip
 case("200 0 miss fwd=uri-miss", counts=STORED, name="empty", reply=replace(FIVE, size=0))(missed)
 case("204 0 miss fwd=uri-miss", counts=STORED, name="no_content", reply=replace(FIVE, status=204))(missed)
-case(
-    "200 5000 miss fwd=uri-miss", counts=f"bytes_served{{miss}}=5000 {STORED}", name="http10", reply=FIVE, version="1.0"
-)(missed)
+case("200 5000 miss fwd=uri-miss", counts=counted(5000), name="http10", reply=FIVE, version="1.0")(missed)
 case(
     "200 5000 miss fwd=uri-miss not_stored=no-store", name="not_stored",
     reply=FIVE.with_headers(("Cache-Control", "no-store")),
-    counts="bytes_served{miss}=5000 misses=1 origin_fetches{not_stored}=1 origin_responses_not_stored{no-store}=1",
+    counts="bytes_served{miss}=5000 fetched_bytes{origin}=5000 misses=1 origin_fetches{not_stored}=1 "
+    "origin_responses_not_stored{no-store}=1",
 )(missed)  # fmt: skip
 case(
     "500 100 miss fwd=uri-miss not_stored=status", name="status_500", reply=Reply(status=500, size=100),
-    counts="bytes_served{miss}=100 misses=1 origin_fetches{not_stored}=1 origin_responses_not_stored{status}=1",
+    counts="bytes_served{miss}=100 fetched_bytes{origin}=100 misses=1 origin_fetches{not_stored}=1 "
+    "origin_responses_not_stored{status}=1",
 )(missed)  # fmt: skip
 case(
     "304 0 miss fwd=uri-miss not_stored=status", name="not_modified_missed", ways=GETS, reply=FIVE,
@@ -228,21 +235,21 @@ case(
 )(lambda way, reply: missed(way, reply, 'If-None-Match: "v1"'))  # fmt: skip
 case(
     "206 100 miss fwd=uri-miss",
-    counts=f"bytes_served{{miss}}=100 {STORED}",
+    counts=counted(100, 5000),
     name="range_missed",
     ways=CACHED,
     reply=FIVE,
 )(lambda way, reply: missed(way, reply, "Range: bytes=10-109"))
 case(
     "206 387 miss fwd=uri-miss",
-    counts=f"bytes_served{{miss}}=387 {STORED}",
+    counts=counted(387, 5000),
     name="ranges_missed",
     ways=CACHED,
     reply=FIVE,
 )(lambda way, reply: missed(way, reply, "Range: bytes=10-109,200-299"))
 case(
     "416 0 miss fwd=uri-miss",
-    counts=STORED,
+    counts=f"fetched_bytes{{origin}}=5000 {STORED}",
     name="unsatisfiable_missed",
     ways=CACHED,
     reply=FIVE,
@@ -261,7 +268,7 @@ case(f"504 0 {DENIED}", name="only_if_cached_head", ways=CACHED, reply=FIVE)(
 )
 
 
-@case("200 300000 miss fwd=uri-miss", counts=f"bytes_served{{miss}}=300000 {STORED}")
+@case("200 300000 miss fwd=uri-miss", counts=counted(300000))
 def http10_until_the_end_of_the_connection(way: Way) -> None:
     gate = Gate()
     way.serve(Reply(headers=(FRESH,), size=300_000, chunked=True, body_gate=gate, gate_at=1000))
@@ -335,7 +342,7 @@ def second_hit_of_a_connection(way: Way) -> None:
         way.answer = wire.rest()
 
 
-@case("200 5000 miss fwd=uri-miss", counts=f"bytes_served{{miss}}=5000 {STORED}")
+@case("200 5000 miss fwd=uri-miss", counts=counted(5000))
 def second_miss_of_a_connection(way: Way) -> None:
     with Wire(way.proxy.address) as wire:
         wire.send(way.request(last=False, url=way.origin.serve(f"{way.path}/first", FIVE)))
@@ -388,14 +395,14 @@ def leaves_in_the_body(way: Way, chunked: bool = False) -> None:
 for _chunked in (False, True):
     case(
         f"200 100000 miss fwd=uri-miss cut=client {BROKEN.format(100000, 'client disconnected')}",
-        counts="bytes_served{miss}=100000 misses=1 origin_fetches{abandoned}=1",
+        counts="bytes_served{miss}=100000 fetched_bytes{origin}=100000 misses=1 origin_fetches{abandoned}=1",
         name=f"a_client_that_leaves_in_the_body{'_chunked' if _chunked else ''}", chunked=_chunked,
     )(leaves_in_the_body)  # fmt: skip
 
 
 @case(
     f"499 0 error cut=client {LEFT}", "200 1000 miss fwd=uri-miss", ways=CACHED,
-    counts=f"bytes_served{{miss}}=1000 {STORED}",
+    counts=counted(1000),
 )  # fmt: skip
 def a_client_that_leaves_a_fill_it_has_joined(way: Way) -> None:
     gate = Gate()
@@ -414,7 +421,8 @@ def a_client_that_leaves_a_fill_it_has_joined(way: Way) -> None:
 @case(
     f"200 100000 coalesced fwd=uri-miss cut=client {BROKEN.format(100000, 'client disconnected')}",
     "200 300000 miss fwd=uri-miss", ways=CACHED,
-    counts="bytes_served{coalesced}=100000 bytes_served{miss}=300000 coalesced=1 misses=2 origin_fetches{stored}=1",
+    counts="bytes_served{coalesced}=100000 bytes_served{miss}=300000 coalesced=1 "
+    "fetched_bytes{origin}=300000 misses=2 origin_fetches{stored}=1",
 )  # fmt: skip
 def a_client_that_leaves_the_body_of_a_fill_it_has_joined(way: Way) -> None:
     gate = Gate()
@@ -433,7 +441,8 @@ def a_client_that_leaves_the_body_of_a_fill_it_has_joined(way: Way) -> None:
 @case(
     f"200 100000 miss fwd=uri-miss cut=client {BROKEN.format(100000, 'client disconnected')}",
     "200 300000 coalesced fwd=uri-miss", ways=CACHED,
-    counts="bytes_served{coalesced}=300000 bytes_served{miss}=100000 coalesced=1 misses=2 origin_fetches{stored}=1",
+    counts="bytes_served{coalesced}=300000 bytes_served{miss}=100000 coalesced=1 "
+    "fetched_bytes{origin}=300000 misses=2 origin_fetches{stored}=1",
 )  # fmt: skip
 def a_client_that_leaves_the_fill_it_has_started(way: Way) -> None:
     gate = Gate()
@@ -541,14 +550,15 @@ for _name, _how in {
     _at = _how.get("at", 100000)
     case(
         f"200 {_at} miss fwd=uri-miss {CUT} {BROKEN.format(_at, '*')}", name=_name, **_how,
-        counts=f"{f'bytes_served{{miss}}={_at}' if _at else ''} misses=1 origin_fetches{{http_response_incomplete}}=1",
+        counts=f"{f'bytes_served{{miss}}={_at} fetched_bytes{{origin}}={_at}' if _at else ''} misses=1 "
+        "origin_fetches{http_response_incomplete}=1",
     )(cut_off)  # fmt: skip
 
 
 @case(
     f"200 100000 miss fwd=uri-miss error=connection_read_timeout cut=origin "
     f"{BROKEN.format(100000, 'connection_read_timeout: nothing came for 1 s')}",
-    counts="bytes_served{miss}=100000 misses=1 origin_fetches{connection_read_timeout}=1",
+    counts="bytes_served{miss}=100000 fetched_bytes{origin}=100000 misses=1 origin_fetches{connection_read_timeout}=1",
     ways=GETS, option="origin_timeout=1",
 )  # fmt: skip
 def silent_in_the_body(way: Way) -> None:
@@ -651,7 +661,7 @@ def message(raw: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             rest = rest[int(size, 16) + 2 :]
         body = chunks
     body = re.sub(rb"(?m)^--[0-9a-f]{32}", b"--boundary", body)
-    text = re.compile(r"(boundary|ttl)=\w+")
+    text = re.compile(r"(boundary|ttl)=-?\w+")
     fields = [(name, text.sub(r"\1=", value)) for name, value in fields if name.lower() not in NOISE]
     return status, sorted(fields), body
 

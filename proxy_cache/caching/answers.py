@@ -83,12 +83,19 @@ class Answer:
         return headers.without("transfer-encoding").add("Transfer-Encoding", "chunked"), True
 
 
+class WaitingPeer(Protocol):
+    """A peer that has asked."""
+
+    def answered(self, answer: Answer) -> None:
+        """This is the answer."""
+
+
 class Exchange:
     """One client's request on its way through the cache, and the resources to end with it."""
 
     __slots__ = (
         "_requirements", "client", "collapsed", "directives", "gone", "headers", "is_closed", "key", "on_interim",
-        "policy", "queued_for", "source", "target", "waiter",
+        "peer", "policy", "queued_for", "source", "target", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +120,8 @@ class Exchange:
             self.directives = ONLY_IF_CACHED if self.directives.only_if_cached else NOTHING
         self.on_interim: Callable[[int, Headers], None] | None = None
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
+        self.peer: WaitingPeer | None = None
+        """If a peer has sent it, on behalf of ``client``."""
         self.waiter: Waiter | None = None
         self.source: BodySource | None = None
         self.queued_for = 0.0
@@ -161,6 +170,11 @@ class MemoryReader:
         self._data = data
         self._offset = 0
         self._stop = len(data)
+
+    @property
+    def content(self) -> bytes:
+        """All of it, whatever was read or is to be."""
+        return self._data
 
     def seek(self, start: int, stop: int) -> None:
         self._offset, self._stop = start, stop

@@ -44,7 +44,7 @@ class Cache:
         self.planner = Planner(store, fills)
         self.serving = Serving(store, fills, settings, heads, self.planner)
         hits = PreparedHits(store, heads)
-        self.ready, self.ready_range = hits.find, hits.find_range
+        self.ready, self.ready_range, self.ready_with_digest = hits.find, hits.find_range, hits.find_with_digest
         """What most hits are answered with, see :mod:`.prepared`."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------
@@ -199,7 +199,10 @@ class Cache:
         key = exchange.key
         if self.store.may_have(key) or self.fills.has_history(key):
             return None
-        request = FillRequest(key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy)
+        request = FillRequest(
+            key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy,
+            from_peer=exchange.peer is not None,
+        )  # fmt: skip
         try:
             waiter = exchange.waiter = listening(exchange, self.fills.start(request))
         except Overloaded as error:

@@ -241,8 +241,9 @@ class Planner:
     def _to_join(self, exchange: Exchange, since: float | None = None, came: float | None = None) -> Fill | None:
         directives = exchange.directives
         return self._fills.find(
-            exchange.key, exchange.headers, lambda response: _is_fresh(directives, response), since, came
-        )
+            exchange.key, exchange.headers, lambda response: _is_fresh(directives, response), since, came,
+            from_peer=exchange.peer is not None,
+        )  # fmt: skip
 
     def _asked_before(self, exchange: Exchange, stale: Entry | None, came: float, *, alone: bool) -> Fill | None:
         """A fill that was asked too early for this request to share, but is worth waiting for."""
@@ -302,7 +303,7 @@ class Planner:
                 retries = 0  # a stale answer at once is better than one after the third failure
         request = FillRequest(
             key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
-            is_short,
+            is_short, from_peer=exchange.peer is not None,
         )  # fmt: skip
         return Fetch(request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from ..semantics.headers import Headers
@@ -33,12 +34,14 @@ LENGTH_MARK: Final = 10**17 + secrets.randbelow(10**17)
 
 Hit: TypeAlias = tuple[bytes, bytes | bytearray | memoryview, int | None, int]
 """Head, body, file and status."""
+DigestOf: TypeAlias = Callable[[int, Headers, bytes | bytearray | memoryview], str]
+"""Of a response's status, header and body."""
 
 
 class Prepared:
     """The head of an entry's hits, made once, but for its age and its ttl."""
 
-    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "response")
+    __slots__ = ("_after", "_before", "_between", "_bytes", "_from", "_until", "digest", "response")
 
     def __init__(self, response: StoredResponse, template: bytes) -> None:
         self.response = response
@@ -46,6 +49,8 @@ class Prepared:
         self._between, _, self._after = rest.partition(TTL_MARK.encode())
         self._from = self._until = 0.0
         self._bytes = b""
+        self.digest: str | None = None
+        """See :meth:`PreparedHits.find_with_digest`."""
 
     def head(self, now: float) -> bytes:
         if not self._from <= now < self._until:
@@ -116,6 +121,16 @@ class PreparedHits:
         assert body is not None
         file = self._store.files.warm(entry.id, entry.length, now) if entry.length in SENDFILE else None
         return prepared.head(now), body, file, response.status
+
+    def find_with_digest(self, key: str, headers: Headers, now: float, digest_of: DigestOf) -> tuple[Hit, str] | None:
+        """The same, with a digest of the body, which ``digest_of`` makes, once for an entry; it may be empty."""
+        hit = self.find(key, headers, now)
+        entry = self._index.only(key)
+        if hit is None or entry is None or (prepared := entry.prepared) is None:
+            return None
+        if prepared.digest is None:
+            prepared.digest = digest_of(prepared.response.status, prepared.response.headers, hit[1])
+        return hit, prepared.digest
 
     def find_range(self, key: str, headers: Headers, spec: RangeSpec, now: float) -> Hit | None:
         """The same for a GET with one range and, but for that, plain: if all of the range is in memory, or in a file

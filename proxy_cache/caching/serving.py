@@ -124,7 +124,10 @@ class Serving:
         headers = without_conditions(exchange.headers)
         try:
             part = self.planner.part_of(exchange, entry) if "range" in exchange.headers else None
-            request = FillRequest(key, exchange.target, headers, "", (entry,), exchange.policy, range_fetch=part)
+            request = FillRequest(
+                key, exchange.target, headers, "", (entry,), exchange.policy, range_fetch=part,
+                from_peer=exchange.peer is not None,
+            )  # fmt: skip
             self.fills.start(request, reads=False)
         except Overloaded:
             logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)

@@ -69,6 +69,8 @@ class Accounts:
     def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
         """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
         self._counts.answered(answer.served_from, exchange is not None and exchange.collapsed)
+        if exchange is not None and exchange.peer is not None:
+            exchange.peer.answered(answer)
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""

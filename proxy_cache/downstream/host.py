@@ -14,6 +14,7 @@ from ..semantics.policy import Policy
 from ..wire.requests import Request
 from .account import Accounts
 from .admission import Admission
+from .peer_requests import PeerRequests
 
 
 class Host(Protocol):
@@ -22,6 +23,7 @@ class Host(Protocol):
     via: str
     admission: Admission
     accounts: Accounts
+    peers: PeerRequests
     client: str
     """The client's address, for fairness and the log."""
     head_limits: HeadLimits

@@ -194,7 +194,7 @@ class Lane(asyncio.Protocol):
                 plain = fields.plain or (fields.unconditional and policy.ignore_directives)
                 if not (plain and self._hit(request, target, key, cache)):
                     self._answer(request, target, policy, cache)
-                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients:
+                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients and request.peer is None:
                     if len(self._known) >= REMEMBER:
                         self._known.clear()
                     self._known[data] = request, target, key
@@ -219,7 +219,9 @@ class Lane(asyncio.Protocol):
         started = time.monotonic()
         try:
             headers, spec = request.fields.headers, request.range
-            if spec is None:
+            if request.peer is not None:
+                ready = self.host.peers.ready(request, target, key, self.host.client, cache)
+            elif spec is None:
                 ready = cache.ready(key, headers, time.time())
             else:
                 ready = cache.ready_range(key, headers, spec, time.time())
@@ -244,6 +246,8 @@ class Lane(asyncio.Protocol):
         try:
             fields = request.fields
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
+            if request.peer is not None:
+                self.host.peers.recognise(exchange, request.peer, self.host.client)
             record = self.host.accounts.begin(exchange)
         except Exception as error:
             self.host.failed(error)

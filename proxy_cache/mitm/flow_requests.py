@@ -261,9 +261,10 @@ class FlowRequests:
             if self._admit(flow) is None:
                 return True
             assert self.app.cache is not None
-            answer = self.app.cache.get_now(self._exchange(flow))
+            exchange = self._exchange(flow)
+            answer = self.app.cache.get_now(exchange)
             if answer is not None:
-                self.app.accounts.answered(answer)
+                self.app.accounts.answered(answer, exchange)
                 self._respond(flow, answer)
             return answer is not None
         except Exception as error:
@@ -303,7 +304,9 @@ class FlowRequests:
             assert self.app.settings is not None
             policy = self.app.settings.rules.policy_for(flow)
             headers = headers_for_origin(flow, self.app.via)
-            record.exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
+            record.exchange = exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
+            if (proof := flow.request.headers.get("cache-peer")) is not None and flow.request.method == "GET":
+                self.app.peer_requests.recognise(exchange, proof, exchange.client)
             record.exchange.gone = record.cut == "client"
         return record.exchange
 

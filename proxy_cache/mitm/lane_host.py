@@ -39,6 +39,7 @@ class ClientLane:
         self._app = app = lanes.app
         self.via = app.via
         self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
+        self.peers = app.peer_requests
         peername = transport.get_extra_info("peername")
         self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = app.sends, app.ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from mitmproxy import ctx
 
@@ -14,7 +15,15 @@ from . import compat, option_names, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
-from .listening import close_connections, human_size, listen_again, raise_file_limit, stop_listening, welcome_bursts
+from .listening import (
+    addresses_of,
+    close_connections,
+    human_size,
+    listen_again,
+    raise_file_limit,
+    stop_listening,
+    welcome_bursts,
+)
 from .reload import Reload, settle_connection_lines, stop_watching
 
 logger = logging.getLogger(__name__)
@@ -76,6 +85,7 @@ class Lifecycle:
         raise_file_limit()
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
+        app.listening_on = partial(addresses_of, proxyserver)
         welcome_bursts(proxyserver, clients, tuned=ctx.options.tune_event_loop)
         collector.tune()
         app.names.install(asyncio.get_running_loop())

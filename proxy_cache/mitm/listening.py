@@ -43,6 +43,13 @@ async def listen_again(proxyserver: Any) -> None:
         await proxyserver.setup_servers()
 
 
+def addresses_of(proxyserver: Any) -> list[tuple[str, int]]:
+    """The addresses and ports on which clients are served."""
+    if not LISTENING.is_on:
+        return [(ctx.options.listen_host, ctx.options.listen_port or 8080)]
+    return [(str(host), int(port)) for server in proxyserver.servers for host, port, *_ in server.listen_addrs]
+
+
 async def close_connections(proxyserver: Any, lanes: Lanes) -> None:
     """End all connections, idle or cut, in an orderly way, so that mitmproxy has nothing to complain about."""
     for handler in list(proxyserver.connections.values()) if CLOSING.is_on else ():

@@ -26,8 +26,8 @@ FILES = ("config.yaml", "config.yml")
 """In mitmproxy's folder (its option ``confdir``). The second wins."""
 AT_START = frozenset(
     {
-        "cache_dir", "confdir", "dev_reload", "listen_host", "listen_port", "metrics_listen", "mode", "scripts",
-        "server", "termlog_verbosity", "tune_event_loop",
+        "cache_dir", "cache_peer_mode", "cache_shared", "confdir", "dev_reload", "listen_host", "listen_port",
+        "metrics_listen", "mode", "scripts", "server", "termlog_verbosity", "tune_event_loop",
     }
 )  # fmt: skip
 """Options that are read at the start only."""

@@ -20,7 +20,14 @@ from ..semantics import redaction
 from ..semantics.limits import HeadLimits
 from ..settings import Settings
 from ..store.store import Quota
+from ..upstream.connection import INTERIM_TIMES
 from ..upstream.origin import OriginSettings
+from ..upstream.peers import listings
+from ..upstream.peers.client import PeerSettings
+from ..upstream.peers.peer import Peer, is_private
+from ..upstream.peers.settings import FleetSettings
+from ..upstream.shared.bucket import BadUrl, check_url
+from ..upstream.shared.store import SharedSettings
 from ..upstream.trust import Trust
 from . import compat, rules
 from .filters import host_of_flow
@@ -90,6 +97,7 @@ def parse(options: Any) -> Settings:
         ),
         head_limits=_head_limits(options),
         origin=_origin(options),
+        fleet=_fleet(options),
         cache=CacheSettings(serve_stale_on_overload=options.origin_serve_stale_on_overload),
         rules=rules.parse(options),
         default_ttl=options.cache_default_ttl,
@@ -103,7 +111,24 @@ def parse(options: Any) -> Settings:
         fast_lane=options.fast_lane,
         half_closed_clients=options.half_closed_clients,
         shutdown_grace=options.shutdown_grace,
+        shared=_shared(options),
     )
+
+
+SHARED_WRITES = ("immutable", "all", "off")
+
+
+def _shared(options: Any) -> SharedSettings | None:
+    url, write = options.cache_shared.strip(), options.cache_shared_write.strip()
+    if write not in SHARED_WRITES:
+        raise exceptions.OptionsError(f"cache_shared_write: {_short(write)!r} is not {', '.join(SHARED_WRITES)}")
+    if not url:
+        return None
+    try:
+        check_url(url)
+    except BadUrl as error:
+        raise exceptions.OptionsError(f"cache_shared: {error}") from error
+    return SharedSettings(url, write)
 
 
 def _short(value: object) -> str:
@@ -275,3 +300,65 @@ def _origin(options: Any) -> OriginSettings:
         trust=_trust(options),
         head_limits=_head_limits(options),
     )
+
+
+_TOKEN_SIZES = range(16, 1025)
+_TOKENS_MAX = 4
+_NO_TOKEN = re.compile(r"[^\x21-\x7e]")
+
+
+def _fleet(options: Any) -> FleetSettings:
+    for name, values in (("cache_peer_mode", ("home", "sibling")), ("cache_peer_keep", ("always", "hot", "never"))):
+        if getattr(options, name) not in values:
+            raise exceptions.OptionsError(
+                f"{name}: must be one of {', '.join(values)}, not {_short(getattr(options, name))!r}"
+            )
+    if not 1 <= options.cache_peer_timeout <= MAX_NUMBER:
+        raise exceptions.OptionsError(
+            f"cache_peer_timeout: must be 1 second or more, and {MAX_NUMBER} at the most, not "
+            f"{_short(options.cache_peer_timeout)}"
+        )
+    # A home that does what it should has asked its peers, its queue and its origin by then, each try with its limits.
+    tries = (options.origin_retries + 1) * (INTERIM_TIMES + 1) * options.origin_timeout
+    longest = 15 + 3 * options.cache_peer_timeout + options.origin_queue_timeout + tries
+    client = PeerSettings(
+        options.cache_peer_timeout, options.origin_timeout, _tokens(options.cache_peer_token_file), _trust(options),
+        _head_limits(options), longest,
+    )  # fmt: skip
+    peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
+    own = options.cache_peer_self.strip()
+    try:
+        fixed = [listing for listing in listings.parse(peers) if isinstance(listing, Peer)]
+    except ValueError as error:
+        raise exceptions.OptionsError(f"cache_peers: {error}") from error
+    try:
+        if own:
+            listings.parse_peer(own)
+    except ValueError as error:
+        raise exceptions.OptionsError(f"cache_peer_self: {error}") from error
+    for peer in fixed if not client.tokens else ():
+        if peer.scheme != "http" or (peer.is_address and not is_private(peer.host)):
+            raise exceptions.OptionsError(
+                f"cache_peers: {peer} needs cache_peer_token_file: without a secret there are only http:// peers on "
+                "private addresses"
+            )
+    return FleetSettings(peers, own, options.cache_peer_mode, options.cache_peer_keep, client)
+
+
+def _tokens(file: str) -> tuple[str, ...]:
+    """The secrets in a file, one a line; empty: there is none."""
+    if not file.strip():
+        return ()
+    try:
+        tokens = tuple(Path(file).expanduser().read_text("ascii").split("\n"))
+    except (OSError, RuntimeError, UnicodeError) as error:
+        raise exceptions.OptionsError(f"cache_peer_token_file: {file!r}: {error}") from error
+    tokens = tuple(token for line in tokens if (token := line.strip()))
+    if not 1 <= len(tokens) <= _TOKENS_MAX or any(
+        len(token) not in _TOKEN_SIZES or _NO_TOKEN.search(token) for token in tokens
+    ):
+        raise exceptions.OptionsError(
+            f"cache_peer_token_file: {file!r} must have a secret a line, of 16 to 1024 characters without spaces, and "
+            f"{_TOKENS_MAX} at the most"
+        )
+    return tokens

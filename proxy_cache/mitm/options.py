@@ -104,6 +104,47 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "such as CDN-Cache-Control.",
     ),
     (
+        "cache_peers", Sequence[str], [],
+        "The other nodes of the fleet, and this one: http://host:port, https://host:port, dns://name:port (all "
+        "addresses of a name) or file:///path (Prometheus' file_sd format). Each key has one of them for its home, "
+        "which fetches it for all. Empty: no peers.",
+    ),
+    (
+        "cache_peer_mode", str, "home",
+        "home: a miss asks the home of its key, one of the peers. sibling: a miss asks up to two peers whether they "
+        "have it (only-if-cached), for fleets of mixed proxies. Read at start.",
+    ),
+    (
+        "cache_peer_timeout", int, 2,
+        "Seconds in which a peer has to answer, or to say that it is still at it (102). Then the next one is asked.",
+    ),
+    (
+        "cache_peer_self", str, "",
+        "Which of the peers this node is, as http://host:port. Empty: it is found by its addresses and ports.",
+    ),
+    (
+        "cache_peer_token_file", str, "",
+        "File with the fleet's secret, by which peers know each other. Without one peers are known by their addresses, "
+        "which have to be private, and asked by http alone.",
+    ),
+    (
+        "cache_peer_keep", str, "always",
+        "Whether what a peer has sent is stored here, too: always, hot (when it is asked for again within ten "
+        "minutes), never.",
+    ),
+    (
+        "cache_shared", str, "",
+        "An object store that many proxies share, asked on a miss before the origin: s3://bucket/prefix, "
+        "gs://bucket/prefix, az://container/prefix or file:///folder; credentials as its own tools have them "
+        "(environment, instance role). s3://bucket?endpoint=https://host:port for others that speak S3. Needs "
+        "the package obstore (pip install '.[shared]'). Empty: none. Read at start.",
+    ),
+    (
+        "cache_shared_write", str, "immutable",
+        "What is written to it, behind: immutable (what never changes, by its fields, its URL or a rule of cache_ttl), "
+        "all (whatever may be stored for everybody), or off.",
+    ),
+    (
         "origin_max_in_flight", int, 0,
         "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
     ),

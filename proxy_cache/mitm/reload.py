@@ -1,4 +1,5 @@
-"""SIGHUP: ``config.yaml`` and certificates are read again, and log files that were renamed are started anew."""
+"""SIGHUP: ``config.yaml``, the fleet's secret and certificates are read again, and log files that were renamed are
+started anew."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from mitmproxy import ctx, exceptions
 from ..app import App
 from ..observe.log_files import LogFiles
 from ..runtime import hangup
+from . import option_values
 from .compat import RELOAD, SCRIPTS, find
 from .observers import ADDON_NAME
 from .option_file import OUR_DEFAULTS, OptionFile
@@ -63,8 +65,10 @@ class Reload:
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
             self._reopen()
+            before = self._secrets()
             if RELOAD.is_on:
                 self._read_again()
+            self._read_secrets(before)
             self._renew_trust()
 
     def _reopen(self) -> None:
@@ -91,6 +95,24 @@ class Reload:
             )
         except Exception as error:
             self._app.failed(error)
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Those of the fleet that are in use."""
+        return self._app.settings.fleet.client.tokens if self._app.settings is not None else ()
+
+    def _read_secrets(self, before: tuple[str, ...]) -> None:
+        """Also where config.yaml is what it was: its options name the file, and the file has others now."""
+        if self._app.settings is None or not ctx.options.cache_peer_token_file:
+            return
+        try:
+            settings = option_values.parse(ctx.options)
+        except exceptions.OptionsError as error:
+            logger.error("proxy-cache: SIGHUP: %s; what was there before is kept", " ".join(str(error).split()))
+            return
+        if settings.fleet.client.tokens != self._secrets():
+            self._app.configure(settings)
+        if self._secrets() != before:
+            logger.info("proxy-cache: SIGHUP: cache_peer_token_file read again: it has changed")
 
     def _renew_trust(self) -> None:
         """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those

@@ -58,6 +58,7 @@ class Metrics(Collector):
             "origin_responses_not_stored_total", "Responses to fills that were not stored.", "reason"
         )
         self.origin_retries = counter("origin_fetch_retries_total", "Further tries of a fill.", "reason")
+        self.fetched_bytes = counter("fetched_bytes_total", "Body bytes that fills have got, by where from.", "source")
         self.in_flight = gauge("origin_fetches_in_flight", "Active origin fills, each with a slot.")
         self.queued = gauge("origin_fetches_queued", "Leaders waiting for a slot now.")
         self.queue_wait = Histogram(
@@ -79,6 +80,15 @@ class Metrics(Collector):
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
         self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
         self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
+        self.peers = gauge("peers", "Peers in the list, this proxy among them.")
+        self.peers_left_alone = gauge("peers_left_alone", "Peers that are left alone for a while, since they failed.")
+        self.peer_fetches = counter("peer_fetches_total", "Fills that a peer was asked for.", "outcome")
+        self.peer_seconds = Histogram(
+            f"{PREFIX}_peer_seconds",
+            "Time until the head of a peer's response, or until it was given up.",
+            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+            registry=registry,
+        )
         self.tunnel_seconds = Histogram(
             f"{PREFIX}_tunnel_duration_seconds",
             "How long tunnels were open.",
@@ -89,6 +99,11 @@ class Metrics(Collector):
             "name_lookups_total", "Names that connections to origins were waiting for, cached ones too.", "outcome"
         )
         self.name_lookups_in_flight = gauge("name_lookups_in_flight", "Names being looked up now, each in a thread.")
+        self.shared_fetches = counter("shared_fetches_total", "Fills that asked the shared store.", "outcome")
+        self.shared_writes = counter("shared_writes_total", "Responses that were to be written to it.", "outcome")
+        self.shared_bytes = counter("shared_bytes_total", "Bytes of bodies from it and to it.", "direction")
+        self.shared_queued = gauge("shared_queued", "Responses that wait to be written to the shared store.")
+        self.shared_up = gauge("shared_up", "1 while there is a shared store that is asked, 0 while it is left alone.")
         self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # All label values exist from the start, so that the first event is an increase.
@@ -104,8 +119,17 @@ class Metrics(Collector):
             self.queue_wait.labels(outcome)
         for source in ("hit", "revalidated", "stale", "miss", "coalesced", "error", "forwarded", "addon", "own"):
             self.bytes_served.labels(source)
+        self._fetched = {source: self.fetched_bytes.labels(source) for source in ("origin", "peer", "shared")}
+        for outcome in ("hit", "joined", "miss", "timeout", "error", "skipped"):
+            self.peer_fetches.labels(outcome)
         for outcome in ("stored", "not_stored", "not_modified", "abandoned", "stalled"):
             self.origin_fetches.labels(outcome)
+        for outcome in ("hit", "validated", "miss", "unsuitable", "stale", "stale_used", "corrupt", "timeout", "error"):
+            self.shared_fetches.labels(outcome)
+        for outcome in ("stored", "replaced", "exists", "deleted", "full", "skipped", "gone", "failed"):
+            self.shared_writes.labels(outcome)
+        for direction in ("read", "written"):
+            self.shared_bytes.labels(direction)
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
         # Looking up a child by its label takes longer than counting.
@@ -120,6 +144,9 @@ class Metrics(Collector):
         if child is None:
             child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
         self._add(child, 1)
+
+    def fetched(self, source: str, size: int) -> None:
+        self._add(self._fetched[source], size)
 
     def not_stored(self, reason: str) -> None:
         self._add(self._not_stored.get(reason) or self._not_stored["other"], 1)
@@ -144,11 +171,25 @@ class Metrics(Collector):
     def name_looked_up(self, outcome: str) -> None:
         self.name_lookups.labels(outcome).inc()
 
+    def peer_asked(self, outcome: str, seconds: float) -> None:
+        self.peer_fetches.labels(outcome).inc()
+        if outcome != "skipped":
+            self.peer_seconds.observe(seconds)
+
     def store_failed(self, reason: str) -> None:
         self.store_failures.labels(reason).inc()
 
     def corrupt_found(self) -> None:
         self.corrupt.inc()
+
+    def shared_fetched(self, outcome: str) -> None:
+        self._add(self.shared_fetches.labels(outcome), 1)
+
+    def shared_written(self, outcome: str) -> None:
+        self._add(self.shared_writes.labels(outcome), 1)
+
+    def shared_moved(self, direction: str, size: int) -> None:
+        self._add(self.shared_bytes.labels(direction), size)
 
     def evicted(self, count: int) -> None:
         self.evictions.inc(count)

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 LISTED: Final = frozenset(
     {
         "authorization", "proxy-authorization", "cookie", "cookie2", "dpop", "signature", "signature-input",
+        "cache-peer",
         "api-key", "apikey", "x-api-key", "x-apikey", "x-access-key", "x-access-token", "x-app-token", "x-auth",
         "x-auth-email", "x-auth-key", "x-auth-token", "x-auth-user", "x-authorization", "x-client-secret",
         "x-forwarded-access-token", "x-id-token", "x-jwt-assertion", "x-secret", "x-session-id", "x-session-token",

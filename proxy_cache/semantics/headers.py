@@ -267,6 +267,8 @@ HOP_BY_HOP: Final = frozenset(
         "proxy-authorization",
         "proxy-authenticate",
         "proxy-authentication-info",
+        # What peers of a fleet say to each other, see peer_fields.py.
+        "cache-peer",
     }
 )
 

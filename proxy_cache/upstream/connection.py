@@ -22,12 +22,12 @@ from ..runtime.loop import read_at_once
 from ..semantics.headers import Headers
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..store.pipes import SPLICE_MIN
-from ..wire.response_reader import ResponseReader
+from ..wire.response_reader import MAX_INTERIM, ResponseReader
 from ..wire.responses import OriginError
 from .response import OriginResponse
 
 INTERIM_TIMES: Final = 4
-"""Timeouts for which 1xx responses may delay the final one, counted from the request."""
+"""Timeouts for which 1xx responses of an origin may delay the final one, counted from the request."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,13 @@ class OriginConnection(asyncio.Protocol):
         on_idle: Callable[[OriginConnection], None],
         on_lost: Callable[[OriginConnection], None],
         min_pace: int = 0,
+        body_timeout: float | None = None,
+        interim_for: float | None = None,
+        interims_max: int = MAX_INTERIM,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> None:
+        """``timeout``: seconds without a byte; for bodies ``body_timeout``, if that is given. ``interim_for``: seconds
+        for which 1xx responses may delay the final one, and ``interims_max`` of them."""
         self.origin = origin
         self.prefix = prefix
         """Field lines for the other end: Host, and those for a parent proxy."""
@@ -85,10 +90,12 @@ class OriginConnection(asyncio.Protocol):
         self._transport: Any = transport
         if transport.is_closing():
             raise ConnectionResetError("the connection was closed before it was used")
-        self._timeout = timeout
+        self._timeout = self._head_timeout = timeout
+        self._body_timeout = timeout if body_timeout is None else body_timeout
+        self._interim_for = INTERIM_TIMES * timeout if interim_for is None else interim_for
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._reader = ResponseReader(limits)
+        self._reader = ResponseReader(limits, interims_max)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._min_pace = min_pace
@@ -104,8 +111,7 @@ class OriginConnection(asyncio.Protocol):
         self._asked = 0.0
         self._head_since = 0.0
         """When the first byte of an incomplete head arrived (loop's clock); 0: none did."""
-        self._looked_again = False
-        """Whether a timeout was extended by a moment."""
+        self._looked_again = False  # whether a timeout was extended by a moment
         self._response: OriginResponse | None = None
         self._paused = False
         self._tls: Any = self._transport.get_extra_info("ssl_object")
@@ -138,6 +144,7 @@ class OriginConnection(asyncio.Protocol):
         self._on_interim = on_interim
         self._on_answer = on_answer
         self._head_since = 0.0
+        self._timeout = self._head_timeout
         self._heard = self._asked = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._heard + self._timeout, self._look_at_clock)
@@ -231,10 +238,18 @@ class OriginConnection(asyncio.Protocol):
             self._watching = False
             self._loop.remove_reader(self._watched)
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds in which nothing has come, although it was waited for."""
+        return 0.0 if self._paused and not self._watching else self._loop.time() - self._heard
+
     def abort(self) -> None:
         """Close the connection at once. Idempotent."""
+        self.give_up(OriginError("http_response_incomplete", "given up"))
+
+    def give_up(self, error: OriginError) -> None:
         self._transport.abort()
-        self._lost(OriginError("http_response_incomplete", "given up"))
+        self._lost(error)
 
     def close(self) -> None:
         """Close an idle connection."""
@@ -332,9 +347,8 @@ class OriginConnection(asyncio.Protocol):
         time; interim responses do, for a while."""
         if self._head_since and self._head_since + self._timeout < up:
             up, why = self._head_since + self._timeout, f"a head took more than {self._timeout:g} s"
-        longest = INTERIM_TIMES * self._timeout
-        if self._asked + longest < up:
-            up, why = self._asked + longest, f"no more than interim responses came for {longest:g} s"
+        if (interim := self._asked + self._interim_for) < up:
+            up, why = interim, f"no more than interim responses came for {self._interim_for:g} s"
         return up, why
 
     def _is_too_slow(self, now: float) -> bool:
@@ -375,6 +389,7 @@ class OriginConnection(asyncio.Protocol):
         if on_answer is None:
             return  # on_interim has closed the connection
         self._received, self._pace_since = 0, self._heard
+        self._timeout = self._body_timeout
         self._response = response = OriginResponse(head, reader.length, self, self._asked)
         try:
             if reader.is_over:

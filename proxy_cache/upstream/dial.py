@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+import select
 import socket
 import ssl
 import time
@@ -80,12 +81,14 @@ class Dialler:
         *,
         timeout: float,
         tls: Callable[[], ssl.SSLContext],
+        accepted_within: float | None = None,
         parent: Parent | None = None,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> asyncio.Transport:
         """A connection for requests to ``authority`` (ASCII). The caller has to set its protocol before awaiting
         anything else. ``timeout``: seconds for TCP, TLS and a parent's tunnel together; the name look-up has as many of
-        its own, and half a second is added to the sum. ``tls`` makes the TLS context. Raises :class:`OriginError`."""
+        its own, and half a second is added to the sum. ``tls`` makes the TLS context. ``accepted_within``: seconds
+        for TCP at one address, by what the kernel knows then. Raises :class:`OriginError`."""
         host, port = _host_and_port(scheme, authority)
         first, first_host, first_port = scheme, host, port
         if parent is not None:
@@ -97,7 +100,9 @@ class Dialler:
                 ends_at = asyncio.get_running_loop().time() + timeout
                 if ends_at < (limit.when() or 0.0):
                     limit.reschedule(ends_at)
-                opening = await self._open_first(first_host, first_port, untried, first_tls, timeout)
+                opening = await self._open_first(
+                    first_host, first_port, untried, first_tls, timeout, accepted_within
+                )  # fmt: skip
                 if parent is not None and scheme == "https":
                     opening = await _through(opening, parent, host, port, tls(), timeout, limits)
         except TimeoutError as error:
@@ -111,13 +116,19 @@ class Dialler:
         return opening.handed_over()
 
     async def _open_first(
-        self, host: str, port: int, untried: list[Endpoint], tls: ssl.SSLContext | None, timeout: float
+        self,
+        host: str,
+        port: int,
+        untried: list[Endpoint],
+        tls: ssl.SSLContext | None,
+        timeout: float,
+        accepted_within: float | None,
     ) -> _Opening:
         """Connect to the first address where TLS works, too, if there is any: one of several machines behind a name may
         have an expired certificate."""
         while True:
             try:
-                connection = await _connect_first(untried)
+                connection = await _connect_first(untried, accepted_within=accepted_within)
                 return await _transport(connection, tls, host, timeout)
             except OSError:
                 if not untried:
@@ -226,12 +237,14 @@ def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
 # -- TCP ------------------------------------------------------------------------------------------------------------
 
 
-async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None = None) -> socket.socket:
+async def _connect_first(
+    untried: list[Endpoint], local: list[Endpoint] | None = None, accepted_within: float | None = None
+) -> socket.socket:
     """A connection to the first address that answers (RFC 8305 §5). The next address is tried when one fails, or, in
     parallel, when it has not answered for a while. Addresses that failed, and the one that answered, are removed from
     ``untried``. Raises ``OSError``."""
     if len(untried) == 1:
-        return await _connect(untried.pop(), local)
+        return await _connect(untried.pop(), local, accepted_within)
     loop = asyncio.get_running_loop()
     waiting = deque(untried)
     attempts: dict[asyncio.Task[socket.socket], Endpoint] = {}
@@ -240,7 +253,7 @@ async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None =
         while waiting or attempts:
             if waiting:
                 endpoint = waiting.popleft()
-                attempts[loop.create_task(_connect(endpoint, local))] = endpoint
+                attempts[loop.create_task(_connect(endpoint, local, accepted_within))] = endpoint
             done, _ = await asyncio.wait(
                 attempts, timeout=ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
@@ -259,7 +272,7 @@ async def _connect_first(untried: list[Endpoint], local: list[Endpoint] | None =
     raise _as_one(errors)
 
 
-async def _connect(endpoint: Endpoint, local: list[Endpoint] | None) -> socket.socket:
+async def _connect(endpoint: Endpoint, local: list[Endpoint] | None, accepted_within: float | None) -> socket.socket:
     family, kind, protocol, address = endpoint
     connection = socket.socket(family, kind, protocol)
     try:
@@ -269,11 +282,23 @@ async def _connect(endpoint: Endpoint, local: list[Endpoint] | None) -> socket.s
             if own is None:
                 raise OSError(errno.EADDRNOTAVAIL, "no local address of this family is to be used")
             connection.bind(own)
-        await asyncio.get_running_loop().sock_connect(connection, address)
+        try:
+            async with asyncio.timeout(accepted_within):
+                await asyncio.get_running_loop().sock_connect(connection, address)
+        except TimeoutError:
+            # A loop that is late (stopped, or short of CPU time) finds the answer and the end of its time at once.
+            if not _is_connected(connection):
+                raise
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_connected(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    return bool(poll.poll(0)) and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def _as_one(errors: list[OSError]) -> OSError:

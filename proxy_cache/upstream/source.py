@@ -1,7 +1,7 @@
 """Where the response to a fill comes from: sources, asked in order until one has it.
 
-Only the origin is one today, and it is the last in any case: it takes a slot of the limiter, when its turn has come and
-not before, so that a source that is asked earlier (a peer, a shared store) costs no slot.
+Peers come first, then the shared store, and the origin is the last in any case: it takes a slot of the limiter, when
+its turn has come and not before, so that a source that is asked earlier costs no slot.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
+from ..semantics.policy import Policy
 from .connection import Outcome
 from .origin import OriginClient
 from .response import OriginResponse
@@ -26,11 +27,43 @@ class Slot(Protocol):
     def answered(self) -> None:
         """The head of the response is here."""
 
+    def asks_peer(self, is_asking: bool) -> None:
+        """It waits for a peer, from now on, or no longer."""
+
+    def released(self) -> None:
+        """The origin has said that a response is good, which another source has: it has no part in what is left."""
+
+
+class Wanted(Protocol):
+    """What a fill is for, as far as sources choose by it."""
+
+    @property
+    def key(self) -> str:
+        """The cache key, which is the same on all nodes of a fleet."""
+
+    @property
+    def client(self) -> str:
+        """The address of the client that asked first."""
+
+    @property
+    def from_peer(self) -> bool:
+        """Whether a peer has asked, on behalf of a client of its own."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether the response may be for one user alone, by the request's fields: it is nothing for peers, nor for
+        a shared store."""
+
+    @property
+    def policy(self) -> Policy:
+        """The operator's rules for it."""
+
 
 @dataclass(slots=True)
 class SourceRequest:
     """What a fill asks for."""
 
+    wanted: Wanted
     target: Target
     headers: Headers
     """Those of the request as it is sent, with conditions and ``Range``."""
@@ -46,8 +79,14 @@ class SourceRequest:
 class Source(Protocol):
     """One place that may have the response."""
 
+    def may_have(self, wanted: Wanted) -> bool:
+        """Whether it is worth asking."""
+
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         """The response; ``None`` if it isn't here, or can't be had, and the next source is to be asked."""
+
+    def invalidated(self, key: str) -> None:
+        """What it has under ``key`` from before now is not to be used (RFC 9111 §4.4)."""
 
 
 class OriginSource:
@@ -71,16 +110,25 @@ class Sources:
 
     def __init__(self, origin: OriginSource, before: tuple[Source, ...] = ()) -> None:
         self.origin = origin
-        self._before = before
+        self.before = before
         """Those that are asked before it."""
-        self.begins_at_origin = not before
         self.ask_now = origin.client.ask_now
         """To be used in place of :meth:`get` if there are no others, with a slot that is granted already."""
 
+    def begins_at_origin(self, wanted: Wanted) -> bool:
+        """Whether no other source comes into question."""
+        return not self.before or not any(source.may_have(wanted) for source in self.before)
+
+    def invalidated(self, key: str) -> None:
+        """An unsafe request has changed it, or may have."""
+        for source in self.before:
+            source.invalidated(key)
+
     async def get(self, request: SourceRequest) -> OriginResponse:
         """The first response that a source has. Raises what :class:`OriginSource` does."""
-        for source in self._before:
-            response = await source.get(request)
-            if response is not None:
-                return response
+        for source in self.before:
+            if request.first_try is None and source.may_have(request.wanted):
+                response = await source.get(request)
+                if response is not None:
+                    return response
         return await self.origin.get(request)

@@ -15,6 +15,7 @@ from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
 from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
+from ..semantics.peer_fields import taken_off
 from ..semantics.ranges import RangeSpec
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
@@ -32,6 +33,8 @@ _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")++")
 _RANGE: Final = re.compile(
     rb"^range:[\t ]*+(bytes=(?!-[\t \r])([0-9]{0,18}+)-([0-9]{0,18}+))[\t ]*+\r\n", re.IGNORECASE | re.MULTILINE
 )
+# As peers write it (the first one counts).
+_PEER: Final = re.compile(rb"^Cache-Peer:[\t ]*+([\x21-\x7e]++)[\t ]*+\r\n", re.MULTILINE)
 # With any of these it is not a plain GET.
 _MORE_THAN_PLAIN: Final = ("transfer-encoding", "content-length", "upgrade", "expect", "http2-settings")
 
@@ -51,6 +54,13 @@ class RequestFields:
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
     _forward: Headers | None = None
+    _for_peer: tuple[Headers, str, str | None] | None = None
+
+    def for_peer(self) -> tuple[Headers, str, str | None]:
+        """:func:`~..semantics.peer_fields.taken_off` of ``headers``."""
+        if self._for_peer is None:
+            self._for_peer = taken_off(self.headers)
+        return self._for_peer
 
     def forward(self, via: str) -> Headers:
         """``headers`` with our Via (RFC 9110 §7.6.3), which is the same for the whole process."""
@@ -78,6 +88,8 @@ class Request:
     """The single requested range, of a request without a condition. It may be invalid."""
     range_value: str = ""
     """The Range field as received."""
+    peer: str | None = None
+    """Cache-Peer: a peer's proof that it is one, which is another one in each request."""
 
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""
@@ -100,7 +112,9 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
     lines = data[line.end() : end + 2]
     if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
         return UNUSUAL
-    fields = part = None
+    fields = part = peer = None
+    if b"Cache-Peer:" in lines and (peer := _PEER.search(lines)) is not None:
+        lines = lines[: peer.start()] + lines[peer.end() :]
     if b"ytes=" in lines and (part := _RANGE.search(lines)) is not None:
         fields = _fields_of(lines[: part.start()] + lines[part.end() :])
         if fields is None or not fields.unconditional:
@@ -113,6 +127,8 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
     close = not http11 if fields.close is None else fields.close
     persistence = CLOSE if close else b"" if http11 else KEEP_ALIVE
     request = Request(line[1].decode("ascii"), http11, fields, end + 4, close, persistence, lines)
+    if peer is not None:
+        request.peer = peer[1].decode("ascii")
     if part is not None:
         first, last = int(part[2]) if part[2] else None, int(part[3]) if part[3] else None
         request.range, request.range_value = RangeSpec(first, last), part[1].decode("ascii")
@@ -179,7 +195,7 @@ def absolute_target(text: str) -> Target | None:
 
 
 def with_line(head: bytes, line: bytes) -> bytes:
-    """A head with one more field line."""
+    """A head with one more field line, or more than one."""
     return b"%b%b\r\n" % (head[:-2], line)
 
 

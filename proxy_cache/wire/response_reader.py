@@ -22,12 +22,13 @@ class ResponseReader:
     """Call :meth:`head` until it returns a final head, then :meth:`body` until :attr:`is_over`; and again."""
 
     __slots__ = (
-        "_is_last", "_line_breaks", "chunks", "has_more", "held", "interims", "is_garbled", "is_over", "keep_alive",
-        "left", "length", "limits",
+        "_is_last", "_line_breaks", "chunks", "has_more", "held", "interims", "interims_max", "is_garbled", "is_over",
+        "keep_alive", "left", "length", "limits",
     )  # fmt: skip
 
-    def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> None:
+    def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS, interims_max: int = MAX_INTERIM) -> None:
         self.limits = limits
+        self.interims_max = interims_max
         self.held = b""
         """An incomplete head; after a complete one, the bytes that follow it."""
         self.interims = 0
@@ -81,8 +82,8 @@ class ResponseReader:
         content_length(head.headers)  # raises if it is invalid; a 1xx must not have one at all (RFC 9110 §8.6)
         # A server that sends lines that are not fields may also disagree about the end of the message.
         self._is_last |= _announces_body(head) or bool(head.skipped)
-        if self.interims > MAX_INTERIM:
-            raise OriginError("http_protocol_error", f"more than {MAX_INTERIM} interim responses")
+        if self.interims > self.interims_max:
+            raise OriginError("http_protocol_error", f"more than {self.interims_max} interim responses")
         return head
 
     def _start_body(self, head: ResponseHead) -> None:

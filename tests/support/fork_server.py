@@ -1,13 +1,15 @@
-"""Cheap starts of mitmdump: most of a start's CPU time is the import of mitmproxy, which one process can do for all.
+"""Cheap starts of mitmdump: most of a start's CPU time is the import of mitmproxy and of ours, which one process can do
+for all.
 
-A server, one for each pytest process, imports what belongs to others (mitmproxy, aiohttp, ...) and forks a child for
-each mitmdump. The child runs the console script's own entry point, and imports ``proxy_cache`` and the scripts itself.
-It has the environment, folder and output that it was asked for, no other descriptors, and no thread ever ran before
-it. It is in the session and process group of the tests, as with ``subprocess``.
+A server, one for each pytest process, imports them and forks a child for each mitmdump. The child runs the console
+script's own entry point, which loads the scripts. If the first of them is not this checkout's ``addons/cache.py``, it
+begins with nothing of ours: the script may be another checkout's, or change mitmproxy before ours looks at it. A child
+has the environment, folder and output that it was asked for, no other descriptors, and no thread ever ran before it.
+It is in the session and process group of the tests, as with ``subprocess``.
 
-What differs from a process of its own: ``/proc/PID/cmdline`` is the server's, the seed of ``hash()`` is the same for
-all, and variables that act while Python or a library starts have no effect: with one of those, the program is executed
-(:func:`server_for`).
+What differs from a process of its own: ``/proc/PID/cmdline`` is the server's; the seed of ``hash()``, and what ours
+makes while it is imported, are the same for all; and variables that act while Python or a library starts have no
+effect: with one of those, the program is executed (:func:`server_for`).
 
 The server ends, with every child that still runs, when the other end of its socket closes: also if pytest is killed.
 """
@@ -28,6 +30,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +39,9 @@ PRELOADED = (
     "mitmproxy.tools.dump", "mitmproxy.tools.main", "prometheus_client", "sqlite3", "ssl", "termios", "xxhash",
     "concurrent.futures.thread", "multiprocessing",
 )  # fmt: skip
-"""Nothing of ours: a test has to see what is in the files now, and what they do while they are imported."""
+OURS = "proxy_cache"
+SCRIPT = Path(__file__).resolve().parents[2] / "addons" / "cache.py"
+"""That imports ours as it is preloaded."""
 
 ACT_AT_START = (
     "PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG", "TZ", "OPENSSL_", "SSLKEYLOGFILE", "MITMPROXY_", "AIOHTTP_",
@@ -280,6 +285,9 @@ def become(asked: Asked, folder: Path) -> None:
     os.environ.update(asked.env)
     sys.argv[:] = asked.command
     Path("/proc/self/comm").write_text("mitmdump")
+    if Path(next((value for option, value in pairwise(asked.command) if option == "-s"), "")).resolve() != SCRIPT:
+        for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
+            del sys.modules[name]
     if sys.dont_write_bytecode:
         sys.pycache_prefix = str(folder / BYTECODE)
         sys.dont_write_bytecode = False
@@ -297,7 +305,9 @@ def main() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     for name in PRELOADED:
         importlib.import_module(name)
-    assert "proxy_cache" not in sys.modules
+    sys.path.insert(0, str(SCRIPT.parents[1]))
+    importlib.import_module(f"{OURS}.mitm.addon")
+    sys.path.remove(str(SCRIPT.parents[1]))
     assert threading.active_count() == 1
     from mitmproxy import certs, options
 

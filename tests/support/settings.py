@@ -14,6 +14,7 @@ from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
 from proxy_cache.settings import Settings
 from proxy_cache.store.store import Quota
 from proxy_cache.upstream.origin import OriginSettings
+from proxy_cache.upstream.peers.settings import FleetSettings
 
 MIB = 1 << 20
 
@@ -28,6 +29,7 @@ def settings(**changes: Any) -> Settings:
         "limits": Limits(0, 0, 16, 10, 0),
         "head_limits": DEFAULT_HEAD_LIMITS,
         "origin": OriginSettings(),
+        "fleet": FleetSettings(),
         "cache": CacheSettings(),
         "rules": Rules(),
         "default_ttl": 120,

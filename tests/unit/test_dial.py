@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -257,6 +258,29 @@ def test_an_address_in_short_is_none(host: str) -> None:
     with listening("127.0.0.1") as (one,), pytest.raises(OriginError, match="not a canonical IPv4 address") as refused:
         run(open_plain(Dialler(), port_of(one), host=host))
     assert refused.value.error == "http_request_error"
+
+
+async def accepted_late(port: int, late: float) -> str:
+    """Dial with a hundredth of a second for TCP, while the loop does nothing else for ``late`` seconds."""
+    opening = asyncio.create_task(
+        Dialler().open("http", f"127.0.0.1:{port}", timeout=30, accepted_within=0.01, tls=no_tls)
+    )
+    await asyncio.sleep(0)
+    time.sleep(late)  # noqa: ASYNC251
+    transport = await opening
+    transport.abort()
+    return str(transport.get_extra_info("peername")[0])
+
+
+def test_whoever_is_late_blames_no_peer() -> None:
+    """The peer has accepted in time, which is found out at the same moment as that the time is over."""
+    with listening("127.0.0.1") as (one,):
+        assert run(accepted_late(port_of(one), 0.1)) == "127.0.0.1"
+
+
+def test_whoever_does_not_accept_in_time_is_given_up() -> None:
+    with silent("127.0.0.1") as port, pytest.raises(OriginError, match="Connection timeout"):
+        run(accepted_late(port, 0.0))
 
 
 def test_an_own_address_may_be_told() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from tests.support.proxy import ROOT
 
+FOLDERS = ("", "docs", "tests", "tests/support", "tests/unit", ".ci", ".github/workflows", "benchmarks", "deploy")
 FILES = sorted(
     path
-    for folder in ("", "docs", "tests", "tests/support", "tests/unit", ".ci", ".github/workflows", "benchmarks")
+    for folder in FOLDERS
     for path in (ROOT / folder).iterdir()
     if path.is_file() and path.suffix in ("", ".md", ".py", ".txt", ".yml", ".toml") and path.name != ".git"
 )

@@ -19,7 +19,7 @@ from proxy_cache.semantics.keys import Target
 from proxy_cache.store.store import Quota, Store
 from proxy_cache.upstream.origin import OriginClient, OriginSettings
 from proxy_cache.upstream.response import OriginResponse
-from proxy_cache.upstream.source import OriginSource, SourceRequest, Sources
+from proxy_cache.upstream.source import OriginSource, SourceRequest, Sources, Wanted
 from tests.support.tasks import until
 
 from .test_origin_connection import RawOrigin
@@ -37,6 +37,9 @@ class Elsewhere:
         """Where to ask; 0: it has nothing."""
         self.asked = 0
         self.answers = asyncio.Event()
+
+    def may_have(self, wanted: Wanted) -> bool:
+        return True
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
         self.asked += 1

@@ -23,9 +23,19 @@ class FillEvents(Protocol):
 
     def fill_ended(self, outcome: str) -> None: ...
 
+    def fetched(self, source: str, size: int) -> None:
+        """Bytes of a body have come from ``source``: ``origin``, ``peer`` or ``shared``."""
+
     def not_stored(self, reason: str) -> None:
         """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
         was changed meanwhile, ``store`` if there was no room or the disk failed."""
+
+
+class WriteBehind(Protocol):
+    """A store that others share, which is told what is new in ours."""
+
+    def stored(self, wanted: FillRequest, entry: Entry) -> None:
+        """A response from the origin has been stored, whole or (``entry.spans``) in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ class FillContext:
         """The callbacks (:attr:`~.fill.Waiter.on_head`) of waiters without a task."""
         self.keys = KnownKeys()
         self.trouble = Trouble()
+        self.behind: WriteBehind | None = None
 
     @property
     def origin_timeout(self) -> float:

@@ -29,6 +29,7 @@ from .fill import Fill
 from .handing_out import break_off, deliver, refuse_all
 from .head import FillHead
 from .partial_response import may_be_kept, take_partial
+from .repeat import begins_alike, is_for_the_same
 from .request import FillState
 from .revalidation import take_not_modified
 from .transfer import copy
@@ -42,7 +43,7 @@ class Fetch:
     """Tells its :class:`~.fill.Fill` of the head, and of the end: once, by :meth:`~.fill.Fill.ended`, whatever way it
     ends."""
 
-    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_has_begun", "_task")
+    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_from_origin", "_has_begun", "_task")
 
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
@@ -55,6 +56,7 @@ class Fetch:
         self._first_try: Outcome | None = None
         """What the callbacks hand to the task."""
         self._breaks = 0
+        self._from_origin = True
 
     def start(self, *, has_slot: bool) -> None:
         """Go, in this turn if that takes no waiting: with a slot, and an open connection."""
@@ -90,6 +92,12 @@ class Fetch:
     def answered(self) -> None:
         self._fill.slot.answered()
 
+    def asks_peer(self, is_asking: bool) -> None:
+        self._fill.asks_peer = is_asking
+
+    def released(self) -> None:
+        self._fill.slot.give_back("not_modified")
+
     def _interim(self, status: int, headers: Headers) -> None:
         """A 1xx is for all who wait now (RFC 9110 §15.2), but for one to a user who has logged in, and without
         anybody's session."""
@@ -114,12 +122,15 @@ class Fetch:
             try:
                 fill.slot.answered()
                 content = answer.read_held()
+                fill.context.events.fetched("origin", len(content))
                 head, recipients = decide(fill, answer, content)
                 fill.state = FillState.COMPLETE
                 outcome = "not_modified" if answer.status == 304 else "not_stored"
                 if head.why_not_stored is None and not fill.doomed:
                     entry = fill.context.store.put(fill.request.key, head.response, content)
                     outcome = "stored" if entry is not None else "not_stored"
+                    if entry is not None and fill.context.behind is not None:
+                        fill.context.behind.stored(fill.request, entry)
                 fill.ended(outcome)
                 deliver(fill, head, recipients)
             except (Exception, asyncio.CancelledError) as error:
@@ -182,17 +193,19 @@ class Fetch:
         headers = self._request_headers(candidates)
         first_try, self._first_try = self._first_try, None
         response = await fill.context.sources.get(
-            SourceRequest(request.target, headers, self, request.retries, self._interim, first_try)
+            SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try)
         )
+        fill.state = FillState.RUNNING  # also without a slot, if another source has it
         try:
             if response.status == 304 and candidates:
                 return "not_modified" if await take_not_modified(fill, candidates, response) else None
             head = self._take(response)
             body = head.body
             assert body is not None
-            broken = await copy(response, body, store.pipes)
+            broken = await self._copy(response, body)
         finally:
             response.close()
+        self._from_origin = response.source == "origin"
         while broken is not None:
             broken = await self._continue(headers, head, body, broken)
         body.finish()
@@ -211,7 +224,16 @@ class Fetch:
         entry = await store.commit(body, request.key, head.response)
         if entry is not None and fill.doomed:
             store.remove(entry)
+        elif entry is not None and fill.context.behind is not None and response.source == "origin":
+            fill.context.behind.stored(request, entry)
         return "stored" if entry is not None else "not_stored"
+
+    async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
+        context, since = self._fill.context, body.length
+        try:
+            return await copy(response, body, context.store.pipes)
+        finally:
+            context.events.fetched(response.source, body.length - since)
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head is here: who gets it, and is it stored?"""
@@ -259,33 +281,37 @@ class Fetch:
         fill = self._fill
         source, validator = fill.context.sources.origin, strong_validator(head.response.headers)
         span = fill.request.range_fetch
+        # If it has come from elsewhere, the origin has not been asked yet. It may also send all of it once more.
+        is_new, self._from_origin = not self._from_origin, True
+        may_repeat = is_new and body.kept and head.length is None and not body.is_range
         if (
-            not source.client.may_retry(broken, self._breaks)
-            or validator is None
+            not (is_new or source.client.may_retry(broken, self._breaks))
             or head.response.status != 200
-            or (head.length is None and body.total is None)
+            or not (may_repeat or (validator is not None and (head.length is not None or body.total is not None)))
             or ("range" in headers and (span is None or span.field is not None))
         ):
             raise broken
-        await source.client.pause(self._breaks, 0.0, broken.error)
+        if not is_new:
+            await source.client.pause(self._breaks, 0.0, broken.error)
         self._breaks += 1
         since = body.length
         if since == body.total:
             return None  # nothing but its end was lacking
-        last = "" if body.total is None else body.total - 1
-        headers = (
-            headers.without(*CONDITIONAL, "range").add("Range", f"bytes={since}-{last}").add("If-Range", validator)
-        )
-        response = await source.get(SourceRequest(fill.request.target, headers, self))
+        headers = headers.without(*CONDITIONAL, "range")
+        if validator is not None:
+            last = "" if body.total is None else body.total - 1
+            headers = headers.add("Range", f"bytes={since}-{last}").add("If-Range", validator)
+        response = await source.get(SourceRequest(fill.request, fill.request.target, headers, self))
         try:
-            if not _is_the_rest(response, since, head, body):
+            if _is_the_rest(response, since, head, body):
+                updated = head.response.updated_by(
+                    response.headers, response.request_time, response.response_time, None, fill.request.policy
+                )
+                if body.kept and not may_be_kept(fill.request, updated):
+                    fill.doomed = True
+            elif not may_repeat or not is_for_the_same(fill, head, response) or not await begins_alike(response, body):
                 raise broken
-            updated = head.response.updated_by(
-                response.headers, response.request_time, response.response_time, None, fill.request.policy
-            )
-            if body.kept and not may_be_kept(fill.request, updated):
-                fill.doomed = True
-            again = await copy(response, body, fill.context.store.pipes)
+            again = await self._copy(response, body)
         finally:
             response.close()
         if again is not None and body.length - since >= PROGRESS:

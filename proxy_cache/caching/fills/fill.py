@@ -33,7 +33,6 @@ from typing import Protocol, Self
 
 from ...semantics.headers import Headers
 from ...semantics.spans import Span
-from ...semantics.storing import SIGNED_URL
 from ...store.body import Body, Reader
 from ...store.index import Entry
 from ..limiter import Overloaded, Place
@@ -93,6 +92,8 @@ class Fill:
         """While no client waits: how long it may still take."""
         self.stalled = False
         """Whether it was ended because it got nowhere (see :mod:`.watch`)."""
+        self.asks_peer = False
+        """Whether it waits for a peer."""
         self.ahead: Ahead | None = None
         """If somebody waits for what is ahead of it."""
 
@@ -124,7 +125,7 @@ class Fill:
         self.waiters[waiter] = None
         if self.head is not None:
             waiter.deliver(self.head)
-            if self.head.why_not_stored == SIGNED_URL:
+            if self.head.is_shared_unstored:
                 self.let_readers_differ()
         return waiter
 
@@ -241,7 +242,7 @@ class Fill:
             self._leftover.cancel()
             self._leftover = None
         self.registry.has_ended(self)
-        if outcome:
+        if outcome and self.slot.asked is not None:
             self.context.events.fill_ended(outcome)
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None

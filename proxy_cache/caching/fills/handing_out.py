@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
-from ...semantics.storing import SIGNED_URL, speaks_of_resource
+from ...semantics.directives import NOTHING, request_cache_control
+from ...semantics.headers import Headers
+from ...semantics.policy import Policy
+from ...semantics.reuse import Reuse, decide
+from ...semantics.stored import StoredResponse
+from ...semantics.storing import speaks_of_resource
 from ...semantics.vary import matches
 from ...wire.responses import OriginError
 from ..limiter import Overloaded
@@ -21,6 +28,8 @@ def deliver(fill: Fill, head: FillHead, recipients: Recipients) -> None:
     """Hand out the head: to the waiter for which it was asked, if that is still here, and to all others whom it suits.
     The rest have to ask anew."""
     shared, alone, suits = recipients
+    if fill.slot.asked is None:
+        suits = _is_content_with(head.response, fill.request.policy, suits)
     # What was "partial" was about a range, and speaks of no other.
     refused = head.why_not_stored == "partial" or not speaks_of_resource(head.response.status)
     for waiter in list(fill.waiters):
@@ -35,8 +44,23 @@ def deliver(fill: Fill, head: FillHead, recipients: Recipients) -> None:
             )  # fmt: skip
             waiter.fail(NotShareable(refetch_alone=also_alone, refused=refused))
             del fill.waiters[waiter]
-    if head.why_not_stored == SIGNED_URL:
+    if head.is_shared_unstored:
         fill.let_readers_differ()
+
+
+def _is_content_with(
+    response: StoredResponse, policy: Policy, suits: Callable[[Headers], bool] | None
+) -> Callable[[Headers], bool]:
+    """The origin was not asked: whoever waits for something newer than this (``no-cache``, RFC 9111 §5.2.1) has to ask
+    again."""
+
+    def is_content(headers: Headers) -> bool:
+        directives = NOTHING if policy.ignore_directives else request_cache_control(headers)
+        return (directives is NOTHING or decide(directives, response, time.time()).reuse is Reuse.FRESH) and (
+            suits is None or suits(headers)
+        )
+
+    return is_content
 
 
 def refuse_all(fill: Fill, *, refetch_alone: bool, ranges_only: bool = False, personal: bool = False) -> None:

@@ -59,3 +59,5 @@ class FillHead:
     """All of the body, if it arrived with the head; ``body`` is ``None`` then."""
     length: int | None = None
     """Of the whole, if the body is a piece; ``response`` is the head of a 200 then."""
+    is_shared_unstored: bool = False
+    """Several clients may read the body, although it isn't stored: its URL is signed, or a peer keeps it."""

@@ -75,7 +75,7 @@ def _more_of(fill: Fill, response: OriginResponse, headers: Headers, entry: Entr
 def _first_of(fill: Fill, response: OriginResponse, headers: Headers, span: Span, length: int) -> FillHead:
     request, context = fill.request, fill.context
     verdict = judge(request.headers, 200, headers, request.policy, context.guess_for(request, headers))
-    why_not = verdict.why_not if request.keep or verdict.why_not is not None else "bypass"
+    why_not = verdict.why_not or (None if request.keep and response.may_be_kept else "bypass")
     stored = StoredResponse.of(200, headers, request.headers, response.request_time, response.response_time, verdict)
     context.keys.remember(request, headers, why_not)
     entry: Entry | None = None

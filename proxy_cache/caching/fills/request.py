@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ...semantics.credentials import credentials_of
+from ...semantics.credentials import credentials_of, has_credentials
 from ...semantics.headers import Headers
 from ...semantics.keys import Target
 from ...semantics.policy import BY_THE_BOOK, Policy
@@ -50,6 +50,13 @@ class FillRequest:
     """The span is a gap of any length, for a client that reads the whole body."""
     beside: bool = False
     """Asked for beside a fill that will have it later: only a 206 will do."""
+    from_peer: bool = False
+    """Whether it is a peer that has asked, on behalf of ``client``."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether the response may be for one user alone, by the request's fields."""
+        return has_credentials(self.headers, self.policy.credentials) and not self.policy.ignore_authorization
 
     @property
     def passes_condition_on(self) -> bool:

@@ -90,6 +90,11 @@ class OriginSlot:
         if self.first_byte is None and self.asked is not None:
             self.first_byte = time.monotonic() - self.asked
 
+    def give_back(self, outcome: str) -> None:
+        """The origin has no part in what is left to do, unless that fails: then the slot is queued for again."""
+        self.end(outcome)
+        self._ticket = None
+
     def end(self, outcome: str) -> None:
         """Give it back, or the places in the queue. Idempotent. ``outcome``: as ``origin_fetches_total`` names it."""
         if self._ticket is not None:

@@ -43,11 +43,18 @@ class FillTable:
         fresh: Callable[[StoredResponse], bool],
         since: float | None = None,
         came: float | None = None,
+        *,
+        from_peer: bool = False,
     ) -> Fill | None:
         """A running fill that this request may share. ``since``: not one that the origin was asked for before (by the
-        monotonic clock), unless its head is here and fresh. ``came``: when the request was here."""
+        monotonic clock), unless its head is here and fresh. ``came``: when the request was here. ``from_peer``: not one
+        that waits for a peer, which may be that one."""
         for fill in self._joinable.get(key, ()):
-            if _is_open_to(fill, headers, fresh, since, came) and not self._is_for_other_conditions(fill, headers):
+            if (
+                not (from_peer and fill.asks_peer)
+                and _is_open_to(fill, headers, fresh, since, came)
+                and not self._is_for_other_conditions(fill, headers)
+            ):
                 return fill
         return None
 
@@ -91,7 +98,7 @@ class FillTable:
         """Start a fill. Raises :class:`Overloaded` if there is neither a slot nor a place in the queue. ``reads``:
         whether its body is for a client, and not only to be stored."""
         fill = Fill(self.context, self, request)
-        at_origin = self.context.sources.begins_at_origin
+        at_origin = self.context.sources.begins_at_origin(request)
         waiter = fill.start(reads=reads, queues=at_origin)
         Fetch(fill).start(has_slot=at_origin and waiter.place is None)
         self._running.add(fill)
@@ -105,9 +112,12 @@ class FillTable:
 
     # -- pieces of entries --------------------------------------------------------------------------------------
 
-    def bringing(self, entry: Entry, offset: int) -> Fill | None:
-        """A running fill that brings this byte of an entry's body; of several, the one that gets there first."""
-        fills = [fill for fill in self._gaps.get(entry.id, ()) if fill.covers(offset)]
+    def bringing(self, entry: Entry, offset: int, *, from_peer: bool = False) -> Fill | None:
+        """A running fill that brings this byte of an entry's body; of several, the one that gets there first.
+        ``from_peer``: as in :meth:`find`."""
+        fills = [
+            fill for fill in self._gaps.get(entry.id, ()) if fill.covers(offset) and not (from_peer and fill.asks_peer)
+        ]
         return max(fills, key=lambda fill: fill.span.start, default=None)
 
     def present_or_pending(self, entry: Entry) -> Spans:
@@ -170,6 +180,7 @@ class FillTable:
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True
+        self.context.sources.invalidated(key)
 
     def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):

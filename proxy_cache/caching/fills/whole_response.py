@@ -42,7 +42,9 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
     why_not = verdict.why_not or _why_not_kept(
         fill, response, asked_for_range=asked_for_range, about_resource=about_resource
     )
-    for_all = why_not in (None, SIGNED_URL)
+    is_kept_elsewhere = not response.may_be_kept and request.keep and verdict.why_not is None and why_not == "bypass"
+    is_shared_unstored = why_not == SIGNED_URL or is_kept_elsewhere
+    for_all = why_not is None or is_shared_unstored
     alone = about_resource and not (why_not == "partial" and asked_for_range)
     suits: Callable[[Headers], bool] | None = None
     if not for_all and _is_failure(status) and not _is_personal(request, response.headers):
@@ -64,12 +66,13 @@ def decide(fill: Fill, response: OriginResponse, content: bytes | None = None) -
     if content is None:
         keep = why_not is None and not fill.doomed and context.store.accepts(request.key, stored)
         total = 0 if status in (204, 304) else response.content_length
-        fill.body = context.store.body(total, keep=keep, volatile=why_not in VOLATILE)
+        fill.body = context.store.body(total, keep=keep, volatile=why_not in VOLATILE and not is_kept_elsewhere)
     own = None
     if shown is not response.headers or (verdict.omitted and response.headers.has_any(verdict.omitted)):
         own = end_to_end(response.headers).without("age")
     head = fill.head = FillHead(stored, response.reason, fill.body, None, why_not, own, content=content)
-    if why_not not in (None, SIGNED_URL) or request.private:
+    head.is_shared_unstored = is_shared_unstored
+    if (why_not is not None and not is_shared_unstored) or request.private:
         fill.registry.forget(fill)  # nobody joins what may not be shared
     return head, Recipients(for_all, alone, suits)
 
@@ -79,7 +82,7 @@ def _why_not_kept(fill: Fill, response: OriginResponse, *, asked_for_range: bool
     status = response.status
     if status == 206:
         return "partial"
-    if not fill.request.keep:
+    if not fill.request.keep or not response.may_be_kept:
         return "bypass"
     if (status >= 400 and asked_for_range) or is_passed_off_as_whole(response, to_a_range=asked_for_range):
         return "partial"  # it may be about the range only

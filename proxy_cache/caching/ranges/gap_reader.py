@@ -89,7 +89,7 @@ class GapReader:
         be combined with the entry, for want of a strong validator (RFC 9111 §3.4).
         """
         exchange, entry = self._exchange, self.entry
-        fill = self._table.bringing(entry, offset)
+        fill = self._table.bringing(entry, offset, from_peer=exchange.peer is not None)
         if fill is not None:
             return self._on_behalf(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
         if strong_validator(entry.response.headers) is None:
@@ -117,7 +117,7 @@ class GapReader:
         request = FillRequest(
             exchange.key, exchange.target, headers, exchange.client,
             policy=exchange.policy, keep=not exchange.directives.no_store, range_fetch=part,
-            for_whole=self._whole and not beside, beside=beside,
+            for_whole=self._whole and not beside, beside=beside, from_peer=exchange.peer is not None,
         )  # fmt: skip
         return self._on_behalf(self._table.start(request))
 
@@ -129,7 +129,7 @@ class GapReader:
         """The origin has no usable ranges: read the missing bytes from a whole, if it is the same version."""
         exchange = self._exchange
         headers = exchange.headers.without(*CONDITIONAL, "range")
-        fill = self._table.find(exchange.key, headers, lambda response: True)
+        fill = self._table.find(exchange.key, headers, lambda response: True, from_peer=exchange.peer is not None)
         if fill is not None and fill.request.range_fetch is None:
             return self._on_behalf(fill.join(exchange.client, headers, exchange.policy.patience)), True
         return self._start(None), False
@@ -262,7 +262,7 @@ class GapReader:
                 return False
             if self._piece is not piece:
                 return True  # seek() was called meanwhile
-            other = self._table.bringing(entry, self.offset)
+            other = self._table.bringing(entry, self.offset, from_peer=exchange.peer is not None)
             try:
                 if other is not None and other is not fill:
                     beside = self._on_behalf(other.join(exchange.client, exchange.headers, exchange.policy.patience))

@@ -1,0 +1,81 @@
+"""Peers as siblings: each is asked only for what it has (``only-if-cached``, RFC 9111 §5.2.1.7).
+
+For fleets of mixed proxies: a sibling may be one of another kind, so it is told nothing that only our own understand,
+and nothing proves that it answers for the key that was asked for, but that it is in the list.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Final
+
+from ...wire.responses import OriginError
+from ..response import OriginResponse
+from ..source import SourceRequest, Wanted
+from .body_watch import BodyWatch
+from .changed import ChangedKeys
+from .client import PeerClient, TooLarge
+from .fleet import PeerFleet
+from .health import Attempt
+from .peer_source import PeerEvents
+from .settings import Keeping
+
+SIBLINGS: Final = 2
+"""Peers that are asked for one fill, at most."""
+HAS_IT: Final = (200, 206, 304)
+
+
+class SiblingSource:
+    """Asks the first in rank for a key, so that all ask the same ones."""
+
+    def __init__(self, fleet: PeerFleet, client: PeerClient, keeping: Keeping, events: PeerEvents) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._bodies = BodyWatch(fleet, client, are_ours=False)
+        self._keeping = keeping
+        self._events = events
+        self._changed = ChangedKeys()
+
+    def may_have(self, wanted: Wanted) -> bool:
+        return not wanted.is_personal and self._fleet.has_others and wanted.key not in self._changed
+
+    def invalidated(self, key: str) -> None:
+        """See :class:`~..source.Source`."""
+        self._changed.add(key)
+
+    async def get(self, request: SourceRequest) -> OriginResponse | None:
+        others = (peer for peer in self._fleet.ranked(request.wanted.key) if not peer.is_self)
+        for peer in islice(others, SIBLINGS):
+            attempt = self._fleet.attempt(peer)
+            if attempt is None:
+                self._events.peer_asked("skipped", 0.0)
+                continue
+            with attempt:
+                response = await self._ask(attempt, request)
+            if response is not None:
+                return response
+        return None
+
+    async def _ask(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
+        started, peer = time.monotonic(), attempt.peer
+        headers = request.headers.add("Cache-Control", "only-if-cached")
+        try:
+            response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None)
+        except TooLarge:
+            return None
+        except OriginError as error:
+            attempt.failed(f"{error.error}: {error.detail}")
+            outcome = "timeout" if error.error.endswith("timeout") else "error"
+            self._events.peer_asked(outcome, time.monotonic() - started)
+            return None
+        attempt.worked()
+        has_it = response.status in HAS_IT
+        self._events.peer_asked("hit" if has_it else "miss", time.monotonic() - started)
+        if not has_it:
+            response.close()
+            return None
+        response.source = "peer"
+        self._bodies.watch(response, peer, request.target)
+        response.may_be_kept = self._keeping.keeps(request.wanted.key)
+        return response
