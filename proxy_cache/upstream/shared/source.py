@@ -48,7 +48,7 @@ DEADLINE: Final = 1.0
 """Seconds that the store has for a head and the beginning of a body (a short one: for all of it), then the origin is
 asked."""
 PLACES: Final = 32
-"""Fills that ask at the same time. (Bodies that have begun to arrive don't count.)"""
+"""Fills that ask at the same time. (Bodies that arrive already do not count.)"""
 PATIENCE: Final = 3.0
 """Seconds that further ones wait, while the store answers; if it fails, all of them go on to the origin."""
 DISTRUST: Final = 24 * 3600.0
