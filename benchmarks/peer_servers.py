@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import ROOT, Server, clean_environment, free_port, mitmdump, pinned
+from processes import ROOT, Server, clean_environment, free_port, mitmdump, pinned, to_loopback
 
 CACHE_SIZE = 2 << 30
 """Bytes that each cache may take."""
@@ -280,7 +280,7 @@ def ours(name: str, title: str, python: Path, settings: Sequence[str]) -> Conten
         scripts = ["-s", str(ROOT / "addons" / "cache.py"), "-s", str(ROOT / "benchmarks" / "loop_lag.py")]
         options = [f"cache_dir={folder / 'cache'}", f"cache_max_size={CACHE_SIZE}", "metrics_listen=127.0.0.1:0"]
         pairs = [argument for option in (*options, *settings) for argument in ("--set", option)]
-        return [*mitmdump(port, folder / "conf", python), *scripts, *pairs]
+        return [*mitmdump(port, folder / "conf", python), *scripts, *to_loopback(Path(scripts[1])), *pairs]
 
     return Contender(name, title, str(python.parent / "mitmdump"), False, "--version", build)
 

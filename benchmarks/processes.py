@@ -178,6 +178,13 @@ def mitmdump(port: int, confdir: Path, python: Path = Path(sys.executable)) -> l
     return [program, "--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", f"confdir={confdir}"]
 
 
+def to_loopback(script: Path) -> list[str]:
+    """Options by which the proxy of a checkout goes to origins on loopback, if it knows of any that keep it away."""
+    known = (script.parents[1] / "proxy_cache" / "mitm" / "options.py").read_text()
+    rules = ("access_destinations=allow 127.0.0.0/8", "access_connect_ports=*")
+    return [word for rule in rules if '"access_destinations"' in known for word in ("--set", rule)]
+
+
 class Mitmdump(Server):
     """A contender: mitmdump with some arguments and, like all of them, its default logging, sent to /dev/null."""
 
@@ -185,4 +192,6 @@ class Mitmdump(Server):
         self, name: str, arguments: Sequence[str], confdir: Path, core: int | None, port: int | None = None
     ) -> None:
         port = port or free_port()
+        own = [path for path in map(Path, arguments) if path.parts[-2:] == ("addons", "cache.py")]
+        arguments = [*arguments, *(to_loopback(own[0]) if own else ())]
         super().__init__(name, pinned(core, [*mitmdump(port, confdir), *arguments]), port)

@@ -28,6 +28,7 @@ from .semantics import credentials, redaction
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .settings import Settings
 from .store.store import Store, StoreError
+from .upstream.access import Access
 from .upstream.dial import Dialler
 from .upstream.names import Names
 from .upstream.origin import OriginClient, OriginSettings
@@ -59,12 +60,15 @@ class App:
         self.metrics = Metrics()
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
-        self.admission = Admission(self.via)
+        self.access = Access(self.metrics.access_denied_for)
+        self.admission = Admission(self.via, self.access)
         self.peer_requests = PeerRequests()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
-        self.dialler = Dialler(self.names)
+        self.dialler = Dialler(self.names, self.access)
+        self.peer_dialler = Dialler(self.names)
+        """Where peers are is the operator's choice, and no client's."""
         self.sends, self.ends = CallBatch(), CallBatch()
         """Answers to clients, and what follows them, each kind in one go."""
         self.store: Store | None = None
@@ -79,6 +83,7 @@ class App:
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.metrics_at = "off"
+        self.access.listening_on = self._listeners
         self.is_draining = False
         self.started: asyncio.Event | None = None
         """Set when the start is over, well or not."""
@@ -94,6 +99,8 @@ class App:
         credentials.use(settings.rules.base.credentials)
         self.limiter.configure(settings.limits)
         self.names.timeout = settings.origin.timeout
+        if self.access.use(settings.destinations) and self.origin is not None:
+            self.origin.renew_connections()
         if (store := self.store) is not None:
             store.quota = settings.quota
             store.memory_max = settings.memory
@@ -195,7 +202,7 @@ class App:
                 "proxy-cache: cache_peers without cache_peer_token_file: peers are asked on private addresses alone, "
                 "and whoever has the address of one is taken for it"
             )
-        self.peers = PeerClient(settings.client, self.dialler)
+        self.peers = PeerClient(settings.client, self.peer_dialler)
         self.fleet.configure(settings)
         self.fleet.start()
         self.peer_requests.is_on, self.peer_requests.is_peer = True, self.fleet.is_peer
@@ -257,6 +264,10 @@ class App:
             self.origin.renew_trust()
         if self.peers is not None:
             self.peers.renew_trust()
+
+    def _listeners(self) -> list[tuple[str, int]]:
+        """What this proxy listens on, for clients and for the metrics."""
+        return [*self.listening_on(), *(self.admin.addresses if self.admin is not None else ())]
 
     # -- looking in -----------------------------------------------------------------------------------------------
 

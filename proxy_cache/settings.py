@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +16,11 @@ from .semantics.limits import HeadLimits
 from .semantics.policy import Policy
 from .semantics.redaction import Rules as RedactionRules
 from .store.store import Quota
+from .upstream.destinations import Destinations
 from .upstream.origin import OriginSettings
 from .upstream.peers.settings import FleetSettings
 from .upstream.shared.store import SharedSettings
+from .upstream.special_addresses import IPNetwork, canonical
 
 
 class Rules(Protocol):
@@ -69,10 +71,23 @@ class Settings:
     half_closed_clients: bool
     shutdown_grace: int
     shared: SharedSettings | None = None
+    destinations: Destinations = field(default_factory=Destinations)
+    clients: tuple[IPNetwork, ...] = ()
+    """Those that are served; empty: all."""
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""
         return not self.cache_hosts or is_one_of(self.cache_hosts, host, port)
+
+    def serves(self, client: str) -> bool:
+        """Whether a client with this address is served (``access_clients``)."""
+        if not self.clients:
+            return True
+        try:
+            address = canonical(client)
+        except ValueError:  # no address, of a socket without any
+            return False
+        return any(address.version == network.version and address in network for network in self.clients)
 
 
 def is_one_of(patterns: Iterable[re.Pattern[str]], host: str, port: int) -> bool:

@@ -80,6 +80,7 @@ class PodProxy(Proxy):
         arguments = [self.moved(word).replace("$(POD_NAME)", POD) for word in container["args"]]
         # The disk of whoever runs this may be smaller than a node's.
         arguments = ["--set=cache_min_free=1m" if "=cache_min_free=" in word else word for word in arguments]
+        arguments.append("--set=access_destinations=allow 127.0.0.0/8")  # where the origin is
         scripts = [str(ROOT / "addons" / "cache.py") if word.endswith("/addons/cache.py") else word for word in first]
         return [*in_pod(self.folder), str(path), *scripts, *arguments]
 

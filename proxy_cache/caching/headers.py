@@ -14,6 +14,7 @@ NAME = "proxy-cache"
 """How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
 REASONS = {
     400: "Bad Request",
+    403: "Forbidden",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     431: "Request Header Fields Too Large",

@@ -380,10 +380,12 @@ class Serving:
     # -- without an answer from the origin ----------------------------------------------------------------------
 
     async def without_origin(self, exchange: Exchange, stale: Entry | None, fwd: str, error: Exception) -> Answer:
-        """No slot in time, or no usable answer: a stale entry if that is allowed, else the error."""
+        """No slot in time, or no usable answer: a stale entry if that is allowed, else the error. Where it is us who
+        don't go there any more, the error in any case: nothing is wrong with the origin (RFC 9111 §4.2.4)."""
         now = time.time()
         overload = isinstance(error, Overloaded)
-        if stale is not None and has_it_all(exchange, stale):
+        is_refused = isinstance(error, OriginError) and error.status == 403
+        if stale is not None and not is_refused and has_it_all(exchange, stale):
             disconnected = self.settings.serve_stale_on_overload if overload else True
             if may_serve_stale(exchange.directives, stale.response, now, disconnected=False) or (
                 disconnected and may_serve_stale(exchange.directives, stale.response, now, disconnected=True)

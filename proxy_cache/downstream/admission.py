@@ -7,6 +7,8 @@ from enum import Enum
 
 from ..semantics.keys import Target
 from ..settings import Settings
+from ..upstream.access import Access
+from ..upstream.destinations import Denial
 
 
 class Route(Enum):
@@ -24,6 +26,8 @@ class Route(Enum):
     """Its Max-Forwards is 0 (RFC 9110 §7.6.2)."""
     LOOP = "loop"
     """It has been here before (RFC 9110 §7.6.3)."""
+    DENIED = "denied"
+    """Nobody may go there: :meth:`Admission.denial` says why."""
     UNAVAILABLE = "unavailable"
     """The proxy is starting, stopping, or has no valid settings."""
 
@@ -31,8 +35,9 @@ class Route(Enum):
 class Admission:
     """Decides by what a request says and how the proxy is. ``via``: our name in Via."""
 
-    def __init__(self, via: str) -> None:
+    def __init__(self, via: str, access: Access | None = None) -> None:
         self.settings: Settings | None = None
+        self.access = access or Access()
         self.is_open = False
         """Whether there is a cache, and the proxy is not about to stop."""
         self.is_stopping = False
@@ -51,12 +56,29 @@ class Admission:
             return Route.UNAVAILABLE
         if via and any(self._via in value for value in via):
             return Route.LOOP
+        if (target.host, target.port) not in self.access.passed and self.access.refuses(target) is not None:
+            return Route.DENIED
         if method not in ("GET", "HEAD") or not cacheable or not settings.caches(target.host, target.port):
             return Route.FORWARD
         if method == "HEAD":
             return Route.CACHED_HEAD
         return Route.CACHE if plain else Route.FORWARD
 
-    def route_connect(self) -> Route:
+    def route_connect(self, host: str, port: int) -> Route:
         """A CONNECT needs no cache: it may pass while that is being opened."""
-        return Route.UNAVAILABLE if self.settings is None or self.is_stopping else Route.TUNNEL
+        if self.settings is None or self.is_stopping:
+            return Route.UNAVAILABLE
+        return Route.TUNNEL if self.access.refuses_connect(host, port) is None else Route.DENIED
+
+    def denial(self, target: Target) -> Denial:
+        """Why a request was :attr:`Route.DENIED`. It is counted, and the log told."""
+        return self._told(self.access.refuses(target), target.host, target.port)
+
+    def connect_denial(self, host: str, port: int) -> Denial:
+        """The same for a CONNECT."""
+        return self._told(self.access.refuses_connect(host, port), host, port)
+
+    def _told(self, found: Denial | None, host: str, port: int) -> Denial:
+        denial = found or Denial("rule", "http_request_denied", "by rules of a moment ago")
+        self.access.denied(denial, host, port)
+        return denial

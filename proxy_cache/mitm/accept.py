@@ -16,6 +16,7 @@ from mitmproxy.proxy import mode_specs
 
 from ..app import App
 from ..downstream.lane import Lane
+from ..downstream.turned_away import TurnedAway
 from ..runtime.loop import ProtocolFactory, read_at_once
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
@@ -48,6 +49,14 @@ class Clients:
         """An option has changed: new clients are shown to mitmproxy again."""
         self._admitted.clear()
         self.lanes.configure()
+
+    def turn_away(self, transport: Any) -> asyncio.Protocol | None:
+        """What answers a new connection of a client that is not served (``access_clients``); ``None``: it is."""
+        peername, settings = transport.get_extra_info("peername"), self.app.settings
+        client = str(peername[0]) if peername else "unknown"
+        if settings is None or settings.serves(client):
+            return None
+        return TurnedAway(transport, client, self.app.heads, self.app.accounts, self.app.access)
 
     def layer_chosen(self, client: Client, layer: Any) -> None:
         self.lanes.layers.setdefault(client.id, layer)
@@ -182,6 +191,10 @@ class AcceptProtocol(asyncio.Protocol):
         self._clients, self._mode, self._factory = clients, mode, factory
 
     def connection_made(self, transport: Any) -> None:
+        away = self._clients.turn_away(transport)
+        if away is not None:
+            transport.set_protocol(away)
+            return
         inner: Any = self._factory()
         try:
             if self._clients.arrived(transport, self._mode, inner):

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import TlsData
 
 from ..app import App
-from . import compat, option_values, options, plain_flows, start
+from . import access_values, compat, option_values, options, plain_flows, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
+from .flows import address
 from .forwarded import requests as forwarded_requests
 from .late_hooks import LateHooks
 from .lifecycle import Lifecycle
+from .listening import close_refused
 from .observers import ADDON_NAME, FlowObservers
 from .reload import Reload, settle_connection_lines
 from .trust import ForwardTrust
@@ -83,7 +86,10 @@ class CacheAddon:
             logger.error("%s", error)
             return
         self.app.configure(settings)
+        if settings.clients:
+            close_refused(ctx.master.addons.get("proxyserver"), self.clients.lanes, settings.serves)
         self.forward_trust.use(settings.origin.trust)
+        access_values.tell_beyond_parent(settings.destinations)
 
     def running(self) -> asyncio.Task[None]:
         return self.lifecycle.start()
@@ -112,6 +118,13 @@ class CacheAddon:
             self.app.failed(error)
             raise
 
+    async def server_connect(self, data: ServerConnectionHookData) -> None:
+        try:
+            await self.dialling.check(data.server)
+        except Exception as error:
+            data.server.error = "proxy_internal_error"  # and so it is not opened
+            self.app.failed(error)
+
     def tls_start_server(self, data: TlsData) -> None:
         try:
             self.forward_trust.start_server(data)
@@ -121,6 +134,9 @@ class CacheAddon:
 
     def client_connected(self, client: Client) -> None:
         try:
+            if self.app.settings is not None and not self.app.settings.serves(address(client)):
+                client.error = client.error or "access_clients"  # mitmproxy closes the connection
+                self.app.access.client_denied(address(client))
             self.clients.connected(client)
         except Exception as error:  # no lane then
             self.app.failed(error)

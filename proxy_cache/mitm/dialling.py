@@ -13,6 +13,7 @@ import logging
 import types
 from typing import Any
 
+from mitmproxy.connection import Server
 from mitmproxy.proxy import server
 
 from ..upstream.dial import Dialler
@@ -26,6 +27,23 @@ class MitmproxyDialling:
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
         self._stand_in: types.ModuleType | None = None
+
+    async def check(self, connection: Server) -> None:
+        """The hook ``server_connect``: what mitmproxy opens without our dialler (UDP, or where it can't be told) is
+        checked here, and its address replaced by one that was checked."""
+        if connection.error is not None or connection.address is None:
+            return
+        if connection.transport_protocol == "tcp" and self._stand_in is not None:
+            return
+        host, port = connection.address[:2]
+        try:
+            address = await self._dialler.address_for(host, port)
+        except OSError as error:
+            connection.error = str(error)
+            return
+        if address != host:
+            connection.sni = connection.sni or host.rstrip(".")
+            connection.address = (address, port)
 
     def install(self) -> None:
         why_not = unusable()

@@ -27,12 +27,13 @@ from ..semantics.headers import Headers
 from ..semantics.methods import is_safe
 from ..semantics.signatures import without_parameters
 from ..wire.head_checks import RefusedHead
+from ..wire.responses import status_of
 from . import compat, plain_flows
 from .accept import Clients
 from .account import end_flow, end_refused
 from .flows import (
+    KILLED,
     address,
-    error_status,
     error_type,
     forward_reason,
     has_body,
@@ -293,6 +294,9 @@ class FlowRequests:
             self._made(flow, final_answer(flow, self.app.via, secret), "own")
         elif route is Route.LOOP:
             self._respond(flow, self.app.heads.loop_detected())
+        elif route is Route.DENIED:
+            denial = self.app.admission.denial(target_of(flow))
+            self._made(flow, refusal(self.app.heads, 403, denial.error, denial.detail), "error")
         elif route is Route.UNAVAILABLE:
             self._made(flow, refusal(self.app.heads, 503, "proxy_internal_error", "not ready"), "error")
         return route if flow.response is None else None
@@ -385,10 +389,10 @@ class FlowRequests:
     def unreachable(self, flow: http.HTTPFlow, message: str) -> http.Response:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
-        detail = message.removeprefix(f"{error}: ")
+        detail = message.removeprefix(KILLED).removeprefix(f"{error}: ")
         if (record := self._records.get(flow.id)) is not None:
             record.served_from, record.is_passed_on = "error", True
-        return refusal(self.app.heads, error_status(error), error, detail, forward_reason(flow))
+        return refusal(self.app.heads, status_of(error), error, detail, forward_reason(flow))
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
         """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted

@@ -106,9 +106,13 @@ def _as_response(answer: Answer, *, http11: bool, head: bool, last: bool) -> htt
     return response
 
 
+KILLED = "Connection killed: "
+"""mitmproxy's words before those of a ``server_connect`` hook that has refused."""
+
+
 def error_type(message: str) -> str:
     """The proxy error type (RFC 9209 §2.3) for a message of mitmproxy's, or of our ends of its connections."""
-    named = message.partition(": ")[0]
+    named = message.removeprefix(KILLED).partition(": ")[0]
     if named in PROXY_ERRORS:
         return named
     message = message.lower()
@@ -129,11 +133,6 @@ def error_type(message: str) -> str:
     if "closed" in message or "disconnected" in message or "reset" in message:
         return "connection_terminated"
     return "destination_unavailable"
-
-
-def error_status(error: str) -> int:
-    """502, or 504 where it is about time, as for fills (:class:`wire.responses.OriginError`)."""
-    return 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
 def refusal(heads: Heads, status: int, error: str, detail: str, fwd: str = "bypass") -> http.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import ctx
@@ -62,6 +63,12 @@ class Lanes:
     def lost(self, host: Host) -> None:
         self._open.pop(host, None)
         self.app.collector.connection_closed()
+
+    def close_refused(self, serves: Callable[[str], bool]) -> None:
+        """End the connections of clients that are not served any more."""
+        for host, lane in list(self._open.items()):
+            if not serves(host.client):
+                lane.close()
 
     def sweep(self) -> None:
         """Close connections that have been idle for longer than mitmproxy allows (its option ``tcp_timeout``)."""

@@ -241,7 +241,9 @@ class CacheHttpLayer(ConnectionChoice):
             if not isinstance(connection, Server):
                 continue
             if connection.connected:
-                reuse = reuse and not self.flows.forward_trust.is_outdated(connection)
+                flows = self.flows
+                is_outdated = (connection.timestamp_start or 0.0) < flows.app.access.changed_at
+                reuse = reuse and not is_outdated and not flows.forward_trust.is_outdated(connection)
             else:
                 connection.error = None
         for command in super().get_connection(event, reuse=reuse):

@@ -7,6 +7,7 @@ import logging
 import resource
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from mitmproxy import ctx
 from ..runtime.loop import accept_in_turns, take_short_turns
 from .accept import Clients
 from .compat import ACCEPT, CLOSING, LISTENING
+from .flows import address
 from .lanes import Lanes
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,15 @@ async def close_connections(proxyserver: Any, lanes: Lanes) -> None:
     await lanes.close(deadline)
     while CLOSING.is_on and proxyserver.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - mitmproxy has no event for it
         await asyncio.sleep(0.01)
+
+
+def close_refused(proxyserver: Any, lanes: Lanes, serves: Callable[[str], bool]) -> None:
+    """End the connections of clients that are not served any more."""
+    lanes.close_refused(serves)
+    for handler in list(proxyserver.connections.values()) if CLOSING.is_on and proxyserver is not None else ():
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None and not serves(address(handler.client)):
+            transport.handler.cancel("access_clients")
 
 
 def human_size(size: int) -> str:

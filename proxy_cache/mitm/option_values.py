@@ -29,7 +29,7 @@ from ..upstream.peers.settings import FleetSettings
 from ..upstream.shared.bucket import BadUrl, check_url
 from ..upstream.shared.store import SharedSettings
 from ..upstream.trust import Trust
-from . import compat, rules
+from . import access_values, compat, rules
 from .filters import host_of_flow
 
 _BETWEEN = re.compile(r"[,\s]+")
@@ -112,6 +112,8 @@ def parse(options: Any) -> Settings:
         half_closed_clients=options.half_closed_clients,
         shutdown_grace=options.shutdown_grace,
         shared=_shared(options),
+        destinations=access_values.destinations(options),
+        clients=access_values.clients(options),
     )
 
 

@@ -145,6 +145,24 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "all (whatever may be stored for everybody), or off.",
     ),
     (
+        "access_destinations", Sequence[str], [],
+        "Where clients may have the proxy go: 'allow PATTERN' or 'deny PATTERN', the first rule that matches counts. "
+        "Patterns are hosts (*.example.com), addresses and networks (10.0.0.0/8, fd00::/8), or * for all, each with or "
+        "without :PORT or :FROM-TO ([fd00::/8]:443). Besides, these are denied: loopback, link-local, unspecified and "
+        "multicast addresses, those of clouds' metadata services and of this proxy's own listeners, unless a rule "
+        "allows the address ('allow 127.0.0.0/8'); and ports below 1024 other than 80 and 443, unless a rule allows "
+        "the port.",
+    ),
+    (
+        "access_connect_ports", Sequence[str], ["443"],
+        "Ports that clients may have tunnels to (CONNECT): 443, 8000-8999, or * for all. Empty: none.",
+    ),
+    (
+        "access_clients", Sequence[str], [],
+        "Addresses and networks of the clients that are served, as 10.0.0.0/8. Empty: all that mitmproxy's "
+        "block_global and block_private let in.",
+    ),
+    (
         "origin_max_in_flight", int, 0,
         "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
     ),

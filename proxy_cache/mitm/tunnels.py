@@ -37,7 +37,12 @@ class Tunnels:
     def asked(self, flow: http.HTTPFlow) -> None:
         """The hook ``http_connect``."""
         self._app.forwarded("CONNECT")
-        if self._app.admission.route_connect() is Route.UNAVAILABLE:
+        target = flow.request.host, flow.request.port
+        route = self._app.admission.route_connect(*target)
+        if route is Route.DENIED:
+            denial = self._app.admission.connect_denial(*target)
+            flow.response = refusal(self._app.heads, 403, denial.error, denial.detail)
+        elif route is Route.UNAVAILABLE:
             flow.response = refusal(self._app.heads, 503, "proxy_internal_error", "shutting down")
         elif not compat.TUNNELS.is_on and flow.response is None:
             if plain_flows.can_relay:

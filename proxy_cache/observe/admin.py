@@ -62,6 +62,11 @@ class AdminServer:
                 f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
             ) from error
 
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens: none before the start, and after the end."""
+        return self._listener.addresses if self._listener is not None else []
+
     async def stop(self) -> None:
         if self._listener is not None:
             self._listener.close()

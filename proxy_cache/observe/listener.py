@@ -58,6 +58,11 @@ class Listener:
         name = self._sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        return [(str(name[0]), int(name[1])) for name in (each.getsockname() for each in self._sockets)]
+
     def close(self) -> None:
         """Accept no more. (Open connections are closed by the owner of their protocol.)"""
         sockets, self._sockets = self._sockets, []

@@ -25,6 +25,8 @@ NOT_STORED = (
 """Reasons for not storing a response: those in Cache-Status, and those that are known only after the head was sent.
 Others count as ``other``."""
 
+ACCESS_DENIED = ("rule", "address", "listener", "port", "client")
+
 
 class Metrics(Collector):
     """All metrics of one proxy, in a registry of their own.
@@ -104,11 +106,16 @@ class Metrics(Collector):
         self.shared_bytes = counter("shared_bytes_total", "Bytes of bodies from it and to it.", "direction")
         self.shared_queued = gauge("shared_queued", "Responses that wait to be written to the shared store.")
         self.shared_up = gauge("shared_up", "1 while there is a shared store that is asked, 0 while it is left alone.")
+        self.access_denied = counter(
+            "access_denied_total", "Clients, requests and connections that rules of access refused.", "reason"
+        )
         self.log_lines_lost = counter("log_lines_lost_total", "Lines of the log that could not be written.")
         self.hook_errors = counter("hook_errors_total", "Exceptions in the proxy's own code, answered 502.")
         # All label values exist from the start, so that the first event is an increase.
         for reason in ("no_space", "too_large", "too_many_pieces", "busy", "write", "read", "index"):
             self.store_failures.labels(reason)
+        for reason in ACCESS_DENIED:
+            self.access_denied.labels(reason)
         for outcome in ("found", "unknown", "timeout", "rejected"):
             self.name_lookups.labels(outcome)
         for outcome in ("opened", "failed"):
@@ -164,6 +171,9 @@ class Metrics(Collector):
 
     def queue_waited(self, outcome: str, seconds: float) -> None:
         self.queue_wait.labels(outcome).observe(seconds)
+
+    def access_denied_for(self, reason: str) -> None:
+        self.access_denied.labels(reason).inc()
 
     def fetch_retried(self, reason: str) -> None:
         self.origin_retries.labels(reason).inc()

@@ -24,7 +24,10 @@ from urllib.parse import urlsplit
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..wire.outgoing import request_head
 from ..wire.responses import OriginError, parse_head
+from .access import Access, Denied
+from .destinations import Way
 from .names import Names, NameTimeout
+from .opening import Opening
 
 ADDRESSES_KEPT_FOR: Final = 25.0
 """Seconds for which the addresses of a name are rotated. With :data:`.names.KEPT_FOR` that makes half a minute."""
@@ -65,10 +68,12 @@ class Parent:
 
 
 class Dialler:
-    """Opens connections. All on the event loop."""
+    """Opens connections, all on the event loop: wherever ``access`` lets clients go. Without one it is for connections
+    that the operator has chosen."""
 
-    def __init__(self, names: Names | None = None) -> None:
+    def __init__(self, names: Names | None = None, access: Access | None = None) -> None:
         self._names = names or Names()
+        self._access = access
         self._kept: OrderedDict[tuple[str, int], tuple[float, deque[Endpoint]]] = OrderedDict()
         """By host and port: expiry (monotonic clock), and the addresses, the next one first."""
 
@@ -96,7 +101,7 @@ class Dialler:
         first_tls = tls() if first == "https" else None
         try:
             async with asyncio.timeout(timeout + NAMES_FIRST) as limit:
-                untried = await self._addresses(first_host, first_port)
+                untried = await self._addresses(first_host, first_port, Way.REQUEST if parent is None else None)
                 ends_at = asyncio.get_running_loop().time() + timeout
                 if ends_at < (limit.when() or 0.0):
                     limit.reschedule(ends_at)
@@ -109,6 +114,8 @@ class Dialler:
             raise OriginError("connection_timeout", f"Connection timeout to host {scheme}://{authority}/") from error
         except NameTimeout as error:
             raise OriginError("dns_timeout", error.why) from error
+        except Denied as error:
+            raise OriginError(error.denial.error, error.denial.detail) from error
         except OSError as error:
             raise _origin_error(error, f"{first_host}:{first_port}") from error
         except ValueError as error:
@@ -123,7 +130,7 @@ class Dialler:
         tls: ssl.SSLContext | None,
         timeout: float,
         accepted_within: float | None,
-    ) -> _Opening:
+    ) -> Opening:
         """Connect to the first address where TLS works, too, if there is any: one of several machines behind a name may
         have an expired certificate."""
         while True:
@@ -143,9 +150,10 @@ class Dialler:
         """Like :func:`asyncio.open_connection`. Only the name look-up has a time limit. Raises ``OSError``."""
         local = None if local_addr is None else await self._find(*local_addr[:2])
         try:
-            connection = await _connect_first(await self._addresses(host, port), local)
-        except OSError:
-            self._kept.pop((host, port), None)
+            connection = await _connect_first(await self._addresses(host, port, Way.UNKNOWN), local)
+        except OSError as error:
+            if not isinstance(error, Denied):
+                self._kept.pop((host, port), None)
             raise
         try:
             return await asyncio.open_connection(sock=connection)
@@ -153,13 +161,20 @@ class Dialler:
             connection.close()
             raise
 
+    async def address_for(self, host: str, port: int) -> str:
+        """An address of this host that may be dialled, for others who do. Raises ``OSError``."""
+        return _address_of((await self._addresses(host, port, Way.UNKNOWN))[0])
+
     # -- addresses ----------------------------------------------------------------------------------------------
 
-    async def _addresses(self, host: str, port: int) -> list[Endpoint]:
-        """The addresses to try, in order, and no others. Raises ``OSError``."""
+    async def _addresses(self, host: str, port: int, way: Way | None) -> list[Endpoint]:
+        """The addresses to try, in order, and no others. ``way``: ``None`` if no client has chosen this host. Raises
+        :class:`Denied`, or another ``OSError``."""
         endpoints = await self._in_turn(host, port)
-        # Forbidden addresses have to be refused here, between look-up and first packet: the checked address is then the
-        # dialled one, whatever the name resolves to a moment later.
+        if self._access is not None and way is not None:
+            # Between look-up and first packet: the checked address is the dialled one, whatever the name resolves to a
+            # moment later.
+            endpoints = self._access.allowed(host, port, way, endpoints, _address_of)
         return _interleaved(endpoints) if len(endpoints) > 1 else endpoints
 
     async def _in_turn(self, host: str, port: int) -> list[Endpoint]:
@@ -218,6 +233,10 @@ def _literal(host: str, port: int) -> Endpoint | None:
     except (OSError, ValueError):
         return None
     return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, (host, port)
+
+
+def _address_of(endpoint: Endpoint) -> str:
+    return endpoint[3][0]
 
 
 def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
@@ -312,56 +331,8 @@ def _as_one(errors: list[OSError]) -> OSError:
 # -- TLS and tunnels ------------------------------------------------------------------------------------------------
 
 
-class _Opening(asyncio.Protocol):
-    """The protocol of a connection until its user sets another one."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.received = b""
-        self._has_ended = False
-        self._more: asyncio.Future[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self._wake()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._has_ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-    async def read(self) -> bytes:
-        """The received bytes, at least one."""
-        while not self.received:
-            if self._has_ended:
-                raise OriginError("connection_terminated", "Server disconnected")
-            self._more = asyncio.get_running_loop().create_future()
-            await self._more
-        received, self.received = self.received, b""
-        return received
-
-    def handed_over(self) -> asyncio.Transport:
-        """The transport, for its user. Raises :class:`OriginError`."""
-        transport = self.transport
-        assert transport is not None
-        if self.received:
-            transport.abort()
-            raise OriginError("http_protocol_error", "the origin sent something before it was asked")
-        if transport.is_closing():
-            transport.abort()
-            raise OriginError("connection_terminated", "the connection was closed before it was used")
-        return transport
-
-
-async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host: str, timeout: float) -> _Opening:
-    opening = _Opening()
+async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host: str, timeout: float) -> Opening:
+    opening = Opening()
     loop = asyncio.get_running_loop()
     # asyncio closes the socket if this is cancelled or fails.
     if tls is None:
@@ -375,18 +346,18 @@ async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host
 
 
 async def _through(
-    opening: _Opening,
+    opening: Opening,
     parent: Parent,
     host: str,
     port: int,
     tls: ssl.SSLContext,
     timeout: float,
     limits: HeadLimits,
-) -> _Opening:
+) -> Opening:
     """A connection to an origin through the one to a parent proxy (RFC 9110 §9.3.6)."""
     outer = opening.transport
     assert outer is not None
-    inner = _Opening()
+    inner = Opening()
     try:
         await _ask_for_tunnel(opening, outer, parent, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", limits)
         inner.transport = await asyncio.get_running_loop().start_tls(
@@ -404,7 +375,7 @@ async def _through(
 
 
 async def _ask_for_tunnel(
-    opening: _Opening, transport: asyncio.Transport, parent: Parent, authority: str, limits: HeadLimits
+    opening: Opening, transport: asyncio.Transport, parent: Parent, authority: str, limits: HeadLimits
 ) -> None:
     name = authority.encode()
     transport.write(request_head(b"CONNECT", name, name, b"Host: %b\r\n" % name + parent.lines, 1 + len(parent.fields)))

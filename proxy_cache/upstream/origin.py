@@ -79,6 +79,10 @@ class OriginClient:
     def renew_trust(self) -> None:
         """Read the certificates again, and open every connection anew."""
         self._tls = None
+        self.renew_connections()
+
+    def renew_connections(self) -> None:
+        """Use none again that is open now."""
         self._pool.generation += 1
 
     def _tls_context(self) -> ssl.SSLContext:

@@ -38,8 +38,15 @@ class OriginError(Exception):
         super().__init__(f"{error}: {detail}")
         self.error = error
         self.detail = detail
-        # 502 or 504, as usual for gateways (RFC 9110 §15.6.3, §15.6.5), also where RFC 9209 recommends 503 or 500.
-        self.status = 504 if PROXY_ERRORS.get(error) == 504 else 502
+        self.status = status_of(error)
+
+
+def status_of(error: str) -> int:
+    """The status for a proxy error type: 502 or 504, as usual for gateways (RFC 9110 §15.6.3, §15.6.5), also where RFC
+    9209 recommends 503 or 500; 403 where it is a rule of ours that says no."""
+    if error in ("destination_ip_prohibited", "http_request_denied"):
+        return 403
+    return 504 if PROXY_ERRORS.get(error) == 504 else 502
 
 
 @dataclass(slots=True)

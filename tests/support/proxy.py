@@ -49,6 +49,15 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return environment
 
 
+TO_LOOPBACK = {
+    "access_destinations": ["allow 127.0.0.0/8:1-65535", "allow [::1]:1-65535"],
+    "access_connect_ports": "*",
+}
+"""Options without which nothing of a test would be reached: its origins are on loopback, on any port, and where it is
+about loops it is the proxy itself."""
+DEFAULT_ACCESS: dict[str, Any] = {"access_destinations": [], "access_connect_ports": "443"}
+"""As the product has it, for tests about that."""
+
 AT_FIRST = clean_environment()
 """Before any test changes it."""
 
@@ -92,6 +101,7 @@ class Proxy:
             "metrics_listen": "127.0.0.1:0",
             "listen_port": 0,
             "confdir": folder / "mitmproxy",
+            **TO_LOOPBACK,
             **options,
         }
         self._has_own_confdir = "confdir" not in options

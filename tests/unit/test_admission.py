@@ -65,6 +65,6 @@ def test_what_goes_no_further_is_answered_whatever_the_proxy_is_doing() -> None:
 
 
 def test_a_tunnel_needs_no_cache() -> None:
-    assert door(is_open=False).route_connect() is Route.TUNNEL
-    assert door(is_stopping=True).route_connect() is Route.UNAVAILABLE
-    assert door(settings=None).route_connect() is Route.UNAVAILABLE
+    assert door(is_open=False).route_connect("packages.example", 443) is Route.TUNNEL
+    assert door(is_stopping=True).route_connect("packages.example", 443) is Route.UNAVAILABLE
+    assert door(settings=None).route_connect("packages.example", 443) is Route.UNAVAILABLE

@@ -1,0 +1,201 @@
+"""Where clients may have the proxy go: the operator's rules, and what is denied without any.
+
+Pure functions: no look-up, no clock.
+
+Two layers decide, and both have to agree:
+
+- the rules (``access_destinations``), in order; the first that matches counts, and without a match all is allowed;
+- what is denied by itself: special addresses (:mod:`.special_addresses`), the proxy's own listeners, and for anything
+  but CONNECT low ports. A rule lifts that only if it names it: an address for an address, a port for a port. A rule by
+  name alone does not, since whoever owns the name's zone may point it anywhere (DNS rebinding).
+
+A name is asked about twice: at the door without an address, where some rules can't be answered yet; and with each of
+its addresses before one is dialled, see :mod:`.access`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from .special_addresses import METADATA_NAMES, IPAddress, IPNetwork, embedded, is_local_name, of_host, why_special
+
+LOW_PORTS: Final = 1024
+"""Ports below belong to services of the system: mail, remote shells, databases' names."""
+WEB_PORTS: Final = (80, 443)
+ALL_PORTS: Final = range(1, 65536)
+
+
+class Way(Enum):
+    """How a client asks to go there."""
+
+    REQUEST = "request"
+    """By any request but CONNECT."""
+    CONNECT = "connect"
+    UNKNOWN = "unknown"
+    """mitmproxy opens a connection, and what for is not known here: that was checked at the door."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why somebody may not go somewhere. ``reason``: for the metrics; ``error``: the proxy error type (RFC 9209 §2.3);
+    ``why``: for the log, never for the client, who would learn an address."""
+
+    reason: str
+    error: str
+    why: str = ""
+
+    @property
+    def detail(self) -> str:
+        """For the client."""
+        return _DETAILS[self.reason]
+
+
+_DETAILS: Final = {
+    "rule": "this proxy does not go there",
+    "address": "this proxy does not go there",
+    "listener": "this proxy does not go there",
+    "port": "this proxy does not go to this port",
+    "client": "this client is not served",
+}
+REASONS: Final = tuple(_DETAILS)
+CLIENT: Final = Denial("client", "http_request_denied", "not in access_clients")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``allow`` or ``deny`` with a pattern: a ``name`` (matched with the host as it is written), a ``network``, or
+    neither for all hosts; ``ports``, or all."""
+
+    allows: bool
+    text: str
+    name: re.Pattern[str] | None = None
+    network: IPNetwork | None = None
+    ports: range | None = None
+
+    @property
+    def is_by_name(self) -> bool:
+        return self.name is not None
+
+    def matches(self, host: str, port: int, address: IPAddress | None) -> bool | None:
+        """``None``: it takes the address to tell."""
+        if self.ports is not None and port not in self.ports:
+            return False
+        if self.name is not None:
+            return self.name.match(host) is not None
+        if self.network is None:
+            return True
+        return None if address is None else self.covers(address)
+
+    def covers(self, address: IPAddress) -> bool:
+        """A rule that denies an IPv4 network does so also where IPv6 addresses stand for its own. One that allows does
+        not: what such an address leads to is for a gateway to say."""
+        network = self.network
+        if network is None:
+            return True
+        among = (address,) if self.allows else (address, *embedded(address))
+        return any(each.version == network.version and each in network for each in among)
+
+
+class _Unknown(Exception):
+    """It takes the address to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """All rules. ``operators_own``: hosts and ports that the operator has named elsewhere (origins of reverse mode, a
+    parent proxy), which are not for clients to choose. ``has_parent``: names are resolved by a parent proxy."""
+
+    rules: tuple[Rule, ...] = ()
+    connect_ports: tuple[range, ...] = (range(443, 444),)
+    operators_own: frozenset[tuple[str, int]] = frozenset()
+    has_parent: bool = False
+
+    def at_door(self, host: str, port: int, way: Way) -> Denial | None:
+        """By what the request says. What is not denied here may still be, by its address."""
+        if (host, port) in self.operators_own:
+            return None
+        name = plain_name(host)
+        if (denial := self._by_port(name, port, way)) is not None:
+            return denial
+        if (address := of_host(host)) is not None:
+            return self.of_address(host, port, address, way)
+        try:
+            rule = self._first(name, port, None)
+        except _Unknown:
+            return None
+        if rule is not None and not rule.allows:
+            return Denial("rule", "http_request_denied", f"rule {rule.text!r}")
+        return self._local_by_name(name, port, way) if self.has_parent else None
+
+    def of_address(
+        self, host: str, port: int, address: IPAddress, way: Way, is_own: Callable[[], bool] = lambda: False
+    ) -> Denial | None:
+        """With an address that the host has. ``is_own``: whether one of our own listeners is there."""
+        name = plain_name(host)
+        if (denial := self._by_port(name, port, way, address)) is not None:
+            return denial
+        rule = self._first(name, port, address)
+        if rule is not None and not rule.allows:
+            error = "http_request_denied" if rule.network is None else "destination_ip_prohibited"
+            return Denial("rule", error, f"rule {rule.text!r}, address {address}")
+        lifting = next((one for one in self.rules if not one.is_by_name and one.matches(name, port, address)), None)
+        is_named = lifting is not None and lifting.allows
+        if not is_named and (kind := why_special(address)) is not None:
+            return Denial("address", "destination_ip_prohibited", f"{address} is {kind}")
+        if not self._names_port(port, lambda one: not one.is_by_name and one.covers(address)) and is_own():
+            return Denial("listener", "destination_ip_prohibited", f"this proxy itself listens on {address}")
+        return None
+
+    def _by_port(self, name: str, port: int, way: Way, address: IPAddress | None = None) -> Denial | None:
+        if way is Way.CONNECT:
+            is_open = self._may_connect(port)
+        elif port >= LOW_PORTS or port in WEB_PORTS:
+            is_open = True
+        else:
+            is_open = self._names_port(port, lambda one: one.matches(name, port, address) is not False) or (
+                way is Way.UNKNOWN and self._may_connect(port)
+            )
+        return None if is_open else Denial("port", "http_request_denied", f"port {port}")
+
+    def _may_connect(self, port: int) -> bool:
+        return any(port in ports for ports in self.connect_ports)
+
+    def _names_port(self, port: int, applies: Callable[[Rule], bool]) -> bool:
+        """Whether a rule that applies allows this very port."""
+        return any(
+            rule.allows and rule.ports is not None and port in rule.ports and applies(rule) for rule in self.rules
+        )
+
+    def _first(self, name: str, port: int, address: IPAddress | None) -> Rule | None:
+        """The rule that counts. Raises :class:`_Unknown`."""
+        for rule in self.rules:
+            matches = rule.matches(name, port, address)
+            if matches is None and not self.has_parent:
+                raise _Unknown
+            if matches:
+                return rule
+        return None
+
+    def _local_by_name(self, name: str, port: int, way: Way) -> Denial | None:
+        """A name that a parent proxy would resolve to what is denied, as far as names tell."""
+        addresses: Iterable[str] = ()
+        if is_local_name(name):
+            addresses = ("127.0.0.1", "::1")
+        elif name in METADATA_NAMES:
+            addresses = ("169.254.169.254",)
+        denials = [self.of_address(name, port, ipaddress.ip_address(each), way) for each in addresses]
+        return denials[0] if denials and all(denials) else None
+
+
+def plain_name(host: str) -> str:
+    """A host as rules see it: in small letters, without the dot of a complete name, an address in its usual form."""
+    host = host.lower().rstrip(".")
+    if ":" in host or (host[-1:].isalnum() and host[:1].isdigit()):
+        address = of_host(host)
+        return str(address) if address is not None else host
+    return host
