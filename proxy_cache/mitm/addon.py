@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
-from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import TlsData
 
 from ..app import App
@@ -33,6 +32,7 @@ from .tunnels import Tunnels
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
+    from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 if compat.LAYERS.is_on:
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from mitmproxy.connection import Server
 from mitmproxy.proxy import server
 
+from ..upstream.access import Denied
 from ..upstream.dial import Dialler
 
 logger = logging.getLogger(__name__)
@@ -30,18 +31,19 @@ class MitmproxyDialling:
 
     async def check(self, connection: Server) -> None:
         """The hook ``server_connect``: what mitmproxy opens without our dialler (UDP, or where it can't be told) is
-        checked here, and its address replaced by one that was checked."""
-        if connection.error is not None or connection.address is None:
+        checked here, and its address replaced by one that was checked. What mitmproxy itself refuses (its own
+        listeners) is refused in our words, if we would have done so, too."""
+        if connection.address is None:
             return
-        if connection.transport_protocol == "tcp" and self._stand_in is not None:
+        if connection.error is None and connection.transport_protocol == "tcp" and self._stand_in is not None:
             return
         host, port = connection.address[:2]
         try:
             address = await self._dialler.address_for(host, port)
         except OSError as error:
-            connection.error = str(error)
+            connection.error = str(error) if isinstance(error, Denied) else connection.error or str(error)
             return
-        if address != host:
+        if address != host and connection.error is None:
             connection.sni = connection.sni or host.rstrip(".")
             connection.address = (address, port)
 

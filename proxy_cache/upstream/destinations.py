@@ -127,10 +127,10 @@ class Destinations:
         try:
             rule = self._first(name, port, None)
         except _Unknown:
-            return None
+            rule = None
         if rule is not None and not rule.allows:
             return Denial("rule", "http_request_denied", f"rule {rule.text!r}")
-        return self._local_by_name(name, port, way) if self.has_parent else None
+        return self._by_known_name(name, port, way)
 
     def of_address(
         self, host: str, port: int, address: IPAddress, way: Way, is_own: Callable[[], bool] = lambda: False
@@ -181,12 +181,13 @@ class Destinations:
                 return rule
         return None
 
-    def _local_by_name(self, name: str, port: int, way: Way) -> Denial | None:
-        """A name that a parent proxy would resolve to what is denied, as far as names tell."""
+    def _by_known_name(self, name: str, port: int, way: Way) -> Denial | None:
+        """Of a name whose addresses are known without a look-up; where a parent proxy looks it up there is no other
+        way."""
         addresses: Iterable[str] = ()
         if is_local_name(name):
             addresses = ("127.0.0.1", "::1")
-        elif name in METADATA_NAMES:
+        elif self.has_parent and name in METADATA_NAMES:
             addresses = ("169.254.169.254",)
         denials = [self.of_address(name, port, ipaddress.ip_address(each), way) for each in addresses]
         return denials[0] if denials and all(denials) else None

@@ -71,7 +71,8 @@ def embedded(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
     elif packed.startswith(bytes(12)) and packed[12:] not in (bytes(4), b"\0\0\0\1"):
         found.append(packed[12:])  # "IPv4-compatible" (RFC 4291 §2.5.5.1), but :: and ::1
     elif packed.startswith(_NAT64_LOCAL):  # RFC 8215: prefixes of any length in it, with the positions of RFC 6052 §2.2
-        found += [packed[12:], packed[6:8] + packed[9:11], packed[7:8] + packed[9:12], packed[9:13]]
+        readings = (packed[12:], packed[6:8] + packed[9:11], packed[7:8] + packed[9:12], packed[9:13])
+        found += [one for one in readings if one[0]]  # the others are part of a longer prefix, or its padding
     elif packed.startswith(_6TO4):  # RFC 3056 §2
         found.append(packed[2:6])
     elif packed.startswith(_TEREDO):  # RFC 4380 §4: its server, and its client with all bits turned

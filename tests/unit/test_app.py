@@ -30,7 +30,7 @@ def test_it_opens_is_asked_and_ends(tmp_path: Path) -> None:
         app.refuse_new()
         assert app.status()["ready"] is False
         assert app.admission.route("GET", TARGET, ()) is Route.UNAVAILABLE
-        assert app.admission.route_connect() is Route.UNAVAILABLE
+        assert app.admission.route_connect("packages.example", 443) is Route.UNAVAILABLE
         await app.drain()
         await app.close()
 

@@ -15,7 +15,10 @@ from proxy_cache.runtime import loop
 from proxy_cache.runtime.privates import Feature, Name, attributes, calls, names, overrides, report
 
 MITM = Path(compat.__file__).parent
-ONLY_ANNOTATIONS = {"mitmproxy.proxy.layer:CommandGenerator"}
+ONLY_ANNOTATIONS = {
+    "mitmproxy.proxy.layer:CommandGenerator",
+    "mitmproxy.proxy.server_hooks:ServerConnectionHookData",
+}
 """Names used by type checkers only."""
 FOREIGN = ("mitmproxy", "h11", "OpenSSL", "h2", "hpack")
 
