@@ -54,6 +54,8 @@ def shown_default(default: object) -> str:
     """A default as it would be given to ``--set``, or none."""
     if default in ("", []):
         return "none"
+    if isinstance(default, list):
+        default = ",".join(default)
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
