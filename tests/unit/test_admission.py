@@ -68,3 +68,22 @@ def test_a_tunnel_needs_no_cache() -> None:
     assert door(is_open=False).route_connect("packages.example", 443) is Route.TUNNEL
     assert door(is_stopping=True).route_connect("packages.example", 443) is Route.UNAVAILABLE
     assert door(settings=None).route_connect("packages.example", 443) is Route.UNAVAILABLE
+
+
+def test_a_destination_is_looked_at_once_and_not_with_each_request() -> None:
+    admission = door()
+    asked = []
+    refuses = admission.access.refuses
+    admission.access.refuses = lambda target: asked.append(target) or refuses(target)  # type: ignore[method-assign]
+    for number in range(100):
+        target = Target.of("http", "packages.example", 80, f"/{number}")
+        assert admission.route("GET", target, ()) is Route.CACHE
+    assert len(asked) == 1
+
+
+def test_what_is_denied_goes_nowhere_whatever_the_method() -> None:
+    for method in ("GET", "HEAD", "POST"):
+        assert door().route(method, Target.of("http", "127.0.0.1", 80, "/"), ()) is Route.DENIED
+    assert door().route_connect("127.0.0.1", 443) is Route.DENIED
+    assert door().denial(Target.of("http", "127.0.0.1", 80, "/")).reason == "address"
+    assert door().connect_denial("packages.example", 22).reason == "port"

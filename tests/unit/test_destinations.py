@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import random
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from mitmproxy import exceptions
 
 from proxy_cache.mitm import access_values
+from proxy_cache.semantics.targets import TargetError, of_connect
 from proxy_cache.upstream.destinations import Denial, Destinations, Way
 from proxy_cache.upstream.special_addresses import canonical, of_host, why_special
 
@@ -253,3 +256,69 @@ def test_a_mistake_is_one_line_that_names_the_option(option: str, value: str, to
         parse(asked)
     assert str(raised.value).startswith(f"{option}: ")
     assert "\n" not in str(raised.value)
+
+
+# -- beside the system's own reading ----------------------------------------------------------------------------------
+
+_PIECES = (
+    "0", "1", "127", "0x7f", "0177", "2130706433", "255", "256", "0xffffffff", "00", "x", ".", ".", ".", ":", "::",
+    "ffff", "169.254", "a9fe", "64:ff9b::", "2002:7f00:1::", "%eth0", "e", "A",
+)  # fmt: skip
+
+
+def read_by_the_system(host: str) -> str | None:
+    """The address that the C library takes a host for, without a look-up."""
+    try:
+        found = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return str(found[0][4][0])
+
+
+def disagreement(random_: random.Random) -> str | None:
+    """A host that passes the door though the system takes it for an address that is denied."""
+    host = "".join(random_.choices(_PIECES, k=random_.randint(1, 9)))
+    if random_.random() < 0.3:
+        host = f"{random_.choice(_PIECES)}{random_.choice(SPELLINGS)}"
+    elif random_.random() < 0.5:
+        host = random_.choice(SPELLINGS)
+        at = random_.randrange(len(host) + 1)
+        host = host[:at] + random_.choice(_PIECES) + host[at + random_.randint(0, 2) :]
+    address = read_by_the_system(host)
+    if address is None or why_special(canonical(address)) is None:
+        return None
+    return None if Destinations().at_door(host, 443, Way.CONNECT) is not None else f"{host} is {address}"
+
+
+SPELLINGS = ("127.0.0.1", "127.1", "0x7f.1", "017700000001", "::ffff:127.0.0.1", "169.254.169.254", "::1", "0.0.0.0")
+
+
+def test_whatever_the_system_takes_for_a_denied_address_does_not_pass_the_door() -> None:
+    random_ = random.Random(6)
+    assert [found for _ in range(20_000) if (found := disagreement(random_)) is not None] == []
+
+
+def connect_with(random_: random.Random) -> str | None:
+    """What is wrong with how the target of a mutated CONNECT is taken: it raises, or names this machine and passes."""
+    text = random_.choice([f"{each}:443" if ":" not in each else f"[{each}]:443" for each in SPELLINGS])
+    for _ in range(random_.randint(0, 3)):
+        at = random_.randrange(len(text) + 1)
+        text = (
+            text[:at]
+            + random_.choice((*_PIECES, "[", "]", "@", "/", " ", "\0", "\u2460"))
+            + text[at + random_.randint(0, 2) :]
+        )
+    try:
+        host, port = of_connect(text)
+    except TargetError:
+        return None
+    address = read_by_the_system(host)
+    if address is None or why_special(canonical(address)) is None:
+        return None
+    passes = Destinations(connect_ports=(range(1, 65536),)).at_door(host, port, Way.CONNECT) is None
+    return f"{text} is {address}" if passes else None
+
+
+def test_mutated_targets_of_connect_name_nothing_that_is_denied() -> None:
+    random_ = random.Random(7)
+    assert [found for _ in range(20_000) if (found := connect_with(random_)) is not None] == []
