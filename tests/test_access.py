@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from proxy_cache.upstream.peers.listings import parse_peer
+from proxy_cache.upstream.peers.ranking import Ranking
 from tests.support.agents import Wire
 from tests.support.dns_server import DnsServer
 from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.own_network import add_address, in_own_network
 from tests.support.proxy import DEFAULT_ACCESS, SCRIPT, Proxy
-from tests.support.tools import nobody_listens
+from tests.support.tools import free_port, nobody_listens
 
 NAMES = Path(__file__).parent / "support" / "names" / "sitecustomize.py"
 HOSTS = (
@@ -285,6 +287,47 @@ def test_where_mitmproxy_dials_by_itself_the_rules_hold_all_the_same(
         for host in ("localhost", "127.0.0.1", "[::1]"):
             status, told, _ = ask(proxy, method, host, untouched.port)
             assert (status, "error=destination_ip_prohibited" in told) == (403, True)
+
+
+def test_what_socks_asks_for_is_checked_where_it_is_dialled(
+    start_proxy: Callable[..., Proxy], untouched: Untouched
+) -> None:
+    """There is no door: mitmproxy connects at once to what the client has named, by address or by name."""
+    proxy = start_proxy(mode="socks5", **TO_ALL_PORTS)
+    for address in (
+        b"\x01\x7f\x00\x00\x01", b"\x01\x00\x00\x00\x00", b"\x03\x09localhost", b"\x03\x060x7f.1",
+        b"\x04" + bytes(15) + b"\x01", b"\x04" + bytes(10) + b"\xff\xff\x7f\x00\x00\x01",
+    ):  # fmt: skip
+        for request in (b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n", b"SSH-2.0\r\n"):
+            with Wire(proxy.address) as wire, contextlib.suppress(ConnectionError):
+                wire.send(b"\x05\x01\x00")
+                assert wire.exactly(2) == b"\x05\x00"
+                wire.send(b"\x05\x01\x00" + address + untouched.port.to_bytes(2))
+                wire.send(request)
+                wire.finish()
+                wire.rest()
+    assert untouched.connections == []
+    assert denied(proxy) > 0
+
+
+def test_a_home_that_denies_is_not_taken_for_one_that_has_failed(
+    start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path
+) -> None:
+    """Nodes ought to have the same rules; while they are changed they have not. Each goes by its own."""
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery-staple")
+    ports = [free_port() for _ in range(2)]
+    peers = [f"http://127.0.0.1:{port}" for port in ports]
+    options = {"cache_peers": ",".join(peers), "cache_peer_token_file": token}
+    asking = start_proxy(listen_port=ports[0], **options)
+    home = start_proxy(listen_port=ports[1], **options, access_destinations="deny 127.0.0.1")
+    ranking = Ranking([parse_peer(peer) for peer in peers])
+    urls = [origin.serve(f"/{number}", Reply(size=100)) for number in range(20)]
+    assert any(ranking.home(url) == parse_peer(peers[1]) for url in urls)
+    assert [asking.get(url).status for url in urls] == [200] * len(urls)
+    assert home.value("access_denied_total", reason="rule") > 0
+    assert asking.value("peers_left_alone") == 0
+    assert home.get(urls[0]).status == 403
 
 
 # -- names that change ------------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ def destinations(options: Any) -> Destinations:
             )
         rules.append(rule)
     modes = [mode_specs.ProxyMode.parse(mode) for mode in options.mode]
-    own = [mode.address for mode in modes if isinstance(mode, (mode_specs.ReverseMode, mode_specs.UpstreamMode))]
+    origins = [mode.address for mode in modes if isinstance(mode, mode_specs.ReverseMode)]
+    parents = [mode.address for mode in modes if isinstance(mode, mode_specs.UpstreamMode)]
     return Destinations(
         tuple(rules),
         tuple(
@@ -50,8 +51,8 @@ def destinations(options: Any) -> Destinations:
             for word in _BETWEEN_WORDS.split(value)
             if word
         ),
-        frozenset((host.lower(), port) for host, port in own),
-        any(isinstance(mode, mode_specs.UpstreamMode) for mode in modes),
+        frozenset((host.lower(), port) for host, port in origins),
+        frozenset((host.lower(), port) for host, port in parents),
     )
 
 

@@ -296,7 +296,10 @@ class FlowRequests:
             self._respond(flow, self.app.heads.loop_detected())
         elif route is Route.DENIED:
             denial = self.app.admission.denial(target_of(flow))
-            self._made(flow, refusal(self.app.heads, 403, denial.error, denial.detail), "error")
+            answer = self.app.heads.error(403, denial.error, "bypass", detail=denial.detail)
+            if flow.request.method == "GET" and "cache-peer" in flow.request.headers:
+                self.app.accounts.answered(answer, self._exchange(flow))  # so that the peer knows whose it is
+            self._respond(flow, answer)
         elif route is Route.UNAVAILABLE:
             self._made(flow, refusal(self.app.heads, 503, "proxy_internal_error", "not ready"), "error")
         return route if flow.response is None else None

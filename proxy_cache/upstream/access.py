@@ -81,7 +81,7 @@ class Access:
 
     def allowed(self, host: str, port: int, way: Way, found: Sequence[T], address_of: Callable[[T], str]) -> list[T]:
         """Of what a name was ``found`` to be, that which may be dialled. Raises :class:`Denied` if nothing is left."""
-        if (host.lower(), port) in self.destinations.operators_own:
+        if (host.lower(), port) in self.destinations.origins | self.destinations.parents:
             return list(found)
         allowed: list[T] = []
         last: Denial | None = None
@@ -104,10 +104,13 @@ class Access:
         return self.destinations.of_address(host, port, address, way, lambda: self._is_own(address, port))
 
     def _is_own(self, address: IPAddress, port: int) -> bool:
-        listening = self.listening_on()
+        listening = [(on, listens_at) for on, listens_at in self.listening_on() if listens_at == port]
         if address.is_unspecified:  # which the kernel takes for loopback
-            return any(port == listens_at for _, listens_at in listening)
-        return is_here(str(address), port, listening)
+            return bool(listening)
+        try:
+            return is_here(str(address), port, listening)
+        except ValueError:  # listening on a name, perhaps of this very address
+            return True
 
     # -- clients --------------------------------------------------------------------------------------------------
 

@@ -107,17 +107,22 @@ class _Unknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """All rules. ``operators_own``: hosts and ports that the operator has named elsewhere (origins of reverse mode, a
-    parent proxy), which are not for clients to choose. ``has_parent``: names are resolved by a parent proxy."""
+    """All rules. ``origins``: hosts and ports that this proxy stands in for (reverse mode), and ``parents``: those of
+    parent proxies, which resolve names then. Both are the operator's choice; a parent may be dialled, and is no
+    destination for clients."""
 
     rules: tuple[Rule, ...] = ()
     connect_ports: tuple[range, ...] = (range(443, 444),)
-    operators_own: frozenset[tuple[str, int]] = frozenset()
-    has_parent: bool = False
+    origins: frozenset[tuple[str, int]] = frozenset()
+    parents: frozenset[tuple[str, int]] = frozenset()
+
+    @property
+    def has_parent(self) -> bool:
+        return bool(self.parents)
 
     def at_door(self, host: str, port: int, way: Way) -> Denial | None:
         """By what the request says. What is not denied here may still be, by its address."""
-        if (host, port) in self.operators_own:
+        if (host, port) in self.origins:
             return None
         name = plain_name(host)
         if (denial := self._by_port(name, port, way)) is not None:

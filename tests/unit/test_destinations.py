@@ -70,9 +70,9 @@ def test_private_and_public_addresses_are_allowed(address: str) -> None:
 )  # fmt: skip
 def test_odd_spellings_are_known_at_the_door(host: str) -> None:
     """Also behind a parent proxy, which may read them as addresses."""
-    for has_parent in (False, True):
+    for parents in (frozenset[tuple[str, int]](), frozenset({("parent.example", 3128)})):
         for way in Way:
-            denial = Destinations(has_parent=has_parent).at_door(host, 443, way)
+            denial = Destinations(parents=parents).at_door(host, 443, way)
             assert denial is not None
             assert denial.reason == "address"
 
@@ -216,6 +216,8 @@ def test_behind_a_parent_proxy_names_have_to_do() -> None:
     assert ask(found, "a.internal", 80) == "rule"
     for name in ("localhost", "LOCALHOST.", "a.localhost", "metadata.google.internal.", "2130706433"):
         assert ask(destinations(modes=("upstream:http://parent.example:3128",)), name, 80) == "address"
+    # Nor is the parent itself a destination: its own pages are for its machine alone.
+    assert ask(destinations(modes=("upstream:http://127.0.0.1:3128",)), "127.0.0.1", 3128) == "address"
     allowed = destinations("allow 127.0.0.0/8", modes=("upstream:http://parent.example:3128",))
     assert ask(allowed, "localhost", 80) == "allowed"
 

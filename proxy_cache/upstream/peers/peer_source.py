@@ -39,6 +39,8 @@ LOOKS: Final = 3
 """Peers that are asked whether they have it, after a change of the list: of three new nodes, say, none can."""
 NOT_OUR_ANSWERS: Final = ("error=proxy_internal_error", "error=proxy_loop_detected")
 """In Proxy-Status: the home itself is in trouble, and another may not be."""
+NOT_OUR_RULES: Final = ("error=destination_ip_prohibited", "error=http_request_denied")
+"""Of a 403: the home may not go there. Whether we may is for our own rules to say, which this client has passed."""
 
 
 class PeerEvents(Protocol):
@@ -165,8 +167,7 @@ class PeerSource:
             self._events.peer_asked("error", seconds)
             return None
         attempt.worked()
-        status = response.headers.get("proxy-status") or "" if response.status >= 500 else ""
-        if any(error in status for error in NOT_OUR_ANSWERS):
+        if _is_about_the_peer(response):
             response.close()
             self._events.peer_asked("error", seconds)
             return None
@@ -195,6 +196,15 @@ class PeerSource:
         digest = response.headers.get("repr-digest")
         response.headers = response.headers.without("repr-digest")
         return "" if repr_digest(response.held()) == digest else "a body that is not what its digest says"
+
+
+def _is_about_the_peer(response: OriginResponse) -> bool:
+    """Whether a response is none for the key, but says something of the peer that has been asked."""
+    if response.status < 500 and response.status != 403:
+        return False
+    errors = NOT_OUR_RULES if response.status == 403 else NOT_OUR_ANSWERS
+    status = response.headers.get("proxy-status") or ""
+    return any(error in status for error in errors)
 
 
 def _but_102(on_interim: Callable[[int, Headers], None], status: int, headers: Headers) -> None:
