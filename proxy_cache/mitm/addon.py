@@ -73,6 +73,7 @@ class CacheAddon:
     def configure(self, updated: set[str]) -> None:
         self.observers.forget()
         self.clients.configure()
+        self.app.access.forget()
         if self.app.cache is not None:
             settle_connection_lines(ctx.options)
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):

@@ -46,6 +46,8 @@ class Access:
         self.destinations = Destinations()
         self.passed: set[tuple[str, int]] = set()
         """Hosts and ports that requests may name: for the rest their addresses decide."""
+        self._dialled: set[tuple[str, int, str, Way]] = set()
+        """Hosts and ports with addresses of theirs that may be dialled."""
         self.changed_at = 0.0
         """When the rules last changed (wall clock): connections from before may go where none may go now."""
         self.listening_on: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
@@ -58,9 +60,14 @@ class Access:
         if destinations == self.destinations:
             return False
         self.destinations = destinations
-        self.passed = set()
+        self.forget()
         self.changed_at = time.time()
         return True
+
+    def forget(self) -> None:
+        """Something has changed, perhaps where this proxy listens."""
+        self.passed.clear()
+        self._dialled.clear()
 
     # -- at the door ----------------------------------------------------------------------------------------------
 
@@ -81,27 +88,33 @@ class Access:
 
     def allowed(self, host: str, port: int, way: Way, found: Sequence[T], address_of: Callable[[T], str]) -> list[T]:
         """Of what a name was ``found`` to be, that which may be dialled. Raises :class:`Denied` if nothing is left."""
-        if (host.lower(), port) in self.destinations.origins | self.destinations.parents:
-            return list(found)
         allowed: list[T] = []
         last: Denial | None = None
         for each in found:
-            denial = self._of_address(host, port, address_of(each), way)
-            if denial is None:
-                allowed.append(each)
-            else:
-                last = denial
+            known = host, port, address_of(each), way
+            if known not in self._dialled:
+                denial = self._of_address(*known)
+                if denial is not None:
+                    last = denial
+                    continue
+                if len(self._dialled) >= REMEMBERED_MAX:
+                    self._dialled.clear()
+                self._dialled.add(known)
+            allowed.append(each)
         if last is not None and not allowed:
             self.denied(last, host, port)
             raise Denied(last)
         return allowed
 
     def _of_address(self, host: str, port: int, text: str, way: Way) -> Denial | None:
+        destinations = self.destinations
+        if destinations.is_named(host, port):
+            return None
         try:
             address = canonical(text)
         except ValueError:  # nothing that we know of, and nothing that rules could be asked about
             return Denial("address", "destination_ip_prohibited", "no IP address")
-        return self.destinations.of_address(host, port, address, way, lambda: self._is_own(address, port))
+        return destinations.of_address(host, port, address, way, lambda: self._is_own(address, port))
 
     def _is_own(self, address: IPAddress, port: int) -> bool:
         listening = [(on, listens_at) for on, listens_at in self.listening_on() if listens_at == port]

@@ -116,6 +116,10 @@ class Destinations:
     origins: frozenset[tuple[str, int]] = frozenset()
     parents: frozenset[tuple[str, int]] = frozenset()
 
+    def is_named(self, host: str, port: int) -> bool:
+        """Whether the operator has named it, so that it may be dialled whatever the rules are."""
+        return (host.lower(), port) in self.origins or (host.lower(), port) in self.parents
+
     @property
     def has_parent(self) -> bool:
         return bool(self.parents)

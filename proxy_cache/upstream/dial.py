@@ -162,7 +162,10 @@ class Dialler:
             raise
 
     async def address_for(self, host: str, port: int) -> str:
-        """An address of this host that may be dialled, for others who do. Raises ``OSError``."""
+        """An address of this host that may be dialled, for others who do; the host itself where the operator has named
+        it. Raises ``OSError``."""
+        if self._access is None or self._access.destinations.is_named(host, port):
+            return host
         return _address_of((await self._addresses(host, port, Way.UNKNOWN))[0])
 
     # -- addresses ----------------------------------------------------------------------------------------------
