@@ -19,6 +19,7 @@ from .caching.limiter import OriginLimiter
 from .downstream.account import Accounts
 from .downstream.admission import Admission
 from .downstream.peer_requests import PeerRequests
+from .downstream.users import Users
 from .observe.access_log import AccessLog
 from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
@@ -61,6 +62,7 @@ class App:
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.admission = Admission(self.via)
         self.peer_requests = PeerRequests()
+        self.users = Users()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
@@ -236,6 +238,7 @@ class App:
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
+        self.users.close()
         if self.peers is not None:
             self.peers.close()
             await self.fleet.stop()

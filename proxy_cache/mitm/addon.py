@@ -24,6 +24,7 @@ from .forwarded import requests as forwarded_requests
 from .late_hooks import LateHooks
 from .lifecycle import Lifecycle
 from .observers import ADDON_NAME, FlowObservers
+from .proxy_users import ProxyUsers
 from .reload import Reload, settle_connection_lines
 from .trust import ForwardTrust
 from .tunnels import Tunnels
@@ -47,11 +48,12 @@ class CacheAddon:
 
     def __init__(self) -> None:
         self.app = app = App()
-        self.observers = FlowObservers()
+        self.observers = FlowObservers(app.users)
         self.dialling = MitmproxyDialling(app.dialler)
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
+        self.proxy_users = ProxyUsers(app, self.clients.lanes.targets.forget)
         self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(app, self.forward_trust)
@@ -70,6 +72,7 @@ class CacheAddon:
     def configure(self, updated: set[str]) -> None:
         self.observers.forget()
         self.clients.configure()
+        self.proxy_users.configure()
         if self.app.cache is not None:
             settle_connection_lines(ctx.options)
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
@@ -90,6 +93,7 @@ class CacheAddon:
 
     def done(self) -> asyncio.Task[None] | None:
         self.late_hooks.leave()
+        self.proxy_users.stop()
         return self.lifecycle.stop()
 
     # -- connections ----------------------------------------------------------------------------------------------

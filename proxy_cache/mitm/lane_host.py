@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from mitmproxy import http
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
@@ -41,7 +42,8 @@ class ClientLane:
         self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         self.peers = app.peer_requests
         peername = transport.get_extra_info("peername")
-        self.client = str(peername[0]) if peername else "unknown"
+        self.users = app.users
+        self.address = self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = app.sends, app.ends
         self.head_limits = app.head_limits
         """As they were when the client connected: each request of a lane looks at them."""
@@ -60,7 +62,8 @@ class ClientLane:
     @property
     def has_requests(self) -> bool:
         """Whether requests of this mode of mitmproxy's may be the cache's."""
-        return self.absolute or self.base is not None
+        # Where the proxy stands in for an origin, that is who asks for passwords (401), and mitmproxy does it.
+        return self.absolute or (self.base is not None and not self.users.is_on)
 
     def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
@@ -92,11 +95,11 @@ class ClientLane:
     def half_closed_clients(self) -> bool:
         return self._app.half_closed_clients
 
-    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+    def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         app = self._app
         app.metrics.hit(size)
         if app.accounts.is_logged:
-            app.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
+            app.access_log.hit(target.shown, status, size, time.monotonic() - started, request.user or self.client)
 
     def lane_target(self, text: str) -> Target | None:
         return self._lanes.targets.find(text, self.base)
@@ -106,7 +109,10 @@ class ClientLane:
         rules = self._app.settings.rules
         if rules.are_none:
             return rules.base
-        return rules.policy(target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.lines))
+        return rules.policy(target, b"GET", lambda: self._flow_of(request, target))
+
+    def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
+        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user)
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""
