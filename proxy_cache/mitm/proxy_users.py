@@ -92,6 +92,7 @@ class ProxyUsers:
             self._watch(self._look_at_file, LOOK_EVERY)
         elif isinstance(validator, _LDAP):
             self._watch(self._forget, ASK_AGAIN_AFTER)
+            validator = _without_patterns(validator)
         addon.validator = _Validator(self._users.accepts)
         self._use(validator)
 
@@ -190,6 +191,13 @@ class ProxyUsers:
         self._stamp, self._is_unreadable = stamp, False
         self._use(validator)
         logger.info("proxy-cache: proxyauth: %s read again: it has changed", spec[1:])
+
+
+def _without_patterns(validator: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
+    """mitmproxy before 12 puts the user's name into the search as it is (RFC 4515 §3): ``*`` would be anybody."""
+    if hasattr(_LDAP, "make_search_filter"):
+        return validator
+    return lambda user, password: not set(user) & set("*()\\\0") and validator(user, password)
 
 
 def _stamp(spec: str) -> object:
