@@ -193,7 +193,7 @@ class Lane(asyncio.Protocol):
                     self._detach()  # mitmproxy's flows answer or forward it
                     return
                 if users.is_on and not (known := users.identify(host, request, target, credential)):
-                    self._detach() if known is False else self._run(users.check(credential, self._next))
+                    self._detach() if known is False else self._run(users.check(credential, host.address, self._next))
                     return
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url

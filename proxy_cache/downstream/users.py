@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from ..semantics.client_names import user_name
 from ..semantics.keys import Target
@@ -63,6 +64,8 @@ class Users:
         self._bad: dict[bytes, float] = {}
         """Until when (monotonic clock)."""
         self._running: dict[bytes, asyncio.Future[bool]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By address; each is there while somebody waits for it."""
         self._generation = 0
         self._thread: ThreadPoolExecutor | None = None
         self._one_at_a_time = threading.Lock()
@@ -126,7 +129,7 @@ class Users:
         if not self.is_on:
             return address
         _, credential = take_credential(head, limits)
-        return (await self.ask(credential) if credential else REFUSED) or None
+        return (await self.ask(credential, address) if credential else REFUSED) or None
 
     # -- credentials ----------------------------------------------------------------------------------------------
 
@@ -136,24 +139,36 @@ class Users:
         parsed = self._parsed(credential)
         return REFUSED if parsed is None else self._remembered(self._digest(*parsed))
 
-    async def check(self, credential: str, then: Callable[[], None]) -> None:
+    async def check(self, credential: str, address: str, then: Callable[[], None]) -> None:
         """Have it known, and call ``then``, whatever it is."""
         try:
-            await self.ask(credential)
+            await self.ask(credential, address)
         finally:
             then()
 
-    async def ask(self, credential: str) -> str:
-        """The name of its user, or :data:`REFUSED`. Never raises."""
-        parsed = self._parsed(credential)
-        return REFUSED if parsed is None else await self.ask_about(*parsed)
+    async def ask(self, credential: str, address: str) -> str:
+        """The name of its user, or :data:`REFUSED`; ``address``: whose it is. Never raises.
 
-    async def ask_about(self, user: str, password: str) -> str:
-        """The same of a credential's parts. Those who ask about one at the same time wait for one answer."""
-        digest = self._digest(user, password)
+        Those who ask about one at the same time wait for one answer. Each address has one check at a time: whoever
+        tries one password after the other holds up nobody but clients of the same address.
+        """
+        parsed = self._parsed(credential)
+        if parsed is None:
+            return REFUSED
+        digest = self._digest(*parsed)
         name = self._remembered(digest)
         if name is not None:
             return name
+        if digest in self._running:
+            return await self._verdict(digest, *parsed)
+        turn = self._turns.get(address)
+        if turn is None:
+            turn = self._turns[address] = asyncio.Lock()
+        async with turn:
+            name = self._remembered(digest)  # while this has waited
+            return await self._verdict(digest, *parsed) if name is None else name
+
+    async def _verdict(self, digest: bytes, user: str, password: str) -> str:
         generation = self._generation
         running = self._running.get(digest)
         if running is None:

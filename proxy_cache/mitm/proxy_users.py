@@ -136,7 +136,7 @@ class ProxyUsers:
             is_proxy = isinstance(flow.client_conn.proxy_mode, _PROXIES)
             credential = flow.request.headers.get(FIELD if is_proxy else "Authorization")
             if credential is not None:
-                await self._users.ask(credential)
+                await self._users.ask(credential, address(flow.client_conn))
         except Exception as error:  # the hook answers for itself
             self._app.failed(error)
         try:

@@ -56,7 +56,7 @@ def test_a_password_is_checked_once_and_in_another_thread() -> None:
     async def run() -> None:
         users = using(passwords)
         assert users.known(basic("alice", "secret")) is None
-        names = await asyncio.gather(*(users.ask(basic("alice", "secret")) for _ in range(200)))
+        names = await asyncio.gather(*(users.ask(basic("alice", "secret"), "a") for _ in range(200)))
         assert set(names) == {"alice"}
         assert users.known(basic("alice", "secret")) == "alice"
         assert users.accepts("alice", "secret")
@@ -73,7 +73,7 @@ def test_a_wrong_password_is_remembered_for_a_moment_only(monkeypatch: pytest.Mo
     async def run() -> None:
         users = using(passwords)
         wrong = basic("alice", "guess")
-        assert [await users.ask(wrong), users.known(wrong), users.accepts("alice", "guess")] == [
+        assert [await users.ask(wrong, "a"), users.known(wrong), users.accepts("alice", "guess")] == [
             REFUSED,
             REFUSED,
             False,
@@ -88,11 +88,11 @@ def test_a_wrong_password_is_remembered_for_a_moment_only(monkeypatch: pytest.Mo
 def test_another_file_is_asked_anew() -> None:
     async def run() -> None:
         users = using(Passwords(alice="old"))
-        assert await users.ask(basic("alice", "old")) == "alice"
+        assert await users.ask(basic("alice", "old"), "a") == "alice"
         users.use(parse, Passwords(alice="new"))
         assert users.known(basic("alice", "old")) is None
-        assert await users.ask(basic("alice", "old")) == REFUSED
-        assert await users.ask(basic("alice", "new")) == "alice"
+        assert await users.ask(basic("alice", "old"), "a") == REFUSED
+        assert await users.ask(basic("alice", "new"), "a") == "alice"
         users.switch_off()
         assert users.known(basic("alice", "new")) == REFUSED
 
@@ -109,13 +109,13 @@ def test_a_verdict_of_the_file_before_is_not_remembered() -> None:
 
     async def run() -> None:
         users = using(slow)
-        asking = asyncio.ensure_future(users.ask(basic("alice", "old")))
+        asking = asyncio.ensure_future(users.ask(basic("alice", "old"), "a"))
         await asyncio.to_thread(entered.wait, 30)
         users.use(parse, Passwords(alice="new"))
         leave.set()
         assert await asking == REFUSED
         assert users.known(basic("alice", "old")) is None
-        assert await users.ask(basic("alice", "old")) == REFUSED
+        assert await users.ask(basic("alice", "old"), "a") == REFUSED
 
     asyncio.run(run())
 
@@ -127,10 +127,10 @@ def test_a_directory_that_fails_or_does_not_answer_lets_nobody_in(monkeypatch: p
         raise ConnectionError(f"no answer about {password}")
 
     async def run() -> None:
-        assert await using(fails).ask(basic("alice", "secret")) == REFUSED
+        assert await using(fails).ask(basic("alice", "secret"), "a") == REFUSED
         monkeypatch.setattr(module, "PATIENCE", 0.01)
         users = using(lambda user, password: leave.wait(30))
-        assert await users.ask(basic("alice", "secret")) == REFUSED
+        assert await users.ask(basic("alice", "secret"), "a") == REFUSED
         leave.set()
 
     asyncio.run(run())
@@ -154,7 +154,7 @@ def test_no_password_is_kept() -> None:
 
     async def run() -> None:
         users = using(lambda user, password: True)
-        await users.ask(basic("alice", "correct-horse"))
+        await users.ask(basic("alice", "correct-horse"), "a")
         kept = [users._good, users._bad, users._running]
         for one in kept:
             texts = repr(gc.get_referents(one)) + repr(one)
@@ -162,6 +162,33 @@ def test_no_password_is_kept() -> None:
             assert basic("alice", "correct-horse")[6:] not in texts
 
     asyncio.run(run())
+
+
+def test_who_tries_one_password_after_the_other_holds_up_nobody_else() -> None:
+    """A hundred guesses from one address, then a user with another one: the second check of all is the user's."""
+    entered, leave = threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    def slow(user: str, password: str) -> bool:
+        asked.append(user)
+        entered.set()
+        return leave.wait(30) and user == "alice"
+
+    async def run() -> None:
+        users = using(slow)
+        guesses = [asyncio.ensure_future(users.ask(basic("eve", str(number)), "evil")) for number in range(100)]
+        await asyncio.to_thread(entered.wait, 30)
+        alice = asyncio.ensure_future(users.ask(basic("alice", "secret"), "good"))
+        await asyncio.sleep(0)
+        leave.set()
+        assert await alice == "alice"
+        assert set(await asyncio.gather(*guesses)) == {REFUSED}
+        gc.collect()
+        assert len(users._turns) == 0
+
+    asyncio.run(run())
+    assert asked.index("alice") == 1
+    assert len(asked) == 101
 
 
 # -- the head of a request ------------------------------------------------------------------------------------------
