@@ -795,7 +795,7 @@ def test_a_user_is_told_alike(
             proxy.eventually(found, lambda lines, count=count: len(lines) > count, told="the line of the log")
         shown = [f"{line.status} {line.source} {line.client}" for line in found()]
         assert shown == told
-        seen.append((answers, [(line.short, line.bytes) for line in found()], changes(before, proxy.settled())))
+        seen.append((answers, [(line.short, line.bytes) for line in found()], list(changes(before, proxy.settled()))))
         for request in origin.seen(path):
             assert request.header("Proxy-Authorization") is None
     assert seen[0] == seen[1]

@@ -97,8 +97,9 @@ def variables(proxy: ProxyUrl, no_proxy: str, files: Files, environment: Mapping
         "GIT_SSL_CAINFO": bundle,
         "CARGO_HTTP_CAINFO": bundle,
         "AWS_CA_BUNDLE": bundle,
+        "npm_config_cafile": bundle,  # where an npmrc has a cafile, npm and pnpm look at that alone
         # These add to one.
-        "NODE_EXTRA_CA_CERTS": authority,  # npm, yarn, pnpm
+        "NODE_EXTRA_CA_CERTS": authority,  # whatever runs in node
         "DENO_CERT": authority,
         "JAVA_TOOL_OPTIONS": _java(proxy, files.java, environment.get("JAVA_TOOL_OPTIONS", "")),
     }
