@@ -8,6 +8,7 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.scripted import OK, Scripted
 
 from .test_access_log import LINE, Line
 from .test_fleet import fleet
+from .test_hangup import REFUSED, configure, hang_up
 
 Start = Callable[..., Proxy]
 FRESH = ("Cache-Control", "max-age=3600")
@@ -291,6 +293,29 @@ def test_a_parent_gets_no_credential_of_ours(start_proxy: Start, fast_lane: bool
     for head in heads:
         assert FIELD.lower() not in head.lower()
         assert basic("alice", "secret")[6:] not in head
+
+
+@pytest.mark.skipif(find_spec("bcrypt") is None, reason="mitmproxy has it from 12.2 on")
+def test_passwords_by_bcrypt(tmp_path: Path, start_proxy: Start, origin: Origin, fast_lane: bool) -> None:
+    import bcrypt
+
+    file = tmp_path / "passwords"
+    file.write_text(f"alice:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+    proxy = start_proxy(proxyauth=f"@{file}", fast_lane=fast_lane)
+    url = origin.serve("/bcrypt", Reply(headers=(FRESH,)))
+    for password, status in (("wrong", 407), ("secret", 200), ("secret", 200), ("wrong", 407)):
+        assert proxy.get(url, **as_user("alice", password)).status == status
+    assert proxy.request("POST", url, body=b"x", **as_user("alice", "secret")).ok
+
+
+def test_a_value_that_is_refused_is_not_quoted(tmp_path: Path, fast_lane: bool) -> None:
+    """SIGHUP, and a directory in a form that mitmproxy does not know, with the proxy's own password for it."""
+    folder = configure(tmp_path, "proxyauth: alice:one\n")
+    with Proxy(tmp_path, confdir=folder, fast_lane=fast_lane) as proxy:
+        spec = "ldap:directory.example:cn=proxy:the-proxys-secret:dc=example:x:y:z"
+        assert "proxyauth" in hang_up(proxy, f'proxyauth: "{spec}"\n', REFUSED) or "LDAP" in proxy.text()
+        assert "the-proxys-secret" not in proxy.text()
+        assert proxy.get("http://127.0.0.1:1/").status == 407
 
 
 # -- a fleet --------------------------------------------------------------------------------------------------------

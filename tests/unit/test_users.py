@@ -191,6 +191,28 @@ def test_who_tries_one_password_after_the_other_holds_up_nobody_else() -> None:
     assert len(asked) == 101
 
 
+def test_whose_a_connect_is() -> None:
+    """What ends TLS in the lane asks this, once for all that comes through the tunnel."""
+    passwords = Passwords(alice="secret")
+    connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n{}\r\n"
+
+    async def run() -> None:
+        users = Users()
+
+        async def of(*lines: str) -> str | None:
+            head = connect.format("".join(f"{line}\r\n" for line in lines)).encode()
+            return await users.user_of(head, DEFAULT_HEAD_LIMITS, "10.0.0.7")
+
+        good = f"Proxy-Authorization: {basic('alice', 'secret')}"
+        assert await of() == await of(good) == "10.0.0.7"
+        users.use(parse, passwords)
+        assert await of(good) == "alice"
+        for lines in ((), (good, good), (f"Proxy-Authorization: {basic('alice', 'x')}",), ("Proxy-Authorization: x",)):
+            assert await of(*lines) is None
+
+    asyncio.run(run())
+
+
 # -- the head of a request ------------------------------------------------------------------------------------------
 
 LINES = b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n%bAccept: */*\r\n\r\nGET"
