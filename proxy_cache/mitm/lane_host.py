@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from mitmproxy import http
 from mitmproxy.connection import Client, ConnectionState
@@ -14,6 +14,7 @@ from mitmproxy.proxy import mode_specs
 
 from ..caching.cache import Cache
 from ..downstream.respond import send_interim
+from ..downstream.users import Users
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
@@ -21,6 +22,9 @@ from ..wire.requests import Request
 from .filters import flow_of
 from .lanes import Lanes
 from .targets import Base
+
+_PROVEN: Final = Users()
+"""Asks nobody."""
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
@@ -58,6 +62,14 @@ class ClientLane:
         self._client: Client | None = None
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
+
+    def belongs_to(self, user: str) -> None:
+        """All that comes on this connection is from ``user``, a name of :meth:`Users.user_of`: the CONNECT before it
+        has proven that, and nothing in the tunnel does again."""
+        self.client, self.users = user, _PROVEN
+        if self.base is not None:  # not those of an origin that we stand in for, where each request has to prove it
+            scheme, host, port = self.base
+            self.known = self._lanes.targets.known((f"tunnel {scheme}", host, port))
 
     @property
     def has_requests(self) -> bool:

@@ -28,9 +28,10 @@ def user_name(user: str) -> str:
     if not name or _is_address(name) or name == "unknown":
         name = f"user:{name}"  # no user has a colon in its name (RFC 7617 §2)
     if len(name) > NAME_MAX:
-        digest = sha256(name.encode()).hexdigest()[:16]
-        name = f"{name[: NAME_MAX - 17].rstrip('%')}~{digest}"
-        name = re.sub(r"%.?(?=~)", "", name)  # half of an escape
+        begins = name[: NAME_MAX - 17]
+        if (escape := begins.rfind("%")) >= len(begins) - 2:
+            begins = begins[:escape]  # without half of an escape
+        name = f"{begins}~{sha256(name.encode()).hexdigest()[:16]}"
     return name
 
 

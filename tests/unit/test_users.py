@@ -9,9 +9,14 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 import pytest
+from mitmproxy.proxy.mode_specs import ProxyMode
 
+from proxy_cache.app import App
 from proxy_cache.downstream import users as module
 from proxy_cache.downstream.users import REFUSED, Users
+from proxy_cache.mitm.lane_host import ClientLane
+from proxy_cache.mitm.lanes import Lanes
+from proxy_cache.mitm.observers import FlowObservers
 from proxy_cache.semantics.client_names import NAME_MAX, client_of, node, user_name
 from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from proxy_cache.wire.credential_line import VALUE_MAX, take_credential
@@ -306,3 +311,30 @@ def test_what_is_no_client_in_forwarded_is_none(text: str) -> None:
 def test_addresses_are_told_as_addresses(address: str) -> None:
     assert client_of(node(address)) == address
     assert node("::1") == '"[::1]"'
+
+
+# -- lanes ----------------------------------------------------------------------------------------------------------
+
+
+class Transport:
+    """Of a client at 10.0.0.7."""
+
+    def get_extra_info(self, name: str) -> object:
+        return ("10.0.0.7", 4711) if name == "peername" else None
+
+
+def test_a_tunnel_is_its_users_and_knows_no_other_requests() -> None:
+    """What a tunnel has had answered is not known on a connection that has to prove each request, nor the reverse."""
+    app = App()
+    app.users.use(parse, Passwords())
+    lanes = Lanes(app, FlowObservers(app.users))
+    mode = ProxyMode.parse("reverse:https://a.example:443")
+    tunnel, reverse = (ClientLane(lanes, mode, Transport()) for _ in range(2))
+    assert not reverse.has_requests
+    tunnel.belongs_to("alice")
+    assert tunnel.has_requests
+    assert (tunnel.client, tunnel.address, tunnel.users.is_on) == ("alice", "10.0.0.7", False)
+    assert tunnel.known is not reverse.known
+    other = ClientLane(lanes, mode, Transport())
+    other.belongs_to("bob")
+    assert other.known is tunnel.known
