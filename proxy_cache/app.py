@@ -19,6 +19,7 @@ from .caching.limiter import OriginLimiter
 from .downstream.account import Accounts
 from .downstream.admission import Admission
 from .downstream.peer_requests import PeerRequests
+from .downstream.users import Users
 from .observe.access_log import AccessLog
 from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
@@ -63,6 +64,7 @@ class App:
         self.access = Access(self.metrics.access_denied_for)
         self.admission = Admission(self.via, self.access)
         self.peer_requests = PeerRequests()
+        self.users = Users()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
@@ -243,6 +245,7 @@ class App:
 
     async def close(self) -> None:
         """Close everything that is open, also after a start that has failed."""
+        self.users.close()
         if self.peers is not None:
             self.peers.close()
             await self.fleet.stop()

@@ -735,3 +735,67 @@ def test_bytes_are_counted_under_the_source_of_their_line(
     assert line.bytes == len(body)
     counted = [change for change in changes(before, guarded.settled()) if change.startswith("bytes_served")]
     assert counted == ([f"bytes_served{{{line.source}}}={line.bytes}"] if line.bytes else [])
+
+
+# -- users --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Proxy]]:
+    """Two proxies that want to know who asks: one with the fast lane, one without."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                Proxy(tmp_path_factory.mktemp("users"), proxyauth="alice:secret", fast_lane=lane, origin_retries=0)
+            )
+            for lane in (True, False)
+        ]
+
+
+ALICE = "Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "told"),
+    [
+        ("GET", (ALICE,), ["200 miss alice", "200 hit alice"]),
+        ("GET", (ALICE, "Range: bytes=0-3"), ["206 miss alice", "206 hit alice"]),
+        ("GET", (ALICE, "Connection: Proxy-Authorization"), ["200 miss alice", "200 hit alice"]),
+        ("GET", (ALICE.replace(": Basic ", ":  bASIC  ").lower().replace("ywxpy2u6c2vjcmv0", "YWxpY2U6c2VjcmV0"),),
+         ["200 miss alice", "200 hit alice"]),
+        ("HEAD", (ALICE,), ["200 forwarded alice", "200 forwarded alice"]),
+        ("POST", (ALICE, BODY), ["200 forwarded alice", "200 forwarded alice"]),
+        ("GET", (), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+        ("GET", (ALICE, ALICE), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+        ("GET", (f"{ALICE} x",), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+        ("GET", ("Proxy-Authorization: Basic YWxpY2U6d3Jvbmc=",), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+        ("GET", ("Proxy-Authorization: Bearer YWxpY2U6c2VjcmV0",), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+        ("GET", (ALICE.replace("Proxy-", ""),), ["407 addon 127.0.0.1", "407 addon 127.0.0.1"]),
+    ],
+)  # fmt: skip
+def test_a_user_is_told_alike(
+    with_users: list[Proxy], origin: Origin, method: str, fields: tuple[str, ...], told: list[str]
+) -> None:
+    """In the log and the metrics, and to its client: twice the same request, on both ways."""
+    seen = []
+    for number, proxy in enumerate(with_users):
+        path = f"/users/{number}"
+        url = origin.serve(path, Reply(headers=(FRESH, ETAG, ("Accept-Ranges", "bytes")), size=100, seed="x"))
+        before, mark, answers = proxy.settled(), len(proxy.log), []
+        for count in range(2):
+            with Wire(proxy.address) as wire:
+                lines = [f"{method} {url} HTTP/1.1", "Host: x", "Connection: close", *fields]
+                wire.send("\r\n".join([*lines, "", "x" if BODY in fields else ""]))
+                answers.append(message(wire.rest()))
+
+            def found(proxy: Proxy = proxy, mark: int = mark, path: str = path) -> list[Line]:
+                matches = [LINE.fullmatch(text) for text in proxy.log[mark:]]
+                return [Line(match) for match in matches if match and match["url"].endswith(path)]
+
+            proxy.eventually(found, lambda lines, count=count: len(lines) > count, told="the line of the log")
+        shown = [f"{line.status} {line.source} {line.client}" for line in found()]
+        assert shown == told
+        seen.append((answers, [(line.short, line.bytes) for line in found()], list(changes(before, proxy.settled()))))
+        for request in origin.seen(path):
+            assert request.header("Proxy-Authorization") is None
+    assert seen[0] == seen[1]

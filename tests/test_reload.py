@@ -89,6 +89,20 @@ def test_what_rewrites_requests_still_comes_first(
     assert {request.target for request in origin.seen()} == {"/other/x"}
 
 
+def test_users_are_still_asked(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
+    """The option ``proxyauth``: by the next instance, which finds mitmproxy's own addon as it was before the first."""
+    proxy = start_proxy(dev_reload=True, script=script, proxyauth="alice:secret")
+    url = origin.serve("/x", Reply())
+    alice = [("Proxy-Authorization", "Basic YWxpY2U6c2VjcmV0")]
+    for _ in range(2):
+        assert proxy.get(url).status == 407
+        assert proxy.get(url, headers=alice).ok
+        reload(proxy, script)
+        assert proxy.get(url).status == 407
+        assert proxy.get(url, headers=alice).hit
+    assert "[alice]" in proxy.text()
+
+
 def test_all_servers_come_back(start_proxy: Callable[..., Proxy], origin: Origin, script: Path) -> None:
     ports = [free_port(), free_port()]
     modes = [f"regular@{ports[0]}", f"reverse:http://{origin.netloc}@{ports[1]}"]

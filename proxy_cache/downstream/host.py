@@ -15,6 +15,7 @@ from ..wire.requests import Request
 from .account import Accounts
 from .admission import Admission
 from .peer_requests import PeerRequests
+from .users import Users
 
 
 class Host(Protocol):
@@ -24,8 +25,13 @@ class Host(Protocol):
     admission: Admission
     accounts: Accounts
     peers: PeerRequests
+    address: str
+    """The client's."""
     client: str
-    """The client's address, for fairness and the log."""
+    """Its name for fairness and the log: the address, or the user that has sent the last request."""
+    absolute: bool
+    """Whether request targets are in absolute form: the proxy is one to its clients."""
+    users: Users
     head_limits: HeadLimits
     sends: CallBatch
     ends: CallBatch
@@ -44,7 +50,7 @@ class Host(Protocol):
     def lane_lost(self) -> None:
         """The client's connection is gone."""
 
-    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+    def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         """A hit has been handed to the client's connection. ``started``: by the monotonic clock."""
 
     def lane_cache(self) -> Cache | None:

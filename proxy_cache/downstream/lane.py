@@ -24,6 +24,7 @@ from ..runtime.loop import when_hung_up
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
+from ..wire.credential_line import take_credential
 from ..wire.requests import Request, parse_request, with_line
 from .admission import Route
 from .body_sender import CONGESTED
@@ -175,8 +176,11 @@ class Lane(asyncio.Protocol):
         self._going_on = True
         try:
             while self._buffer and not self._busy and not self._detached and not self._transport.is_closing():
-                data = self._buffer
+                whole = data = self._buffer
                 host = self.host
+                users = host.users
+                if users.is_on:
+                    data, credential = take_credential(data, host.head_limits)
                 request = parse_request(data, host.head_limits)
                 if request is None:
                     return
@@ -188,6 +192,9 @@ class Lane(asyncio.Protocol):
                 if target is None or host.admission.route("GET", target, fields.via) is not Route.CACHE:
                     self._detach()  # mitmproxy's flows answer or forward it
                     return
+                if users.is_on and not (known := users.identify(host, request, target, credential)):
+                    self._detach() if known is False else self._run(users.check(credential, host.address, self._next))
+                    return
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url
                 self._buffer = data[request.size :]
@@ -197,7 +204,7 @@ class Lane(asyncio.Protocol):
                 elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients and request.peer is None:
                     if len(self._known) >= REMEMBER:
                         self._known.clear()
-                    self._known[data] = request, target, key
+                    self._known[whole] = request, target, key
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()
@@ -235,7 +242,7 @@ class Lane(asyncio.Protocol):
             head = with_line(head, request.persistence)
         transport = self._transport
         left = self._send(head, body, file)
-        self.host.lane_hit(target, status, len(body), started)
+        self.host.lane_hit(request, target, status, len(body), started)
         if request.close:
             transport.close()
         elif left and transport.get_write_buffer_size() > CONGESTED:

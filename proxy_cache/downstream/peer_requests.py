@@ -56,6 +56,10 @@ class PeerRequests:
             return None
         return proven(proof, target.url, element, self.tokens)
 
+    def proves(self, proof: str, element: str, target: Target, address: str) -> bool:
+        """Whether a request for ``target`` is a peer's. ``element``: the last one of its Forwarded."""
+        return self.is_on and self._proven(proof, target, element, address) is not None
+
     def ready(self, request: Request, target: Target, key: str, address: str, cache: Cache) -> Hit | None:
         """A prepared hit for a peer at ``address`` whose request is plain, but for that."""
         proof = request.peer

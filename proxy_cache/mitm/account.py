@@ -12,7 +12,7 @@ from ..downstream.outcome import LEFT, NO_STATUS
 from ..downstream.records import RequestRecord
 from ..semantics.headers import Headers
 from ..semantics.redaction import redacted
-from .flows import address, error_type, is_bodiless
+from .flows import address, client_of, error_type, is_bodiless
 from .metadata import CUT, REFUSED
 
 
@@ -22,7 +22,7 @@ def end_flow(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord, not
     side = flow.metadata.get(CUT, "proxy") if note else ""
     note = LEFT if note.rstrip(".").lower() == LEFT else note
     url = redacted(f"{request.scheme}://{request.host}:{request.port}{request.path}") if accounts.is_logged else ""
-    client = address(flow.client_conn)
+    client = client_of(flow)
     refused = flow.metadata.get(REFUSED)
     if refused is not None:
         status, record.size, error, note = refused
@@ -75,7 +75,7 @@ def end_connect(accounts: Accounts, flow: http.HTTPFlow, note: str = "") -> None
         headers = Headers(response.headers.fields)
     note = LEFT if note.rstrip(".").lower() == LEFT else note
     seconds = time.time() - request.timestamp_start
-    target, client = f"{request.host}:{request.port}", address(flow.client_conn)
+    target, client = f"{request.host}:{request.port}", client_of(flow)
     accounts.ended_early("CONNECT", target, client, status, size, headers, seconds=seconds, note=note)
 
 

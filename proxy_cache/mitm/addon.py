@@ -26,6 +26,7 @@ from .late_hooks import LateHooks
 from .lifecycle import Lifecycle
 from .listening import close_refused
 from .observers import ADDON_NAME, FlowObservers
+from .proxy_users import ProxyUsers
 from .reload import Reload, settle_connection_lines
 from .trust import ForwardTrust
 from .tunnels import Tunnels
@@ -50,11 +51,12 @@ class CacheAddon:
 
     def __init__(self) -> None:
         self.app = app = App()
-        self.observers = FlowObservers()
+        self.observers = FlowObservers(app.users)
         self.dialling = MitmproxyDialling(app.dialler)
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
+        self.proxy_users = ProxyUsers(app, self.clients.lanes.targets.forget)
         self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(app, self.forward_trust)
@@ -74,6 +76,7 @@ class CacheAddon:
         self.observers.forget()
         self.clients.configure()
         self.app.access.forget()
+        self.proxy_users.configure()
         if self.app.cache is not None:
             settle_connection_lines(ctx.options)
         if options.refused or not updated & (options.NAMES | options.MITMPROXY_NAMES):
@@ -97,6 +100,7 @@ class CacheAddon:
 
     def done(self) -> asyncio.Task[None] | None:
         self.late_hooks.leave()
+        self.proxy_users.stop()
         return self.lifecycle.stop()
 
     # -- connections ----------------------------------------------------------------------------------------------

@@ -306,9 +306,23 @@ PARENT_AUTH: Final = Feature(
     calls("mitmproxy.addons.upstream_auth", parse_upstream_auth="auth"),
 )
 
+PROXY_USERS: Final = Feature(
+    "proxyauth in the fast lane",
+    "with this option every request takes a flow of mitmproxy's, clients are told apart by their addresses, and each "
+    "check of a password holds up everybody",
+    (
+        *attributes("mitmproxy.addons.proxyauth:ProxyAuth", "authenticated validator"),
+        *calls("mitmproxy.addons.proxyauth:ProxyAuth", requestheaders="self, f", http_connect="self, f"),
+        *calls("mitmproxy.addons.proxyauth:ProxyAuth", configure="self, updated"),
+        *calls("mitmproxy.addons.proxyauth", parse_http_basic_auth="s", Htpasswd="proxyauth"),
+        *calls("mitmproxy.addons.proxyauth:Validator", __call__="self, username, password"),
+        *names("mitmproxy.addons.proxyauth", "Ldap"),
+    ),
+)
+
 FEATURES: Final = (
     LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
-    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH,
+    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH, PROXY_USERS,
 )  # fmt: skip
 _WITHIN_LAYERS: Final = (TUNNELS, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS)
 """Parts of our layers, which are not there without them."""

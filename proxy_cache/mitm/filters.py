@@ -20,9 +20,11 @@ from typing import Any, Final, TypeAlias
 from mitmproxy import flowfilter, http
 from mitmproxy.connection import Client, Server
 
+from ..semantics.client_names import user_name
 from ..semantics.keys import Target
 from . import compat
 from .compat import NODES as nodes
+from .metadata import USER
 
 NO_RESPONSE: Final = 0
 """The status while there is no response yet."""
@@ -245,7 +247,7 @@ def _not(inner: Check) -> Check:
 def by_its_target(flow: http.HTTPFlow, target: Target, method: bytes) -> http.HTTPFlow:
     """``flow`` as filters are to see it: without a response, and with the Host of its target."""
     asked = http.HTTPFlow(flow.client_conn, Server(address=(target.host, target.port)))
-    asked.metadata, asked.marked, asked.comment = flow.metadata, flow.marked, flow.comment
+    asked.metadata, asked.marked, asked.comment = _without_password(flow.metadata), flow.marked, flow.comment
     asked.is_replay = flow.is_replay
     asked.request = request = flow.request.copy()
     request.data.method = method
@@ -254,9 +256,17 @@ def by_its_target(flow: http.HTTPFlow, target: Target, method: bytes) -> http.HT
     return asked
 
 
-def flow_of(client: Client, target: Target, lines: bytes) -> http.HTTPFlow:
+def _without_password(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A rule may ask for the user (``~meta``), by the name that the log has."""
+    found = metadata.get(USER)
+    return {**metadata, USER: (user_name(str(found[0])), "")} if found else metadata
+
+
+def flow_of(client: Client, target: Target, lines: bytes, user: str | None = None) -> http.HTTPFlow:
     """The same for a GET that no flow was made of. ``lines``: its field lines, each with CRLF at the end."""
     flow = http.HTTPFlow(client, Server(address=(target.host, target.port)))
+    if user is not None:
+        flow.metadata[USER] = user, ""
     fields = []
     for line in lines[:-2].split(b"\r\n"):
         name, _, value = line.partition(b":")

@@ -34,6 +34,7 @@ from .account import end_flow, end_refused
 from .flows import (
     KILLED,
     address,
+    client_of,
     error_type,
     forward_reason,
     has_body,
@@ -311,9 +312,9 @@ class FlowRequests:
             assert self.app.settings is not None
             policy = self.app.settings.rules.policy_for(flow)
             headers = headers_for_origin(flow, self.app.via)
-            record.exchange = exchange = Exchange(target_of(flow), headers, address(flow.client_conn), policy)
+            record.exchange = exchange = Exchange(target_of(flow), headers, client_of(flow), policy)
             if (proof := flow.request.headers.get("cache-peer")) is not None and flow.request.method == "GET":
-                self.app.peer_requests.recognise(exchange, proof, exchange.client)
+                self.app.peer_requests.recognise(exchange, proof, address(flow.client_conn))
             record.exchange.gone = record.cut == "client"
         return record.exchange
 

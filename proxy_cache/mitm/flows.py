@@ -16,12 +16,13 @@ from ..caching.answers import Answer
 from ..caching.headers import Heads
 from ..downstream.body_sender import BodySender
 from ..downstream.respond import framed, has_content, send_interim
+from ..semantics.client_names import user_name
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.status_fields import PROXY_ERRORS
 from ..wire.requests import repeatable
 from .compat import client_writer
-from .metadata import FORWARD_REASON, HAS_BODY
+from .metadata import FORWARD_REASON, HAS_BODY, USER
 
 
 def means_its_target(flow: http.HTTPFlow) -> bool:
@@ -78,8 +79,14 @@ def headers_for_origin(flow: http.HTTPFlow, via: str) -> Headers:
 
 
 def address(client: Client) -> str:
-    """A client's name for fairness and the log: its address without the port."""
+    """A client's address without the port."""
     return str(client.peername[0]) if client.peername else "unknown"
+
+
+def client_of(flow: http.HTTPFlow) -> str:
+    """The client of a request, for fairness and the log: the user that it has proven to be, or its address."""
+    found = flow.metadata.get(USER)
+    return user_name(str(found[0])) if found else address(flow.client_conn)
 
 
 def response_for(flow: http.HTTPFlow, answer: Answer, *, last: bool) -> http.Response:

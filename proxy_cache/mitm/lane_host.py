@@ -6,13 +6,15 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from mitmproxy import http
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
 from ..caching.cache import Cache
 from ..downstream.respond import send_interim
+from ..downstream.users import Users
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
@@ -20,6 +22,9 @@ from ..wire.requests import Request
 from .filters import flow_of
 from .lanes import Lanes
 from .targets import Base
+
+_PROVEN: Final = Users()
+"""Asks nobody."""
 
 
 async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]]) -> None:
@@ -41,7 +46,8 @@ class ClientLane:
         self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         self.peers = app.peer_requests
         peername = transport.get_extra_info("peername")
-        self.client = str(peername[0]) if peername else "unknown"
+        self.users = app.users
+        self.address = self.client = str(peername[0]) if peername else "unknown"
         self.sends, self.ends = app.sends, app.ends
         self.head_limits = app.head_limits
         """As they were when the client connected: each request of a lane looks at them."""
@@ -57,10 +63,19 @@ class ClientLane:
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
 
+    def belongs_to(self, user: str) -> None:
+        """All that comes on this connection is from ``user``, a name of :meth:`Users.user_of`: the CONNECT before it
+        has proven that, and nothing in the tunnel does again."""
+        self.client, self.users = user, _PROVEN
+        if self.base is not None:  # not those of an origin that we stand in for, where each request has to prove it
+            scheme, host, port = self.base
+            self.known = self._lanes.targets.known((f"tunnel {scheme}", host, port))
+
     @property
     def has_requests(self) -> bool:
         """Whether requests of this mode of mitmproxy's may be the cache's."""
-        return self.absolute or self.base is not None
+        # Where the proxy stands in for an origin, that is who asks for passwords (401), and mitmproxy does it.
+        return self.absolute or (self.base is not None and not self.users.is_on)
 
     def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
@@ -92,11 +107,11 @@ class ClientLane:
     def half_closed_clients(self) -> bool:
         return self._app.half_closed_clients
 
-    def lane_hit(self, target: Target, status: int, size: int, started: float) -> None:
+    def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         app = self._app
         app.metrics.hit(size)
         if app.accounts.is_logged:
-            app.access_log.hit(target.shown, status, size, time.monotonic() - started, self.client)
+            app.access_log.hit(target.shown, status, size, time.monotonic() - started, request.user or self.client)
 
     def lane_target(self, text: str) -> Target | None:
         return self._lanes.targets.find(text, self.base)
@@ -106,7 +121,10 @@ class ClientLane:
         rules = self._app.settings.rules
         if rules.are_none:
             return rules.base
-        return rules.policy(target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.lines))
+        return rules.policy(target, b"GET", lambda: self._flow_of(request, target))
+
+    def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
+        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user)
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""

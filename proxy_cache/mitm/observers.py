@@ -12,6 +12,7 @@ from typing import Any
 
 from mitmproxy import ctx
 
+from ..downstream.users import Users
 from .compat import NEIGHBOURS, find
 
 UPGRADE_HOOKS = (
@@ -67,7 +68,8 @@ _BLOCK = find("mitmproxy.addons.block:Block")
 class FlowObservers:
     """Tells, from one second to the next, whether we are alone with our flows."""
 
-    def __init__(self) -> None:
+    def __init__(self, users: Users) -> None:
+        self._users = users
         self._why: str | None = "not looked yet"
         self._watch_connections = True
         self._until = 0.0
@@ -77,10 +79,12 @@ class FlowObservers:
         self._until = 0.0
 
     def has_observers(self) -> bool:
-        return self.found() is not None
+        """Whether flows have to take the way through all hooks: also to mitmproxy's own for ``proxyauth``."""
+        return self.found() is not None or self._users.is_on
 
     def found(self) -> str | None:
-        """Another addon that does something with flows, in words; ``None`` if there is none."""
+        """Another addon that does something with flows, in words; ``None`` if there is none but that for ``proxyauth``:
+        lanes know by themselves who may pass."""
         if time.monotonic() >= self._until:  # asked for every hit
             self._look()
         return self._why
@@ -122,4 +126,6 @@ class FlowObservers:
         options = IDLE_WITHOUT.get(name) if type(addon).__module__.startswith("mitmproxy.addons.") else None
         if options is None:
             return f"addon {name} has the hook {hooks[0]}"
+        if name == "proxyauth" and self._users.is_on:
+            return None
         return next((f"option {option} is set" for option in options if getattr(ctx.options, option, None)), None)

@@ -37,6 +37,8 @@ OUR_DEFAULTS: dict[str, Any] = {"flow_detail": 0}
 """Our defaults for options of mitmproxy's: mitmdump's own lines would keep the fast lane off."""
 UNSHOWN = frozenset({"log_redact"})
 """Options of ours with values that are for nobody's eyes."""
+SECRET = frozenset({"proxyauth", "upstream_auth", "cert_passphrase"})
+"""Options of mitmproxy whose values are for nobody's eyes either."""
 VALUE_MAX = 60
 
 
@@ -187,12 +189,21 @@ def _apply(options: Any, changes: Mapping[str, Any]) -> None:
     try:
         options.update(**changes)
         if found.errors:
-            why = found.errors[0]
+            why = _without_secrets(found.errors[0], changes)
             options.update(**before)
             names = ", ".join(sorted(changes.keys() - NAMES)) or ", ".join(sorted(changes))
             raise exceptions.OptionsError(f"{names}: {why}")
+    except exceptions.OptionsError as error:
+        raise exceptions.OptionsError(_without_secrets(str(error), changes)) from None
     finally:
         log.removeFilter(found)
+
+
+def _without_secrets(message: str, changes: Mapping[str, Any]) -> str:
+    """mitmproxy's message on a value that it can't take quotes it."""
+    for name in SECRET & changes.keys():
+        message = message.replace(str(changes[name] or "\0"), "***")
+    return message
 
 
 class _Changed:

@@ -149,8 +149,9 @@ def what_is_next(proxyserver: Any) -> list[str]:
         if not server.listen_addrs:
             continue
         host, port = server.listen_addrs[0][:2]
-        url = f"http://{_reachable(host)}:{port}"
         kind = server.mode.type_name
+        user = "USER:PASSWORD@" if kind != "reverse" and getattr(ctx.options, "proxyauth", None) else ""
+        url = f"http://{user}{_reachable(host)}:{port}"
         if kind in ("regular", "upstream") and not lines:
             lines.append(f"Next, where clients run:  export http_proxy={url} HTTP_PROXY={url}")
         elif kind == "reverse":

@@ -11,7 +11,7 @@ from ..app import App
 from ..downstream.admission import Route
 from . import compat, plain_flows
 from .account import end_connect
-from .flows import address, refusal
+from .flows import address, client_of, refusal
 
 
 class OpenTunnel:
@@ -33,13 +33,17 @@ class Tunnels:
         self._open: dict[str, list[OpenTunnel]] = {}
         self._to_relay: dict[str, list[str]] = {}
         """Targets of CONNECT that are mitmproxy's to answer, by their clients."""
+        self._asking: dict[str, str] = {}
+        """Who has asked for the last one, by their connections."""
 
     def asked(self, flow: http.HTTPFlow) -> None:
         """The hook ``http_connect``."""
-        self._app.forwarded("CONNECT")
         target = flow.request.host, flow.request.port
         route = self._app.admission.route_connect(*target)
-        if route is Route.DENIED:
+        if flow.response is None:  # not refused by another addon (407)
+            self._app.forwarded("CONNECT")
+        self._asking[flow.client_conn.id] = client_of(flow)
+        if route is Route.DENIED and flow.response is None:
             denial = self._app.admission.connect_denial(*target)
             flow.response = refusal(self._app.heads, 403, denial.error, denial.detail)
         elif route is Route.UNAVAILABLE:
@@ -73,7 +77,8 @@ class Tunnels:
 
     def client_gone(self, client: Client) -> None:
         self._to_relay.pop(client.id, None)
+        name = self._asking.pop(client.id, None) or address(client)
         for tunnel in self._open.pop(client.id, ()):
             self._app.tunnels_open -= 1
             seconds = time.monotonic() - tunnel.started
-            self._app.accounts.tunnel_ended(tunnel.target, address(client), tunnel.size, seconds)
+            self._app.accounts.tunnel_ended(tunnel.target, name, tunnel.size, seconds)

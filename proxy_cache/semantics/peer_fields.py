@@ -12,13 +12,13 @@ The client that the peer asks for is the last element of ``Forwarded`` (RFC 7239
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 from base64 import b64encode
 from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
 
+from .client_names import client_of, node
 from .headers import Headers
 
 FIELD: Final = "cache-peer"
@@ -64,12 +64,12 @@ def _digest(token: str, *texts: str) -> str:
 
 
 def forwarded_for(client: str) -> str:
-    """An element of ``Forwarded`` (RFC 7239 §6: an IPv6 address is in brackets, and quoted)."""
-    return f'for="[{client}]"' if ":" in client else f"for={client or 'unknown'}"
+    """An element of ``Forwarded``, see :func:`.client_names.node`."""
+    return f"for={node(client)}"
 
 
 def taken_off(headers: Headers) -> tuple[Headers, str, str | None]:
-    """The header without the last element of ``Forwarded``, that element, and the address in it, if there is one."""
+    """The header without the last element of ``Forwarded``, that element, and the client in it, if there is one."""
     values = headers.get_all("forwarded")
     if not values:
         return headers, "", None
@@ -79,11 +79,7 @@ def taken_off(headers: Headers) -> tuple[Headers, str, str | None]:
         headers = headers.add("Forwarded", value)
     last = last.strip(" \t")
     name, _, text = last.partition("=")
-    text = text.strip('"').removeprefix("[").removesuffix("]")
-    try:
-        return headers, last, str(ipaddress.ip_address(text)) if name.lower() == "for" else None
-    except ValueError:
-        return headers, last, None
+    return headers, last, client_of(text) if name.lower() == "for" else None
 
 
 def repr_digest(body: bytes | bytearray | memoryview) -> str:

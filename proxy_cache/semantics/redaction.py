@@ -65,6 +65,12 @@ _BEFORE: Final = re.compile(r"[TtSsKkPpJjBb](?i:oken|ecret|ey|assw|wt|earer)[^/]
 _USUAL_COLONS: Final = 2
 """After the scheme, and before a port. Another one may be in a token."""
 
+_CREDENTIAL: Final = re.compile(
+    r"(authorization(?:['\"][ \t]{0,8},|['\"]?[ \t]{0,8}[:=])[ \t]{0,8}(?:b?['\"])?)"
+    r"(?:[\w-]{1,32}+[ \t]{1,8}+)?[^\s'\"\\]++",
+    re.IGNORECASE,
+)
+"""A field in a text, as it came or as Python shows it: all of the value up to a space or quote, with its scheme."""
 _URL: Final = re.compile(r"https?://[^\s'\"<>]++", re.IGNORECASE)
 
 
@@ -248,9 +254,12 @@ _CUT_OFF: Final = ("[...]", "...")
 
 
 def for_log(text: str, *, keep_lines: bool = False) -> str:
-    """Any text for a log, with redacted URLs, on one line; ``keep_lines``: line breaks stay (for tracebacks)."""
+    """Any text for a log, with redacted URLs and credentials, on one line; ``keep_lines``: line breaks stay (for
+    tracebacks)."""
     if "://" in text:
         text = _URL.sub(_in_text, text)
+    if "uthorization" in text:  # mitmproxy quotes heads that have broken off, where it tells everything
+        text = _CREDENTIAL.sub(rf"\1{HIDDEN}", text)
     if keep_lines and "\n" in text:
         return "\n".join(map(one_line, text.split("\n")))
     return one_line(text)

@@ -90,6 +90,8 @@ class Request:
     """The Range field as received."""
     peer: str | None = None
     """Cache-Peer: a peer's proof that it is one, which is another one in each request."""
+    user: str | None = None
+    """Who has proven to have sent it, where clients have to."""
 
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""

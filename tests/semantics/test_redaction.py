@@ -289,3 +289,25 @@ def test_what_objects_say_of_themselves_has_no_secrets() -> None:
     )
     assert "hush" not in repr(headers)
     assert "Accept: */*" in repr(headers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "closed before the end of b'GET / HTTP/1.1\\r\\nProxy-Authorization: Basic aHVzaA==\\r\\nAccept: x'",
+        "Headers[(b'Proxy-Authorization', b'Basic aHVzaA=='), (b'Accept', b'x')]",
+        '{"authorization": "aHVzaA=="}',
+        "proxy-authorization:Bearer\taHVzaA==\r\nAccept: x",
+        "authorization=aHVzaA==",
+    ],
+)
+def test_credentials_in_a_text_are_hidden(text: str) -> None:
+    """mitmproxy quotes heads in messages for whoever wants to know everything."""
+    assert "aHVzaA" not in for_log(text)
+    assert "***" in for_log(text)
+    assert ("Accept" in for_log(text)) == ("Accept" in text)
+
+
+@pytest.mark.parametrize("text", ["authorization failed: no such user", "no authorization, then a reset"])
+def test_talk_about_credentials_stays(text: str) -> None:
+    assert for_log(text) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ FLOORS = ["mitm", "app", "downstream", "settings", "caching", "upstream", "store
 """From the top to the ground."""
 BESIDE = {"observe", "runtime"}
 """May be imported from any floor, but for what is named in :data:`ONLY_FROM`, and import ``semantics`` alone."""
+APART = "cli"
+"""A command for other machines: nobody imports it, and it imports nothing of the proxy's."""
 ONLY_FROM = {"observe.metrics": {"app"}, "observe.admin": {"app"}}
 """Whoever is told of an event doesn't know who counts it."""
 
@@ -63,13 +66,15 @@ def test_imports_run_down() -> None:
 
 
 def may_import(above: str, imported: str) -> bool:
+    if APART in (above, room(imported)):
+        return False
     if room(imported) in BESIDE:
         return above in ONLY_FROM.get(imported, {*FLOORS, *BESIDE})
     return room(imported) in (["semantics"] if above in BESIDE else FLOORS[FLOORS.index(above) + 1 :])
 
 
 def test_every_module_has_a_room() -> None:
-    assert {room(name) for name in MODULES if name} == {*FLOORS, *BESIDE}
+    assert {room(name) for name in MODULES if name} == {*FLOORS, *BESIDE, APART}
     assert [name for name in MODULES if name and not (PACKAGE / room(name)).is_dir()] == ["app", "settings"]
 
 
@@ -102,6 +107,17 @@ def test_mitmproxy_is_known_in_one_room() -> None:
         if room(name) != "mitm"
         for package, line in foreign(tree)
         if package == "mitmproxy"
+    ]
+    assert not found
+
+
+def test_the_command_needs_nothing_that_a_client_may_not_have() -> None:
+    found = [
+        f"{name}, line {line}: {package}"
+        for name, tree in MODULES.items()
+        if room(name) == APART
+        for package, line in foreign(tree)
+        if package not in sys.stdlib_module_names
     ]
     assert not found
 
