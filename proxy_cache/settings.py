@@ -43,6 +43,15 @@ class Rules(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InterceptSettings:
+    """``hosts``: whose TLS ends here. ``fallback``: whether a client that does not trust our certificate is left
+    alone for a while."""
+
+    hosts: tuple[re.Pattern[str], ...] = ()
+    fallback: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All options, checked and typed."""
 
@@ -69,6 +78,7 @@ class Settings:
     half_closed_clients: bool
     shutdown_grace: int
     shared: SharedSettings | None = None
+    intercept: InterceptSettings = InterceptSettings()
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""

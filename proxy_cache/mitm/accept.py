@@ -19,6 +19,7 @@ from ..downstream.lane import Lane
 from ..runtime.loop import ProtocolFactory, read_at_once
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
+from .intercept import Interceptor
 from .lane_host import ClientLane
 from .lanes import Lanes
 from .observers import FlowObservers
@@ -36,6 +37,7 @@ class Clients:
     def __init__(self, app: App, observers: FlowObservers) -> None:
         self.app = app
         self.lanes = Lanes(app, observers)
+        self.lanes.take_connect = Interceptor(app, self.open_inside).take
         self._observers = observers
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
@@ -74,6 +76,19 @@ class Clients:
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
         return True
+
+    def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any) -> None:
+        """Give what is inside a connection a lane of its own. mitmproxy has let the connection in, and need not hear of
+        this before the lane has something to hand over."""
+        host = ClientLane(self.lanes, mode, transport, is_intercepted=True)
+        writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
+        self._open(host, Lane(host, writer, inner, attached=False), transport)
+
+    def connect_is_answered(self, client: Client) -> bool:
+        """Whether a client has had its 200 before mitmproxy got its CONNECT."""
+        writer = compat.client_writer(client)
+        lane = writer.transport.get_protocol() if isinstance(writer, asyncio.StreamWriter) else None
+        return isinstance(lane, Lane) and isinstance(lane.host, ClientLane) and lane.host.connect_is_answered
 
     def connected(self, client: Client) -> None:
         """mitmproxy has heard of a client: of one that has a lane already, or is to have one before mitmproxy's

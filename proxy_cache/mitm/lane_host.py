@@ -12,6 +12,7 @@ from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
 from ..caching.cache import Cache
+from ..downstream.lane import Lane
 from ..downstream.respond import send_interim
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -34,7 +35,10 @@ async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]
 class ClientLane:
     """The :class:`~downstream.host.Host` of one client's lane."""
 
-    def __init__(self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any) -> None:
+    def __init__(
+        self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any, *, is_intercepted: bool = False
+    ) -> None:
+        """``is_intercepted``: what the client has asked for, and not the operator, is the target of this mode."""
         self._lanes = lanes
         self._app = app = lanes.app
         self.via = app.via
@@ -50,7 +54,13 @@ class ClientLane:
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
-        self.known = lanes.targets.known(self.base)
+        self.known = lanes.targets.known_while_open(self.base) if is_intercepted else lanes.targets.known(self.base)
+        self.parent: tuple[str, tuple[str, int]] | None = None
+        """The proxy that all requests go through."""
+        if isinstance(mode, mode_specs.UpstreamMode):
+            self.parent = mode.scheme, mode.address
+        self.connect_is_answered = False
+        """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode
         self._transport = transport
         self._client: Client | None = None
@@ -107,6 +117,9 @@ class ClientLane:
         if rules.are_none:
             return rules.base
         return rules.policy(target, b"GET", lambda: flow_of(self._client or self._unheard_of(), target, request.lines))
+
+    def lane_connect(self, lane: Lane, data: bytes) -> bool | None:
+        return self._lanes.take_connect(self, lane, self._transport, data) if self.absolute else False
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""

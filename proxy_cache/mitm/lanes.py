@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import ctx
@@ -31,6 +32,8 @@ class Lanes:
         self.targets = Targets()
         self.layers: dict[str, Any] = {}
         """Our HTTP layers, by the ids of their clients."""
+        self.take_connect: Callable[[Any, Lane, Any, bytes], bool | None] = lambda *_: False
+        """Takes a connection from a host and its lane at the CONNECT to a host that is intercepted."""
         self._observers = observers
         self._why_closed: str | None = "not asked yet"
         self._open: dict[Host, Lane] = {}
