@@ -103,7 +103,8 @@ class Clients:
             return
         io = handler.transports.get(client)
         if io is not None:
-            with_gate(io, lambda: self.app.half_closed_clients)
+            # A tunnel ends in one direction at a time (RFC 9110 §9.3.6), and this client may think that it has one.
+            with_gate(io, lambda: self.app.half_closed_clients or self.connect_is_answered(client))
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
         if isinstance(reader, GatedReader):
             reader = reader.reader

@@ -211,7 +211,7 @@ class ClientConnection(Http1Server):
     def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
         """RFC 9112 §9.6: "a TCP connection that is half-closed by the client does not delimit a request message, nor
         does it imply that the client is no longer interested in a response"."""
-        if isinstance(event, events.ConnectionClosed) and (self.connect_is_answered() or self._still_listens()):
+        if isinstance(event, events.ConnectionClosed) and self._still_listens():
             self._has_finished = True
             return
         yield from super().wait(event)
