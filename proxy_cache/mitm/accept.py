@@ -17,6 +17,7 @@ from mitmproxy.proxy import mode_specs
 from ..app import App
 from ..downstream.lane import Lane
 from ..runtime.loop import ProtocolFactory, read_at_once
+from ..wire.connect import Connect
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
 from .intercept import Interceptor
@@ -37,7 +38,8 @@ class Clients:
     def __init__(self, app: App, observers: FlowObservers) -> None:
         self.app = app
         self.lanes = Lanes(app, observers)
-        self.lanes.take_connect = Interceptor(app, self.open_inside).take
+        self.interceptor = Interceptor(app, self.open_inside, observers.watch_connects)
+        self.lanes.take_connect = self.interceptor.take
         self._observers = observers
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
@@ -84,11 +86,21 @@ class Clients:
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
 
+    def intercept(self, client: Client, host: str, port: int) -> bool:
+        """Take over a connection whose CONNECT mitmproxy has, and is going to answer with 200, if it is to be
+        intercepted."""
+        lane = self._lane_of(client)
+        return lane is not None and self.interceptor.take_from_flow(lane.host, lane, Connect(host, port, b"", 0))
+
     def connect_is_answered(self, client: Client) -> bool:
         """Whether a client has had its 200 before mitmproxy got its CONNECT."""
+        lane = self._lane_of(client)
+        return lane is not None and isinstance(lane.host, ClientLane) and lane.host.connect_is_answered
+
+    def _lane_of(self, client: Client) -> Lane | None:
         writer = compat.client_writer(client)
-        lane = writer.transport.get_protocol() if isinstance(writer, asyncio.StreamWriter) else None
-        return isinstance(lane, Lane) and isinstance(lane.host, ClientLane) and lane.host.connect_is_answered
+        lane: Any = writer.transport.get_protocol() if isinstance(writer, asyncio.StreamWriter) else None
+        return lane if isinstance(lane, Lane) else None
 
     def connected(self, client: Client) -> None:
         """mitmproxy has heard of a client: of one that has a lane already, or is to have one before mitmproxy's

@@ -70,9 +70,13 @@ class Recent:
 class Interceptor:
     """Knows who is intercepted, and who doesn't like it."""
 
-    def __init__(self, app: App, open_lane: Callable[[mode_specs.ProxyMode, Any, Any], None]) -> None:
-        """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's."""
+    def __init__(
+        self, app: App, open_lane: Callable[[mode_specs.ProxyMode, Any, Any], None], has_observers: Callable[[], bool]
+    ) -> None:
+        """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's.
+        ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may refuse it."""
         self.app = app
+        self._has_observers = has_observers
         self.open_lane = open_lane
         self.leaves = Leaves(lambda: ctx.master.addons.get("tlsconfig").certstore)
         self.distrusting = Recent(FALLBACK)
@@ -81,26 +85,52 @@ class Interceptor:
     def take(self, host: ClientLane, lane: Lane, transport: Any, data: bytes) -> bool | None:
         """Take a connection over if ``data`` begins with the CONNECT to a host that is intercepted. ``None``: more has
         to come before that is known."""
-        settings = self.app.settings
-        if settings is None or not settings.intercept.hosts or not compat.INTERCEPT.is_on:
+        if not self.is_on or self._has_observers():
             return False
         connect = parse_connect(data, host.head_limits)
         if not isinstance(connect, Connect):
             return None if connect is None else False
-        if self.app.admission.route_connect() is not Route.TUNNEL or not is_one_of(
-            settings.intercept.hosts, connect.host.removesuffix("."), connect.port
-        ):
+        mode = self._mode(host, connect)
+        if mode is None:
             return False
+        lane.step_aside()
+        Interception(self, host, lane, transport, connect, mode).answer_connect(data)
+        return True
+
+    def take_from_flow(self, host: Any, lane: Lane, connect: Connect) -> bool:
+        """The same where mitmproxy has the CONNECT, and is going to answer it with a 200 now."""
+        if not self.is_on or not isinstance(host, ClientLane) or not host.absolute:
+            return False
+        mode = self._mode(host, connect)
+        if mode is None:
+            return False
+        lane.step_aside()
+        host.lane_is_back()
+        host.connect_is_answered = True
+        Interception(self, host, lane, host.transport, connect, mode)
+        return True
+
+    @property
+    def is_on(self) -> bool:
+        settings = self.app.settings
+        return settings is not None and bool(settings.intercept.hosts) and compat.INTERCEPT.is_on
+
+    def _mode(self, host: ClientLane, connect: Connect) -> mode_specs.ProxyMode | None:
+        """mitmproxy's mode for what is in the tunnel; ``None`` if it is to stay one."""
+        settings = self.app.settings
+        if (
+            settings is None
+            or self.app.admission.route_connect() is not Route.TUNNEL
+            or not is_one_of(settings.intercept.hosts, connect.host.removesuffix("."), connect.port)
+        ):
+            return None
         if settings.intercept.fallback and (host.client, connect.authority) in self.distrusting:
             self.count("fallback")
-            return False
+            return None
         try:
-            mode = _mode_for(connect)
+            return _mode_for(connect)
         except ValueError:
-            return False  # mitmproxy knows no such host, and says so
-        lane.step_aside()
-        Interception(self, host, lane, transport, connect, mode, data)
-        return True
+            return None  # mitmproxy knows no such host, and says so
 
     def count(self, outcome: str) -> None:
         self.app.metrics.intercepts.labels(outcome).inc()
@@ -136,21 +166,28 @@ class Interception:
 
     def __init__(
         self, interceptor: Interceptor, host: ClientLane, lane: Lane, transport: Any, connect: Connect,
-        mode: mode_specs.ProxyMode, data: bytes,
+        mode: mode_specs.ProxyMode,
     ) -> None:  # fmt: skip
-        """``lane``: of the connection until now. ``data``: the CONNECT, and perhaps more."""
+        """``lane``: of the connection until now."""
         self._interceptor = interceptor
         self._host, self._lane, self._transport = host, lane, transport
         self._connect, self._mode = connect, mode
-        self._head = data[: connect.size]
+        self._head = b""
+        """Of the CONNECT, if mitmproxy has not had it."""
         self._name = connect.host.removesuffix(".")
         self._established_at = 0.0
         self._is_resumed = False
         self._leaf = interceptor.leaves.context(self._name)  # while the client has its answer, and says hello
         self._handshake = Handshake(transport, self)
         transport.set_protocol(self._handshake)
-        transport.write(ESTABLISHED)
-        if rest := data[connect.size :]:
+
+    def answer_connect(self, data: bytes) -> None:
+        """``data``: the CONNECT, and perhaps more."""
+        size = self._connect.size
+        self._head = data[:size]
+        self._host.connect_is_answered = True
+        self._transport.write(ESTABLISHED)
+        if rest := data[size:]:
             self._handshake.data_received(rest)
 
     def hello_arrived(self, hello: ClientHello | Literal["no TLS"]) -> None:
@@ -208,7 +245,6 @@ class Interception:
         """It is not for us: have mitmproxy dial, and relay what has come."""
         self._interceptor.count(outcome)
         received = self._handshake.give_back()
-        self._host.connect_is_answered = True
         self._transport.set_protocol(self._lane)
         self._lane.hand_on(self._head + received)
 

@@ -62,7 +62,7 @@ class ClientLane:
         self.connect_is_answered = False
         """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode
-        self._transport = transport
+        self.transport = self._transport = transport
         self._client: Client | None = None
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
