@@ -444,3 +444,58 @@ def test_damaged_hellos_do_no_harm(start: Start, secure: Origin) -> None:
     with intercepted(proxy, secure) as wire:
         ask(wire, secure, "/x")
         assert wire.response().status == 200
+
+
+# -- other addons ----------------------------------------------------------------------------------------------------
+
+WATCHES = """
+from mitmproxy import http
+
+def http_connect(flow):
+    if flow.request.headers.get("X-Refuse"):
+        flow.response = http.Response.make(403)
+"""
+
+
+@pytest.fixture
+def watched(start: Start, tmp_path: Path) -> Proxy:
+    """A proxy with a script that has to see each CONNECT."""
+    script = tmp_path / "watches.py"
+    script.write_text(WATCHES)
+    return start(arguments=["-s", str(script)])
+
+
+def test_a_script_may_refuse_a_connect(watched: Proxy, secure: Origin) -> None:
+    with Wire(watched.address) as wire:
+        wire.send(f"CONNECT {secure.netloc} HTTP/1.1\r\nHost: {secure.netloc}\r\nX-Refuse: 1\r\n\r\n")
+        assert wire.response().status == 403
+    for _ in range(2):
+        with intercepted(watched, secure) as wire:
+            assert is_intercepted(wire)
+            for method in ("GET", "POST", "GET"):
+                ask(wire, secure, "/x", "Content-Length: 0", method=method)
+                assert wire.response().body == secure.body_of("/x", 1000)
+    assert count(watched, "resumed") + count(watched, "intercepted") == 2
+    watched.eventually(lambda: watched.status()["tunnels"], lambda left: not left)
+
+
+def test_a_tunnel_after_all_that_a_script_has_seen(watched: Proxy, echo: Echo) -> None:
+    for data in (b"SSH-2.0-x\r\n", os.urandom(300_000)):
+        with connected(watched, echo.netloc) as wire:
+            sender = threading.Thread(target=say_all, args=(wire, data))
+            sender.start()
+            assert wire.rest() == data + Echo.GOODBYE
+            sender.join(PATIENCE)
+    with nobody_listens() as netloc, connected(watched, netloc) as wire:
+        wire.send("not TLS")
+        assert wire.rest() == b""
+    watched.eventually(lambda: watched.status()["tunnels"], lambda left: not left)
+
+
+def test_users_are_asked_for_before(start: Start, secure: Origin) -> None:
+    proxy = start(proxyauth="agent:secret")
+    with Wire(proxy.address) as wire:
+        wire.send(f"CONNECT {secure.netloc} HTTP/1.1\r\nHost: {secure.netloc}\r\n\r\n")
+        assert wire.response().status == 407
+    assert not secure.requests
+    assert count(proxy, "intercepted") == 0

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from ..wire.client_hello import NO_TLS, ClientHello, parse_client_hello
 from .tls import TlsTransport
 
-SILENCE = 5.0
+SILENCE = 10.0
 """Seconds without a byte after which a client waits for its server to speak first, which TLS doesn't know."""
 PATIENCE = 60.0
 """Seconds that a handshake may take."""
@@ -85,7 +85,7 @@ class Handshake(asyncio.Protocol):
         self._owner.hello_arrived(hello)
 
     def _still_silent(self) -> None:
-        if not self.received:
+        if not self._has_hello and not self.received:
             self._has_hello = True
             self._owner.hello_arrived(NO_TLS)
         else:

@@ -42,32 +42,38 @@ def parse_client_hello(data: bytes) -> ClientHello | Literal["no TLS"] | None:
     message = b""
     position = 0
     try:
-        while True:
-            head = data[position : position + 5]
+        while not _is_complete(message):
             # A message may be spread over several records.
+            head = data[position : position + 5]
             if (head and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3):
                 return NO_TLS
-            if len(message) > 0 and message[0] != _CLIENT_HELLO:
-                return NO_TLS
-            if len(message) >= 4:
-                size = int.from_bytes(message[1:4], "big")
-                if size > MAX_HELLO:
-                    return NO_TLS
-                if len(message) >= 4 + size:
-                    return _hello(_Fields(message[4 : 4 + size]))
             if len(head) < 5:
                 return None
-            length = int.from_bytes(head[3:5], "big")
+            length = int.from_bytes(head[3:], "big")
             if not 0 < length <= _MAX_RECORD:
                 return NO_TLS
-            message += data[position + 5 : position + 5 + length]
-            position += 5 + length
-            if position > len(data):
-                if message and message[0] != _CLIENT_HELLO:
-                    return NO_TLS
+            position += 5
+            message += data[position : position + length]
+            position += length
+            if position > len(data) and not _is_complete(message):
                 return None
+        return _hello(_Fields(message[4 : _size_of(message)]))
     except _Malformed:
         return NO_TLS
+
+
+def _is_complete(message: bytes) -> bool:
+    """Whether it is a ClientHello with all of its bytes. Raises :class:`_Malformed` once it can't become one."""
+    if message and message[0] != _CLIENT_HELLO:
+        raise _Malformed
+    return len(message) >= 4 and len(message) >= _size_of(message)
+
+
+def _size_of(message: bytes) -> int:
+    size = 4 + int.from_bytes(message[1:4], "big")
+    if size > MAX_HELLO:
+        raise _Malformed
+    return size
 
 
 class _Fields:
