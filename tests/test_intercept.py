@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -499,3 +500,11 @@ def test_users_are_asked_for_before(start: Start, secure: Origin) -> None:
         assert wire.response().status == 407
     assert not secure.requests
     assert count(proxy, "intercepted") == 0
+    with Wire(proxy.address) as wire:
+        user = base64.b64encode(b"agent:secret").decode()
+        wire.send(f"CONNECT {secure.netloc} HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {user}\r\n\r\n")
+        assert wire.head()[0] == 200
+        wire.socket = trusting(proxy).wrap_socket(wire.socket, server_hostname="127.0.0.1")
+        for method in ("GET", "POST"):
+            ask(wire, secure, "/x", "Content-Length: 0", method=method)
+            assert wire.response().body == secure.body_of("/x", 1000)

@@ -79,10 +79,10 @@ class Clients:
         self._open(host, Lane(host, writer, inner, attached=False), transport)
         return True
 
-    def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any) -> None:
+    def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any, outer: ClientLane) -> None:
         """Give what is inside a connection a lane of its own. mitmproxy has let the connection in, and need not hear of
         this before the lane has something to hand over."""
-        host = ClientLane(self.lanes, mode, transport, is_intercepted=True)
+        host = ClientLane(self.lanes, mode, transport, outer=outer)
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
 

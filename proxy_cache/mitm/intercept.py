@@ -71,9 +71,13 @@ class Interceptor:
     """Knows who is intercepted, and who doesn't like it."""
 
     def __init__(
-        self, app: App, open_lane: Callable[[mode_specs.ProxyMode, Any, Any], None], has_observers: Callable[[], bool]
+        self,
+        app: App,
+        open_lane: Callable[[mode_specs.ProxyMode, Any, Any, ClientLane], None],
+        has_observers: Callable[[], bool],
     ) -> None:
-        """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's.
+        """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's, inside
+        of another one.
         ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may refuse it."""
         self.app = app
         self._has_observers = has_observers
@@ -218,7 +222,7 @@ class Interception:
     def established(self, tls: TlsTransport, *, resumed: bool) -> None:
         self._interceptor.count("resumed" if resumed else "intercepted")
         self._established_at, self._is_resumed = time.monotonic(), resumed
-        self._interceptor.open_lane(self._mode, tls, _protocol_for(self._mode, self._host.parent))
+        self._interceptor.open_lane(self._mode, tls, _protocol_for(self._mode, self._host.parent), self._host)
 
     def is_used(self) -> None:
         pair = self._host.client, self._connect.authority

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from mitmproxy import ctx
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
@@ -32,13 +33,21 @@ async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]
         await callback()
 
 
+def _same_user(outer: Client, inner: Client) -> None:
+    """Who has proved who it is with a CONNECT (option ``proxyauth``) need not do so again inside."""
+    known = getattr(ctx.master.addons.get("proxyauth"), "authenticated", None)
+    if known is not None and (user := known.get(outer)) is not None:
+        known[inner] = user
+
+
 class ClientLane:
     """The :class:`~downstream.host.Host` of one client's lane."""
 
     def __init__(
-        self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any, *, is_intercepted: bool = False
+        self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None
     ) -> None:
-        """``is_intercepted``: what the client has asked for, and not the operator, is the target of this mode."""
+        """``outer``: of the connection that this is inside of. Its client, and not the operator, has chosen the target
+        of this mode."""
         self._lanes = lanes
         self._app = app = lanes.app
         self.via = app.via
@@ -54,7 +63,7 @@ class ClientLane:
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
-        self.known = lanes.targets.known_while_open(self.base) if is_intercepted else lanes.targets.known(self.base)
+        self.known = lanes.targets.known_while_open(self.base) if outer else lanes.targets.known(self.base)
         self.parent: tuple[str, tuple[str, int]] | None = None
         """The proxy that all requests go through."""
         if isinstance(mode, mode_specs.UpstreamMode):
@@ -63,6 +72,7 @@ class ClientLane:
         """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode
         self.transport = self._transport = transport
+        self._outer = outer
         self._client: Client | None = None
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
@@ -75,6 +85,8 @@ class ClientLane:
     def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
         self._client = client
+        if self._outer is not None and self._outer._client is not None:
+            _same_user(self._outer._client, client)
         self._watchdog = watchdog = handler.timeout_watchdog
         watchdog.callback = partial(_unless_disarmed, watchdog, watchdog.callback)
 
