@@ -108,6 +108,8 @@ class Handshake(asyncio.Protocol):
 
     def refuse(self, alert: bytes) -> None:
         """Close the connection after an alert."""
+        if self._is_over:
+            return
         self._end()
         self._transport.write(alert)
         self._transport.close()

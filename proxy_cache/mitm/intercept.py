@@ -96,6 +96,7 @@ class Interceptor:
             return None if connect is None else False
         mode = self._mode(host, connect)
         if mode is None:
+            host.connect_is_a_tunnel = True
             return False
         lane.step_aside()
         Interception(self, host, lane, transport, connect, mode).answer_connect(data)
@@ -104,6 +105,9 @@ class Interceptor:
     def take_from_flow(self, host: Any, lane: Lane, connect: Connect) -> bool:
         """The same where mitmproxy has the CONNECT, and is going to answer it with a 200 now."""
         if not self.is_on or not isinstance(host, ClientLane) or not host.absolute:
+            return False
+        if host.connect_is_a_tunnel:
+            host.connect_is_a_tunnel = False
             return False
         mode = self._mode(host, connect)
         if mode is None:
@@ -249,6 +253,7 @@ class Interception:
         """It is not for us: have mitmproxy dial, and relay what has come."""
         self._interceptor.count(outcome)
         received = self._handshake.give_back()
+        self._host.connect_is_a_tunnel = bool(self._head)
         self._transport.set_protocol(self._lane)
         self._lane.hand_on(self._head + received)
 

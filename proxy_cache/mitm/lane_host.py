@@ -68,6 +68,8 @@ class ClientLane:
         """The proxy that all requests go through."""
         if isinstance(mode, mode_specs.UpstreamMode):
             self.parent = mode.scheme, mode.address
+        self.connect_is_a_tunnel = False
+        """Whether it has been decided that the CONNECT that mitmproxy gets is not to be intercepted."""
         self.connect_is_answered = False
         """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode

@@ -84,7 +84,7 @@ class Lanes:
             self._sweeper.cancel()
             self._sweeper = None
         ours = [lane for lane in self._open.values() if not lane.is_attached]
-        for lane in ours:
+        for lane in reversed(ours):  # one in TLS before the one that had the connection before it
             lane.close()
         while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)

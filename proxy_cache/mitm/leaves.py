@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 KEPT: Final = 1000
@@ -91,7 +91,6 @@ def _made(store: Any, host: str) -> bytes:
     issuer, issuer_key = _certificate(store.default_ca), store.default_privatekey
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
-    unhashed = isinstance(issuer_key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey))
     named = len(host) < 64  # RFC 5280, appendix A.1: ub-common-name
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)] if named else [])
     leaf = (
@@ -106,7 +105,7 @@ def _made(store: Any, host: str) -> bytes:
         # RFC 5280 §4.2.1.6: critical "If the subject field contains an empty sequence".
         .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=not named)
         .add_extension(_identifier_of(issuer), critical=False)
-        .sign(issuer_key, None if unhashed else hashes.SHA256())
+        .sign(issuer_key, hashes.SHA256())
     )  # fmt: skip
     chain = [_certificate(each) for each in store.default_chain_certs]
     shown = [leaf, *(each for each in chain if each.subject != each.issuer)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from mitmproxy import certs
 
 from proxy_cache.mitm import leaves
@@ -58,8 +58,13 @@ def test_it_is_for_the_host_alone(store: Any, host: str) -> None:
 KEYS = {
     "rsa": lambda: rsa.generate_private_key(65537, 2048),
     "ec": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "ed25519": ed25519.Ed25519PrivateKey.generate,
 }
+
+
+FOR_SIGNING = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 def own_ca(folder: Path, kind: str) -> tuple[Any, bytes]:
@@ -80,7 +85,10 @@ def own_ca(folder: Path, kind: str) -> tuple[Any, bytes]:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(signer, None if kind == "ed25519" else hashes.SHA256())
+            .add_extension(FOR_SIGNING, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+            .sign(signer, hashes.SHA256())
             .public_bytes(serialization.Encoding.PEM)
         )
         issuer = subject, key
