@@ -324,6 +324,23 @@ def test_a_client_that_looks_after_the_handshake(start: Start, secure: Origin) -
     assert (count(proxy, "distrusted"), count(proxy, "fallback")) == (1, 0)
 
 
+def test_who_has_trusted_us_may_leave_at_any_time(start: Start, secure: Origin) -> None:
+    """A build that is cancelled says nothing about certificates."""
+    proxy = start()
+    context = trusting(proxy)
+    with intercepted(proxy, secure, context) as wire:
+        ask(wire, secure, "/x")
+        assert wire.response().status == 200
+    for _ in range(2):
+        with connected(proxy, secure.netloc) as wire:
+            wire.send(hello())
+            assert wire.exactly(1) == b"\x16"
+    proxy.wait_for_metric("cache_proxy_intercepts_total", 2, outcome="failed")
+    with intercepted(proxy, secure, context) as wire:
+        assert is_intercepted(wire)
+    assert count(proxy, "distrusted") == 0
+
+
 def test_curl_fails_once(start: Start, secure: Origin, origin_certificate: Path) -> None:
     program = shutil.which("curl")
     if program is None:

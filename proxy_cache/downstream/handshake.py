@@ -30,7 +30,10 @@ class Owner(Protocol):
         """The client has sent its first bytes through TLS."""
 
     def failed(self, reason: str, *, by_client: bool) -> None:
-        """There will be no TLS. ``by_client``: its alert, or its leaving at the sight of the certificate."""
+        """There will be no TLS. ``by_client``: the client has sent an alert."""
+
+    def left(self, *, has_seen_certificate: bool) -> None:
+        """The client has closed the connection without a word."""
 
     def connection_lost(self, error: Exception | None) -> None: ...
 
@@ -153,7 +156,6 @@ class Handshake(asyncio.Protocol):
             self._transport.write(self._outgoing.read())
 
     def _left(self) -> None:
-        """A client that closes the connection at the sight of a certificate says nothing else about it."""
         if not self._is_over:
             self._end()
-            self._owner.failed("closed by the client", by_client=self._tls is not None)
+            self._owner.left(has_seen_certificate=self._tls is not None)

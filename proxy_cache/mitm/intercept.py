@@ -241,12 +241,22 @@ class Interception:
             self._interceptor.count("failed")
             logger.info("proxy-cache: no TLS with %s for %s: %s", self._host.client, self._connect.authority, reason)
 
+    def left(self, *, has_seen_certificate: bool) -> None:
+        if not (has_seen_certificate and self._may_distrust()):
+            self._interceptor.count("failed")
+
+    def _may_distrust(self) -> bool:
+        """A client has left at the sight of the certificate. One that was content with it before had other reasons."""
+        client = self._host.client
+        if (client, self._connect.authority) in self._interceptor.trusting:
+            return False
+        self._interceptor.does_not_trust(client, self._connect, "it left at the sight of it")
+        return True
+
     def connection_lost(self, error: Exception | None) -> None:
         since = self._established_at
         if since and not self._is_resumed and time.monotonic() - since < HASTY:
-            pair = self._host.client, self._connect.authority
-            if pair not in self._interceptor.trusting:
-                self._interceptor.does_not_trust(*pair[:1], self._connect, "it left at once")
+            self._may_distrust()
         self._lane.connection_lost(error)
 
     def _tunnel(self, outcome: str) -> None:
