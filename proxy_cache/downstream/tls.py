@@ -39,7 +39,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._descriptor = transport.get_extra_info("socket").fileno()
         self._incoming, self._outgoing = incoming, outgoing
         self._tls = tls
-        self._decrypt, self._encrypt, self._encrypted = tls.read, tls.write, outgoing.read
+        inner: Any = getattr(tls, "_sslobj", tls)  # what Python's own object calls, a frame later
+        self._decrypt, self._encrypt, self._encrypted = inner.read, inner.write, outgoing.read
         self._watcher = watcher
         self._protocol: Any = None
         self._has_ended = False
@@ -90,10 +91,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLZeroReturnError:
             self._has_ended = True
         except (ssl.SSLError, ValueError):  # a record that is none: OpenSSL has an alert for the client
-            self._flush()
+            if not self._transport.is_closing():
+                self._flush()
             self.abort()
             return b""
-        if self._outgoing.pending:  # an answer of TLS' own, to a request for new keys
+        # An answer of TLS' own, to a request for new keys.
+        if self._outgoing.pending and not self._transport.is_closing():
             self._flush()
         return found
 
@@ -155,11 +158,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """As :meth:`.socket_writer.SocketWriter.send`, from memory."""
         first = RECORD - len(head)
         if len(body) <= first:
-            self._write(head + body)
-        else:
-            view = memoryview(body)
-            self._write(head + view[:first])
-            self.write(view[first:])
+            return self._write(head + body)
+        view = memoryview(body)
+        self._write(head + view[:first])
+        self.write(view[first:])
         return bool(self._transport.get_write_buffer_size())
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -173,32 +175,34 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def writelines(self, lines: Any) -> None:
         self.write(b"".join(lines))
 
-    def _write(self, data: bytes | bytearray | memoryview) -> None:
+    def _write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Whether some of it is still to be sent."""
         if self._has_closed or self._transport.is_closing() or not data:
-            return
+            return True
         try:
             sent = self._encrypt(data)
             while sent < len(data):
                 sent += self._encrypt(memoryview(data)[sent:])
         except ssl.SSLError:
             self.abort()
-            return
-        self._flush()
+            return True
+        return self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Send what is encrypted, on a connection that isn't closing: its descriptor may be somebody else's by then.
+        Whether some of it is left."""
         transport = self._transport
         data = self._encrypted()
-        if transport.is_closing():  # the descriptor may be somebody else's by now
-            return
         if not transport.get_write_buffer_size():
             try:
                 sent = os.write(self._descriptor, data)
             except OSError:  # it is full, or closed: the transport finds out
                 sent = 0
             if sent == len(data):
-                return
+                return False
             data = data[sent:]
         transport.write(data)
+        return True
 
     def can_write_eof(self) -> bool:
         return True
@@ -210,7 +214,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._transport.write_eof()
 
     def _say_closed(self) -> None:
-        if self._has_closed:
+        if self._has_closed or self._transport.is_closing():
             return
         self._has_closed = True
         try:
