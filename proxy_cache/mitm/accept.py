@@ -90,7 +90,9 @@ class Clients:
         """Take over a connection whose CONNECT mitmproxy has, and is going to answer with 200, if it is to be
         intercepted."""
         lane = self._lane_of(client)
-        return lane is not None and self.interceptor.take_from_flow(lane.host, lane, Connect(host, port, b"", 0))
+        return lane is not None and self.interceptor.take_from_flow(
+            lane.host, lane, Connect(host.lower(), port, b"", 0)
+        )
 
     def connect_is_answered(self, client: Client) -> bool:
         """Whether a client has had its 200 before mitmproxy got its CONNECT."""

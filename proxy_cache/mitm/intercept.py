@@ -63,9 +63,6 @@ class Recent:
         while len(self._until) > REMEMBERED:
             self._until.popitem(last=False)
 
-    def discard(self, pair: tuple[str, str]) -> None:
-        self._until.pop(pair, None)
-
 
 class Interceptor:
     """Knows who is intercepted, and who doesn't like it."""
@@ -77,8 +74,7 @@ class Interceptor:
         has_observers: Callable[[], bool],
     ) -> None:
         """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's, inside
-        of another one.
-        ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may refuse it."""
+        of another one. ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may refuse it."""
         self.app = app
         self._has_observers = has_observers
         self.open_lane = open_lane
