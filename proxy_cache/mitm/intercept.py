@@ -74,7 +74,8 @@ class Interceptor:
         has_observers: Callable[[], bool],
     ) -> None:
         """``open_lane`` gives a transport its lane, for a mode of mitmproxy's, before a protocol of mitmproxy's, inside
-        of another one. ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may refuse it."""
+        of another one. ``has_observers``: whether other addons (``proxyauth``, say) have to see each CONNECT, and may
+        refuse it."""
         self.app = app
         self._has_observers = has_observers
         self.open_lane = open_lane
