@@ -45,6 +45,15 @@ class Rules(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InterceptSettings:
+    """``hosts``: whose TLS ends here. ``fallback``: whether a client that does not trust our certificate is left
+    alone for a while."""
+
+    hosts: tuple[re.Pattern[str], ...] = ()
+    fallback: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All options, checked and typed."""
 
@@ -74,6 +83,7 @@ class Settings:
     destinations: Destinations = field(default_factory=Destinations)
     clients: tuple[IPNetwork, ...] = ()
     """Those that are served; empty: all."""
+    intercept: InterceptSettings = InterceptSettings()
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""

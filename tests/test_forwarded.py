@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ from tests.support.tasks import until
 
 
 @pytest.fixture
-def scripted() -> Iterator[Scripted]:
-    with Scripted() as running:
+def scripted(origin_tls: ssl.SSLContext | None) -> Iterator[Scripted]:
+    with Scripted(origin_tls) as running:
         yield running
 
 
@@ -105,6 +106,7 @@ def test_101_is_the_last_response(proxy: Proxy, scripted: Scripted) -> None:
         assert wire.exactly(7) == b"now raw"
 
 
+@pytest.mark.plain
 def test_a_1xx_through_a_parent(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
     parent = start_proxy()
     proxy = start_proxy(mode=f"upstream:{parent.url}")
@@ -158,6 +160,7 @@ def test_what_is_no_trailer_ends_the_upload(proxy: Proxy, scripted: Scripted, tr
     proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("mode", ["regular", "upstream"])
 @pytest.mark.parametrize("hook", ["request", "response"])
 def test_what_fails_in_mitmproxy_ends_the_connection(
@@ -211,6 +214,7 @@ def test_a_request_that_nothing_ends_ends_after_its_client(monkeypatch: pytest.M
 # -- Host (RFC 9112 §3.2) --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("hosts", [["other.example"], [""], ["same"]])
 @pytest.mark.parametrize("mode", ["regular", "upstream"])
 def test_host_is_the_targets(
@@ -231,6 +235,7 @@ def test_host_is_the_targets(
         assert scripted.fields("B") == ["2"]
 
 
+@pytest.mark.plain
 def test_host_is_without_the_default_port(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
     proxy = start_proxy(mode=f"upstream:http://{scripted.netloc}")
     for target, host in (
@@ -245,6 +250,7 @@ def test_host_is_without_the_default_port(start_proxy: Callable[..., Proxy], scr
         assert scripted.fields("Host") == [host]
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("keep", [True, False])
 def test_host_in_reverse_mode_is_mitmproxys(start_proxy: Callable[..., Proxy], scripted: Scripted, keep: bool) -> None:
     proxy = start_proxy(mode=f"reverse:http://{scripted.netloc}", keep_host_header=keep)
@@ -254,6 +260,7 @@ def test_host_in_reverse_mode_is_mitmproxys(start_proxy: Callable[..., Proxy], s
     assert scripted.fields("Host") == ["shop.example" if keep else scripted.netloc]
 
 
+@pytest.mark.plain
 def test_other_addons_see_the_host_that_came(
     start_proxy: Callable[..., Proxy], scripted: Scripted, tmp_path: Path
 ) -> None:
@@ -371,6 +378,7 @@ def test_options_goes_no_further_than_it_may(proxy: Proxy, scripted: Scripted) -
     proxy.eventually(lambda: in_flight(proxy), lambda count: count == 0)
 
 
+@pytest.mark.plain
 def test_trace_shows_what_has_come_without_secrets(proxy: Proxy, scripted: Scripted) -> None:
     secrets = [
         "Authorization: Basic s3",
@@ -392,6 +400,7 @@ def test_trace_shows_what_has_come_without_secrets(proxy: Proxy, scripted: Scrip
         assert scripted.fields("Max-Forwards") == ["0"]
 
 
+@pytest.mark.plain
 def test_each_of_two_proxies_counts(start_proxy: Callable[..., Proxy], scripted: Scripted) -> None:
     parent = start_proxy()
     proxy = start_proxy(mode=f"upstream:{parent.url}")

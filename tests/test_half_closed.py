@@ -7,9 +7,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conftest import ask_in_tls, interception_of
 from tests.support.agents import Wire
 from tests.support.origin import Echo, Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -18,10 +21,18 @@ Start = Callable[..., Proxy]
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory, fast_lane: bool) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("patient")
-    with Proxy(folder, fast_lane=fast_lane, half_closed_clients=True, quick_abort_timeout=0) as proxy:
+def shared_patient(
+    tmp_path_factory: pytest.TempPathFactory, fast_lane: bool, origin_certificate: Path
+) -> Iterator[Proxy]:
+    folder, options = tmp_path_factory.mktemp("patient"), interception_of(origin_certificate)
+    with Proxy(folder, fast_lane=fast_lane, half_closed_clients=True, quick_abort_timeout=0, **options) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def patient(shared_patient: Proxy, in_tls: bool, interception: dict[str, Any]) -> Proxy:
+    ask_in_tls(shared_patient, in_tls)
+    return shared_patient
 
 
 def request(method: str, url: str, body: str = "", *fields: str) -> str:

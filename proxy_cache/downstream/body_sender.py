@@ -17,6 +17,7 @@ from typing import Any
 
 from ..caching.answers import BodySource, StoredReader
 from ..store.body import BodyError, Reader
+from .tls import AT_ONCE, TlsTransport
 
 CONGESTED = 64 * 1024
 """Unsent bytes of a client connection at which no more is read for it."""
@@ -144,6 +145,8 @@ class BodySender:
 
     def _write_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
         """From the page cache to the socket, how much; 0 if it isn't there."""
+        if isinstance(writer.transport, TlsTransport):
+            return self._encrypt_from(file, writer)
         descriptor = writer.get_extra_info("socket").fileno()
         limit = BREATHE if self.length is None else min(BREATHE, self.length - self.sent)
         if isinstance(file, Reader) and (place := file.in_file(limit)):
@@ -169,6 +172,16 @@ class BodySender:
             writer.write(bytes(_buffer[:count]))
         file.skip(count)
         return count
+
+    def _encrypt_from(self, file: StoredReader | Reader, writer: asyncio.StreamWriter) -> int:
+        """The same through TLS, by way of the buffer: the kernel can't encrypt."""
+        limit = AT_ONCE if self.length is None else min(AT_ONCE, self.length - self.sent)
+        found = file.read_into(_buffer[:limit])
+        if found is None:
+            return 0
+        writer.write(_buffer[:found])
+        file.skip(found)
+        return found
 
     async def _drain(self) -> bool:
         """Wait until the client has taken what was written. Whether there was anything to wait for."""
@@ -202,6 +215,8 @@ def as_chunk(data: bytes) -> bytes:
 
 def reset_at_close(writer: Any) -> None:
     """``writer``: of a client's socket, if it has one that is asyncio's."""
+    if isinstance(writer, asyncio.StreamWriter) and isinstance(writer.transport, TlsTransport):
+        writer.transport.is_cut = True
     connection = writer.get_extra_info("socket") if isinstance(writer, asyncio.StreamWriter) else None
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

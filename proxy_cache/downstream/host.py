@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..caching.cache import Cache
 from ..runtime.batches import CallBatch
@@ -61,6 +61,10 @@ class Host(Protocol):
 
     def lane_policy(self, request: Request, target: Target) -> Policy:
         """The operator's rules for it."""
+
+    def lane_connect(self, lane: Any, data: bytes) -> bool | None:
+        """Whether ``data`` begins with a CONNECT for which the host takes the connection over (which it then has done).
+        ``None``: more has to come before that is known."""
 
     def lane_is_detached(self) -> None:
         """mitmproxy has the connection."""

@@ -32,7 +32,7 @@ from .host import Host
 from .outcome import LEFT, NO_STATUS
 from .records import RequestRecord
 from .respond import READ_AHEAD, immediate, send
-from .socket_writer import SocketWriter
+from .socket_writer import sender_of
 
 REMEMBER = 4096
 """Requests that are remembered, and"""
@@ -56,7 +56,7 @@ class Lane(asyncio.Protocol):
         self._since = time.monotonic()
         self._writer = writer
         self._transport: Any = writer.transport
-        self._send = SocketWriter(self._transport).send
+        self._send = sender_of(self._transport)
         self._inner: Any = inner
         self._known = host.known
         self._buffer = b""
@@ -184,7 +184,11 @@ class Lane(asyncio.Protocol):
                 request = parse_request(data, host.head_limits)
                 if request is None:
                     return
-                if isinstance(request, str) or (cache := host.lane_cache()) is None:
+                if isinstance(request, str):
+                    if self._has_finished or host.lane_connect(self, data) is False:
+                        self._detach()
+                    return
+                if (cache := host.lane_cache()) is None:
                     self._detach()
                     return
                 target = host.lane_target(request.target)
@@ -357,15 +361,9 @@ class Lane(asyncio.Protocol):
         self._next()
 
     async def _finish(
-        self,
-        request: Request,
-        exchange: Exchange,
-        record: RequestRecord,
-        cache: Cache,
-        answer: Answer | None,
-        *,
+        self, request: Request, exchange: Exchange, record: RequestRecord, cache: Cache, answer: Answer | None, *,
         alone: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Send an answer that takes waiting, for its head, its body or its client."""
         note = ""
         close = True
@@ -438,6 +436,15 @@ class Lane(asyncio.Protocol):
         if self._has_finished:
             self._end_watch()
             self._inner.eof_received()
+
+    def step_aside(self) -> None:
+        """The host has taken the connection over: no requests are read here any more."""
+        self._buffer, self._detached = b"", True
+
+    def hand_on(self, data: bytes) -> None:
+        """The host gives the connection to mitmproxy after all, ``data`` first."""
+        self._buffer = data
+        self._detach()
 
     def _flush_to_inner(self) -> None:
         data, self._buffer = self._buffer, b""

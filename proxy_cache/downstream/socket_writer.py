@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
+
+from .tls import TlsTransport
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)
 
@@ -47,3 +50,8 @@ class SocketWriter:
             sent = len(head)
         transport.write(memoryview(body)[sent - len(head) :])
         return True
+
+
+def sender_of(transport: Any) -> Callable[[bytes, bytes | bytearray | memoryview, int | None], bool]:
+    """:meth:`SocketWriter.send`, or what does the same through TLS."""
+    return transport.send if isinstance(transport, TlsTransport) else SocketWriter(transport).send

@@ -18,8 +18,10 @@ from ..app import App
 from ..downstream.lane import Lane
 from ..downstream.turned_away import TurnedAway
 from ..runtime.loop import ProtocolFactory, read_at_once
+from ..wire.connect import Connect
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
+from .intercept import Interceptor
 from .lane_host import ClientLane
 from .lanes import Lanes
 from .observers import FlowObservers
@@ -37,6 +39,8 @@ class Clients:
     def __init__(self, app: App, observers: FlowObservers) -> None:
         self.app = app
         self.lanes = Lanes(app, observers)
+        self.interceptor = Interceptor(app, self.open_inside, observers.watch_connects)
+        self.lanes.take_connect = self.interceptor.take
         self._observers = observers
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
@@ -84,6 +88,31 @@ class Clients:
         self._open(host, Lane(host, writer, inner, attached=False), transport)
         return True
 
+    def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any, outer: ClientLane) -> None:
+        """Give what is inside a connection a lane of its own. mitmproxy has let the connection in, and need not hear of
+        this before the lane has something to hand over."""
+        host = ClientLane(self.lanes, mode, transport, outer=outer)
+        writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
+        self._open(host, Lane(host, writer, inner, attached=False), transport)
+
+    def intercept(self, client: Client, host: str, port: int) -> bool:
+        """Take over a connection whose CONNECT mitmproxy has, and is going to answer with 200, if it is to be
+        intercepted."""
+        lane = self._lane_of(client)
+        return lane is not None and self.interceptor.take_from_flow(
+            lane.host, lane, Connect(host.lower(), port, b"", 0)
+        )
+
+    def connect_is_answered(self, client: Client) -> bool:
+        """Whether a client has had its 200 before mitmproxy got its CONNECT."""
+        lane = self._lane_of(client)
+        return lane is not None and isinstance(lane.host, ClientLane) and lane.host.connect_is_answered
+
+    def _lane_of(self, client: Client) -> Lane | None:
+        writer = compat.client_writer(client)
+        lane: Any = writer.transport.get_protocol() if isinstance(writer, asyncio.StreamWriter) else None
+        return lane if isinstance(lane, Lane) else None
+
     def connected(self, client: Client) -> None:
         """mitmproxy has heard of a client: of one that has a lane already, or is to have one before mitmproxy's
         protocol if it can."""
@@ -97,7 +126,8 @@ class Clients:
             return
         io = handler.transports.get(client)
         if io is not None:
-            with_gate(io, lambda: self.app.half_closed_clients)
+            # A tunnel ends in one direction at a time (RFC 9110 §9.3.6), and this client may think that it has one.
+            with_gate(io, lambda: self.app.half_closed_clients or self.connect_is_answered(client))
         reader, writer = (io.reader, io.writer) if io is not None else (None, None)
         if isinstance(reader, GatedReader):
             reader = reader.reader

@@ -208,6 +208,23 @@ TRUST: Final = Feature(
         *names("OpenSSL.SSL:_lib", "X509_STORE_up_ref SSL_CTX_set_cert_store"),
     ),
 )
+INTERCEPT: Final = Feature(
+    "interception of hosts",
+    "hosts of intercept_hosts are tunnelled",
+    (
+        *calls("mitmproxy.proxy.mode_servers:ServerInstance", make="mode, manager"),
+        *calls("mitmproxy.proxy.mode_servers:ServerInstance", handle_stream="self, reader, writer"),
+        *calls("mitmproxy.proxy.mode_servers:ServerInstance", make_top_layer="self, context"),
+        *calls("mitmproxy.net.server_spec", parse="server_spec, default_scheme"),
+        *names("mitmproxy.net.server_spec:parse", "cache_info cache_clear"),
+        *attributes("mitmproxy.addons.tlsconfig:TlsConfig", "certstore"),
+        *attributes("mitmproxy.certs:CertStore", "default_ca default_privatekey default_chain_certs certs"),
+        *calls("mitmproxy.certs:CertStore", asterisk_forms="dn"),
+        *attributes("mitmproxy.certs:CertStoreEntry", "cert privatekey chain_certs"),
+        *calls("mitmproxy.certs:Cert", to_pem="self"),
+    ),
+)
+"""``intercept.py`` and ``leaves.py``."""
 OPTIONS: Final = Feature(
     "checks of values at the start",
     "a value that is not of its option's type is told in mitmproxy's words, if at all",
@@ -321,8 +338,8 @@ PROXY_USERS: Final = Feature(
 )
 
 FEATURES: Final = (
-    LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, OPTIONS, RELOAD,
-    SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH, PROXY_USERS,
+    LAYERS, TUNNELS, LANE, ACCEPT, BACKPRESSURE, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS, TRUST, INTERCEPT, OPTIONS,
+    RELOAD, SCRIPTS, NEIGHBOURS, BODY_RULES, LISTENING, CLOSING, CONFDIR, FILTERS, PARENT_AUTH, PROXY_USERS,
 )  # fmt: skip
 _WITHIN_LAYERS: Final = (TUNNELS, TLS_CLOSE, TIMERS, HEARING, HTTP2_LIMITS)
 """Parts of our layers, which are not there without them."""
@@ -365,6 +382,8 @@ def _settle() -> None:
     if not LAYERS.is_on:
         for part in _WITHIN_LAYERS:
             part.is_on = False
+    if not (LAYERS.is_on and TUNNELS.is_on and LANE.is_on):
+        INTERCEPT.is_on = False
     if not NEIGHBOURS.is_on and LANE.is_on:
         LANE.is_on = False  # nobody could say whether others have to see what goes through it
 

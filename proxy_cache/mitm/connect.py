@@ -7,7 +7,7 @@ from typing import Any
 from mitmproxy import flow, http
 from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, events, layer
-from mitmproxy.proxy.layers.http import DropStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
@@ -28,6 +28,10 @@ class TunnellingStream(RepeatingStream):
     flows: FlowRequests
     _timer: ConnectTimer | None = None
     """Of the connection that a CONNECT dials."""
+    _stack: Any = None
+    """Where a CONNECT that was to be intercepted would lead."""
+    _was_answered = False
+    """Whether its client has had a 200 long since."""
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         if not TUNNELS.is_on:
@@ -50,6 +54,35 @@ class TunnellingStream(RepeatingStream):
         if self.flow.response:  # refused by another addon
             yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
             return
+        request, client = self.flow.request, self.context.client
+        if self._is_outermost and self.flows.clients.intercept(client, request.host, request.port):
+            self._stack = stack
+            self._handle_event = self._until_tunnelled  # type: ignore[method-assign]
+            self.flow.response = response = self._established()
+            yield http_hooks.HttpConnectedHook(self.flow)
+            yield from self.send_own(response)
+            return
+        yield from self._dial(stack)
+
+    @property
+    def _is_outermost(self) -> bool:
+        """Whether the client's connection is not within another one, of which its socket would know nothing."""
+        is_plain = self.is_http1 and not self.context.client.tls
+        return is_plain and sum(isinstance(each, HttpLayer) for each in self.context.layers) == 1
+
+    def _until_tunnelled(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """TLS ends in the lane (:mod:`.intercept`), unless that finds that it had better be a tunnel."""
+        if isinstance(event, http_events.RequestData):
+            self._was_answered = True
+            yield from self._dial(self._stack)
+            yield from self._dialling(event)
+        elif isinstance(event, (http_events.RequestEndOfMessage, http_events.RequestProtocolError)):
+            self.flow.live = False
+            self.client_state = self.server_state = self.state_errored
+            self._handle_event = self.state_errored  # type: ignore[method-assign]
+            yield commands.CloseConnection(self.context.client)
+
+    def _dial(self, stack: Any) -> layer.CommandGenerator[None]:
         stack /= Tunnel(self.context, self.flows.tunnels)
         self.child_layer = stack[0]
         self._handle_event = self._dialling  # type: ignore[method-assign]
@@ -81,12 +114,21 @@ class TunnellingStream(RepeatingStream):
         yield http_hooks.HttpErrorHook(self.flow)
         yield DropStream(self.stream_id)
 
+    def _established(self) -> http.Response:
+        version = self.flow.request.data.http_version
+        return http.Response(version, 200, b"Connection established", http.Headers(), b"", None, 0, 0)
+
     def _answer_connect(self, error: str | None) -> layer.CommandGenerator[None]:
         self.flows.tunnels.opened(self.context.client, f"{self.flow.request.host}:{self.flow.request.port}", error)
+        if self._was_answered:
+            self._handle_event = self.passthrough if error is None else self.state_errored  # type: ignore[method-assign]
+            if error is not None:
+                self.flow.live = False
+                self.client_state = self.server_state = self.state_errored
+                yield commands.CloseConnection(self.context.client)
+            return
         if error is None:
-            self.flow.response = response = http.Response(
-                self.flow.request.data.http_version, 200, b"Connection established", http.Headers(), b"", None, 0, 0
-            )
+            self.flow.response = response = self._established()
             yield http_hooks.HttpConnectedHook(self.flow)
             self._handle_event = self.passthrough  # type: ignore[method-assign]
         else:

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-from mitmproxy import http
+from mitmproxy import ctx, http
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs
 
 from ..caching.cache import Cache
+from ..downstream.lane import Lane
 from ..downstream.respond import send_interim
 from ..downstream.users import Users
 from ..semantics.headers import Headers
@@ -36,10 +37,21 @@ async def _unless_disarmed(watchdog: Any, callback: Callable[[], Awaitable[None]
         await callback()
 
 
+def _same_user(outer: Client, inner: Client) -> None:
+    """Who has proved who it is with a CONNECT (option ``proxyauth``) need not do so again inside."""
+    known = getattr(ctx.master.addons.get("proxyauth"), "authenticated", None)
+    if known is not None and (user := known.get(outer)) is not None:
+        known[inner] = user
+
+
 class ClientLane:
     """The :class:`~downstream.host.Host` of one client's lane."""
 
-    def __init__(self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any) -> None:
+    def __init__(
+        self, lanes: Lanes, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None
+    ) -> None:
+        """``outer``: of the connection that this is inside of. Its client, and not the operator, has chosen the target
+        of this mode."""
         self._lanes = lanes
         self._app = app = lanes.app
         self.via = app.via
@@ -56,9 +68,18 @@ class ClientLane:
         self.base: Base = None
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https"):
             self.base = (mode.scheme, *mode.address)
-        self.known = lanes.targets.known(self.base)
+        self.known = lanes.targets.known_while_open(self.base) if outer else lanes.targets.known(self.base)
+        self.parent: tuple[str, tuple[str, int]] | None = None
+        """The proxy that all requests go through."""
+        if isinstance(mode, mode_specs.UpstreamMode):
+            self.parent = mode.scheme, mode.address
+        self.connect_is_a_tunnel = False
+        """Whether it has been decided that the CONNECT that mitmproxy gets is not to be intercepted."""
+        self.connect_is_answered = False
+        """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode
-        self._transport = transport
+        self.transport = self._transport = transport
+        self._outer = outer
         self._client: Client | None = None
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
@@ -80,6 +101,8 @@ class ClientLane:
     def attached(self, client: Client, handler: Any) -> None:
         """mitmproxy has heard of this client."""
         self._client = client
+        if self._outer is not None and self._outer._client is not None:
+            _same_user(self._outer._client, client)
         self._watchdog = watchdog = handler.timeout_watchdog
         watchdog.callback = partial(_unless_disarmed, watchdog, watchdog.callback)
 
@@ -125,6 +148,9 @@ class ClientLane:
 
     def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
         return flow_of(self._client or self._unheard_of(), target, request.lines, request.user)
+
+    def lane_connect(self, lane: Lane, data: bytes) -> bool | None:
+        return self._lanes.take_connect(self, lane, self._transport, data) if self.absolute else False
 
     def _unheard_of(self) -> Client:
         """The client as mitmproxy would see it, for the filters of rules."""

@@ -32,6 +32,8 @@ class Lanes:
         self.targets = Targets()
         self.layers: dict[str, Any] = {}
         """Our HTTP layers, by the ids of their clients."""
+        self.take_connect: Callable[[Any, Lane, Any, bytes], bool | None] = lambda *_: False
+        """Takes a connection from a host and its lane at the CONNECT to a host that is intercepted."""
         self._observers = observers
         self._why_closed: str | None = "not asked yet"
         self._open: dict[Host, Lane] = {}
@@ -88,7 +90,7 @@ class Lanes:
             self._sweeper.cancel()
             self._sweeper = None
         ours = [lane for lane in self._open.values() if not lane.is_attached]
-        for lane in ours:
+        for lane in reversed(ours):  # one in TLS before the one that had the connection before it
             lane.close()
         while not all(lane.lost for lane in ours) and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)

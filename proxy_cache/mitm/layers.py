@@ -178,6 +178,7 @@ class CacheHttpLayer(ConnectionChoice):
             refuse, listens = partial(flows.refused, client), partial(flows.clients.still_listens, client)
             forward = self.mode is not HTTPMode.transparent
             server = ClientConnection(self.context.fork(), flows.app.head_limits, refuse, listens, forward=forward)
+            server.connect_is_answered = partial(flows.clients.connect_is_answered, client)
             self.connections.setdefault(client, server)
         elif client.alpn == b"h2":
             h2_server = Http2Server(self.context.fork())

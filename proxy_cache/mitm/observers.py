@@ -26,6 +26,7 @@ UPGRADE_HOOKS = (
 )
 """Hooks for a connection that is no longer HTTP."""
 CONNECTION_HOOKS = ("client_connected", "client_disconnected")
+CONNECT_HOOKS = ("http_connect", "http_connected")
 ADDON_NAME = "proxy_cache"
 REQUESTS_NAME = "proxy_cache_requests"
 """The part of ours that is an addon of its own, see :mod:`.late_hooks`."""
@@ -71,7 +72,7 @@ class FlowObservers:
     def __init__(self, users: Users) -> None:
         self._users = users
         self._why: str | None = "not looked yet"
-        self._watch_connections = True
+        self._watch_connections = self._watch_connects = True
         self._until = 0.0
 
     def forget(self) -> None:
@@ -95,10 +96,16 @@ class FlowObservers:
         self.found()
         return self._watch_connections
 
+    def watch_connects(self) -> bool:
+        """Whether an addon has to hear of every CONNECT."""
+        self.found()
+        return self._watch_connects
+
     def _look(self) -> None:
         now = time.monotonic()
         if not NEIGHBOURS.is_on:
-            self._why, self._watch_connections, self._until = "mitmproxy's other addons can't be seen", True, now + 60.0
+            self._why, self._until = "mitmproxy's other addons can't be seen", now + 60.0
+            self._watch_connections = self._watch_connects = True
             return
         found = map(self._what_it_does, _traverse(ctx.master.addons.chain))
         self._why = next((what for what in found if what is not None), None)
@@ -106,6 +113,9 @@ class FlowObservers:
             callable(getattr(addon, hook, None)) and not self._is_known(addon)
             for addon in _traverse(ctx.master.addons.chain)
             for hook in CONNECTION_HOOKS
+        )
+        self._watch_connects = any(
+            self._what_it_does(addon, CONNECT_HOOKS) for addon in _traverse(ctx.master.addons.chain)
         )
         self._until = now + GOOD_FOR
 

@@ -18,7 +18,7 @@ from ..caching.limiter import Limits
 from ..caching.serving import CacheSettings
 from ..semantics import redaction
 from ..semantics.limits import HeadLimits
-from ..settings import Settings
+from ..settings import InterceptSettings, Settings
 from ..store.store import Quota
 from ..upstream.connection import INTERIM_TIMES
 from ..upstream.origin import OriginSettings
@@ -87,7 +87,7 @@ def parse(options: Any) -> Settings:
         quota=quota,
         memory=_byte_size("cache_memory", options.cache_memory),
         verify_rate=_byte_size("cache_verify_rate", options.cache_verify_rate),
-        cache_hosts=tuple(host_pattern(pattern) for value in options.cache_hosts for pattern in _BETWEEN.split(value)),
+        cache_hosts=_host_patterns(options.cache_hosts),
         limits=Limits(
             options.origin_max_in_flight,
             options.origin_max_in_flight_per_host,
@@ -114,6 +114,9 @@ def parse(options: Any) -> Settings:
         shared=_shared(options),
         destinations=access_values.destinations(options),
         clients=access_values.clients(options),
+        intercept=InterceptSettings(
+            _host_patterns(options.intercept_hosts, "intercept_hosts"), options.intercept_fallback
+        ),
     )
 
 
@@ -200,10 +203,14 @@ def _address(name: str, text: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def host_pattern(pattern: str) -> re.Pattern[str]:
-    """A pattern of ``cache_hosts``, compiled. Raises ``OptionsError``."""
+def _host_patterns(values: Sequence[str], option: str = "cache_hosts") -> tuple[re.Pattern[str], ...]:
+    return tuple(host_pattern(pattern, option) for value in values for pattern in _BETWEEN.split(value))
+
+
+def host_pattern(pattern: str, option: str = "cache_hosts") -> re.Pattern[str]:
+    """A pattern of ``cache_hosts``, or of another option, compiled. Raises ``OptionsError``."""
     if address := _ADDRESS_PATTERN.fullmatch(pattern.lower()):
-        return _v6_host(pattern, *address.groups())
+        return _v6_host(option, pattern, *address.groups())
     port = _PORT_OF_PATTERN.search(pattern)
     name, tail = (pattern[: port.start()], port[0]) if port is not None else (pattern, "")
     if (
@@ -212,40 +219,40 @@ def host_pattern(pattern: str) -> re.Pattern[str]:
         or ":" in name
     ):
         raise exceptions.OptionsError(
-            f"cache_hosts: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
+            f"{option}: {pattern!r} is not a host pattern such as packages.example or *.example.com:8000"
         )
     if name.startswith("."):
-        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} matches no host; did you mean *{pattern}?")
+        raise exceptions.OptionsError(f"{option}: {pattern!r} matches no host; did you mean *{pattern}?")
     if name.endswith("."):
         raise exceptions.OptionsError(
-            f"cache_hosts: {pattern!r} matches only where clients write the last dot too; did you mean "
+            f"{option}: {pattern!r} matches only where clients write the last dot too; did you mean "
             f"{name.rstrip('.')}{tail}?"
         )
     # Names come in their ASCII form from clients, and from the command line (``--mode reverse:``) as it has them.
-    spellings = dict.fromkeys((name.lower(), _in_ascii(pattern, name.lower()), host_of_flow(name.lower())))
+    spellings = dict.fromkeys((name.lower(), _in_ascii(option, pattern, name.lower()), host_of_flow(name.lower())))
     return re.compile("|".join(fnmatch.translate(spelling + tail) for spelling in spellings))
 
 
-def _in_ascii(pattern: str, name: str) -> str:
+def _in_ascii(option: str, pattern: str, name: str) -> str:
     if name.isascii():
         return name
     try:
         return ".".join(label if label.isascii() else label.encode("idna").decode() for label in name.split("."))
     except UnicodeError as error:
-        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} is no name of a host; write its xn-- form") from error
+        raise exceptions.OptionsError(f"{option}: {pattern!r} is no name of a host; write its xn-- form") from error
 
 
-def _v6_host(pattern: str, address: str, port: str | None) -> re.Pattern[str]:
+def _v6_host(option: str, pattern: str, address: str, port: str | None) -> re.Pattern[str]:
     """``[::1]:8000``, the address in its short form or as it is written here."""
     try:
         spellings = {address, ipaddress.IPv6Address(address).compressed}
     except ValueError as error:
-        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} is no IPv6 address such as [::1]:8000") from error
+        raise exceptions.OptionsError(f"{option}: {pattern!r} is no IPv6 address such as [::1]:8000") from error
     hosts = "|".join(map(re.escape, sorted(spellings)))
     if port is None:
         return re.compile(rf"(?:{hosts})\Z")
     if int(port) > 65535:
-        raise exceptions.OptionsError(f"cache_hosts: {pattern!r} has no port up to 65535")
+        raise exceptions.OptionsError(f"{option}: {pattern!r} has no port up to 65535")
     return re.compile(rf"\[(?:{hosts})\]:{int(port)}\Z")
 
 

@@ -163,6 +163,16 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "block_global and block_private let in.",
     ),
     (
+        "intercept_hosts", Sequence[str], [],
+        "Hosts whose TLS ends here, so that what is asked of them is cached: patterns as for cache_hosts. Their "
+        "clients have to trust mitmproxy's CA (mitmproxy-ca-cert.pem in confdir). Empty: every CONNECT is a tunnel.",
+    ),
+    (
+        "intercept_fallback", bool, True,
+        "Tunnel for ten minutes what a client asks of a host of intercept_hosts after it has not trusted our "
+        "certificate for it. false: its connections go on failing.",
+    ),
+    (
         "origin_max_in_flight", int, 0,
         "The most origin fills at once; further ones queue, fairly between clients. 0: no limit.",
     ),

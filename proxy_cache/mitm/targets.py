@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TypeAlias
 
 from mitmproxy import ctx
@@ -13,11 +14,16 @@ Base: TypeAlias = tuple[str, str, int] | None
 """Scheme, host and port of all requests, where the proxy stands in for an origin."""
 
 
+class KnownRequests(dict[bytes, tuple[Request, Target, str]]):
+    """A ``dict`` that can be referred to weakly."""
+
+
 class Targets:
     """The targets of request lines. They are remembered until an option changes."""
 
     def __init__(self) -> None:
         self._known: dict[Base, dict[bytes, tuple[Request, Target, str]]] = {}
+        self._transient: weakref.WeakValueDictionary[Base, KnownRequests] = weakref.WeakValueDictionary()
         self._onboarding_host: str | None = None
         self._keep_host = False
 
@@ -25,8 +31,16 @@ class Targets:
         """Requests that need not be looked at again, of all lanes with this base."""
         return self._known.setdefault(base, {})
 
+    def known_while_open(self, base: Base) -> KnownRequests:
+        """The same where clients say which base: nobody knows how many there are going to be. It is forgotten with the
+        last of its lanes."""
+        known = self._transient.get(base)
+        if known is None:
+            known = self._transient[base] = KnownRequests()
+        return known
+
     def forget(self) -> None:
-        for known in self._known.values():
+        for known in (*self._known.values(), *self._transient.values()):
             known.clear()
         self._onboarding_host = None
 

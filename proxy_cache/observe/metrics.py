@@ -82,6 +82,7 @@ class Metrics(Collector):
         self.tunnels = counter("tunnels_total", "CONNECT requests.", "outcome")
         self.tunnels_active = gauge("tunnels_active", "Open CONNECT tunnels.")
         self.tunnel_bytes = counter("tunnel_bytes_total", "Bytes relayed through tunnels.", "direction")
+        self.intercepts = counter("intercepts_total", "CONNECT requests for hosts that are intercepted.", "outcome")
         self.peers = gauge("peers", "Peers in the list, this proxy among them.")
         self.peers_left_alone = gauge("peers_left_alone", "Peers that are left alone for a while, since they failed.")
         self.peer_fetches = counter("peer_fetches_total", "Fills that a peer was asked for.", "outcome")
@@ -120,6 +121,8 @@ class Metrics(Collector):
             self.name_lookups.labels(outcome)
         for outcome in ("opened", "failed"):
             self.tunnels.labels(outcome)
+        for outcome in ("intercepted", "resumed", "tunnelled", "fallback", "distrusted", "refused", "failed"):
+            self.intercepts.labels(outcome)
         for direction in ("from_client", "to_client"):
             self.tunnel_bytes.labels(direction)
         for outcome in ("admitted", "canceled", "timeout", "rejected"):

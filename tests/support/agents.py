@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -232,6 +233,9 @@ class _Request:
     rate: int
     rcvbuf: int
     checker: Checker | None
+    connect: str | None = None
+    """Where a tunnel is to lead, for a request in TLS."""
+    tls: ssl.SSLContext | None = None
 
     def head(self) -> bytes:
         lines = [f"{self.method} {self.target} {self.version}", *(f"{name}: {value}" for name, value in self.headers)]
@@ -252,7 +256,24 @@ async def _connect(request: _Request) -> tuple[asyncio.StreamReader, asyncio.Str
         raise
     # The limit is what the reader keeps ahead of us, twice over: a slow agent must look slow to the proxy.
     limit = 1 << 16 if request.rate or request.rcvbuf else 1 << 20
-    return await asyncio.open_connection(sock=sock, limit=limit)
+    if request.connect is None:
+        return await asyncio.open_connection(sock=sock, limit=limit)
+    try:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, f"CONNECT {request.connect} HTTP/1.1\r\nHost: {request.connect}\r\n\r\n".encode())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            data = await loop.sock_recv(sock, 1024)
+            if not data:
+                raise ConnectionResetError(f"no answer to CONNECT: {answer!r}")
+            answer += data
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise ConnectionRefusedError(f"CONNECT: {answer!r}")
+    except BaseException:
+        sock.close()
+        raise
+    host = request.connect.rpartition(":")[0]
+    return await asyncio.open_connection(sock=sock, limit=limit, ssl=request.tls, server_hostname=host)
 
 
 def parse_head(raw: bytes) -> tuple[str, int, list[tuple[str, str]]]:
@@ -272,6 +293,8 @@ class Agents:
 
     def __init__(self, proxy: tuple[str, int] | None = None) -> None:
         self.proxy = proxy
+        self.tls: ssl.SSLContext | None = None
+        """For URLs of https: to be asked for in tunnels."""
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="agents", daemon=True)
         self._fetches: list[Fetch] = []
@@ -330,6 +353,9 @@ class Agents:
         if direct or address is None:
             address = (parts.hostname or "127.0.0.1", parts.port or 80)
             target = target or origin_form
+        connect = parts.netloc if self.tls is not None and parts.scheme == "https" and not direct else None
+        if connect:
+            target = target or origin_form
         all_headers = [("Host", host if host is not None else parts.netloc), *headers]
         names = {name.lower() for name, _ in all_headers}
         if body and not names & {"content-length", "transfer-encoding"}:
@@ -347,6 +373,8 @@ class Agents:
             rate=rate,
             rcvbuf=rcvbuf or (1 << 16 if rate or paused else 0),
             checker=Checker(*expect) if expect is not None else None,
+            connect=connect,
+            tls=self.tls,
         )
         fetch = Fetch(self, url)
         if paused:

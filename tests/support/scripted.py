@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from typing import Self
 
@@ -16,7 +17,8 @@ HINTS = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1
 class ThreadedOrigin:
     """Listens on a port of its own and talks with each connection in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.connections = 0
         self._socket = bind_new_port()
         self._socket.listen(128)
@@ -38,7 +40,16 @@ class ThreadedOrigin:
                 connection, _ = self._socket.accept()
                 self.connections += 1
                 connection.settimeout(PATIENCE)
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._begin, args=(connection,), daemon=True).start()
+
+    def _begin(self, connection: socket.socket) -> None:
+        if self._tls is not None:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                connection.close()
+                return
+        self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         """All of one connection, and close it."""
@@ -49,12 +60,12 @@ class Scripted(ThreadedOrigin):
     """An origin of which every byte is written down: the nth request of all gets the nth answer, the last one stays.
     An answer that ends in ``<close>`` ends the connection."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.answers: list[str] = [OK]
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
-        self.url = f"http://{self.netloc}/x"
+        self.url = f"{'https' if tls else 'http'}://{self.netloc}/x"
 
     def fields(self, name: str, request: int = -1) -> list[str]:
         lines = (line.partition(":") for line in self.heads[request].split("\r\n")[1:])

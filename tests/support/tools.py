@@ -43,7 +43,9 @@ def run(
 
 
 def curl(proxy: Proxy, url: str, *arguments: str, timeout: float = 90.0) -> Response:
-    """``curl -x`` of one URL."""
+    """``curl -x`` of one URL; of one of https the proxy has to be the server."""
+    if url.startswith("https:"):
+        arguments = ("--cacert", str(proxy.folder / "mitmproxy" / "mitmproxy-ca-cert.pem"), *arguments)
     done = run(
         [need("curl"), "-q", "-sS", "-i", "--suppress-connect-headers", "-x", proxy.url, *arguments, url], timeout
     )

@@ -20,6 +20,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestHeaders,
     RequestProtocolError,
     ResponseEndOfMessage,
+    ResponseHeaders,
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
@@ -53,6 +54,11 @@ class StopReading(HttpEvent):
 
 class ClientConnection(Http1Server):
     """The end towards a client."""
+
+    connect_is_answered: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether the client has had a 200 to its CONNECT already."""
+    _is_mute = False
+    """Whether nothing may be said to the client: it waits for its tunnel, and there is none."""
 
     def __init__(
         self,
@@ -164,10 +170,30 @@ class ClientConnection(Http1Server):
             self._is_answered = False
             yield from self.mark_done(response=True)
             return
+        if self._is_mute:
+            return
+        if (
+            isinstance(event, ResponseHeaders)
+            and self.request is not None
+            and self.request.method == "CONNECT"
+            and self.connect_is_answered()
+        ):
+            yield from self._after_200(event)
+            return
         for command in super().send(event):
             if isinstance(command, commands.CloseConnection) and self.response is None:  # not one that breaks off
                 yield from say_closed(self.context, self.conn)
             yield command
+
+    def _after_200(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        """The answer to a CONNECT that was answered before it was known that the origin has to be dialled for it."""
+        if 200 <= event.response.status_code < 300:
+            for command in super().send(event):
+                if not isinstance(command, commands.SendData):
+                    yield command
+            return
+        self._is_mute = True
+        yield commands.CloseConnection(self.conn)
 
     def _show_end(self) -> layer.CommandGenerator[None]:
         """The client may wait for the end of the response before it sends more, or leaves: RFC 9112 §9.5 has it watch

@@ -24,6 +24,7 @@ class Recorder:
             "hook": hook,
             "method": flow.request.method,
             "url": flow.request.url,
+            "client": flow.client_conn.peername,
             "status": response.status_code if response else None,
             "retry_after": response.headers.get("Retry-After") if response else None,
             "cache_status": response.headers.get("Cache-Status") if response else None,

@@ -1,0 +1,233 @@
+"""TLS on a client's connection, once its handshake is over: to a lane it is a transport like any other.
+
+The lane's own transport stays asyncio's, below: its reads, its buffer, its flow control and its end are those of the
+connection. In between OpenSSL works on memory (``ssl.MemoryBIO``): a request takes one ``recv``, a hit one ``send``,
+where a socket of OpenSSL's own takes two reads for each record and a write for each 16 kB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import Any, Protocol
+
+RECORD = 16 * 1024
+"""Bytes that a record may hold (RFC 8446 §5.1)."""
+AT_ONCE = 64 * 1024
+"""Bytes that are encrypted before they are sent. (A ``MemoryBIO`` keeps the memory that it once took.)"""
+
+
+class Watcher(Protocol):
+    """Hears of a connection."""
+
+    def is_used(self) -> None:
+        """The client has sent its first bytes through it."""
+
+    def connection_lost(self, error: Exception | None) -> None: ...
+
+
+class TlsTransport(asyncio.Transport, asyncio.Protocol):
+    """The transport of what is inside TLS, and the protocol of the connection below."""
+
+    def __init__(
+        self, transport: Any, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, watcher: Watcher
+    ) -> None:
+        """``tls``: after its handshake."""
+        super().__init__()
+        self._transport = transport
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._incoming, self._outgoing = incoming, outgoing
+        self._tls = tls
+        inner: Any = getattr(tls, "_sslobj", tls)  # what Python's own object calls, a frame later
+        self._decrypt, self._encrypt, self._encrypted = inner.read, inner.write, outgoing.read
+        self._watcher = watcher
+        self._protocol: Any = None
+        self._has_ended = False
+        """Whether the client has sent its last byte."""
+        self._has_closed = False
+        """Whether it was told that there is nothing more to come (RFC 8446 §6.1)."""
+        self.is_cut = False
+        """Whether the client must not take the end for a proper one: it isn't told of it, then."""
+        self._is_used = False
+        """Whether anything has come through it."""
+
+    # -- the protocol of the connection -------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._has_ended:
+            return
+        found = self._decrypted(data) if len(data) <= RECORD else self._decrypted_in_pieces(data)
+        if found:
+            if not self._is_used:
+                self._is_used = True
+                self._watcher.is_used()
+            self._protocol.data_received(found)
+        if self._has_ended:
+            self._ended()
+
+    def _decrypted_in_pieces(self, data: bytes) -> bytes:
+        found = []
+        view = memoryview(data)
+        for start in range(0, len(data), RECORD):
+            found.append(self._decrypted(view[start : start + RECORD]))
+            if self._has_ended:
+                break
+        return b"".join(found)
+
+    def _decrypted(self, data: bytes | memoryview) -> bytes:
+        """What of a client's has become readable. Never raises: whatever is wrong ends the connection."""
+        incoming = self._incoming
+        found = b""
+        try:
+            incoming.write(data)
+            found = record = self._decrypt(RECORD)
+            while record and incoming.pending:
+                record = self._decrypt(RECORD)
+                found += record
+            self._has_ended = not record
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._has_ended = True
+        except (ssl.SSLError, ValueError):  # a record that is none: OpenSSL has an alert for the client
+            if not self._transport.is_closing():
+                self._flush()
+            self.abort()
+            return b""
+        # An answer of TLS' own, to a request for new keys.
+        if self._outgoing.pending and not self._transport.is_closing():
+            self._flush()
+        return found
+
+    def _ended(self) -> None:
+        if not self._protocol.eof_received():
+            self.close()
+
+    def eof_received(self) -> bool:
+        """A FIN. One without TLS' own end before it is as good: a request says itself where it ends (RFC 9112 §9.8)."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._ended()
+        return not self._transport.is_closing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._protocol.connection_lost(error)
+        self._watcher.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    # -- the transport of what is inside ------------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    def is_reading(self) -> bool:
+        return bool(self._transport.is_reading())
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        limits: tuple[int, int] = self._transport.get_write_buffer_limits()
+        return limits
+
+    def get_write_buffer_size(self) -> int:
+        return int(self._transport.get_write_buffer_size())
+
+    def send(self, head: bytes, body: bytes | bytearray | memoryview, file: int | None) -> bool:
+        """As :meth:`.socket_writer.SocketWriter.send`, from memory."""
+        first = RECORD - len(head)
+        if len(body) <= first:
+            return self._write(head + body)
+        view = memoryview(body)
+        self._write(head + view[:first])
+        self.write(view[first:])
+        return bool(self._transport.get_write_buffer_size())
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if len(data) <= AT_ONCE:
+            self._write(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), AT_ONCE):
+            self._write(view[start : start + AT_ONCE])
+
+    def writelines(self, lines: Any) -> None:
+        self.write(b"".join(lines))
+
+    def _write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Whether some of it is still to be sent."""
+        if self._has_closed or self._transport.is_closing() or not data:
+            return True
+        try:
+            sent = self._encrypt(data)
+            while sent < len(data):
+                sent += self._encrypt(memoryview(data)[sent:])
+        except ssl.SSLError:
+            self.abort()
+            return True
+        return self._flush()
+
+    def _flush(self) -> bool:
+        """Send what is encrypted, on a connection that isn't closing: its descriptor may be somebody else's by then.
+        Whether some of it is left."""
+        transport = self._transport
+        data = self._encrypted()
+        if not transport.get_write_buffer_size():
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:  # it is full, or closed: the transport finds out
+                sent = 0
+            if sent == len(data):
+                return False
+            data = data[sent:]
+        transport.write(data)
+        return True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """The client may still send (RFC 8446 §6.1: each side of a connection has an end of its own)."""
+        if not self._transport.is_closing():
+            self._say_closed()
+            self._transport.write_eof()
+
+    def _say_closed(self) -> None:
+        if self._has_closed or self._transport.is_closing():
+            return
+        self._has_closed = True
+        try:
+            self._tls.unwrap()
+        except (ssl.SSLError, ValueError):  # it would wait for the client's
+            pass
+        self._flush()
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            if not self.is_cut:
+                self._say_closed()
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
