@@ -19,6 +19,7 @@ from proxy_cache.semantics.peer_fields import answer_to, repr_digest
 from proxy_cache.upstream.peers.listings import parse_peer
 from proxy_cache.upstream.peers.ranking import Ranking
 from tests.support.agents import Agents, Wire, results
+from tests.support.buckets import BUCKET, Bucket
 from tests.support.certificates import self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
@@ -85,6 +86,15 @@ def fleet(
             node = Proxy(folder / str(number), listen_port=port, cache_peers=peers, **options)
             nodes.append(stack.enter_context(node))
         yield Fleet(nodes, peers)
+
+
+@contextlib.contextmanager
+def fleets_with_bucket(tmp_path: Path, **always: Any) -> Iterator[Callable[..., Fleet]]:
+    """Starts nodes, and moto behind them; ``always`` are options of all."""
+    with contextlib.ExitStack() as stack:
+        bucket = stack.enter_context(Bucket())
+        shared = {"cache_shared": f"s3://{BUCKET}/fleet", "environment": bucket.environment}
+        yield lambda **options: stack.enter_context(fleet(tmp_path, **shared, **always, **options))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.support.agents import Response, results
-from tests.support.buckets import BUCKET, Bucket
 from tests.support.certificates import self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 
-from .test_fleet import Fleet, fleet
+from .test_fleet import Fleet, fleets_with_bucket
 
 pytest.importorskip("moto.server")
 pytest.importorskip("obstore")
@@ -33,15 +31,8 @@ Start = Callable[..., Fleet]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Three nodes, and moto behind them."""
-    with contextlib.ExitStack() as stack:
-        bucket = stack.enter_context(Bucket())
-
-        def begin(**options: Any) -> Fleet:
-            shared = {"cache_shared": f"s3://{BUCKET}/fleet", "environment": bucket.environment}
-            # With all of this on two cores nobody is fast, and nobody is away.
-            return stack.enter_context(fleet(tmp_path, cache_peer_timeout=30, **shared, **options))
-
+    # With all of this on two cores nobody is fast, and nobody is away.
+    with fleets_with_bucket(tmp_path, cache_peer_timeout=30) as begin:
         yield begin
 
 

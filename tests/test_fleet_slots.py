@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.agents import results
-from tests.support.buckets import BUCKET, Bucket
 from tests.support.origin import Gate, Origin, Reply
 
-from .test_fleet import NODES, Fleet, fleet
+from .test_fleet import NODES, Fleet, fleets_with_bucket
 
 pytest.importorskip("moto.server")
 pytest.importorskip("obstore")
@@ -26,14 +23,7 @@ Start = Callable[..., Fleet]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Three nodes, and moto behind them."""
-    with contextlib.ExitStack() as stack:
-        bucket = stack.enter_context(Bucket())
-
-        def begin(**options: Any) -> Fleet:
-            shared = {"cache_shared": f"s3://{BUCKET}/fleet", "environment": bucket.environment}
-            return stack.enter_context(fleet(tmp_path, **shared, **options))
-
+    with fleets_with_bucket(tmp_path) as begin:
         yield begin
 
 
