@@ -40,10 +40,6 @@ REMEMBER_LENGTH = 2048
 """bytes of the longest one."""
 
 
-def _nothing() -> None:
-    """There is no watch to end."""
-
-
 class Lane(asyncio.Protocol):
     """The protocol of one client's connection."""
 
@@ -70,7 +66,7 @@ class Lane(asyncio.Protocol):
         self._going_on = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading_paused = False
-        self._end_watch: Callable[[], None] = _nothing
+        self._end_watch: Callable[[], None] = lambda: None
         self._has_finished = False
         """Whether the client has sent all that it is going to, and waits for its answers."""
 
@@ -290,8 +286,7 @@ class Lane(asyncio.Protocol):
     ) -> None:
         """The fill has a head for this request, or will have none."""
         answer: Answer | None = None
-        alone = False
-        note = ""
+        alone, note = False, ""
         try:
             answer = cache.finish_miss(exchange, waiter)
         except NotShareable as not_shareable:
@@ -365,9 +360,7 @@ class Lane(asyncio.Protocol):
         alone: bool = False,
     ) -> None:  # fmt: skip
         """Send an answer that takes waiting, for its head, its body or its client."""
-        note = ""
-        close = True
-        sent = False
+        note, close, sent = "", True, False
         try:
             if answer is None:
                 exchange.on_interim = self.host.lane_interim(request.http11)

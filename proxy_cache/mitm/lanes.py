@@ -69,7 +69,7 @@ class Lanes:
     def close_refused(self, serves: Callable[[str], bool]) -> None:
         """End the connections of clients that are not served any more."""
         for host, lane in list(self._open.items()):
-            if not serves(host.client):
+            if not serves(host.address):
                 lane.close()
 
     def sweep(self) -> None:
