@@ -19,8 +19,6 @@ from weakref import WeakValueDictionary
 
 from ..semantics.client_names import user_name
 from ..semantics.keys import Target
-from ..semantics.limits import HeadLimits
-from ..wire.credential_line import take_credential
 from ..wire.requests import Request
 from .peer_requests import PeerRequests
 
@@ -119,17 +117,6 @@ class Users:
             return None if name is None else False
         request.user = asking.client = name
         return True
-
-    async def user_of(self, head: bytes, limits: HeadLimits, address: str) -> str | None:
-        """Who a request is from whose ``head`` is complete, of whatever method; ``address``: of its client, which it
-        is from where nobody has to say more. ``None``: it proves nothing, and is mitmproxy's to refuse (407).
-
-        Of a CONNECT: all that comes through the tunnel is from the same user, and proves it no more.
-        """
-        if not self.is_on:
-            return address
-        _, credential = take_credential(head, limits)
-        return (await self.ask(credential, address) if credential else REFUSED) or None
 
     # -- credentials ----------------------------------------------------------------------------------------------
 

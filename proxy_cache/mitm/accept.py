@@ -95,12 +95,12 @@ class Clients:
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
 
-    def intercept(self, client: Client, host: str, port: int) -> bool:
+    def intercept(self, client: Client, host: str, port: int, user: str) -> bool:
         """Take over a connection whose CONNECT mitmproxy has, and is going to answer with 200, if it is to be
-        intercepted."""
+        intercepted. ``user``: who has asked for it."""
         lane = self._lane_of(client)
         return lane is not None and self.interceptor.take_from_flow(
-            lane.host, lane, Connect(host.lower(), port, b"", 0)
+            lane.host, lane, Connect(host.lower(), port, b"", 0), user
         )
 
     def connect_is_answered(self, client: Client) -> bool:

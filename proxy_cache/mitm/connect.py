@@ -14,6 +14,7 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from ..semantics.texts import brief
 from .compat import TUNNELS, find
 from .flow_requests import FlowRequests
+from .flows import client_of
 from .forwarded.repeat import RepeatingStream
 from .forwarded.timeouts import ConnectTimer
 from .tunnel import Relay, Tunnel, TunnelReady, connection_event
@@ -54,8 +55,8 @@ class TunnellingStream(RepeatingStream):
         if self.flow.response:  # refused by another addon
             yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
             return
-        request, client = self.flow.request, self.context.client
-        if self._is_outermost and self.flows.clients.intercept(client, request.host, request.port):
+        request, client, user = self.flow.request, self.context.client, client_of(self.flow)
+        if self._is_outermost and self.flows.clients.intercept(client, request.host, request.port, user):
             self._stack = stack
             self._handle_event = self._until_tunnelled  # type: ignore[method-assign]
             self.flow.response = response = self._established()

@@ -85,8 +85,10 @@ class Interceptor:
 
     def take(self, host: ClientLane, lane: Lane, transport: Any, data: bytes) -> bool | None:
         """Take a connection over if ``data`` begins with the CONNECT to a host that is intercepted. ``None``: more has
-        to come before that is known."""
-        if not self.is_on or self._has_observers():
+        to come before that is known. Where clients have to say who they are, mitmproxy asks them (407), and
+        :meth:`take_from_flow` follows."""
+        host.connect_is_a_tunnel = False
+        if not self.is_on or self._has_observers() or host.users.is_on:
             return False
         connect = parse_connect(data, host.head_limits)
         if not isinstance(connect, Connect):
@@ -99,13 +101,15 @@ class Interceptor:
         Interception(self, host, lane, transport, connect, mode).answer_connect(data)
         return True
 
-    def take_from_flow(self, host: Any, lane: Lane, connect: Connect) -> bool:
-        """The same where mitmproxy has the CONNECT, and is going to answer it with a 200 now."""
+    def take_from_flow(self, host: Any, lane: Lane, connect: Connect, user: str) -> bool:
+        """The same where mitmproxy has the CONNECT, and is going to answer it with a 200 now. ``user``: who has asked
+        for it."""
         if not self.is_on or not isinstance(host, ClientLane) or not host.absolute:
             return False
         if host.connect_is_a_tunnel:
             host.connect_is_a_tunnel = False
             return False
+        host.client = user
         mode = self._mode(host, connect)
         if mode is None:
             return False

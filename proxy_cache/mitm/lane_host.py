@@ -73,6 +73,10 @@ class ClientLane:
         """The proxy that all requests go through."""
         if isinstance(mode, mode_specs.UpstreamMode):
             self.parent = mode.scheme, mode.address
+        self._user: str | None = None
+        """Who everything on this connection is from, if its CONNECT has proven that."""
+        if outer is not None and outer.users.is_on:
+            self.belongs_to(outer.client)
         self.connect_is_a_tunnel = False
         """Whether it has been decided that the CONNECT that mitmproxy gets is not to be intercepted."""
         self.connect_is_answered = False
@@ -85,12 +89,10 @@ class ClientLane:
         self._disarmed = contextlib.ExitStack()
 
     def belongs_to(self, user: str) -> None:
-        """All that comes on this connection is from ``user``, a name of :meth:`Users.user_of`: the CONNECT before it
-        has proven that, and nothing in the tunnel does again."""
-        self.client, self.users = user, _PROVEN
-        if self.base is not None:  # not those of an origin that we stand in for, where each request has to prove it
-            scheme, host, port = self.base
-            self.known = self._lanes.targets.known((f"tunnel {scheme}", host, port))
+        """All that comes on this connection is from ``user``: the CONNECT before it has proven that, and nothing in the
+        tunnel does again."""
+        self.client = self._user = user
+        self.users = _PROVEN
 
     @property
     def has_requests(self) -> bool:
@@ -147,7 +149,7 @@ class ClientLane:
         return rules.policy(target, b"GET", lambda: self._flow_of(request, target))
 
     def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
-        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user)
+        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user or self._user)
 
     def lane_connect(self, lane: Lane, data: bytes) -> bool | None:
         return self._lanes.take_connect(self, lane, self._transport, data) if self.absolute else False

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions, http
-from mitmproxy.connection import Client
 from mitmproxy.proxy import mode_specs
 
 from ..app import App
@@ -115,12 +114,6 @@ class ProxyUsers:
                 delattr(addon, hook)
         with suppress(Exception):
             addon.configure({"proxyauth"})  # a validator of its own
-
-    def let_in(self, client: Client, user: str) -> None:
-        """All requests of this client of mitmproxy's are from ``user``, a name of :meth:`Users.user_of`: its CONNECT
-        has proven that, and what comes through the tunnel doesn't say it again."""
-        if self._addon is not None:
-            self._addon.authenticated[client] = user, ""
 
     # -- flows ----------------------------------------------------------------------------------------------------
 

@@ -196,28 +196,6 @@ def test_who_tries_one_password_after_the_other_holds_up_nobody_else() -> None:
     assert len(asked) == 101
 
 
-def test_whose_a_connect_is() -> None:
-    """What ends TLS in the lane asks this, once for all that comes through the tunnel."""
-    passwords = Passwords(alice="secret")
-    connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n{}\r\n"
-
-    async def run() -> None:
-        users = Users()
-
-        async def of(*lines: str) -> str | None:
-            head = connect.format("".join(f"{line}\r\n" for line in lines)).encode()
-            return await users.user_of(head, DEFAULT_HEAD_LIMITS, "10.0.0.7")
-
-        good = f"Proxy-Authorization: {basic('alice', 'secret')}"
-        assert await of() == await of(good) == "10.0.0.7"
-        users.use(parse, passwords)
-        assert await of(good) == "alice"
-        for lines in ((), (good, good), (f"Proxy-Authorization: {basic('alice', 'x')}",), ("Proxy-Authorization: x",)):
-            assert await of(*lines) is None
-
-    asyncio.run(run())
-
-
 # -- the head of a request ------------------------------------------------------------------------------------------
 
 LINES = b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n%bAccept: */*\r\n\r\nGET"
@@ -323,18 +301,16 @@ class Transport:
         return ("10.0.0.7", 4711) if name == "peername" else None
 
 
-def test_a_tunnel_is_its_users_and_knows_no_other_requests() -> None:
-    """What a tunnel has had answered is not known on a connection that has to prove each request, nor the reverse."""
+def test_a_tunnel_is_its_users() -> None:
+    """Nothing in it proves that again; not so where the proxy stands in for an origin."""
     app = App()
     app.users.use(parse, Passwords())
     lanes = Lanes(app, FlowObservers(app.users))
     mode = ProxyMode.parse("reverse:https://a.example:443")
-    tunnel, reverse = (ClientLane(lanes, mode, Transport()) for _ in range(2))
+    reverse, outer = (ClientLane(lanes, each, Transport()) for each in (mode, ProxyMode.parse("regular")))
     assert not reverse.has_requests
-    tunnel.belongs_to("alice")
+    outer.client = "alice"
+    tunnel = ClientLane(lanes, mode, Transport(), outer=outer)
     assert tunnel.has_requests
     assert (tunnel.client, tunnel.address, tunnel.users.is_on) == ("alice", "10.0.0.7", False)
     assert tunnel.known is not reverse.known
-    other = ClientLane(lanes, mode, Transport())
-    other.belongs_to("bob")
-    assert other.known is tunnel.known
