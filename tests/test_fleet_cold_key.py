@@ -13,6 +13,7 @@ from tests.support.certificates import self_signed, server_context
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 
+from .conftest import ask_in_tls
 from .test_fleet import Fleet, fleets_with_bucket
 
 pytest.importorskip("moto.server")
@@ -53,7 +54,7 @@ def wrong(responses: list[Response]) -> list[Response]:
     return [response for response in responses if not response.ok][:3]
 
 
-@pytest.mark.parametrize("how", ["http", "https, absolute form", "https, reverse mode"])
+@pytest.mark.parametrize("how", ["http", "https, absolute form", "https, reverse mode", "https, intercepted"])
 def test_a_body_is_fetched_once_and_all_read_along(start: Start, tmp_path: Path, how: str) -> None:
     gate = Gate()
     options: dict[str, Any] = {}
@@ -67,9 +68,14 @@ def test_a_body_is_fetched_once_and_all_read_along(start: Start, tmp_path: Path,
         if how == "https, reverse mode":
             options["mode"] = f"reverse:{origin.base}"
             asks["target"] = "/image.tar"
+        if how == "https, intercepted":
+            options["intercept_hosts"] = "127.0.0.1"
         reply = Reply(size=SIZE, body_gate=gate, gate_at=HALF, headers=(FOR_EVER, ETAG))
         url = origin.serve("/image.tar", reply)
         nodes = start(**options)
+        if how == "https, intercepted":
+            for node in nodes:
+                ask_in_tls(node, True)
         responses = all_read_along(ask(nodes, url, **asks), gate)
         assert not wrong(responses)
         assert origin.count("/image.tar") == 1
