@@ -101,6 +101,10 @@ def _undo(undo: Callable[[T], object], work: asyncio.Future[T]) -> None:
 
 def write_at(fd: int, chunks: list[bytes], offset: int) -> None:
     """Write all of ``chunks`` at ``offset``, in as many calls as needed. Blocks."""
+    if len(chunks) <= 16:  # a small body: mostly one call
+        written = os.pwritev(fd, chunks, offset)
+        if written == sum(map(len, chunks)):
+            return
     for first in range(0, len(chunks), 1000):
         data = [memoryview(chunk) for chunk in chunks[first : first + 1000] if chunk]
         while data:

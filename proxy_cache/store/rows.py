@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +161,22 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
 
 def execute_many(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Like ``executemany`` with many rows to a statement, which has a row's values in ``(VALUES …)`` or at its end."""
+    done = 0
+    if len(rows) >= AT_ONCE[-1]:
+        for size in AT_ONCE:
+            while len(rows) - done >= size:
+                values = [value for row in rows[done : done + size] for value in row]
+                database.execute(_with_rows(statement, size), values)
+                done += size
+    if done < len(rows):
+        database.executemany(statement, rows[done:])
+
+
+@lru_cache(maxsize=32)
+def _with_rows(statement: str, count: int) -> str:
     begin, _, rest = statement.partition("VALUES ")
     values, end = (rest[:-1], ")") if begin.endswith("(") else (rest, "")
-    done = 0
-    for size in AT_ONCE:
-        while len(rows) - done >= size:
-            long = f"{begin}VALUES {', '.join([values] * size)}{end}"
-            database.execute(long, [value for row in rows[done : done + size] for value in row])
-            done += size
-    database.executemany(statement, rows[done:])
+    return f"{begin}VALUES {', '.join([values] * count)}{end}"
 
 
 def head_row(entry: Entry) -> tuple[Any, ...]:

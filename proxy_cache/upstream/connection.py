@@ -394,6 +394,10 @@ class OriginConnection(asyncio.Protocol):
         try:
             if reader.is_over:
                 self._over(reader.has_more)
+            elif len(data) == reader.left:  # the usual small one: it has come with its head
+                reader.left, reader.is_over = 0, True
+                response.put(data)
+                self._over(False)
             elif data:
                 self._body_received(data)
             if self._response is response:
