@@ -25,8 +25,8 @@ HOSTS = (
     "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F.0.0.1", "0177.0.0.1", "017700000001",
     "127.0.0.1.", "2130706433.", "127.0.0.2", "127.255.255.254", "0.0.0.0", "0", "0x0", "0.0.0.1",
     "127.000.000.001", "0x7f.0x0.0x0.0x1", "0x7F.0.1", "0177.1", "0177.0x0.1", "127.0x1", "0x7f000001.", "0177.0.0.1.",
-    "0x7f.1.", "127.1.", "0.", "0.0", "00000000", "0000177.1", "2147483646", "0x7fffffff", "127.16777215", "127.255.65534",
-    "0.1.2.3", "0x00000001", "1", "0.0.0.0.",
+    "0x7f.1.", "127.1.", "0.", "0.0", "00000000", "0000177.1", "2147483646", "0x7fffffff", "127.16777215",
+    "127.255.65534", "0.1.2.3", "0x00000001", "1", "0.0.0.0.",
     "[::1]", "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:0.0.0.0]", "[::127.0.0.1]",
     "[0000:0000:0000:0000:0000:0000:0000:0001]", "[::0.0.0.1]", "[0::1]", "[0:0::0:1]", "[0:0:0:0:0:FFFF:7F00:1]",
     "[::FFFF:127.255.255.254]", "[::ffff:0:127.0.0.1]", "[::0.0.0.0]", "[0:0:0:0:0:0:0:0]", "[::ffff:0:0]",
@@ -48,9 +48,13 @@ ABOUT = {"address", "rule", "port", "listener"}
 class Untouched:
     """Listens on all addresses of this machine, and sees whether anybody connects."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """``port``: that somebody else has on an address of his own, and this has on 127.0.0.1."""
         self.connections: list[object] = []
-        self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+        if port:
+            self._socket = socket.create_server(("127.0.0.1", port), backlog=64)
+        else:
+            self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
