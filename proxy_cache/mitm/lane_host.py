@@ -95,10 +95,13 @@ class ClientLane:
         self.users = _PROVEN
 
     def lane_users_changed(self, *, is_idle: bool) -> bool:
-        if is_idle and not self.users.is_on:
-            self.client = self.proven or self.address
+        users_are_on = self._app.users.is_on
+        if is_idle and not users_are_on:
+            self.client = self.address
+        elif is_idle and self.proven is not None:
+            self.client = self.proven
         # In a tunnel nobody can be asked any more: what stands in for an origin asks for passwords of that (401).
-        return self._outer is None or not self.users.is_on
+        return self._outer is None or self.proven is not None or not users_are_on
 
     @property
     def has_requests(self) -> bool:
@@ -155,7 +158,8 @@ class ClientLane:
         return rules.policy(target, b"GET", lambda: self._flow_of(request, target))
 
     def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
-        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user or self.proven)
+        user = request.user or (self.proven if self._app.users.is_on else None)
+        return flow_of(self._client or self._unheard_of(), target, request.lines, user)
 
     def lane_connect(self, lane: Lane, data: bytes) -> bool | None:
         return self._lanes.take_connect(self, lane, self._transport, data) if self.absolute else False
