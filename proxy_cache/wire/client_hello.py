@@ -12,6 +12,9 @@ NO_TLS: Final = "no TLS"
 MAX_HELLO: Final = 64 * 1024
 """Bytes of a ClientHello. With certificates, tickets and keys of post-quantum schemes real ones have less than 4 kB."""
 
+MAX_RECORDS: Final = 2048
+"""Records that it may be spread over (RFC 8446 §5.1). Real ones take one or two."""
+
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _MAX_RECORD: Final = 16384
@@ -43,8 +46,8 @@ def parse_client_hello(data: bytes) -> ClientHello | Literal["no TLS"] | None:
 
 
 class HelloReader:
-    """Reads a ClientHello that comes in pieces. No byte is looked at twice: a message may be spread over thousands of
-    records (RFC 8446 §5.1), each in a packet of its own."""
+    """Reads a ClientHello that comes in pieces. No byte is looked at twice: each record may come in a packet of its
+    own, or byte by byte."""
 
     def __init__(self) -> None:
         self._unread = b""
@@ -52,6 +55,7 @@ class HelloReader:
         self._left = 0
         """Bytes of the record that are still to come."""
         self._message = bytearray()
+        self._records = 0
 
     def read(self, data: bytes) -> ClientHello | Literal["no TLS"] | None:
         """``data``: what has come since the last call. ``None``: more bytes have to come."""
@@ -68,7 +72,8 @@ class HelloReader:
                         self._unread = head
                         return None
                     self._left = int.from_bytes(head[3:], "big")
-                    if not 0 < self._left <= _MAX_RECORD:
+                    self._records += 1
+                    if not 0 < self._left <= _MAX_RECORD or self._records > MAX_RECORDS:
                         return NO_TLS
                     position += 5
                 piece = data[position : position + self._left]
