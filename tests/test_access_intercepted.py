@@ -365,3 +365,30 @@ def test_a_name_that_changes_while_its_tunnel_is_open_is_refused(tmp_path: Path)
                     server.records["rebound.example"] = ["::1", "127.0.0.1", "169.254.169.254"]
                     assert status(wire) == 403
             assert untouched.connections == []
+
+
+def test_what_is_no_record_of_tls_ends_the_connection(start_proxy: Start, origin_certificate: Path) -> None:
+    """After a handshake, and in the middle of a body. Nothing of it is read as a request."""
+    proxy = start_proxy(
+        intercept_hosts="*", intercept_fallback=False, ssl_verify_upstream_trusted_ca=origin_certificate
+    )
+    with Origin(tls=server_context(origin_certificate)) as origin:
+        for before in (
+            "",
+            f"GET /x HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n",
+            "POST /x HTTP/1.1\r\nHost: a\r\nContent-",
+        ):
+            with inside(proxy, origin.netloc, "127.0.0.1") as wire:
+                wire.send(before)
+                if before.startswith("GET"):
+                    assert wire.response().status == 200
+                raw = socket.socket(fileno=wire.socket.detach())
+                with contextlib.closing(raw), contextlib.suppress(ConnectionError):
+                    raw.settimeout(10)
+                    raw.sendall(f"GET /smuggled HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n".encode())
+                    while data := raw.recv(4096):
+                        assert b"HTTP/1.1" not in data
+        assert not origin.seen("/smuggled")
+        with inside(proxy, origin.netloc, "127.0.0.1") as wire:
+            wire.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert wire.response().status == 200

@@ -126,8 +126,8 @@ def test_other_connects_are_mitmproxys(head: str) -> None:
 
 
 def test_a_hello_in_many_records_is_read_once() -> None:
-    """Each in a packet of its own, or byte by byte. (All that had come was once read again for each packet: half a second
-    of the event loop, 65,000 times.)"""
+    """Each in a packet of its own, or byte by byte. (All that had come was once read again for each packet: half a
+    second of the event loop, 65,000 times.)"""
     message = b"\x01" + (60_000).to_bytes(3, "big") + bytes(60_000)
     size = len(message) // MAX_RECORDS
     records = [
