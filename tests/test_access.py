@@ -20,15 +20,26 @@ from tests.support.own_network import add_address, in_own_network
 from tests.support.proxy import DEFAULT_ACCESS, SCRIPT, Proxy
 from tests.support.tools import free_port, nobody_listens
 
-NAMES = Path(__file__).parent / "support" / "names" / "sitecustomize.py"
+RESOLVER = Path(__file__).parent / "support" / "names" / "sitecustomize.py"
 HOSTS = (
     "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F.0.0.1", "0177.0.0.1", "017700000001",
     "127.0.0.1.", "2130706433.", "127.0.0.2", "127.255.255.254", "0.0.0.0", "0", "0x0", "0.0.0.1",
+    "127.000.000.001", "0x7f.0x0.0x0.0x1", "0x7F.0.1", "0177.1", "0177.0x0.1", "127.0x1", "0x7f000001.", "0177.0.0.1.",
+    "0x7f.1.", "127.1.", "0.", "0.0", "00000000", "0000177.1", "2147483646", "0x7fffffff", "127.16777215",
+    "127.255.65534", "0.1.2.3", "0x00000001", "1", "0.0.0.0.",
     "[::1]", "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:0.0.0.0]", "[::127.0.0.1]",
+    "[0000:0000:0000:0000:0000:0000:0000:0001]", "[::0.0.0.1]", "[0::1]", "[0:0::0:1]", "[0:0:0:0:0:FFFF:7F00:1]",
+    "[::FFFF:127.255.255.254]", "[::ffff:0:127.0.0.1]", "[::0.0.0.0]", "[0:0:0:0:0:0:0:0]", "[::ffff:0:0]",
     "[64:ff9b::127.0.0.1]", "[2002:7f00:1::]", "[fe80::1]", "[ff02::1]",
-    "localhost", "LOCALHOST", "localhost.", "loopback.test", "xn--lpback-wxaa.test", "two.test",
+    "localhost", "LOCALHOST", "localhost.", "LocalHost.", "a.localhost", "A.B.LOCALHOST.", "localhost.localdomain",
+    "ip6-localhost", "ip6-loopback",
 )  # fmt: skip
-"""Of this machine. (Those below ``.test`` are names of 127.0.0.1, see ``support/names``.)"""
+"""Of this machine, as is known at the door."""
+NAMES = (
+    "loopback.test", "xn--lpback-wxaa.test", "two.test", "LOOPBACK.test", "_a-b_.test", "a." * 30 + "test",
+    "-" * 63 + ".test", "127.0.0.1.test", "0x7f.1.test", "1.test",
+)  # fmt: skip
+"""Names of 127.0.0.1, see ``support/names``: their addresses tell."""
 METHODS = ("GET", "HEAD", "POST", "CONNECT")
 TO_ALL_PORTS = {**DEFAULT_ACCESS, "access_connect_ports": "*"}
 ABOUT = {"address", "rule", "port", "listener"}
@@ -37,9 +48,13 @@ ABOUT = {"address", "rule", "port", "listener"}
 class Untouched:
     """Listens on all addresses of this machine, and sees whether anybody connects."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """``port``: that somebody else has on an address of his own, and this has on 127.0.0.1."""
         self.connections: list[object] = []
-        self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+        if port:
+            self._socket = socket.create_server(("127.0.0.1", port), backlog=64)
+        else:
+            self._socket = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
@@ -72,7 +87,7 @@ def shared_proxy(tmp_path_factory: pytest.TempPathFactory, fast_lane: bool) -> I
     """With the rules that it has by itself."""
     folder = tmp_path_factory.mktemp("proxy")
     with Proxy(
-        folder, fast_lane=fast_lane, script=NAMES, scripts=[SCRIPT], environment={"ANSWERS": str(folder)},
+        folder, fast_lane=fast_lane, script=RESOLVER, scripts=[SCRIPT], environment={"ANSWERS": str(folder)},
         **TO_ALL_PORTS,
     ) as running:  # fmt: skip
         yield running
@@ -100,13 +115,13 @@ def test_nothing_on_this_machine_is_reached_however_it_is_written(
 ) -> None:
     before = denied(proxy)
     wrong = {}
-    for host in HOSTS:
+    for host in HOSTS + NAMES:
         status, told, everything = ask(proxy, method, host, untouched.port)
         if status != 403 or "error=destination_ip_prohibited" not in told or b"127.0.0" in _without(everything, host):
             wrong[host] = status, told
     assert wrong == {}
     assert untouched.connections == []
-    assert denied(proxy) - before == len(HOSTS)
+    assert denied(proxy) - before == len(HOSTS + NAMES)
 
 
 def _without(answer: bytes, host: str) -> bytes:
@@ -193,7 +208,7 @@ def test_a_refusal_has_a_line_in_the_log_and_the_address_is_there_alone(
 
 
 def start_with_names(start_proxy: Callable[..., Proxy], folder: Path) -> Proxy:
-    return start_proxy(script=NAMES, scripts=[SCRIPT], environment={"ANSWERS": str(folder)}, control=True)
+    return start_proxy(script=RESOLVER, scripts=[SCRIPT], environment={"ANSWERS": str(folder)}, control=True)
 
 
 def test_what_is_stored_is_served_as_long_as_no_rule_is_about_its_name(

@@ -6,13 +6,16 @@ import asyncio
 import ssl
 from typing import Any, Literal, Protocol
 
-from ..wire.client_hello import NO_TLS, ClientHello, parse_client_hello
+from ..wire.client_hello import MAX_HELLO, NO_TLS, ClientHello, HelloReader
 from .tls import TlsTransport
 
 SILENCE = 10.0
 """Seconds without a byte after which a client waits for its server to speak first, which TLS doesn't know."""
 PATIENCE = 60.0
 """Seconds that a handshake may take."""
+RECEIVED_MAX = 8 * MAX_HELLO
+"""Bytes of a client that waits for its certificate, and has nothing to say meanwhile. (A ClientHello in records of one
+byte each has six times as many as it has in one.)"""
 UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 """A fatal alert (RFC 6066 §3), before there are any keys."""
 
@@ -44,8 +47,9 @@ class Handshake(asyncio.Protocol):
     def __init__(self, transport: Any, owner: Owner) -> None:
         self._transport = transport
         self._owner = owner
-        self.received = b""
+        self.received = bytearray()
         """All that has come, until there is an answer to it."""
+        self._hello = HelloReader()
         self._has_hello = False
         self._is_over = False
         self._tls: ssl.SSLObject | None = None
@@ -62,7 +66,11 @@ class Handshake(asyncio.Protocol):
         elif not self._is_over:
             self.received += data
             if not self._has_hello:
-                self._look()
+                self._look(data)
+            elif len(self.received) > RECEIVED_MAX:  # before it has had an answer
+                self._end()
+                self._owner.failed("more than a ClientHello", by_client=False)
+                self._transport.abort()
 
     def eof_received(self) -> bool:
         self._left()
@@ -80,8 +88,8 @@ class Handshake(asyncio.Protocol):
 
     # -- the way of it ------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        hello = parse_client_hello(self.received)
+    def _look(self, data: bytes) -> None:
+        hello = self._hello.read(data)
         if hello is None:
             return
         self._has_hello = True
@@ -106,7 +114,7 @@ class Handshake(asyncio.Protocol):
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._incoming.write(self.received)
-        self.received = b""
+        self.received = bytearray()
         self._go_on()
 
     def refuse(self, alert: bytes) -> None:
@@ -120,7 +128,7 @@ class Handshake(asyncio.Protocol):
     def give_back(self) -> bytes:
         """Let the owner have the connection, and what has come over it."""
         self._end()
-        return self.received
+        return bytes(self.received)
 
     def _end(self) -> None:
         self._is_over = True
@@ -148,7 +156,7 @@ class Handshake(asyncio.Protocol):
         established = TlsTransport(self._transport, tls, self._incoming, self._outgoing, self._owner)
         self._transport.set_protocol(established)
         self._owner.established(established, resumed=bool(tls.session_reused))
-        if self._incoming.pending:
+        if self._incoming.pending and not self._transport.is_closing():
             established.data_received(b"")
 
     def _flush(self) -> None:

@@ -66,6 +66,9 @@ class Host(Protocol):
         """Whether ``data`` begins with a CONNECT for which the host takes the connection over (which it then has done).
         ``None``: more has to come before that is known."""
 
+    def lane_users_changed(self, *, is_idle: bool) -> bool:
+        """Clients are asked who they are otherwise than before, or no longer. Whether the connection may stay."""
+
     def lane_is_detached(self) -> None:
         """mitmproxy has the connection."""
 

@@ -56,7 +56,7 @@ class CacheAddon:
         self.forward_trust = ForwardTrust()
         self.tunnels = Tunnels(app)
         self.clients = Clients(app, self.observers)
-        self.proxy_users = ProxyUsers(app, self.clients.lanes.targets.forget)
+        self.proxy_users = ProxyUsers(app, self.clients.lanes.users_changed)
         self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(app, self.forward_trust)
@@ -159,6 +159,7 @@ class CacheAddon:
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
         self.tunnels.failed(flow)
+        self.proxy_users.connect_failed(flow.client_conn)
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         forwarded_requests.with_brackets(flow.request)
@@ -173,4 +174,5 @@ class CacheAddon:
         note = flow.error.msg if flow.error else "error"
         if flow.request.method == "CONNECT" and flow.response is None:
             self.tunnels.failed(flow, note)
+            self.proxy_users.connect_failed(flow.client_conn)
         self.flows.ended(flow, note)

@@ -87,7 +87,7 @@ class Interceptor:
         """Take a connection over if ``data`` begins with the CONNECT to a host that is intercepted. ``None``: more has
         to come before that is known. Where clients have to say who they are, mitmproxy asks them (407), and
         :meth:`take_from_flow` follows."""
-        host.connect_is_a_tunnel = False
+        host.connect_is_a_tunnel = ""
         if not self.is_on or self._has_observers() or host.users.is_on:
             return False
         connect = parse_connect(data, host.head_limits)
@@ -95,7 +95,7 @@ class Interceptor:
             return None if connect is None else False
         mode = self._mode(host, connect)
         if mode is None:
-            host.connect_is_a_tunnel = True
+            host.connect_is_a_tunnel = connect.authority
             return False
         lane.step_aside()
         Interception(self, host, lane, transport, connect, mode).answer_connect(data)
@@ -106,10 +106,10 @@ class Interceptor:
         for it."""
         if not self.is_on or not isinstance(host, ClientLane) or not host.absolute:
             return False
-        if host.connect_is_a_tunnel:
-            host.connect_is_a_tunnel = False
+        decided, host.connect_is_a_tunnel = host.connect_is_a_tunnel, ""
+        if decided == connect.authority:
             return False
-        host.client = user
+        host.client, host.proven = user, user if host.users.is_on else None
         mode = self._mode(host, connect)
         if mode is None:
             return False
@@ -186,7 +186,8 @@ class Interception:
         self._name = connect.host.removesuffix(".")
         self._established_at = 0.0
         self._is_resumed = False
-        self._leaf = interceptor.leaves.context(self._name)  # while the client has its answer, and says hello
+        # While the client has its answer, and says hello.
+        self._leaf = interceptor.leaves.context(self._name, host.client, lambda: not transport.is_closing())
         self._handshake = Handshake(transport, self)
         transport.set_protocol(self._handshake)
 
@@ -215,6 +216,8 @@ class Interception:
             self._leaf.add_done_callback(self._answer)
 
     def _answer(self, leaf: asyncio.Future[Any]) -> None:
+        if self._transport.is_closing():
+            return
         try:
             context = leaf.result()
         except Exception as error:  # the CA's key doesn't fit, the disk is full …
@@ -225,6 +228,11 @@ class Interception:
         self._handshake.answer(context)
 
     def established(self, tls: TlsTransport, *, resumed: bool) -> None:
+        if self._host.users.is_on and self._host.proven is None:  # the option has changed since its CONNECT
+            self._interceptor.count("refused")
+            self._transport.set_protocol(self._handshake)
+            self._transport.close()
+            return
         self._interceptor.count("resumed" if resumed else "intercepted")
         self._established_at, self._is_resumed = time.monotonic(), resumed
         self._interceptor.open_lane(self._mode, tls, _protocol_for(self._mode, self._host.parent), self._host)
@@ -264,7 +272,7 @@ class Interception:
         """It is not for us: have mitmproxy dial, and relay what has come."""
         self._interceptor.count(outcome)
         received = self._handshake.give_back()
-        self._host.connect_is_a_tunnel = bool(self._head)
+        self._host.connect_is_a_tunnel = self._connect.authority if self._head else ""
         self._transport.set_protocol(self._lane)
         self._lane.hand_on(self._head + received)
 

@@ -73,12 +73,12 @@ class ClientLane:
         """The proxy that all requests go through."""
         if isinstance(mode, mode_specs.UpstreamMode):
             self.parent = mode.scheme, mode.address
-        self._user: str | None = None
-        """Who everything on this connection is from, if its CONNECT has proven that."""
-        if outer is not None and outer.users.is_on:
-            self.belongs_to(outer.client)
-        self.connect_is_a_tunnel = False
-        """Whether it has been decided that the CONNECT that mitmproxy gets is not to be intercepted."""
+        self.proven: str | None = None
+        """The user who has proven itself by the CONNECT of this connection, or of the one that this is inside of."""
+        if outer is not None and outer.proven is not None:
+            self.belongs_to(outer.proven)
+        self.connect_is_a_tunnel = ""
+        """Host and port of a CONNECT that mitmproxy gets, if it has been decided that it is not to be intercepted."""
         self.connect_is_answered = False
         """Whether the client has had a 200 to the CONNECT that mitmproxy gets."""
         self._mode = mode
@@ -91,8 +91,17 @@ class ClientLane:
     def belongs_to(self, user: str) -> None:
         """All that comes on this connection is from ``user``: the CONNECT before it has proven that, and nothing in the
         tunnel does again."""
-        self.client = self._user = user
+        self.client = self.proven = user
         self.users = _PROVEN
+
+    def lane_users_changed(self, *, is_idle: bool) -> bool:
+        users_are_on = self._app.users.is_on
+        if is_idle and not users_are_on:
+            self.client = self.address
+        elif is_idle and self.proven is not None:
+            self.client = self.proven
+        # In a tunnel nobody can be asked any more: what stands in for an origin asks for passwords of that (401).
+        return self._outer is None or self.proven is not None or not users_are_on
 
     @property
     def has_requests(self) -> bool:
@@ -149,7 +158,8 @@ class ClientLane:
         return rules.policy(target, b"GET", lambda: self._flow_of(request, target))
 
     def _flow_of(self, request: Request, target: Target) -> http.HTTPFlow:
-        return flow_of(self._client or self._unheard_of(), target, request.lines, request.user or self._user)
+        user = request.user or (self.proven if self._app.users.is_on else None)
+        return flow_of(self._client or self._unheard_of(), target, request.lines, user)
 
     def lane_connect(self, lane: Lane, data: bytes) -> bool | None:
         return self._lanes.take_connect(self, lane, self._transport, data) if self.absolute else False

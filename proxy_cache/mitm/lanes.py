@@ -72,6 +72,13 @@ class Lanes:
             if not serves(host.address):
                 lane.close()
 
+    def users_changed(self) -> None:
+        """Who clients are is asked for otherwise than before, or no longer."""
+        self.targets.forget()
+        for host, lane in list(self._open.items()):
+            if not host.lane_users_changed(is_idle=lane.idle_since is not None):
+                lane.close()
+
     def sweep(self) -> None:
         """Close connections that have been idle for longer than mitmproxy allows (its option ``tcp_timeout``)."""
         patience = float(

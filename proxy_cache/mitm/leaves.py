@@ -16,7 +16,10 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -32,6 +35,18 @@ RENEWED_AFTER: Final = 30 * 86400.0
 """Seconds."""
 
 
+class Abandoned(Exception):
+    """All who have asked for a certificate have left before it was made."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    context: asyncio.Future[ssl.SSLContext]
+    until: float
+    """Monotonic clock."""
+    wanted: list[Callable[[], bool]]
+
+
 class Leaves:
     """Makes a certificate once a host, in a thread, and keeps the context of TLS that goes with it (in which session
     tickets are valid)."""
@@ -41,26 +56,50 @@ class Leaves:
         changed."""
         self._store_of = store
         self._store: Any = None
-        self._contexts: OrderedDict[str, tuple[asyncio.Future[ssl.SSLContext], float]] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By client; each is there while it waits for a certificate."""
+        self._thread = ThreadPoolExecutor(1, "proxy-cache-leaves")
 
-    def context(self, host: str) -> asyncio.Future[ssl.SSLContext]:
-        """For a name or an address. The same future for all who ask meanwhile."""
+    def context(
+        self, host: str, client: str = "", is_wanted: Callable[[], bool] = lambda: True
+    ) -> asyncio.Future[ssl.SSLContext]:
+        """For a name or an address. The same future for all who ask meanwhile.
+
+        Making one takes a few milliseconds of CPU time, so that each ``client`` has one made at a time: whoever asks
+        for thousands of names holds up nobody else. ``is_wanted``: whether anybody waits for it once its turn comes.
+        """
         store = self._store_of()
         if store is not self._store:
-            self._contexts.clear()
+            self._kept.clear()
             self._store = store
-        found = self._contexts.get(host)
+        found = self._kept.get(host)
         now = time.monotonic()
-        if found is not None and now < found[1] and not _has_failed(found[0]):
-            self._contexts.move_to_end(host)
-            return found[0]
-        made = asyncio.get_running_loop().run_in_executor(None, _context, store, host)
+        if found is not None and now < found.until and not _has_failed(found.context):
+            self._kept.move_to_end(host)
+            if not found.context.done():
+                found.wanted.append(is_wanted)
+            return found.context
+        wanted = [is_wanted]
+        made = asyncio.get_running_loop().create_task(self._make(store, host, client, wanted))
         made.add_done_callback(_has_failed)  # whoever waits is told; nobody may
-        self._contexts[host] = made, now + RENEWED_AFTER
-        self._contexts.move_to_end(host)
-        while len(self._contexts) > KEPT:
-            self._contexts.popitem(last=False)
+        self._kept[host] = _Kept(made, now + RENEWED_AFTER, wanted)
+        self._kept.move_to_end(host)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
         return made
+
+    async def _make(self, store: Any, host: str, client: str, wanted: list[Callable[[], bool]]) -> ssl.SSLContext:
+        turn = self._turns.get(client)
+        if turn is None:
+            turn = self._turns[client] = asyncio.Lock()
+        async with turn:
+            if not any(is_wanted() for is_wanted in wanted):
+                raise Abandoned(host)
+            loop = asyncio.get_running_loop()
+            context = await loop.run_in_executor(self._thread, _context, store, host)
+        wanted.clear()
+        return context
 
 
 def _has_failed(future: asyncio.Future[ssl.SSLContext]) -> bool:

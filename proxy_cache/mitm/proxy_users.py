@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions, http
+from mitmproxy.connection import Client
 from mitmproxy.proxy import mode_specs
 
 from ..app import App
@@ -128,7 +129,8 @@ class ProxyUsers:
                 return
             is_proxy = isinstance(flow.client_conn.proxy_mode, _PROXIES)
             credential = flow.request.headers.get(FIELD if is_proxy else "Authorization")
-            if credential is not None:
+            # In a tunnel whose CONNECT has proven the user that is one of the origin's, and not ours to look at.
+            if credential is not None and (is_proxy or flow.client_conn not in self._addon.authenticated):
                 await self._users.ask(credential, address(flow.client_conn))
         except Exception as error:  # the hook answers for itself
             self._app.failed(error)
@@ -139,6 +141,11 @@ class ProxyUsers:
         except Exception as error:  # mitmproxy would let the request through
             self._app.failed(error)
             flow.response = refusal(self._app.heads, 502, "proxy_internal_error", type(error).__name__)
+
+    def connect_failed(self, client: Client) -> None:
+        """There will be no tunnel. mitmproxy would take all that comes next on the connection for that user's."""
+        if self._addon is not None:
+            self._addon.authenticated.pop(client, None)
 
     def _is_from_peer(self, flow: http.HTTPFlow) -> bool:
         """A peer has asked its own client for a credential."""

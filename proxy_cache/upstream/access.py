@@ -81,8 +81,9 @@ class Access:
         return denial
 
     def refuses_connect(self, host: str, port: int) -> Denial | None:
-        """The same for a CONNECT."""
-        return self.destinations.at_door(host.lower(), port, Way.CONNECT)
+        """The same for a CONNECT. One that is intercepted dials nothing yet, so that our own listeners are looked for
+        here as well."""
+        return self.destinations.at_door(host.lower(), port, Way.CONNECT, lambda address: self._is_own(address, port))
 
     # -- before dialling ------------------------------------------------------------------------------------------
 

@@ -124,15 +124,18 @@ class Destinations:
     def has_parent(self) -> bool:
         return bool(self.parents)
 
-    def at_door(self, host: str, port: int, way: Way) -> Denial | None:
-        """By what the request says. What is not denied here may still be, by its address."""
+    def at_door(
+        self, host: str, port: int, way: Way, is_own: Callable[[IPAddress], bool] = lambda address: False
+    ) -> Denial | None:
+        """By what the request says. What is not denied here may still be, by its address. ``is_own``: whether one of
+        our own listeners is at an address that is written there."""
         if (host, port) in self.origins:
             return None
         name = plain_name(host)
         if (denial := self._by_port(name, port, way)) is not None:
             return denial
         if (address := of_host(host)) is not None:
-            return self.of_address(host, port, address, way)
+            return self.of_address(host, port, address, way, lambda: is_own(address))
         try:
             rule = self._first(name, port, None)
         except _Unknown:

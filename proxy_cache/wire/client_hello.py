@@ -12,6 +12,9 @@ NO_TLS: Final = "no TLS"
 MAX_HELLO: Final = 64 * 1024
 """Bytes of a ClientHello. With certificates, tickets and keys of post-quantum schemes real ones have less than 4 kB."""
 
+MAX_RECORDS: Final = 2048
+"""Records that it may be spread over (RFC 8446 §5.1). Real ones take one or two."""
+
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _MAX_RECORD: Final = 16384
@@ -39,37 +42,60 @@ class ClientHello:
 
 def parse_client_hello(data: bytes) -> ClientHello | Literal["no TLS"] | None:
     """The ClientHello at the start of ``data``; ``None`` if more bytes have to come first."""
-    message = b""
-    position = 0
-    try:
-        while not _is_complete(message):
-            # A message may be spread over several records.
-            head = data[position : position + 5]
-            if (head and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3):
-                return NO_TLS
-            if len(head) < 5:
-                return None
-            length = int.from_bytes(head[3:], "big")
-            if not 0 < length <= _MAX_RECORD:
-                return NO_TLS
-            position += 5
-            message += data[position : position + length]
-            position += length
-            if position > len(data) and not _is_complete(message):
-                return None
-        return _hello(_Fields(message[4 : _size_of(message)]))
-    except _Malformed:
-        return NO_TLS
+    return HelloReader().read(data)
 
 
-def _is_complete(message: bytes) -> bool:
-    """Whether it is a ClientHello with all of its bytes. Raises :class:`_Malformed` once it can't become one."""
-    if message and message[0] != _CLIENT_HELLO:
-        raise _Malformed
-    return len(message) >= 4 and len(message) >= _size_of(message)
+class HelloReader:
+    """Reads a ClientHello that comes in pieces. No byte is looked at twice: each record may come in a packet of its
+    own, or byte by byte."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+        """Of a record's head."""
+        self._left = 0
+        """Bytes of the record that are still to come."""
+        self._message = bytearray()
+        self._records = 0
+
+    def read(self, data: bytes) -> ClientHello | Literal["no TLS"] | None:
+        """``data``: what has come since the last call. ``None``: more bytes have to come."""
+        if self._unread:
+            data = self._unread + data
+        position = 0
+        try:
+            while not self._is_complete():
+                if not self._left:
+                    head = data[position : position + 5]
+                    if (head and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3):
+                        return NO_TLS
+                    if len(head) < 5:
+                        self._unread = head
+                        return None
+                    self._left = int.from_bytes(head[3:], "big")
+                    self._records += 1
+                    if not 0 < self._left <= _MAX_RECORD or self._records > MAX_RECORDS:
+                        return NO_TLS
+                    position += 5
+                piece = data[position : position + self._left]
+                if not piece:
+                    self._unread = b""
+                    return None
+                self._message += piece
+                self._left -= len(piece)
+                position += len(piece)
+            return _hello(_Fields(bytes(self._message[4 : _size_of(self._message)])))
+        except _Malformed:
+            return NO_TLS
+
+    def _is_complete(self) -> bool:
+        """Whether it is a ClientHello with all of its bytes. Raises :class:`_Malformed` once it can't become one."""
+        message = self._message
+        if message and message[0] != _CLIENT_HELLO:
+            raise _Malformed
+        return len(message) >= 4 and len(message) >= _size_of(message)
 
 
-def _size_of(message: bytes) -> int:
+def _size_of(message: bytearray) -> int:
     size = 4 + int.from_bytes(message[1:4], "big")
     if size > MAX_HELLO:
         raise _Malformed

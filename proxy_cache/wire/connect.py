@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
-from .requests import UNUSUAL, exceeds
+from ..semantics.targets import TargetError, of_connect
+from .head_checks import RefusedHead, checked_request
+from .requests import UNUSUAL
 
 _START: Final = b"CONNECT "
-_LINE: Final = re.compile(rb"CONNECT (\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
-_FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+_LINE: Final = re.compile(rb"CONNECT ([][0-9A-Za-z._:-]{1,300}) HTTP/1\.[01]\r\n")
 _WITH_BODY: Final = re.compile(rb"^(?:content-length|transfer-encoding|expect|upgrade):", re.IGNORECASE | re.MULTILINE)
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -47,9 +48,11 @@ def parse_connect(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Conn
     if line is None:
         return UNUSUAL
     lines = data[line.end() : end + 2]
-    if end + 4 > limits.short and exceeds(limits, line.end(), lines):
+    if _WITH_BODY.search(lines) is not None:
         return UNUSUAL
-    port = int(line[2])
-    if _FIELDS.fullmatch(lines) is None or _WITH_BODY.search(lines) is not None or not 0 < port < 65536:
+    try:  # what mitmproxy's way refuses (400, 414, 431) is its to refuse
+        checked_request(data[:end].split(b"\r\n"), limits)
+        host, port = of_connect(line[1].decode("ascii"))
+    except (RefusedHead, TargetError):
         return UNUSUAL
-    return Connect(line[1].decode("ascii").lower().strip("[]"), port, lines, end + 4)
+    return Connect(host, port, lines, end + 4)

@@ -109,9 +109,10 @@ OPERATORS_OWN = {
     ("mitm.option_values", "_redaction"),
     ("mitm.streaming", "_is_mapped"),
     ("mitm.option_values", "_v6_host"),
+    ("mitm.access_values", "_name"),
 }
-"""Functions that compile an expression of the operator's, who is told to keep it linear (or, the last one, an address
-on behalf of one above)."""
+"""Functions that compile an expression of the operator's, who is told to keep it linear (or an address on behalf of one
+above, or a pattern for names, as :func:`host_pattern` does: what it meets has 253 characters at most)."""
 
 
 def modules() -> list[types.ModuleType]:

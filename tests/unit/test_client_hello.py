@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import ssl
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from proxy_cache.wire.client_hello import NO_TLS, ClientHello, parse_client_hello
+from proxy_cache.wire.client_hello import MAX_RECORDS, NO_TLS, ClientHello, HelloReader, parse_client_hello
 from proxy_cache.wire.connect import Connect, parse_connect
 from proxy_cache.wire.requests import UNUSUAL
 
@@ -122,3 +123,38 @@ def test_connects_as_clients_send_them(line: str, host: str, port: int) -> None:
 )  # fmt: skip
 def test_other_connects_are_mitmproxys(head: str) -> None:
     assert parse_connect(head.encode()) == UNUSUAL
+
+
+def test_a_hello_in_many_records_is_read_once() -> None:
+    """Each in a packet of its own, or byte by byte. (All that had come was once read again for each packet: half a
+    second of the event loop, 65,000 times.)"""
+    message = b"\x01" + (60_000).to_bytes(3, "big") + bytes(60_000)
+    size = len(message) // MAX_RECORDS
+    records = [
+        b"\x16\x03\x01" + size.to_bytes(2, "big") + message[at : at + size]
+        for at in range(0, len(message) - size, size)
+    ]
+    for step in (size + 5, 1):
+        reader = HelloReader()
+        data = b"".join(records[: MAX_RECORDS - 1])
+        started = time.process_time()
+        for at in range(0, len(data), step):
+            assert reader.read(data[at : at + step]) is None
+        assert time.process_time() - started < 10
+        assert reader.read(b"\x17") == NO_TLS
+    reader = HelloReader()
+    tiny = b"".join(b"\x16\x03\x01\x00\x01" + message[at : at + 1] for at in range(MAX_RECORDS + 1))
+    assert reader.read(tiny[:-6]) is None
+    assert reader.read(tiny[-6:]) == NO_TLS
+
+
+def test_a_hello_may_be_cut_anywhere() -> None:
+    data = hello()
+    message = data[5:]
+    pieces = [message[at : at + 7] for at in range(0, len(message), 7)]
+    for whole in (data, b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)):
+        for step in (1, 2, 3, 6, 11, 50):
+            reader = HelloReader()
+            found = [reader.read(whole[at : at + step]) for at in range(0, len(whole), step)]
+            assert found[-1] == ClientHello("packages.example", ())
+            assert set(found[:-1]) == {None}

@@ -154,3 +154,27 @@ def test_another_ca_and_a_failure_are_not_kept(store: Any, tmp_path: Path) -> No
         assert await kept.context("a.example") is not context
 
     asyncio.run(ask())
+
+
+def test_who_asks_for_a_thousand_names_holds_up_nobody_else(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client has one made at a time; and none is made for those who have left."""
+    made: list[str] = []
+    monkeypatch.setattr(leaves, "_context", lambda store, host: made.append(host) or ssl.create_default_context())
+
+    async def run() -> None:
+        found = Leaves(lambda: store)
+        stays = True
+        greedy = [found.context(f"{number}.example", "mallory", lambda: stays) for number in range(1500)]
+        assert found.context("1499.example", "bob") is greedy[-1]
+        await found.context("packages.example", "alice")
+        assert len(made) <= 4
+        stays = False
+        results = await asyncio.gather(*greedy, return_exceptions=True)
+        assert len(made) <= 8
+        assert isinstance(results[-1], ssl.SSLContext)  # somebody else waits for that
+        assert all(isinstance(each, leaves.Abandoned) for each in results[10:-1])
+        again = found.context("1400.example", "bob")
+        assert isinstance(await again, ssl.SSLContext)
+        assert len(found._kept) <= leaves.KEPT
+
+    asyncio.run(run())

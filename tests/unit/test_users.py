@@ -309,7 +309,7 @@ def test_a_tunnel_is_its_users() -> None:
     mode = ProxyMode.parse("reverse:https://a.example:443")
     reverse, outer = (ClientLane(lanes, each, Transport()) for each in (mode, ProxyMode.parse("regular")))
     assert not reverse.has_requests
-    outer.client = "alice"
+    outer.proven = "alice"
     tunnel = ClientLane(lanes, mode, Transport(), outer=outer)
     assert tunnel.has_requests
     assert (tunnel.client, tunnel.address, tunnel.users.is_on) == ("alice", "10.0.0.7", False)
