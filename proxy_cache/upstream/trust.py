@@ -164,14 +164,13 @@ def _show(context: ssl.SSLContext, file: str) -> None:
     except _Encrypted as error:
         raise BadCertificate(f"{file!r}: its key is encrypted, which needs a passphrase at each start") from error
     except ssl.SSLError as error:
-        raise BadCertificate(f"{file!r}: {_WHY.get(error.reason or '', error.reason or error)}") from error
+        raise BadCertificate(f"{file!r}: {_WHY.get(error.reason, error)}") from error
     except OSError as error:
         raise BadCertificate(f"{file!r}: {error.strerror}") from error
 
 
-_WHY: Final = {
-    "PEM_LIB": "it has to have a certificate and its private key, both in PEM",
-    "NO_START_LINE": "it has to have a certificate and its private key, both in PEM",
+_WHY: Final[dict[str | None, str]] = {
+    None: "it has to have a certificate and its private key, both in PEM",
     "KEY_VALUES_MISMATCH": "its private key is that of another certificate",
 }
 
