@@ -81,7 +81,7 @@ class Client:
     command: Callable[[str, Path], list[str]]
     result: str
     distrusts: str
-    """What it says about a certificate that it does not trust."""
+    """What it says about a certificate that it does not trust; empty: nothing, it tries again by itself."""
     environment: dict[str, str] = field(default_factory=dict)
     not_cacheable: str = r"(?!)"
     """Requests that every client of this kind costs its origin."""
@@ -159,7 +159,7 @@ CLIENTS = (
            {"UV_HTTP_RETRIES": "0"}),
     Client("npm", repositories.npm, npm, "*.tgz", r"UNABLE_TO_VERIFY_LEAF_SIGNATURE",
            {"npm_config_userconfig": "none", "npm_config_audit": "false", "npm_config_update_notifier": "false"}),
-    Client("duckdb", table, duckdb, "answer", r"(?i)ssl|certificate"),
+    Client("duckdb", table, duckdb, "answer", ""),
     GIT,
 )  # fmt: skip
 
@@ -264,9 +264,9 @@ def test_one_that_does_not_trust_the_proxy_fails_once(
     machine = Machine(tmp_path / "machine", proxy, authority.root)
     done, _ = machine.run(lambda folder: client.command(base, folder), **client.environment)
     told = (done.stdout + done.stderr).decode(errors="replace")
-    assert done.returncode != 0, told
+    assert (done.returncode == 0) is not bool(client.distrusts), told
     assert re.search(client.distrusts, told), told
-    assert origin.asked() == []
+    assert bool(origin.asked()) is not bool(client.distrusts)
     proxy.wait_for_log(
         rf"127\.0\.0\.1 does not trust our certificate for localhost:{origin.port} .*/mitmproxy-ca-cert\.pem"
     )
@@ -323,8 +323,8 @@ REGISTRIES = {
 @far_away
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_the_registries_of_this_machine(start_proxy: Start, tmp_path: Path, name: str) -> None:
-    """Their hosts are those that a client has tunnels to. Of their files a second client has all from the cache; their
-    indexes are asked for at most whether they have changed."""
+    """Their hosts are those that a client has tunnels to. Of their files a second client has all from the cache; the
+    origin is asked for indexes at the most, which pip insists on (max-age=0)."""
     registry = REGISTRIES[name]
     tunnels = start_proxy(**DEFAULT_ACCESS)
     expected = registry.run(Machine(tmp_path / "tunnels", tunnels, ca_of(tunnels)))
@@ -334,18 +334,20 @@ def test_the_registries_of_this_machine(start_proxy: Start, tmp_path: Path, name
     hosts = sorted(set(re.findall(r" CONNECT (\S+):443 200 ", tunnels.text())))
     if expected is None or not hosts:
         pytest.skip(f"{name} gets nothing by HTTPS from outside of this machine")
-    proxy = start_proxy(intercept_hosts=hosts, **DEFAULT_ACCESS)
+    # A lifetime for what comes without one, as an operator would set it for mirrors that give none.
+    lifetimes = [f"/~d {re.escape(host)}/1h" for host in hosts]
+    proxy = start_proxy(intercept_hosts=hosts, cache_ttl=lifetimes, **DEFAULT_ACCESS)
     machine = Machine(tmp_path / "machine", proxy, ca_of(proxy))
     assert registry.run(machine) == expected, proxy.text()
     before, mark = proxy.settled(), len(proxy.log)
     assert registry.run(machine) == expected, proxy.text()
     change = proxy.settled() - before
-    assert change.value("tunnels_total") == 0
-    assert change.value("origin_fetches_total", outcome="stored") == 0
-    assert change.value("origin_fetches_total", outcome="not_stored") == 0
     proxy.signal(signal.SIGTERM)
     proxy.wait()
     lines = [line for line in proxy.log[mark:] if " GET " in line]
     files = [line for line in lines if re.search(registry.files, line)]
     assert files
     assert all(" hit " in line for line in files), files
+    assert change.value("hits_total") >= len(files)
+    assert change.value("origin_fetches_total") <= len(lines) - len(files)
+    assert change.value("tunnels_total") == 0
