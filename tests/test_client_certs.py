@@ -185,13 +185,27 @@ def test_an_origin_that_takes_none_of_ours(
     assert len(tried) == len(found)
 
 
-def test_through_a_parent_that_wants_it_too(
-    start_proxy: Start, start: Start, strict: Origin, certificates: Certificates
-) -> None:
+def test_through_a_parent(start_proxy: Start, start: Start, strict: Origin, certificates: Certificates) -> None:
     parent = start_proxy()
     proxy = start(mode=f"upstream:{parent.url}", client_certs=certificates.good)
     assert statuses(asked(proxy, strict, "x")) == {200}
     assert parent.value("cache_proxy_tunnels_total", outcome="opened") >= 2
+
+
+def test_a_parent_that_wants_it_too(start: Start, origin_certificate: Path, certificates: Certificates) -> None:
+    context = demanding(origin_certificate, certificates.good)
+    heard = []
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            heard.append(tls.recv(65536))
+            tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with Server(answer) as server:
+        proxy = start(mode=f"upstream:{server.base}", client_certs=certificates.good)
+        for method in ("GET", "POST"):
+            assert proxy.request(method, "http://packages.example/x").status == 200
+            assert heard[-1].startswith(f"{method} http://packages.example/x HTTP/1.1\r\n".encode())
 
 
 def test_a_tunnel_shows_nothing_of_ours(start: Start, strict: Origin, certificates: Certificates) -> None:
