@@ -158,6 +158,16 @@ def tls_error(error: BaseException | None) -> str | None:
     return None
 
 
+ENDS: Final = ("connection_terminated", "tls_alert_received")
+
+
+def error_of_end(error: BaseException | None) -> str:
+    """The proxy error type where a connection has ended without an answer: one of :data:`ENDS`. In TLS 1.3 a server
+    that wants a certificate of ours says so after the handshake."""
+    terminated, alert = ENDS
+    return alert if tls_error(error) == alert else terminated
+
+
 def _show(context: ssl.SSLContext, file: str) -> None:
     try:
         context.load_cert_chain(file, password=_no_password)
