@@ -299,7 +299,7 @@ def test_it_may_be_replaced_while_it_runs(
     hang_up("certificates read again$")
     assert both("/2") == [200, 200]
     own.write_text("nothing\n")
-    hang_up(f"certificates not read again: '{own}': it has to have a certificate and its private key")
+    hang_up(f"certificates not read again: client_certs: '{own}': it has to have a certificate and its private key")
     assert both("/3") == [200, 200]
 
 

@@ -282,7 +282,7 @@ def _trust(options: Any) -> Trust:
         try:
             trust.check()
         except BadCertificate as error:
-            raise exceptions.OptionsError(f"{name}: {error}") from error
+            raise exceptions.OptionsError(str(error)) from error
         except OSError as error:
             raise exceptions.OptionsError(f"{name}: {getattr(options, name)!r}: {error}") from error
     return Trust(not options.ssl_insecure, file, folder, options.client_certs)

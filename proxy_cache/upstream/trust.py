@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class BadCertificate(OSError):
-    """A certificate of ours that can't be shown to anybody, and why: in one line, with its file."""
+    """A certificate of ours that can't be shown to anybody, and why: in one line, with the option and the file."""
+
+    def __init__(self, file: object, why: object) -> None:
+        super().__init__(f"client_certs: {str(file)!r}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,11 @@ class Trust:
             return
         path = Path(self.client_certs).expanduser()
         if not path.exists():
-            raise BadCertificate(f"{self.client_certs!r}: no such file or folder")
+            raise BadCertificate(path, "no such file or folder")
         try:
             files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
         except OSError as error:
-            raise BadCertificate(f"{self.client_certs!r}: {error.strerror}") from error
+            raise BadCertificate(path, error.strerror) from error
         for file in files:
             _show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), str(file))
 
@@ -126,7 +129,7 @@ class Contexts:
         except BadCertificate as error:
             if str(error) not in self._told:
                 self._told.add(str(error))
-                logger.error("client_certs: %s", error)
+                logger.error("%s", error)
             raise OriginError("proxy_configuration_error", "the proxy's certificate for it is no good") from error
         except OSError as error:  # a file of certificates that has gone meanwhile
             raise OriginError("connection_terminated", str(error)) from error
@@ -172,11 +175,11 @@ def _show(context: ssl.SSLContext, file: str) -> None:
     try:
         context.load_cert_chain(file, password=_no_password)
     except _Encrypted as error:
-        raise BadCertificate(f"{file!r}: its key is encrypted, which needs a passphrase at each start") from error
+        raise BadCertificate(file, "its key is encrypted, which needs a passphrase at each start") from error
     except ssl.SSLError as error:
-        raise BadCertificate(f"{file!r}: {_WHY.get(error.reason, error)}") from error
+        raise BadCertificate(file, _WHY.get(error.reason, error)) from error
     except OSError as error:
-        raise BadCertificate(f"{file!r}: {error.strerror}") from error
+        raise BadCertificate(file, error.strerror) from error
 
 
 _WHY: Final[dict[str | None, str]] = {
