@@ -24,6 +24,8 @@ ONCE = {
     "test_logs",
     "test_lost_bodies",
     "test_names",
+    "test_client_certs",
+    "test_https_clients",
     "test_stopped",
     "test_tunnel",
     "test_modes",

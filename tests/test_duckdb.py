@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import server_context
+from tests.support.intercepted import ca_of
 from tests.support.proxy import Proxy
 
 INSTALL = "pip install -e '.[dev]' -c constraints.txt"
@@ -46,12 +49,14 @@ class Counted:
 class S3:
     """A real S3 API on loopback, with one bucket."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, ca: Path | None = None) -> None:
+        """``ca``: of its certificate, if it has one."""
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
         self.counted = Counted(DomainDispatcherApplication(create_backend_app))
-        self._server = make_server("127.0.0.1", 0, self.counted, threaded=True)
+        self.ca = ca
+        self._server = make_server("127.0.0.1", 0, self.counted, threaded=True, ssl_context=tls)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -73,16 +78,16 @@ class S3:
         from botocore.config import Config
 
         return boto3.client(
-            "s3", endpoint_url=f"http://{self.netloc}", region_name="us-east-1", aws_access_key_id="key",
-            aws_secret_access_key="secret", config=Config(proxies={}),
+            "s3", endpoint_url=f"http{'s' if self.ca else ''}://{self.netloc}", region_name="us-east-1",
+            aws_access_key_id="key", aws_secret_access_key="secret", config=Config(proxies={}), verify=str(self.ca),
         )  # fmt: skip
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+def s3(monkeypatch: pytest.MonkeyPatch, in_tls: bool, origin_certificate: Path) -> Iterator[S3]:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with S3() as running:
+    with S3(server_context(origin_certificate), origin_certificate) if in_tls else S3() as running:
         yield running
 
 
@@ -93,14 +98,18 @@ def query(s3: S3, sql: str, proxy: Proxy | None = None) -> tuple[Any, float]:
         database.execute(f"LOAD '{extension}'")
         if proxy is not None:
             database.execute(f"SET http_proxy = '{proxy.address[0]}:{proxy.address[1]}'")
+        if s3.ca is not None:
+            database.execute(f"SET ca_cert_file = '{s3.ca if proxy is None else ca_of(proxy)}'")
+            database.execute("SET enable_server_cert_verification = true")
         database.execute(
             f"CREATE SECRET (TYPE s3, KEY_ID 'key', SECRET 'secret', REGION 'us-east-1', ENDPOINT '{s3.netloc}', "
-            "URL_STYLE 'path', USE_SSL false)"
+            f"URL_STYLE 'path', USE_SSL {s3.ca is not None})"
         )
         began = time.monotonic()
         return database.execute(sql).fetchall(), time.monotonic() - began
 
 
+@pytest.mark.parametrize("in_tls", [False, True], ids=["plain", "tls"], indirect=True)
 def test_parquet_over_s3(s3: S3, start_proxy: Callable[..., Proxy], tmp_path: Path) -> None:
     """A second run asks the origin for nothing; another query only for the blocks that it has not seen."""
     file = tmp_path / "events.parquet"

@@ -126,6 +126,7 @@ class CacheAddon:
     async def server_connect(self, data: ServerConnectionHookData) -> None:
         try:
             await self.dialling.check(data.server)
+            self.forward_trust.check(data, self.app.origin)
         except Exception as error:
             data.server.error = "proxy_internal_error"  # and so it is not opened
             self.app.failed(error)

@@ -200,6 +200,7 @@ TRUST: Final = Feature(
     "connections of forwarded requests are verified by mitmproxy's own certificates, and SIGHUP does not renew them",
     (
         *calls("mitmproxy.addons.tlsconfig:TlsConfig", tls_start_server="self, tls_start"),
+        *names("mitmproxy.net.tls:create_proxy_server_context", "cache_clear"),
         *attributes("OpenSSL.SSL:Context", "_context"),
         *attributes("OpenSSL.crypto:X509Store", "_store"),
         *calls("OpenSSL.SSL:Connection", get_context="self"),

@@ -127,7 +127,9 @@ def error_type(message: str) -> str:
         return "dns_timeout"
     if "certificate verify failed" in message:
         return "tls_certificate_error"
-    if "agree on a tls version" in message or ("openssl" in message and "alert" in message):
+    if "agree on a tls version" in message or (
+        "alert" in message and message.startswith(("openssl", "sslv3 ", "tlsv1 ", "ssl/tls "))
+    ):
         return "tls_alert_received"
     if "openssl" in message or "does not speak tls" in message:
         return "tls_protocol_error"

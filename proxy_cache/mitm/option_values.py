@@ -28,7 +28,7 @@ from ..upstream.peers.peer import Peer, is_private
 from ..upstream.peers.settings import FleetSettings
 from ..upstream.shared.bucket import BadUrl, check_url
 from ..upstream.shared.store import SharedSettings
-from ..upstream.trust import Trust
+from ..upstream.trust import BadCertificate, Trust
 from . import access_values, compat, rules
 from .filters import host_of_flow
 
@@ -277,12 +277,15 @@ def _trust(options: Any) -> Trust:
     for name, trust in (
         ("ssl_verify_upstream_trusted_ca", Trust(added_file=file)),
         ("ssl_verify_upstream_trusted_confdir", Trust(added_folder=folder)),
+        ("client_certs", Trust(client_certs=options.client_certs)),
     ):
         try:
             trust.check()
+        except BadCertificate as error:
+            raise exceptions.OptionsError(str(error)) from error
         except OSError as error:
             raise exceptions.OptionsError(f"{name}: {getattr(options, name)!r}: {error}") from error
-    return Trust(not options.ssl_insecure, file, folder)
+    return Trust(not options.ssl_insecure, file, folder, options.client_certs)
 
 
 def _origin(options: Any) -> OriginSettings:

@@ -283,8 +283,11 @@ SIZES = frozenset(
 )  # fmt: skip
 """Options that are a number of bytes, in words."""
 MITMPROXY_NAMES = frozenset(
-    {"mode", "upstream_auth", "ssl_insecure", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"}
-)
+    {
+        "mode", "upstream_auth", "client_certs", "ssl_insecure", "ssl_verify_upstream_trusted_ca",
+        "ssl_verify_upstream_trusted_confdir",
+    }
+)  # fmt: skip
 """Options of mitmproxy that settings depend on."""
 
 

@@ -6,7 +6,8 @@ lasts until the end of its connection is complete only with that (RFC 9112 §9.8
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, layer
@@ -15,6 +16,8 @@ from OpenSSL import SSL
 
 from .compat import TLS_CLOSE, find
 
+_ALERT: Final = re.compile(r"'([^']*\balert\b[^']*)'")
+"""In an error of pyOpenSSL's: ``[('SSL routines', '', 'tlsv13 alert certificate required')]``."""
 _SERVER_TLS = find("mitmproxy.proxy.layers.tls:ServerTLSLayer")
 _TLS = find("mitmproxy.proxy.layers.tls:TLSLayer")
 _TUNNEL = find("mitmproxy.proxy.tunnel:TunnelLayer")
@@ -29,6 +32,8 @@ class WatchedTls:
         self.was_closed = False
         """Whether the closing alert has come."""
         self._has_failed = False
+        self.alert = ""
+        """What the other end has complained of."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tls, name)
@@ -41,8 +46,10 @@ class WatchedTls:
         except SSL.ZeroReturnError:
             self.was_closed = not self._has_failed
             raise
-        except SSL.Error:
+        except SSL.Error as error:
             self._has_failed = True
+            found = _ALERT.search(str(error))
+            self.alert = found[1] if found is not None else ""
             raise
         return data
 
@@ -74,6 +81,13 @@ def was_cut_short(context: Context, connection: Connection) -> bool:
     """Whether a connection to an origin, which has ended, has lacked the closing alert."""
     tls = tls_of(context, connection)
     return isinstance(tls, WatchedTls) and not tls.was_closed
+
+
+def alert_of(context: Context, connection: Connection) -> str:
+    """The alert that a connection to an origin has ended with, if any. In TLS 1.3 a server that wants a certificate of
+    ours says so after the handshake."""
+    tls = tls_of(context, connection)
+    return tls.alert if isinstance(tls, WatchedTls) else ""
 
 
 def say_closed(context: Context, connection: Connection) -> layer.CommandGenerator[None]:

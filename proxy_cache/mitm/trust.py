@@ -1,19 +1,24 @@
-"""mitmproxy's TLS to origins, with the certificates that fills trust (see :mod:`upstream.trust`)."""
+"""mitmproxy's TLS to origins, with the certificates that fills trust and show (see :mod:`upstream.trust`)."""
 
 from __future__ import annotations
 
 import logging
 import os
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 from mitmproxy.connection import Connection, Server
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL, crypto
 
-from ..upstream.trust import Trust, system_locations
-from .compat import TRUST
+from ..upstream.trust import Trust, name_in_tls, system_locations
+from .compat import TRUST, find
+
+if TYPE_CHECKING:
+    from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+    from ..upstream.origin import OriginClient
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,8 @@ class ForwardTrust:
     def renew(self) -> None:
         """Read the certificates again, and open every connection anew: one that was trusted may not be any more."""
         self._store = None
+        if TRUST.is_on:
+            find("mitmproxy.net.tls:create_proxy_server_context").cache_clear()  # they have certificates of ours
         self._outdated.update(self._verified)
         self._verified.clear()
 
@@ -45,14 +52,21 @@ class ForwardTrust:
         """Whether a connection in TLS was opened under other options."""
         return connection in self._outdated
 
+    def check(self, data: ServerConnectionHookData, origin: OriginClient | None) -> None:
+        """The hook ``server_connect``: nothing is dialled if the certificate that we may have to show there can't be
+        read. mitmproxy would find out later, and tell the client nothing."""
+        server = data.server
+        if server.tls and server.error is None and server.address is not None and origin is not None and TRUST.is_on:
+            problem = origin.tls.problem(server.sni or data.client.sni or server.address[0])
+            server.error = f"{problem.error}: {problem.detail}" if problem is not None else None
+
     def start_server(self, data: TlsData) -> None:
         """The hook ``tls_start_server``: what mitmproxy does there, by our certificates and not by its own."""
         if data.ssl_conn is not None or self._trust is None or not TRUST.is_on:
             return  # another addon's, or mitmproxy's
         if isinstance(data.conn, Server) and data.conn.address is not None:
-            # RFC 6066 §3: a HostName is "without a trailing dot", and certificates are for such names. mitmproxy takes
-            # the target as it is.
-            data.conn.sni = (data.conn.sni or data.context.client.sni or data.conn.address[0]).removesuffix(".")
+            # mitmproxy takes the target as it is.
+            data.conn.sni = name_in_tls(data.conn.sni or data.context.client.sni or data.conn.address[0])
         ctx.master.addons.get("tlsconfig").tls_start_server(data)
         self._verified.add(data.conn)
         if not self._trust.verify or data.ssl_conn is None:

@@ -25,6 +25,7 @@ from ..store.pipes import SPLICE_MIN
 from ..wire.response_reader import MAX_INTERIM, ResponseReader
 from ..wire.responses import OriginError
 from .response import OriginResponse
+from .trust import ENDS, error_of_end
 
 INTERIM_TIMES: Final = 4
 """Timeouts for which 1xx responses of an origin may delay the final one, counted from the request."""
@@ -284,11 +285,8 @@ class OriginConnection(asyncio.Protocol):
         if response is not None and self._reader.ends_with_connection and self._ended_well:
             self._response = None
             response.end()
-        if self._on_answer is not None:
-            told = OriginError("connection_terminated", str(error or "the origin closed the connection"))
-        else:
-            told = OriginError("http_response_incomplete", str(error or "the origin closed the connection"))
-        self._lost(told)
+        kind = "http_response_incomplete" if self._on_answer is None else error_of_end(error)
+        self._lost(OriginError(kind, str(error or "the origin closed the connection")))
 
     def _lost(self, error: OriginError) -> None:
         """The connection is lost or closing: report it once to whoever waits."""
@@ -312,7 +310,7 @@ class OriginConnection(asyncio.Protocol):
             # Garbage may be left over from the previous response, which should have had no body.
             reader = self._reader
             garbled = reader.is_garbled and not reader.interims
-            unanswered = garbled or (error.error == "connection_terminated" and not reader.held)
+            unanswered = garbled or (error.error in ENDS and not reader.held)
             on_answer(ConnectionExpired() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:

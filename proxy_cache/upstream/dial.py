@@ -28,6 +28,7 @@ from .access import Access, Denied
 from .destinations import Way
 from .names import Names, NameTimeout
 from .opening import Opening
+from .trust import name_in_tls, tls_error
 
 ADDRESSES_KEPT_FOR: Final = 25.0
 """Seconds for which the addresses of a name are rotated. With :data:`.names.KEPT_FOR` that makes half a minute."""
@@ -85,20 +86,20 @@ class Dialler:
         authority: str,
         *,
         timeout: float,
-        tls: Callable[[], ssl.SSLContext],
+        tls: Callable[[str], ssl.SSLContext],
         accepted_within: float | None = None,
         parent: Parent | None = None,
         limits: HeadLimits = DEFAULT_HEAD_LIMITS,
     ) -> asyncio.Transport:
         """A connection for requests to ``authority`` (ASCII). The caller has to set its protocol before awaiting
         anything else. ``timeout``: seconds for TCP, TLS and a parent's tunnel together; the name look-up has as many of
-        its own, and half a second is added to the sum. ``tls`` makes the TLS context. ``accepted_within``: seconds
-        for TCP at one address, by what the kernel knows then. Raises :class:`OriginError`."""
+        its own, and half a second is added to the sum. ``tls`` makes the TLS context for a host. ``accepted_within``:
+        seconds for TCP at one address, by what the kernel knows then. Raises :class:`OriginError`."""
         host, port = _host_and_port(scheme, authority)
         first, first_host, first_port = scheme, host, port
         if parent is not None:
             first, first_host, first_port = parent.scheme, parent.host, parent.port
-        first_tls = tls() if first == "https" else None
+        first_tls = tls(first_host) if first == "https" else None
         try:
             async with asyncio.timeout(timeout + NAMES_FIRST) as limit:
                 untried = await self._addresses(first_host, first_port, Way.REQUEST if parent is None else None)
@@ -109,7 +110,7 @@ class Dialler:
                     first_host, first_port, untried, first_tls, timeout, accepted_within
                 )  # fmt: skip
                 if parent is not None and scheme == "https":
-                    opening = await _through(opening, parent, host, port, tls(), timeout, limits)
+                    opening = await _through(opening, parent, host, port, tls(host), timeout, limits)
         except TimeoutError as error:
             raise OriginError("connection_timeout", f"Connection timeout to host {scheme}://{authority}/") from error
         except NameTimeout as error:
@@ -342,7 +343,7 @@ async def _transport(connection: socket.socket, tls: ssl.SSLContext | None, host
         await loop.create_connection(lambda: opening, sock=connection)
     else:
         await loop.create_connection(
-            lambda: opening, sock=connection, ssl=tls, server_hostname=host.rstrip("."),
+            lambda: opening, sock=connection, ssl=tls, server_hostname=name_in_tls(host),
             ssl_handshake_timeout=_longer(timeout),
         )  # fmt: skip
     return opening
@@ -364,7 +365,7 @@ async def _through(
     try:
         await _ask_for_tunnel(opening, outer, parent, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", limits)
         inner.transport = await asyncio.get_running_loop().start_tls(
-            outer, inner, tls, server_hostname=host.rstrip("."), ssl_handshake_timeout=_longer(timeout)
+            outer, inner, tls, server_hostname=name_in_tls(host), ssl_handshake_timeout=_longer(timeout)
         )
         if inner.transport is None:
             raise ConnectionResetError("the connection was closed in the middle of a handshake")
@@ -411,10 +412,8 @@ def _origin_error(error: OSError, peer: str) -> OriginError:
     """An error with the proxy error type (RFC 9209 §2.3) of a failed connection."""
     detail = f"Cannot connect to host {peer} [{error.strerror or str(error) or type(error).__name__}]"
     match error:
-        case ssl.SSLCertVerificationError():
-            kind = "tls_certificate_error"
         case ssl.SSLError():
-            kind = "tls_alert_received" if "ALERT" in str(error) else "tls_protocol_error"
+            kind = tls_error(error) or ""
         case socket.gaierror():
             kind = "dns_error"
         case ConnectionRefusedError():

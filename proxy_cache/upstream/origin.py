@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,7 +27,7 @@ from .connection import ConnectionExpired, OnAnswer, OriginConnection, Outcome
 from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
-from .trust import SYSTEM, Trust
+from .trust import SYSTEM, Contexts, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -66,32 +65,24 @@ class OriginClient:
         self._on_retry = on_retry
         self._dialler = dialler or Dialler()
         self._pool = Pool()
-        self._tls: ssl.SSLContext | None = None
-        """Made of the settings with the first origin that needs it."""
+        self.tls = Contexts(settings.trust)
         self._asks = CallBatch()
         self.configure(settings)
 
     def configure(self, settings: OriginSettings) -> None:
         self.settings = settings
         self._parent = Parent.from_url(settings.proxy, settings.proxy_headers) if settings.proxy else None
-        self.renew_trust()
+        self.tls.use(settings.trust)
+        self.renew_connections()
 
     def renew_trust(self) -> None:
         """Read the certificates again, and open every connection anew."""
-        self._tls = None
+        self.tls.renew()
         self.renew_connections()
 
     def renew_connections(self) -> None:
         """Use none again that is open now."""
         self._pool.generation += 1
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            try:
-                self._tls = self.settings.trust.context()
-            except OSError as error:  # a file of certificates that has gone meanwhile
-                raise OriginError("connection_terminated", str(error)) from error
-        return self._tls
 
     @property
     def connections(self) -> int:
@@ -202,7 +193,7 @@ class OriginClient:
             raise ValueError(f"no way to {target.scheme} origins")
         authority = authority_of(target)
         transport = await self._dialler.open(
-            target.scheme, authority.decode(), timeout=settings.timeout, tls=self._tls_context, parent=parent,
+            target.scheme, authority.decode(), timeout=settings.timeout, tls=self.tls.of, parent=parent,
             limits=settings.head_limits,
         )  # fmt: skip
         if pool.is_closed:

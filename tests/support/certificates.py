@@ -63,9 +63,10 @@ def folder_of(certificate: Path, folder: Path) -> Path:
     return folder
 
 
-def issued(folder: Path, name: str) -> tuple[Path, Path, Path]:
+def issued(folder: Path, name: str, host: str = "") -> tuple[Path, Path, Path]:
     """A private CA ``name``, as companies have them: the files of its root, of an intermediate CA, and of a certificate
-    for 127.0.0.1 from that, with its key and the intermediate in the same file. None has a key identifier."""
+    for 127.0.0.1 (and ``host``) from that, with its key and the intermediate in the same file. None has a key
+    identifier."""
     now = datetime.datetime.now(datetime.UTC)
     files, issuer = [], None
     for number, rank in enumerate(("root", "intermediate", "server")):
@@ -84,8 +85,10 @@ def issued(folder: Path, name: str) -> tuple[Path, Path, Path]:
         if number < 2:
             builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         else:
-            alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-            builder = builder.add_extension(alternative, critical=False)
+            names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            if host:
+                names.append(x509.DNSName(host))
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         pem = builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         if number == 2:
             private = key.private_bytes(

@@ -54,7 +54,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def for_a_fill(dialler: Dialler, host: str, port: int) -> str:
     try:
-        await dialler.open("http", f"{host}:{port}", timeout=30, tls=lambda: pytest.fail("no TLS"))
+        await dialler.open("http", f"{host}:{port}", timeout=30, tls=lambda host: pytest.fail("no TLS"))
     except OriginError as error:
         return f"{error.status} {error.error}: {error.detail}"
     raise AssertionError("it was opened")
@@ -148,7 +148,7 @@ def test_the_parent_proxy_is_the_operators_choice(dialled: list[str]) -> None:
 
     async def ask() -> None:
         with pytest.raises(OriginError, match="nothing leaves"):
-            await dialler.open("http", NAME, timeout=30, tls=lambda: pytest.fail("no TLS"), parent=parent)
+            await dialler.open("http", NAME, timeout=30, tls=lambda host: pytest.fail("no TLS"), parent=parent)
 
     asyncio.run(ask())
     assert dialled == ["127.0.0.1"]

@@ -113,11 +113,11 @@ async def open_plain(dialler: Dialler, port: int, timeout: float = 30, host: str
     return await dialler.open("http", f"{host}:{port}", timeout=timeout, tls=no_tls)
 
 
-def no_tls() -> ssl.SSLContext:
+def no_tls(host: str) -> ssl.SSLContext:
     raise AssertionError("there is no TLS here")
 
 
-def anybody() -> ssl.SSLContext:
+def anybody(host: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -239,11 +239,11 @@ def test_a_certificate_that_is_bad_at_one_address_only(tmp_path: Path) -> None:
         trust = ssl.create_default_context(cafile=str(good))
         trust.load_verify_locations(str(bad))
         dialler = dialler_of("127.0.0.2", "127.0.0.1")
-        transport = await dialler.open("https", f"{NAME}:{port}", timeout=30, tls=lambda: trust)
+        transport = await dialler.open("https", f"{NAME}:{port}", timeout=30, tls=lambda host: trust)
         peer: str = transport.get_extra_info("peername")[0]
         transport.abort()
         with pytest.raises(OriginError) as refused:
-            await dialler_of("127.0.0.2").open("https", f"{NAME}:{port}", timeout=30, tls=lambda: trust)
+            await dialler_of("127.0.0.2").open("https", f"{NAME}:{port}", timeout=30, tls=lambda host: trust)
         assert refused.value.error == "tls_certificate_error"
         server.close()
         other.close()

@@ -37,7 +37,7 @@ from ...semantics.methods import is_idempotent
 from ...wire.head_checks import RefusedHead, cleaned_response
 from ...wire.response_reader import MAX_INTERIM, MAX_LINE_BREAKS
 from ..compat import BROKEN_OFF
-from ..tls_close import was_cut_short, watch
+from ..tls_close import alert_of, was_cut_short, watch
 from .chunk_reader import ChunkReader
 from .disconnects import was_reset
 from .framing import settle_framing
@@ -200,7 +200,9 @@ class OriginConnection(Http1Client):
             yield from self._broken(f"http_response_timeout: {self._silence.error}", expired=False)
         elif self.stream_id:
             had = "within the header of a response" if self.buf else "before a response"
-            yield from self._broken(f"server closed connection {had}", expired=not self.buf)
+            alert = alert_of(self.context, self.conn)
+            why = f"tls_alert_received: {alert}" if alert else f"server closed connection {had}"
+            yield from self._broken(why, expired=not self.buf)
 
     def _failed(self, why: str, *, expired: bool = False) -> layer.CommandGenerator[None]:
         self._silence.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,7 +16,7 @@ from ..connection import ConnectionExpired, OriginConnection
 from ..dial import Dialler
 from ..pool import Pool
 from ..response import OriginResponse
-from ..trust import SYSTEM, Trust
+from ..trust import SYSTEM, Contexts, Trust
 from .peer import as_address, is_private
 
 CONNECT_TIMEOUT: Final = 0.2
@@ -65,16 +64,17 @@ class PeerClient:
         self.settings = settings
         self._dialler = dialler
         self._pool = Pool()
-        self._tls: ssl.SSLContext | None = None
+        self._tls = Contexts(settings.trust)
 
     def configure(self, settings: PeerSettings) -> None:
         if settings != self.settings:
             self.settings = settings
-            self.renew_trust()
+            self._tls.use(settings.trust)
+            self._pool.generation += 1
 
     def renew_trust(self) -> None:
         """Read the certificates again, and open every connection anew."""
-        self._tls = None
+        self._tls.renew()
         self._pool.generation += 1
 
     def close(self) -> None:
@@ -116,19 +116,11 @@ class PeerClient:
         # The last element is ours. (Values are latin-1, and nothing else.)
         return headers.add("Forwarded", element).add("Cache-Peer", proves), answer_to(proves, key, token)
 
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            try:
-                self._tls = self.settings.trust.context()
-            except OSError as error:
-                raise OriginError("connection_terminated", str(error)) from error
-        return self._tls
-
     async def _connect(self, peer: tuple[str, str]) -> OriginConnection:
         pool, settings = self._pool, self.settings
         generation = pool.generation
         transport = await self._dialler.open(
-            *peer, timeout=settings.timeout, accepted_within=CONNECT_TIMEOUT, tls=self._tls_context,
+            *peer, timeout=settings.timeout, accepted_within=CONNECT_TIMEOUT, tls=self._tls.of,
             limits=settings.head_limits,
         )  # fmt: skip
         if pool.is_closed:
