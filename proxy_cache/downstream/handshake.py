@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from typing import Any, Literal, Protocol
 
-from ..wire.client_hello import NO_TLS, ClientHello, parse_client_hello
+from ..wire.client_hello import NO_TLS, ClientHello, HelloReader
 from .tls import TlsTransport
 
 SILENCE = 10.0
@@ -44,8 +44,9 @@ class Handshake(asyncio.Protocol):
     def __init__(self, transport: Any, owner: Owner) -> None:
         self._transport = transport
         self._owner = owner
-        self.received = b""
+        self._received = bytearray()
         """All that has come, until there is an answer to it."""
+        self._reader = HelloReader()
         self._has_hello = False
         self._is_over = False
         self._tls: ssl.SSLObject | None = None
@@ -60,9 +61,9 @@ class Handshake(asyncio.Protocol):
             self._incoming.write(data)
             self._go_on()
         elif not self._is_over:
-            self.received += data
+            self._received += data
             if not self._has_hello:
-                self._look()
+                self._look(data)
 
     def eof_received(self) -> bool:
         self._left()
@@ -80,15 +81,15 @@ class Handshake(asyncio.Protocol):
 
     # -- the way of it ------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        hello = parse_client_hello(self.received)
+    def _look(self, data: bytes) -> None:
+        hello = self._reader.feed(data)
         if hello is None:
             return
         self._has_hello = True
         self._owner.hello_arrived(hello)
 
     def _still_silent(self) -> None:
-        if not self._has_hello and not self.received:
+        if not self._has_hello and not self._received:
             self._has_hello = True
             self._owner.hello_arrived(NO_TLS)
         else:
@@ -105,8 +106,8 @@ class Handshake(asyncio.Protocol):
         if self._is_over or self._transport.is_closing():
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._incoming.write(self.received)
-        self.received = b""
+        self._incoming.write(self._received)
+        self._received = bytearray()
         self._go_on()
 
     def refuse(self, alert: bytes) -> None:
@@ -120,7 +121,7 @@ class Handshake(asyncio.Protocol):
     def give_back(self) -> bytes:
         """Let the owner have the connection, and what has come over it."""
         self._end()
-        return self.received
+        return bytes(self._received)
 
     def _end(self) -> None:
         self._is_over = True
