@@ -5,6 +5,7 @@ Only for unambiguous ones, as :mod:`.requests` reads GETs; others are left to mi
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,7 +14,10 @@ from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from .requests import UNUSUAL, exceeds
 
 _START: Final = b"CONNECT "
-_LINE: Final = re.compile(rb"CONNECT (\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
+_LINE: Final = re.compile(
+    rb"CONNECT (\[[0-9A-Fa-f:.]{2,45}\]|(?=[^:]{1,254}:)[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*+\.?)"
+    rb":([0-9]{1,5}) HTTP/1\.[01]\r\n"
+)
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
 _WITH_BODY: Final = re.compile(rb"^(?:content-length|transfer-encoding|expect|upgrade):", re.IGNORECASE | re.MULTILINE)
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -52,4 +56,19 @@ def parse_connect(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Conn
     port = int(line[2])
     if _FIELDS.fullmatch(lines) is None or _WITH_BODY.search(lines) is not None or not 0 < port < 65536:
         return UNUSUAL
-    return Connect(line[1].decode("ascii").lower().strip("[]"), port, lines, end + 4)
+    host = line[1].decode("ascii").lower()
+    if not _is_sound(host):
+        return UNUSUAL
+    return Connect(host.strip("[]"), port, lines, end + 4)
+
+
+def _is_sound(host: str) -> bool:
+    """Whether what looks like an address or a name of IDNA is one. mitmproxy has no request of others."""
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        elif "xn--" in host:
+            host.encode("ascii").decode("idna")
+    except ValueError:
+        return False
+    return True

@@ -16,7 +16,16 @@ from pathlib import Path
 NAME = b"a.example"
 """Whom they ask for: as long as ``localhost``."""
 _FILE = Path(__file__).with_name("hellos.txt")
-NASTY = (b"\x00", b"\xff", b"\x16\x03\x01", b"\x15\x03\x03\x00\x02\x01\x00", b"\x01", b"\x00\x00", b"\x7f\xff", b"\x00\x10")
+NASTY = (
+    b"\x00",
+    b"\xff",
+    b"\x16\x03\x01",
+    b"\x15\x03\x03\x00\x02\x01\x00",
+    b"\x01",
+    b"\x00\x00",
+    b"\x7f\xff",
+    b"\x00\x10",
+)
 
 
 def recorded(name: str = "a.example") -> dict[str, bytes]:
