@@ -67,7 +67,7 @@ class Fuzz:
         for each in wrong:
             self.wrong.append(each)
             if len(self.wrong) <= 20:
-                print(f"  WRONG: {each[:1500]}", flush=True)
+                print(f"  WRONG: {each[:8000]}", flush=True)
 
     def check_time(self) -> None:
         if time.monotonic() > self.deadline:

@@ -57,12 +57,23 @@ def wrong_about_hello(data: bytes, openssl: OpenSsl) -> str | None:
     if outcome != "answered":
         return None
     if not isinstance(found, ClientHello):
+        if _has_empty_record(data):
+            return None  # RFC 8446 §5.1: "Implementations MUST NOT send zero-length fragments of Handshake types"
         return f"OpenSSL answers it, we say {found!r}"
     if (name or "").lower().removesuffix(".") != (found.server_name or ""):
         return f"OpenSSL reads the name {name!r}, we {found.server_name!r}"
     if protocol is not None and protocol.encode() not in found.protocols:
         return f"OpenSSL chooses {protocol!r}, we have read {found.protocols!r}"
     return None
+
+
+def _has_empty_record(data: bytes) -> bool:
+    while len(data) >= 5:
+        length = int.from_bytes(data[3:5], "big")
+        if not length:
+            return True
+        data = data[5 + length :]
+    return False
 
 
 def wrong_in_pieces(pieces: list[bytes], whole: ClientHello | str | None) -> str | None:
