@@ -32,6 +32,10 @@ test-repeatedly *arguments:
 soak seconds="600":
     SOAK_SECONDS={{ quote(seconds) }} {{ python }} -m pytest -n 0 -s -m slow tests/test_soak.py
 
+# Mutated ClientHellos and CONNECTs, COUNT of each (100,000: about an hour; --help: more)
+fuzz *arguments:
+    {{ python }} tests/fuzz.py "$@"
+
 # Check style, format and types
 lint:
     {{ python }} -m ruff check .

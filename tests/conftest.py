@@ -42,10 +42,11 @@ ONCE = {
     "test_silent_origins",
     "test_compat",
     "test_http2",
+    "test_storms",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
 
-IN_TLS_TOO = {"test_coalescing", "test_forwarded", "test_half_closed", "test_streaming"}
+IN_TLS_TOO = {"test_coalescing", "test_forwarded", "test_half_closed", "test_storms", "test_streaming"}
 """Modules whose stories are told a second time, by clients of intercepted hosts, but for tests marked ``plain``."""
 
 # Which inputs are tried does not change from run to run, and nothing depends on how fast a machine is. New inputs:

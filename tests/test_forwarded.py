@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,13 +16,14 @@ from typing import Any
 
 import pytest
 from mitmproxy.test import tflow
+from wsproto import ConnectionType, WSConnection, events
 
 from proxy_cache.mitm import addon, flow_requests
 from proxy_cache.semantics.dates import parse_http_date
 from tests.support.agents import Wire, parse_head
-from tests.support.origin import Origin, Reply
+from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.proxy import Proxy
-from tests.support.scripted import HINTS, OK, Scripted, asks
+from tests.support.scripted import HINTS, OK, Scripted, ThreadedOrigin, asks
 from tests.support.tasks import until
 
 
@@ -115,6 +119,60 @@ def test_a_1xx_through_a_parent(start_proxy: Callable[..., Proxy], scripted: Scr
         wire.send(asks(scripted))
         assert wire.head()[0] == 103
         assert wire.response().body == b"final"
+
+
+# -- WebSocket (RFC 6455) --------------------------------------------------------------------------------------------
+
+
+class WebSocketOrigin(ThreadedOrigin):
+    """Sends every message back."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        messages = WSConnection(ConnectionType.SERVER)
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                messages.receive_data(data)
+                for event in messages.events():
+                    match event:
+                        case events.Request():
+                            connection.sendall(messages.send(events.AcceptConnection()))
+                        case events.Message(data=data, message_finished=finished):
+                            connection.sendall(messages.send(events.Message(data, message_finished=finished)))
+                        case events.Ping():
+                            connection.sendall(messages.send(event.response()))
+                        case events.CloseConnection():
+                            connection.sendall(messages.send(event.response()))
+                            return
+
+
+def test_a_websocket(proxy: Proxy, origin_tls: ssl.SSLContext | None) -> None:
+    messages = WSConnection(ConnectionType.CLIENT)
+    with WebSocketOrigin(origin_tls) as origin, Wire(proxy.address) as wire:
+        url = f"{'https' if origin_tls else 'http'}://{origin.netloc}/x"
+        wire.send(messages.send(events.Request(host=origin.netloc, target=url)))
+
+        def next_event() -> events.Event:
+            while (event := next(messages.events(), None)) is None:
+                messages.receive_data(wire.socket.recv(65536) or None)
+            return event
+
+        assert isinstance(next_event(), events.AcceptConnection)
+        for message in ("hello", "grüße" * 40_000, b"\x00" * 300_000):
+            sender = threading.Thread(target=wire.send, args=(messages.send(events.Message(message)),))
+            sender.start()
+            received, is_over = message[:0], False
+            while not is_over:
+                event = next_event()
+                assert isinstance(event, events.Message)
+                received += event.data
+                is_over = event.message_finished
+            assert received == message
+            sender.join(PATIENCE)
+        wire.send(messages.send(events.Ping(b"still there?")))
+        assert next_event() == events.Pong(b"still there?")
+        wire.send(messages.send(events.CloseConnection(1000, "done")))
+        assert next_event() == events.CloseConnection(1000, "done")
+        assert wire.rest() == b""
 
 
 # -- trailers (RFC 9112 §7.1.2) --------------------------------------------------------------------------------------

@@ -23,8 +23,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import interception_of
+from tests.support import hostile
 from tests.support.agents import Wire
 from tests.support.certificates import self_signed, server_context
+from tests.support.hellos import in_records, message_of, recorded
 from tests.support.intercepted import ca_of, connected, intercepted, is_intercepted, trusting
 from tests.support.looks import open_files
 from tests.support.origin import PATIENCE, Echo, Gate, Origin, Reply
@@ -445,23 +447,41 @@ def hello(name: str = "127.0.0.1") -> bytes:
     return outgoing.read()
 
 
+def test_what_programs_send_is_answered(start: Start, secure: Origin) -> None:
+    """With all that their libraries put into it, and however it is cut."""
+    proxy = start(intercept_hosts="localhost", intercept_fallback=False)
+    hellos = recorded("localhost")
+    for program, data in hellos.items():
+        for sent in (data, in_records(message_of(data), 1)):
+            with connected(proxy, f"localhost:{secure.port}") as wire:
+                wire.send(sent)
+                assert wire.exactly(1) == b"\x16", program
+    with connected(proxy, f"localhost:{secure.port}") as wire:
+        for byte in min(hellos.values(), key=len):
+            wire.send(bytes([byte]))
+        assert wire.exactly(1) == b"\x16"
+    assert not secure.requests
+
+
 def test_damaged_hellos_do_no_harm(start: Start, secure: Origin) -> None:
-    """They are answered by an alert, or tunnelled."""
-    proxy = start(intercept_fallback=False)
-    chance = random.Random(20)
-    good = hello()
-    for _ in range(150):
-        bad = bytearray(good)
-        for _ in range(chance.choice((1, 1, 2, 8))):
-            bad[chance.randrange(len(bad))] = chance.randrange(256)
-        cut = chance.choice((len(bad), len(bad), chance.randrange(len(bad))))
-        with connected(proxy, secure.netloc) as wire:
-            wire.send(bytes(bad[:cut]))
-            wire.finish()
-            wire.rest()
-    with intercepted(proxy, secure) as wire:
-        ask(wire, secure, "/x")
-        assert wire.response().status == 200
+    """They are answered by an alert, or tunnelled; each is counted once, and nothing is left of any.
+    (``tests/fuzz.py`` has more of them.)"""
+    proxy = start(intercept_hosts="localhost", intercept_fallback=False)
+    hellos = list(recorded("localhost").values())
+
+    def say(seed: int, number: int) -> int:
+        account = hostile.talk(proxy.address, hostile.about_hellos(random.Random(seed), hellos, secure.port, number))
+        assert account.wrong == []
+        proxy.eventually(lambda: proxy.status()["tunnels"], lambda left: not left)
+        return len(open_files(proxy.pid))
+
+    before = say(20, 30)
+    say(21, 100)
+    proxy.eventually(lambda: len(open_files(proxy.pid)), lambda now: now <= before + 2, told="open descriptors")
+    assert sum(count(proxy, outcome) for outcome in ("tunnelled", "refused", "failed", "distrusted")) == 130
+    with connected(proxy, f"localhost:{secure.port}") as wire:
+        wire.socket = trusting(proxy).wrap_socket(wire.socket, server_hostname="localhost")
+        assert is_intercepted(wire)
 
 
 # -- other addons ----------------------------------------------------------------------------------------------------
@@ -495,6 +515,16 @@ def test_a_script_may_refuse_a_connect(watched: Proxy, secure: Origin) -> None:
                 assert wire.response().body == secure.body_of("/x", 1000)
     assert count(watched, "resumed") + count(watched, "intercepted") == 2
     watched.eventually(lambda: watched.status()["tunnels"], lambda left: not left)
+
+
+def test_a_name_of_idna_that_a_script_has_seen(start: Start, tmp_path: Path) -> None:
+    """mitmproxy decodes such names; in TLS they are as they were."""
+    script, name = tmp_path / "watches.py", "xn--bcher-kva.example"
+    script.write_text(WATCHES)
+    proxy = start(arguments=["-s", str(script)], intercept_hosts=name)
+    with connected(proxy, f"{name}:443") as wire:
+        wire.socket = trusting(proxy).wrap_socket(wire.socket, server_hostname=name)
+        assert is_intercepted(wire)
 
 
 def test_a_tunnel_after_all_that_a_script_has_seen(watched: Proxy, echo: Echo) -> None:

@@ -189,6 +189,21 @@ def test_curl_expects_100_continue(proxy: Proxy, origin: Origin, tmp_path_factor
     assert origin.seen("/curl")[0].body_received == 3 * MB
 
 
+def test_an_upload_that_waits_for_100_continue(proxy: Proxy, origin: Origin) -> None:
+    """Not a byte of it is sent before."""
+    for number, (framing, body) in enumerate(
+        (("Content-Length: 5", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"))
+    ):
+        with Wire(proxy.address) as wire:
+            for turn in range(2):
+                url = origin.url(f"/waits/{number}/{turn}")
+                wire.send(f"PUT {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nExpect: 100-continue\r\n{framing}\r\n\r\n")
+                assert wire.head()[0] == 100
+                wire.send(body)
+                assert wire.response().status == 200
+                assert origin.seen(f"/waits/{number}/{turn}")[0].body == b"hello"
+
+
 @pytest.mark.parametrize("reply", [Reply(size=100_000), Reply(size=100_000, chunked=True)], ids=["length", "chunked"])
 def test_an_http_1_0_client(proxy: Proxy, origin: Origin, reply: Reply) -> None:
     """No chunks for it: the body ends with Content-Length, or with the connection."""

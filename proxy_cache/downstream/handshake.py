@@ -47,9 +47,9 @@ class Handshake(asyncio.Protocol):
     def __init__(self, transport: Any, owner: Owner) -> None:
         self._transport = transport
         self._owner = owner
-        self.received = bytearray()
+        self._received = bytearray()
         """All that has come, until there is an answer to it."""
-        self._hello = HelloReader()
+        self._reader = HelloReader()
         self._has_hello = False
         self._is_over = False
         self._tls: ssl.SSLObject | None = None
@@ -64,10 +64,10 @@ class Handshake(asyncio.Protocol):
             self._incoming.write(data)
             self._go_on()
         elif not self._is_over:
-            self.received += data
+            self._received += data
             if not self._has_hello:
                 self._look(data)
-            elif len(self.received) > RECEIVED_MAX:  # before it has had an answer
+            elif len(self._received) > RECEIVED_MAX:  # before it has had an answer
                 self._end()
                 self._owner.failed("more than a ClientHello", by_client=False)
                 self._transport.abort()
@@ -89,14 +89,14 @@ class Handshake(asyncio.Protocol):
     # -- the way of it ------------------------------------------------------------------------------------------
 
     def _look(self, data: bytes) -> None:
-        hello = self._hello.read(data)
+        hello = self._reader.feed(data)
         if hello is None:
             return
         self._has_hello = True
         self._owner.hello_arrived(hello)
 
     def _still_silent(self) -> None:
-        if not self._has_hello and not self.received:
+        if not self._has_hello and not self._received:
             self._has_hello = True
             self._owner.hello_arrived(NO_TLS)
         else:
@@ -113,8 +113,8 @@ class Handshake(asyncio.Protocol):
         if self._is_over or self._transport.is_closing():
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._incoming.write(self.received)
-        self.received = bytearray()
+        self._incoming.write(self._received)
+        self._received = bytearray()
         self._go_on()
 
     def refuse(self, alert: bytes) -> None:
@@ -128,7 +128,7 @@ class Handshake(asyncio.Protocol):
     def give_back(self) -> bytes:
         """Let the owner have the connection, and what has come over it."""
         self._end()
-        return bytes(self.received)
+        return bytes(self._received)
 
     def _end(self) -> None:
         self._is_over = True

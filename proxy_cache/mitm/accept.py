@@ -21,6 +21,7 @@ from ..runtime.loop import ProtocolFactory, read_at_once
 from ..wire.connect import Connect
 from . import compat
 from .backpressure import GatedReader, gate_of, with_gate
+from .filters import shown_authority
 from .intercept import Interceptor
 from .lane_host import ClientLane
 from .lanes import Lanes
@@ -99,9 +100,10 @@ class Clients:
         """Take over a connection whose CONNECT mitmproxy has, and is going to answer with 200, if it is to be
         intercepted. ``user``: who has asked for it."""
         lane = self._lane_of(client)
-        return lane is not None and self.interceptor.take_from_flow(
-            lane.host, lane, Connect(host.lower(), port, b"", 0), user
-        )
+        if lane is None:
+            return False
+        name = shown_authority(host).lower()  # mitmproxy has decoded what came as a name of IDNA
+        return self.interceptor.take_from_flow(lane.host, lane, Connect(name, port, b"", 0), user)
 
     def connect_is_answered(self, client: Client) -> bool:
         """Whether a client has had its 200 before mitmproxy got its CONNECT."""

@@ -11,10 +11,7 @@ from typing import Final, Literal
 NO_TLS: Final = "no TLS"
 MAX_HELLO: Final = 64 * 1024
 """Bytes of a ClientHello. With certificates, tickets and keys of post-quantum schemes real ones have less than 4 kB."""
-
-MAX_RECORDS: Final = 2048
-"""Records that it may be spread over (RFC 8446 §5.1). Real ones take one or two."""
-
+_RECORD_HEAD: Final = 5
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _MAX_RECORD: Final = 16384
@@ -42,60 +39,70 @@ class ClientHello:
 
 def parse_client_hello(data: bytes) -> ClientHello | Literal["no TLS"] | None:
     """The ClientHello at the start of ``data``; ``None`` if more bytes have to come first."""
-    return HelloReader().read(data)
+    return HelloReader().feed(data)
 
 
 class HelloReader:
-    """Reads a ClientHello that comes in pieces. No byte is looked at twice: each record may come in a packet of its
-    own, or byte by byte."""
+    """Reads a ClientHello while it arrives. Each byte is looked at once, however small the pieces and the records are:
+    a client that sends one byte a record, in a packet each, takes no more of everybody's time than another one."""
 
     def __init__(self) -> None:
-        self._unread = b""
-        """Of a record's head."""
+        self._head = b""
+        """Of the next record, as far as it is there."""
         self._left = 0
-        """Bytes of the record that are still to come."""
+        """Bytes that the record at hand still has."""
         self._message = bytearray()
-        self._records = 0
+        self._size = 0
+        """Bytes of the message; 0 until that is known."""
 
-    def read(self, data: bytes) -> ClientHello | Literal["no TLS"] | None:
-        """``data``: what has come since the last call. ``None``: more bytes have to come."""
-        if self._unread:
-            data = self._unread + data
-        position = 0
+    def feed(self, data: bytes) -> ClientHello | Literal["no TLS"] | None:
+        """What it is, by all that has come until now; ``None`` if more bytes have to come first."""
+        message, position = self._message, 0
         try:
-            while not self._is_complete():
+            while not self._size or len(message) < self._size:
+                # A message may be spread over several records.
                 if not self._left:
-                    head = data[position : position + 5]
-                    if (head and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3):
-                        return NO_TLS
-                    if len(head) < 5:
-                        self._unread = head
+                    more = data[position : position + _RECORD_HEAD - len(self._head)]
+                    head = self._head + more
+                    self._left = _length_of(head)
+                    if not self._left:
+                        self._head = head
                         return None
-                    self._left = int.from_bytes(head[3:], "big")
-                    self._records += 1
-                    if not 0 < self._left <= _MAX_RECORD or self._records > MAX_RECORDS:
-                        return NO_TLS
-                    position += 5
+                    self._head = b""
+                    position += len(more)
                 piece = data[position : position + self._left]
                 if not piece:
-                    self._unread = b""
                     return None
-                self._message += piece
-                self._left -= len(piece)
+                message += piece
                 position += len(piece)
-            return _hello(_Fields(bytes(self._message[4 : _size_of(self._message)])))
+                self._left -= len(piece)
+                if not self._size:
+                    self._size = _size_of(message)
+            return _hello(_Fields(bytes(message[4 : self._size])))
         except _Malformed:
             return NO_TLS
 
-    def _is_complete(self) -> bool:
-        """Whether it is a ClientHello with all of its bytes. Raises :class:`_Malformed` once it can't become one."""
-        message = self._message
-        if message and message[0] != _CLIENT_HELLO:
-            raise _Malformed
-        return len(message) >= 4 and len(message) >= _size_of(message)
+
+def _length_of(head: bytes) -> int:
+    """Bytes of the record that begins so; 0 if there isn't all of its head. Raises :class:`_Malformed` if it has
+    nothing of a handshake."""
+    if (head and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3):
+        raise _Malformed
+    if len(head) < _RECORD_HEAD:
+        return 0
+    length = head[3] << 8 | head[4]
+    if not 0 < length <= _MAX_RECORD:
+        raise _Malformed
+    return length
 
 
 def _size_of(message: bytearray) -> int:
+    """Bytes of the message that begins so; 0 if that can't be told yet. Raises :class:`_Malformed` if it is no
+    ClientHello."""
+    if message[0] != _CLIENT_HELLO:
+        raise _Malformed
+    if len(message) < 4:
+        return 0
     size = 4 + int.from_bytes(message[1:4], "big")
     if size > MAX_HELLO:
         raise _Malformed

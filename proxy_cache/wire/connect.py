@@ -53,6 +53,8 @@ def parse_connect(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Conn
     try:  # what mitmproxy's way refuses (400, 414, 431) is its to refuse
         checked_request(data[:end].split(b"\r\n"), limits)
         host, port = of_connect(line[1].decode("ascii"))
-    except (RefusedHead, TargetError):
+        if "xn--" in host:
+            host.encode("ascii").decode("idna")  # mitmproxy has no request of what is none
+    except (RefusedHead, TargetError, UnicodeError):
         return UNUSUAL
     return Connect(host, port, lines, end + 4)

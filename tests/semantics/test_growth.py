@@ -40,6 +40,7 @@ from proxy_cache.semantics.storing import judge, why_not_shared
 from proxy_cache.semantics.targeted import parse_targeted
 from proxy_cache.semantics.vary import matches, normalised, selecting_values, vary_names
 from proxy_cache.upstream.connection import OriginConnection
+from proxy_cache.wire.connect import parse_connect
 from proxy_cache.wire.outgoing import request_head
 from proxy_cache.wire.requests import absolute_target, parse_request
 from proxy_cache.wire.responses import OriginError, content_length, parse_head, persistence
@@ -424,6 +425,12 @@ PARSERS: dict[str, Parser] = {
     "parse_request": of_block(lambda block: parse_request(PLAIN + block + b"\r\n", UNLIMITED)),
     "parse_request, limited": of_block(lambda block: parse_request(PLAIN + block + b"\r\n")),
     "parse_request, unfinished": of_block(lambda block: parse_request(PLAIN + block, UNLIMITED)),
+    "parse_connect": of_block(
+        lambda block: parse_connect(b"CONNECT a:443 HTTP/1.1\r\n" + block + b"\r\n", UNLIMITED)
+    ),
+    "parse_connect, its host": of_text(
+        lambda text: parse_connect(f"CONNECT {text}:443 HTTP/1.1\r\n\r\n".encode("latin-1"), UNLIMITED)
+    ),
     "parse_request, its target": of_text(
         lambda text: parse_request(f"GET http://{text} HTTP/1.1\r\nHost: a\r\n\r\n".encode("latin-1"), UNLIMITED)
     ),

@@ -53,6 +53,9 @@ class Flows:
     def still_listens(self, client: Client) -> bool:
         return False
 
+    def connect_is_answered(self, client: Client) -> bool:
+        return False
+
     def is_outdated(self, connection: Connection) -> bool:
         return False
 

@@ -42,19 +42,15 @@ def in_own_network(test: Test) -> Test:
     @functools.wraps(test)
     def wrapper(*arguments: Any, **fixtures: Any) -> None:
         if INSIDE in os.environ:
-            _up()
+            up()
             test(*arguments, **fixtures)
             return
         node = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", node]
         with tempfile.TemporaryDirectory() as folder:
-            for name, text in FILES.items():
-                (Path(folder) / name).write_text(text)
             # Without a folder of its own it would tidy up what all earlier runs have left.
             command.insert(-1, f"--basetemp={folder}/tmp")
-            done = run(
-                [*_namespaces(), "sh", "-c", _ENTER, folder, *command], timeout=400, cwd=ROOT, **{INSIDE: "1"}
-            )  # fmt: skip
+            done = run(command_inside(folder, command), timeout=400, cwd=ROOT, **{INSIDE: "1"})
         printed = (done.stdout + done.stderr).decode(errors="replace")
         if done.returncode == 99:
             pytest.skip(f"mounting is not permitted: {printed.strip()}")
@@ -63,6 +59,14 @@ def in_own_network(test: Test) -> Test:
             pytest.skip(printed.strip())
 
     return wrapper  # type: ignore[return-value]
+
+
+def command_inside(folder: str, command: list[str]) -> list[str]:
+    """What runs a command in namespaces of its own, if ``INSIDE`` is in its environment. Its status is 99 if that may
+    not be. ``folder``: an empty one, which has to last as long."""
+    for name, text in FILES.items():
+        (Path(folder) / name).write_text(text)
+    return [*_namespaces(), "sh", "-c", _ENTER, folder, *command]
 
 
 @functools.cache
@@ -81,7 +85,8 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 _IFF_UP = 1
 
 
-def _up() -> None:
+def up() -> None:
+    """First of all: loopback is down in a network that is new."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 

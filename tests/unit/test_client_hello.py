@@ -6,12 +6,16 @@ import random
 import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from proxy_cache.wire.client_hello import MAX_RECORDS, NO_TLS, ClientHello, HelloReader, parse_client_hello
+from proxy_cache.wire.client_hello import NO_TLS, ClientHello, HelloReader, parse_client_hello
 from proxy_cache.wire.connect import Connect, parse_connect
 from proxy_cache.wire.requests import UNUSUAL
+from tests.support.certificates import self_signed
+from tests.support.hellos import cut, in_records, message_of, mutated, recorded
+from tests.support.readers import OpenSsl, mutated_connect, wrong_about_connect, wrong_about_hello, wrong_in_pieces
 
 
 def hello(name: str | None = "packages.example", protocols: Sequence[str] = (), **versions: ssl.TLSVersion) -> bytes:
@@ -81,15 +85,39 @@ def test_two_names_are_one_too_many() -> None:
     assert parse_client_hello(b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message) == NO_TLS
 
 
-def test_damaged_hellos_raise_nothing() -> None:
-    chance = random.Random(20)
-    good = [hello(), hello(None, ["h2"]), hello("a.example", ["h2", "http/1.1"])]
-    for _ in range(100_000):
-        data = bytearray(chance.choice(good))
-        for _ in range(chance.choice((1, 1, 1, 3, 20))):
-            data[chance.randrange(len(data))] = chance.randrange(256)
-        found = parse_client_hello(bytes(data[: chance.choice((len(data), chance.randrange(len(data))))]))
-        assert found is None or found == NO_TLS or isinstance(found, ClientHello)
+def test_what_programs_send() -> None:
+    """Also with keys of post-quantum schemes, tickets of sessions, and extensions that nobody knows, however cut."""
+    for program, data in recorded().items():
+        found = parse_client_hello(data)
+        assert isinstance(found, ClientHello), program
+        unnamed = "by address" in program or "without a name" in program
+        assert found.server_name == (None if unnamed else "a.example"), program
+        assert found.speaks_http1, program
+        for size in (1, 5, 100):
+            for records in (data, in_records(message_of(data), size)):
+                pieces = [records[start : start + size] for start in range(0, len(records), size)]
+                assert wrong_in_pieces(pieces, found) is None, program
+
+
+def test_damaged_hellos_are_read_as_openssl_reads_them(tmp_path: Path) -> None:
+    """``tests/fuzz.py`` has more of them."""
+    chance, openssl = random.Random(20), OpenSsl(self_signed(tmp_path / "own.pem", "a.example"))
+    hellos = list(recorded().values())
+    for _ in range(1500):
+        data = mutated(chance, hellos)
+        assert wrong_about_hello(data, openssl) is None, data
+        assert wrong_in_pieces(cut(chance, data), parse_client_hello(data)) is None, data
+
+
+def test_a_hello_in_tiny_pieces_takes_no_longer() -> None:
+    """Each byte is looked at once: with every packet from the start it would take half an hour."""
+    message = b"\x01" + (60_000).to_bytes(3, "big") + bytes(60_000)
+    data = in_records(message, 1)
+    reader, began = HelloReader(), time.monotonic()
+    for start in range(0, len(data) - 1, 50):
+        assert reader.feed(data[start : min(start + 50, len(data) - 1)]) is None
+    assert isinstance(reader.feed(data[-1:]), ClientHello)
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
@@ -119,33 +147,21 @@ def test_connects_as_clients_send_them(line: str, host: str, port: int) -> None:
         "CONNECT a@b:443 HTTP/1.1\r\n\r\n", "CONNECT a:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
         "CONNECT a:443 HTTP/1.1\r\nno field\r\n\r\n", "CONNECT a:443 HTTP/1.1\n\n", "CONNECT  a:443 HTTP/1.1\r\n\r\n",
         "CONNECT a:443 HTTP/1.1\r\nX: " + "x" * 20_000 + "\r\n\r\n", "connect a:443 HTTP/1.1\r\n\r\n",
+        "CONNECT [b:1]:443 HTTP/1.1\r\n\r\n", "CONNECT [::1::]:443 HTTP/1.1\r\n\r\n",
+        "CONNECT a..b:443 HTTP/1.1\r\n\r\n", "CONNECT .a:443 HTTP/1.1\r\n\r\n", "CONNECT a\xff:443 HTTP/1.1\r\n\r\n",
+        "CONNECT xn--0:443 HTTP/1.1\r\n\r\n",
+        f"CONNECT {'a' * 64}.example:443 HTTP/1.1\r\n\r\n", f"CONNECT {'a.' * 130}:443 HTTP/1.1\r\n\r\n",
     ],
 )  # fmt: skip
 def test_other_connects_are_mitmproxys(head: str) -> None:
-    assert parse_connect(head.encode()) == UNUSUAL
+    assert parse_connect(head.encode("latin-1")) == UNUSUAL
 
 
-def test_a_hello_in_many_records_is_read_once() -> None:
-    """Each in a packet of its own, or byte by byte. (All that had come was once read again for each packet: half a
-    second of the event loop, 65,000 times.)"""
-    message = b"\x01" + (60_000).to_bytes(3, "big") + bytes(60_000)
-    size = len(message) // MAX_RECORDS
-    records = [
-        b"\x16\x03\x01" + size.to_bytes(2, "big") + message[at : at + size]
-        for at in range(0, len(message) - size, size)
-    ]
-    for step in (size + 5, 1):
-        reader = HelloReader()
-        data = b"".join(records[: MAX_RECORDS - 1])
-        started = time.process_time()
-        for at in range(0, len(data), step):
-            assert reader.read(data[at : at + step]) is None
-        assert time.process_time() - started < 10
-        assert reader.read(b"\x17") == NO_TLS
-    reader = HelloReader()
-    tiny = b"".join(b"\x16\x03\x01\x00\x01" + message[at : at + 1] for at in range(MAX_RECORDS + 1))
-    assert reader.read(tiny[:-6]) is None
-    assert reader.read(tiny[-6:]) == NO_TLS
+def test_damaged_connects_are_read_as_mitmproxy_reads_them() -> None:
+    chance = random.Random(20)
+    for _ in range(4000):
+        data = mutated_connect(chance)
+        assert wrong_about_connect(data) is None, data
 
 
 def test_a_hello_may_be_cut_anywhere() -> None:
@@ -155,6 +171,6 @@ def test_a_hello_may_be_cut_anywhere() -> None:
     for whole in (data, b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)):
         for step in (1, 2, 3, 6, 11, 50):
             reader = HelloReader()
-            found = [reader.read(whole[at : at + step]) for at in range(0, len(whole), step)]
+            found = [reader.feed(whole[at : at + step]) for at in range(0, len(whole), step)]
             assert found[-1] == ClientHello("packages.example", ())
             assert set(found[:-1]) == {None}

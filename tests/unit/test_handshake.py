@@ -46,7 +46,7 @@ def test_who_waits_for_a_certificate_can_fill_no_memory() -> None:
         assert ends.told == ["hello"]
         while not ends.is_aborted:
             handshake.data_received(bytes(10_000))
-            assert len(handshake.received) <= RECEIVED_MAX + 10_000
+            assert len(handshake._received) <= RECEIVED_MAX + 10_000
         assert ends.told == ["hello", "more than a ClientHello"]
         handshake.data_received(bytes(10_000))
         handshake.answer(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
