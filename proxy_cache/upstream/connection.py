@@ -309,8 +309,7 @@ class OriginConnection(asyncio.Protocol):
         if on_answer is not None:
             # Garbage may be left over from the previous response, which should have had no body.
             reader = self._reader
-            garbled = reader.is_garbled and not reader.interims
-            unanswered = garbled or (error.error in ENDS and not reader.held)
+            unanswered = error.error in ENDS and not reader.held or (reader.is_garbled and not reader.interims)
             on_answer(ConnectionExpired() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:
@@ -359,8 +358,7 @@ class OriginConnection(asyncio.Protocol):
 
     def _has_come(self) -> bool:
         """Whether the socket has unread bytes."""
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        if descriptor < 0:
+        if (descriptor := self._transport.get_extra_info("socket").fileno()) < 0:
             return False
         looking = select.poll()
         looking.register(descriptor, select.POLLIN)
