@@ -18,7 +18,6 @@ import datetime
 import json
 import os
 import resource
-import shlex
 import shutil
 import signal
 import ssl
@@ -27,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPSConnection
@@ -34,16 +34,16 @@ from pathlib import Path
 from typing import Any
 
 from ab import checkout
-from peer_measure import Results
+from peer_measure import Results, wait_until_ready
 from peer_report import number, table, troubles
 from peer_servers import OTHERS, Contender, Peer
 from peers import FILES, public_command
-from processes import ROOT, SIZES, clean_environment, pinned, wait_until_idle
+from processes import ROOT, SIZES, clean_environment, fetch, pinned, wait_until_idle
 from report import machine, write_between
 from run import check_tools, names, positive
 from tls_servers import NAME, TlsOrigin, can_intercept, contenders, ours
 
-PARTS = ("hits", "connections", "memory", "tunnel")
+PARTS = ("hits", "plain", "connections", "memory", "tunnel")
 CONTENDERS = ("ours", "nginx", "squid", "textbook")
 CONNECTIONS = 32
 IDLE = 1000
@@ -71,6 +71,10 @@ class Bench:
     seconds: int
     results: Results = field(default_factory=Results)
     agreed: dict[str, Tls] = field(default_factory=dict)
+    by_run: dict[str, dict[str, dict[int, float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    """Of each row and contender: what each run found."""
 
     # -- the client ---------------------------------------------------------------------------------------------
 
@@ -97,8 +101,8 @@ class Bench:
             command += ["--url", path if peer.contender.reverse else f"http://{plain}{path}", "--host", plain]
         return pinned(self.core, command)
 
-    def ask(self, row: str, peer: Peer, command: Sequence[str], per: str, *arguments: str) -> dict[str, Any]:
-        """Run the client, and take notes of the rate and the CPU time of what it counts as ``per``."""
+    def ask(self, row: str, peer: Peer, run: int, command: Sequence[str], *arguments: str) -> dict[str, Any]:
+        """Run the client, and take notes of the rate and of the CPU time of a request."""
         ticks, began = peer.cpu_ticks(), time.monotonic()
         process = subprocess.Popen(
             [*command, "--seconds", str(self.seconds), *arguments], text=True, env=clean_environment(),
@@ -113,24 +117,28 @@ class Bench:
             self.results.trouble(row, peer.name, f"the client failed: {errors.strip()[-500:]}")
             return {}
         found: dict[str, Any] = json.loads(output.splitlines()[-1])
-        if not (count := found[per]):
+        if not (count := found["requests"]):
             self.results.trouble(row, peer.name, "no answers")
             return found
-        self.results.add(row, peer.name, count / found["seconds"])
-        self.results.add(f"CPU: {row}", peer.name, used * 10_000 / count)
-        self.results.add(f"busy: {row}", peer.name, used / 100 / spent)
-        self.results.add(f"p99: {row}", peer.name, found["p99"] * 1000)
+        for name, value in (
+            (row, count / found["seconds"]),
+            (f"CPU: {row}", used * 10_000 / count),
+            (f"busy: {row}", used / 100 / spent),
+            (f"p99: {row}", found["p99"] * 1000),
+        ):
+            self.results.add(name, peer.name, value)
+            self.by_run[name][peer.name][run] = value
         if found["errors"]:
             self.results.trouble(row, peer.name, f"{found['errors']} errors in {count}")
         return found
 
-    def by_turns(self, peers: Sequence[Peer], measure: Callable[[Peer], None]) -> None:
+    def by_turns(self, peers: Sequence[Peer], measure: Callable[[Peer, int], None]) -> None:
         """Every run begins with another contender."""
         for run in range(self.runs):
             turn = run % len(peers)
             for peer in [*peers[turn:], *peers[:turn]]:
                 wait_until_idle(peers, patience=1.0)
-                measure(peer)
+                measure(peer, run)
 
     @contextlib.contextmanager
     def no_fetch(self, peer: Peer, row: str) -> Iterator[None]:
@@ -141,13 +149,14 @@ class Bench:
 
     # -- what is measured ---------------------------------------------------------------------------------------
 
-    def hits(self, peers: Sequence[Peer], size_name: str) -> None:
-        size, row = SIZES[size_name], f"hit, {size_name}"
+    def hits(self, peers: Sequence[Peer], size_name: str, *, tls: bool = True) -> None:
+        size, row = SIZES[size_name], f"hit, {size_name}{'' if tls else ', without TLS'}"
 
-        def measure(peer: Peer) -> None:
+        def measure(peer: Peer, run: int) -> None:
             with self.no_fetch(peer, row):
-                found = self.ask(row, peer, self.command(peer, size), "requests", "--connections", str(CONNECTIONS))
-            if found:
+                command = self.command(peer, size, tls=tls)
+                found = self.ask(row, peer, run, command, "--connections", str(CONNECTIONS))
+            if found and tls:
                 self.agreed[peer.name] = Tls(found["protocol"], found["cipher"], found["key"])
 
         self.by_turns(peers, measure)
@@ -155,10 +164,10 @@ class Bench:
     def connections(self, peers: Sequence[Peer], kind: str) -> None:
         row = f"new connections, {kind}"
 
-        def measure(peer: Peer) -> None:
+        def measure(peer: Peer, run: int) -> None:
             command = self.command(peer, SIZES["1 kB"])
             with self.no_fetch(peer, row):
-                found = self.ask(row, peer, command, "requests", "--connections", "8", "--each", kind)
+                found = self.ask(row, peer, run, command, "--connections", "8", "--each", kind)
             # The first of each of the eight has nothing to resume.
             if found and kind == "resumed" and found["resumed"] < found["handshakes"] - 8:
                 self.results.trouble(row, peer.name, f"{found['resumed']} of {found['handshakes']} were resumed")
@@ -171,10 +180,13 @@ class Bench:
         """What a fresh process takes for connections that were used once, by what a few have taken before."""
         row = f"memory of an idle connection{', TLS' if tls else ', plain'}"
         command = self.command(peer, SIZES["10 kB"], tls=tls)
-        self.hold(command, 50, lambda: None)
-        wait_until_idle([peer])
-        before = peer.memory()["RssAnon"]
-        self.hold(command, IDLE, lambda: self.note_memory(row, peer, before))
+        try:
+            self.hold(command, 50, lambda: None)
+            wait_until_idle([peer])
+            before = peer.memory()["RssAnon"]
+            self.hold(command, IDLE, lambda: self.note_memory(row, peer, before))
+        except ChildProcessError as error:
+            self.results.trouble(row, peer.name, str(error))
 
     def note_memory(self, row: str, peer: Peer, before: float) -> None:
         wait_until_idle([peer])
@@ -188,7 +200,7 @@ class Bench:
             assert process.stdout
             assert process.stdin
             if not process.stdout.readline():
-                raise SystemExit(f"the client failed: {shlex.join(command)}")
+                raise ChildProcessError(f"not all of {count} connections had an answer")
             meanwhile()
             process.stdin.close()
 
@@ -196,9 +208,9 @@ class Bench:
         """A CONNECT that stays a tunnel, and one small exchange through it."""
         row = "tunnel: CONNECT and one exchange"
 
-        def measure(peer: Peer) -> None:
+        def measure(peer: Peer, run: int) -> None:
             command = self.command(peer, SIZES["1 kB"], tunnel=True)
-            self.ask(row, peer, command, "requests", "--connections", "8", "--each", "full")
+            self.ask(row, peer, run, command, "--connections", "8", "--each", "full")
 
         self.by_turns(peers, measure)
 
@@ -284,28 +296,30 @@ def compiled(folder: Path) -> Path:
 
 
 def measure(bench: Bench, chosen: Sequence[Contender], folder: Path, core: int | None, options: Any) -> None:
-    def server(contender: Contender, of: str) -> Peer:
-        return contender.server(folder / f"{contender.name}-{of}", bench.origin.port, core)
-
-    if {"hits", "connections"} & set(options.parts):
+    @contextlib.contextmanager
+    def started(which: Sequence[Contender], part: str) -> Iterator[list[Peer]]:
         with contextlib.ExitStack() as stack:
-            peers = [stack.enter_context(server(contender, "hits")) for contender in chosen]
-            for peer in peers:
-                peer.wait_until_listening()
-                for size in {"1 kB", *options.sizes}:
-                    bench.check(peer, SIZES[size])
-            for size in options.sizes if "hits" in options.parts else ():
-                bench.hits(peers, size)
-            for kind in ("full", "resumed") if "connections" in options.parts else ():
-                bench.connections(peers, kind)
+            peers = []
+            for contender in which:
+                place = folder / f"{contender.name}-{part}"
+                peers.append(stack.enter_context(contender.server(place, bench.origin.port, core)))
+                peers[-1].wait_until_listening()
+            yield peers
+
+    if "plain" in options.parts:
+        free = [without_tls(contender) for contender in chosen if contender.name != "textbook"]
+        with started(free, "plain") as peers:
+            plain_hits(bench, peers, options.sizes)
+    if {"hits", "connections"} & set(options.parts):
+        with started(chosen, "tls") as peers:
+            tls_hits(bench, peers, options)
     if "memory" in options.parts:
-        for tls in (False, True):
-            for contender in chosen:
-                with server(contender if tls else without_tls(contender), f"memory-{tls}") as peer:
-                    peer.wait_until_listening()
-                    if tls:
-                        bench.check(peer, SIZES["10 kB"])
-                    bench.memory(peer, tls=tls)
+        for contender in chosen:
+            with started([without_tls(contender)], "memory-plain") as [peer]:
+                bench.memory(peer, tls=False)
+            with started([contender], "memory-tls") as [peer]:
+                bench.check(peer, SIZES["10 kB"])
+                bench.memory(peer, tls=True)
     if "tunnel" in options.parts:
         with contextlib.ExitStack() as stack:
             pair = [ours("ours", "this proxy", ROOT, [])]
@@ -313,10 +327,28 @@ def measure(bench: Bench, chosen: Sequence[Contender], folder: Path, core: int |
                 before = stack.enter_context(checkout(options.before, folder / "before"))
                 pair.append(ours("before", f"this proxy at {options.before}", before, []))
             pair += [contender for contender in OTHERS if contender.name == "squid" and contender.find()]
-            tunnels = [stack.enter_context(server(contender, "tunnel")) for contender in pair]
-            for peer in tunnels:
-                peer.wait_until_listening()
-            bench.tunnel(tunnels)
+            bench.tunnel(stack.enter_context(started(pair, "tunnel")))
+
+
+def plain_hits(bench: Bench, peers: Sequence[Peer], sizes: Sequence[str]) -> None:
+    for peer in peers:
+        wait_until_ready(peer, bench.origin)
+    for size in sizes:
+        for peer in peers:
+            fetch(peer.port, peer.target(f"http://{NAME}:{bench.origin.port}/{SIZES[size]}"))
+        bench.hits(peers, size, tls=False)
+
+
+def tls_hits(bench: Bench, peers: Sequence[Peer], options: Any) -> None:
+    for peer in peers:
+        for size in {"1 kB", *options.sizes}:
+            bench.check(peer, SIZES[size])
+    if "hits" in options.parts:
+        for size in options.sizes:
+            bench.hits(peers, size)
+    if "connections" in options.parts:
+        for kind in ("full", "resumed"):
+            bench.connections(peers, kind)
 
 
 def without_tls(contender: Contender) -> Contender:
@@ -324,10 +356,10 @@ def without_tls(contender: Contender) -> Contender:
     return next(other for other in OTHERS if other.name == "nginx") if contender.name == "nginx" else contender
 
 
-def of_neighbours(results: Results, row: str, name: str, other: str) -> float | None:
-    """The median of the ratios of two contenders' runs that belong together."""
-    pairs = [results.cells[row][each].rates for each in (name, other)] if row in results.cells else [[], []]
-    ratios = [one / two for one, two in zip(*pairs, strict=False) if two]
+def of_neighbours(bench: Bench, row: str, name: str, other: str) -> float | None:
+    """The median of the ratios of two contenders' values in the same run."""
+    one, two = bench.by_run[row][name], bench.by_run[row][other]
+    ratios = [value / two[run] for run, value in one.items() if two.get(run)]
     return statistics.median(ratios) if ratios else None
 
 
@@ -363,15 +395,16 @@ def markdown(
         if "ours" in titles and others:
             lines = []
             for row in rows:
-                rates = [of_neighbours(results, row, "ours", name) for name in others]
-                costs = [of_neighbours(results, f"CPU: {row}", name, "ours") for name in others]
-                lines.append(
-                    (row, [f"{number(rate)} | {number(cost)}" for rate, cost in zip(rates, costs, strict=True)])
-                )
+                cells = []
+                for name in others:
+                    cells.append(number(of_neighbours(bench, row, "ours", name)))
+                    cells.append(number(of_neighbours(bench, f"CPU: {row}", name, "ours")))
+                lines.append((row, cells))
+            columns = [f"{titles[name]}, {what}" for name in others for what in ("rate", "CPU")]
             parts += [
-                "This proxy compared with the others, more than 1 is better: by what was answered in a second, and by "
-                "CPU time (medians of the ratios of neighbouring runs).",
-                table("this proxy by", [f"{titles[name]}, rate | CPU" for name in others], lines),
+                "This proxy by each of the others, more than 1 is better: by what was answered in a second, and by CPU "
+                "time (medians of the ratios of neighbouring runs).",
+                table("this proxy by", columns, lines),
             ]
     rows = [row for row in results.cells if row.startswith("memory")]
     if rows:
@@ -383,7 +416,7 @@ def markdown(
             f"{name} {number(results.value(row, name))} a second, {number(results.value(f'CPU: {row}', name))} µs each"
             for name in results.cells[row]
         ]
-        ratio = of_neighbours(results, f"CPU: {row}", "ours", "before")
+        ratio = of_neighbours(bench, f"CPU: {row}", "ours", "before")
         parts.append(f"{row}: {'; '.join(told)}." + (f" CPU, now by before: {ratio:.3f}." if ratio else ""))
     if found := troubles(results, {"before": "before", **titles}):
         parts.append("Not clean:\n\n" + "\n".join(found))

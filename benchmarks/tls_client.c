@@ -325,8 +325,8 @@ int main(int count, char **words) {
             else if (read(c->fd, buffer, sizeof buffer) <= 0) broken++, epoll_ctl(poll_fd, EPOLL_CTL_DEL, c->fd, NULL);
         }
         if (requests + handshakes != seen) seen = requests + handshakes, last = now();
-        else if (now() - last > 10) {
-            fprintf(stderr, "no answer for 10 s\n");
+        else if (now() - last > 20) {
+            fprintf(stderr, "no answer for 20 s\n");
             return 1;
         }
     }
