@@ -45,7 +45,6 @@ from tls_servers import NAME, TlsOrigin, can_intercept, contenders, ours
 
 PARTS = ("hits", "plain", "connections", "memory", "tunnel")
 CONTENDERS = ("ours", "nginx", "squid", "textbook")
-CONNECTIONS = 32
 IDLE = 1000
 """Connections that stay open, of which each has had one answer."""
 START, END = "<!-- tls:start -->", "<!-- tls:end -->"
@@ -69,6 +68,7 @@ class Bench:
     """Of the client and the origin."""
     runs: int
     seconds: int
+    connections_open: int
     results: Results = field(default_factory=Results)
     agreed: dict[str, Tls] = field(default_factory=dict)
     by_run: dict[str, dict[str, dict[int, float]]] = field(
@@ -155,7 +155,7 @@ class Bench:
         def measure(peer: Peer, run: int) -> None:
             with self.no_fetch(peer, row):
                 command = self.command(peer, size, tls=tls)
-                found = self.ask(row, peer, run, command, "--connections", str(CONNECTIONS))
+                found = self.ask(row, peer, run, command, "--connections", str(self.connections_open))
             if found and tls:
                 self.agreed[peer.name] = Tls(found["protocol"], found["cipher"], found["key"])
 
@@ -269,7 +269,7 @@ def main() -> None:
         client = compiled(folder)
         with TlsOrigin(folder / "origin", other_core) as origin:
             origin.wait_until_listening()
-            bench = Bench(origin, client, other_core, options.runs, options.seconds)
+            bench = Bench(origin, client, other_core, options.runs, options.seconds, options.connections)
             measure(bench, chosen, folder, server_core, options)
     titles = {contender.name: contender.title for contender in chosen}
     text = markdown(bench, titles, versions, len(cores), options)
@@ -372,7 +372,7 @@ def markdown(
     parts = [
         f"`{public_command(sys.argv[1:], 'bench-tls')}`, {datetime.date.today().isoformat()}, {cores} "
         f"{'core' if cores == 1 else 'cores'} of {machine()}, {ssl.OPENSSL_VERSION}: medians of {options.runs} runs of "
-        f"{options.seconds} s, {CONNECTIONS} connections ({pinned_to}).",
+        f"{options.seconds} s, {options.connections} connections ({pinned_to}).",
         f"{'; '.join(versions)}.",
     ]
     if bench.agreed:
@@ -427,6 +427,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just bench-tls", description="Compare TLS that ends here with others'.")
     parser.add_argument("--runs", type=positive, help="measurements of everything, of which the median counts (5)")
     parser.add_argument("--seconds", type=positive, help="length of one measurement (2)")
+    parser.add_argument("--connections", type=positive, default=32, help="at a time, of hits (32)")
     parser.add_argument("--quick", action="store_true", help="one run of 1 second")
     parser.add_argument("--sizes", type=names(tuple(SIZES)), default=list(SIZES), help=f"of: {', '.join(SIZES)}")
     parser.add_argument("--parts", type=names(PARTS), default=list(PARTS), help=f"of: {', '.join(PARTS)}")
