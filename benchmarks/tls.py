@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import resource
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ab import checkout
-from peer_measure import Results, wait_until_ready
+from peer_measure import SLOW_RUNS, Results, wait_until_ready
 from peer_report import number, table, troubles
 from peer_servers import OTHERS, Contender, Peer
 from peers import FILES, public_command
@@ -314,10 +315,10 @@ def measure(bench: Bench, chosen: Sequence[Contender], folder: Path, core: int |
         with started(chosen, "tls") as peers:
             tls_hits(bench, peers, options)
     if "memory" in options.parts:
-        for contender in chosen:
-            with started([without_tls(contender)], "memory-plain") as [peer]:
+        for number, contender in itertools.product(range(min(options.runs, SLOW_RUNS)), chosen):
+            with started([without_tls(contender)], f"plain-{number}") as [peer]:
                 bench.memory(peer, tls=False)
-            with started([contender], "memory-tls") as [peer]:
+            with started([contender], f"tls-{number}") as [peer]:
                 bench.check(peer, SIZES["10 kB"])
                 bench.memory(peer, tls=True)
     if "tunnel" in options.parts:
