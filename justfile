@@ -61,3 +61,7 @@ bench-fleet *arguments:
 # Compare with nginx, Squid, Varnish, Traffic Server and a textbook addon (about 15 minutes; --quick: 3; --help: more)
 bench-peers *arguments:
     {{ python }} benchmarks/peers.py "$@"
+
+# TLS that ends here, compared with nginx, Squid and mitmproxy (about 12 minutes; --quick: 2; --help: more)
+bench-tls *arguments:
+    {{ python }} benchmarks/tls.py "$@"

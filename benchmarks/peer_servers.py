@@ -43,7 +43,8 @@ http {{
     proxy_cache_path {folder}/cache levels=1:2 keys_zone=bench:64m max_size={megabytes}m inactive=1d use_temp_path=off;
     upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; keepalive_requests 1000000000; }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} {tls} backlog=4096;
+        {more}
         location / {{
             proxy_pass http://origin;
             proxy_http_version 1.1;
@@ -55,7 +56,8 @@ http {{
 """
 
 SQUID = """
-http_port 127.0.0.1:{port}
+http_port 127.0.0.1:{port} {tls}
+{more}
 http_access allow all
 {user}
 visible_hostname cache.example.com
@@ -225,8 +227,9 @@ def _started(pid: int) -> str | None:
     return fields[19] if fields and fields[0] != "Z" else None
 
 
-def _nginx(contender: Contender, folder: Path, port: int, origin: int) -> list[str]:
-    text = NGINX.format(folder=folder, port=port, origin=origin, megabytes=CACHE_SIZE >> 20)
+def nginx(contender: Contender, folder: Path, port: int, origin: int, *, tls: str = "", more: str = "") -> list[str]:
+    """``tls``: further words of ``listen``; ``more``: further lines of its ``server``."""
+    text = NGINX.format(folder=folder, port=port, origin=origin, megabytes=CACHE_SIZE >> 20, tls=tls, more=more)
     if os.geteuid() == 0:
         text = "user root;" + text
     configuration = folder / "nginx.conf"
@@ -234,15 +237,19 @@ def _nginx(contender: Contender, folder: Path, port: int, origin: int) -> list[s
     return [contender.program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(configuration)]
 
 
-def _squid(contender: Contender, folder: Path, port: int, origin: int) -> list[str]:
+def squid(contender: Contender, folder: Path, port: int, origin: int, *, tls: str = "", more: str = "") -> list[str]:
+    """``tls``: further words of ``http_port``; ``more``: further lines."""
     user = ""
     if os.geteuid() == 0:
         # Squid refuses to run as root.
         account = next(entry for entry in pwd.getpwall() if entry.pw_name in ("proxy", "squid", "nobody"))
         user = f"cache_effective_user {account.pw_name}"
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, account.pw_uid, account.pw_gid)
     configuration = folder / "squid.conf"
-    configuration.write_text(SQUID.format(folder=folder, port=port, user=user, megabytes=CACHE_SIZE >> 20))
+    configuration.write_text(
+        SQUID.format(folder=folder, port=port, user=user, megabytes=CACHE_SIZE >> 20, tls=tls, more=more)
+    )
     command = [contender.program, "-N", "-n", f"bench{port}", "-f", str(configuration)]
     made = subprocess.run([*command, "-z"], capture_output=True, text=True, env=clean_environment())
     if made.returncode:
@@ -287,8 +294,8 @@ def ours(name: str, title: str, python: Path, settings: Sequence[str]) -> Conten
 
 MITMDUMP = str(Path(sys.executable).parent / "mitmdump")
 OTHERS = (
-    Contender("nginx", "nginx", "nginx", True, "-v", _nginx),
-    Contender("squid", "Squid", "squid", False, "-v", _squid),
+    Contender("nginx", "nginx", "nginx", True, "-v", nginx),
+    Contender("squid", "Squid", "squid", False, "-v", squid),
     Contender("varnish", "Varnish", "varnishd", True, "-V", _varnish),
     Contender("ats", "Traffic Server", "traffic_server", False, "-V", _traffic_server),
     Contender("textbook", "textbook addon", MITMDUMP, False, "--version", _textbook),

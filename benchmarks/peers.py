@@ -134,7 +134,7 @@ def is_there(contender: Contender) -> bool:
     return True
 
 
-def public_command(arguments: Sequence[str]) -> str:
+def public_command(arguments: Sequence[str], recipe: str = "bench-peers") -> str:
     """The command as others would give it: without where its results went, and without folders of this machine."""
     parser = argparse.ArgumentParser(add_help=False)
     for option in ("--json", "--svg"):
@@ -145,7 +145,7 @@ def public_command(arguments: Sequence[str]) -> str:
         "/".join(Path(argument).parts[-3:]) if argument.startswith("/") else argument
         for argument in (part for argument in rest for part in _split_option(argument))
     ]
-    return shlex.join(["just", "bench-peers", *shown])
+    return shlex.join(["just", recipe, *shown])
 
 
 def _split_option(argument: str) -> list[str]:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any, Literal, Protocol
 
 from ..wire.client_hello import MAX_HELLO, NO_TLS, ClientHello, HelloReader
-from .tls import TlsTransport
+from .tls import INCOMING, OUTGOING, TlsTransport
 
 SILENCE = 10.0
 """Seconds without a byte after which a client waits for its server to speak first, which TLS doesn't know."""
@@ -53,7 +53,6 @@ class Handshake(asyncio.Protocol):
         self._has_hello = False
         self._is_over = False
         self._tls: ssl.SSLObject | None = None
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(SILENCE, self._still_silent)
 
@@ -61,8 +60,7 @@ class Handshake(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._tls is not None:
-            self._incoming.write(data)
-            self._go_on()
+            self._go_on(data)
         elif not self._is_over:
             self._received += data
             if not self._has_hello:
@@ -112,10 +110,9 @@ class Handshake(asyncio.Protocol):
         """Be the server of TLS, with the certificate of ``context``."""
         if self._is_over or self._transport.is_closing():
             return
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._incoming.write(self._received)
-        self._received = bytearray()
-        self._go_on()
+        self._tls = context.wrap_bio(INCOMING, OUTGOING, server_side=True)
+        received, self._received = self._received, bytearray()
+        self._go_on(received)
 
     def refuse(self, alert: bytes) -> None:
         """Close the connection after an alert."""
@@ -134,34 +131,38 @@ class Handshake(asyncio.Protocol):
         self._is_over = True
         self._timer.cancel()
 
-    def _go_on(self) -> None:
+    def _go_on(self, data: bytes | bytearray) -> None:
         tls = self._tls
         assert tls is not None
         if self._is_over:
             return
+        failure: Exception | None = None
         try:
+            INCOMING.write(data)
             tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
         except (ssl.SSLError, ValueError) as error:
-            self._flush()  # OpenSSL's alert
+            failure = error
+        rest = INCOMING.read()  # of a client that sends its request along
+        self._flush()  # also OpenSSL's alert
+        if isinstance(failure, ssl.SSLWantReadError):
+            return
+        if failure is not None:
             self._end()
-            reason = str(getattr(error, "reason", "") or error)
+            reason = str(getattr(failure, "reason", "") or failure)
             self._owner.failed(reason.lower().replace("_", " "), by_client="ALERT" in reason)
             self._transport.close()
             return
         self._end()
-        self._flush()
-        established = TlsTransport(self._transport, tls, self._incoming, self._outgoing, self._owner)
+        established = TlsTransport(self._transport, tls, self._owner)
         self._transport.set_protocol(established)
         self._owner.established(established, resumed=bool(tls.session_reused))
-        if self._incoming.pending and not self._transport.is_closing():
-            established.data_received(b"")
+        if rest and not self._transport.is_closing():
+            established.data_received(rest)
 
     def _flush(self) -> None:
-        if self._outgoing.pending and not self._transport.is_closing():
-            self._transport.write(self._outgoing.read())
+        data = OUTGOING.read()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
 
     def _left(self) -> None:
         if not self._is_over:

@@ -10,12 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-RECORD = 16 * 1024
+RECORD: Final = 16 * 1024
 """Bytes that a record may hold (RFC 8446 §5.1)."""
-AT_ONCE = 64 * 1024
-"""Bytes that are encrypted before they are sent. (A ``MemoryBIO`` keeps the memory that it once took.)"""
+AT_ONCE: Final = 8 * RECORD
+"""Bytes that are encrypted before they are sent: more of them don't stay in a core's own cache on their way."""
+INCOMING: Final = ssl.MemoryBIO()
+OUTGOING: Final = ssl.MemoryBIO()
+"""What OpenSSL reads from and writes to, for all connections: a ``MemoryBIO`` keeps the memory that it once took.
+
+Both are empty whenever a connection has had its turn, whatever came of that. (The beginning of a record whose rest has
+yet to come is OpenSSL's to keep.) They belong to the thread of the event loop."""
 
 
 class Watcher(Protocol):
@@ -30,17 +36,14 @@ class Watcher(Protocol):
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """The transport of what is inside TLS, and the protocol of the connection below."""
 
-    def __init__(
-        self, transport: Any, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, watcher: Watcher
-    ) -> None:
-        """``tls``: after its handshake."""
+    def __init__(self, transport: Any, tls: ssl.SSLObject, watcher: Watcher) -> None:
+        """``tls``: of :data:`INCOMING` and :data:`OUTGOING`, after its handshake."""
         super().__init__()
         self._transport = transport
         self._descriptor = transport.get_extra_info("socket").fileno()
-        self._incoming, self._outgoing = incoming, outgoing
         self._tls = tls
         inner: Any = getattr(tls, "_sslobj", tls)  # what Python's own object calls, a frame later
-        self._decrypt, self._encrypt, self._encrypted = inner.read, inner.write, outgoing.read
+        self._decrypt, self._encrypt = inner.read, inner.write
         self._watcher = watcher
         self._protocol: Any = None
         self._has_ended = False
@@ -57,7 +60,17 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._has_ended:
             return
-        found = self._decrypted(data) if len(data) <= RECORD else self._decrypted_in_pieces(data)
+        found = b""
+        try:
+            # The usual: one record, and nothing else.
+            INCOMING.write(data)
+            found = self._decrypt(RECORD)
+            if INCOMING.pending or not found:
+                found = self._decrypt_on(found)
+        except (ssl.SSLError, ValueError) as error:
+            self._cannot_decrypt(error)
+        if OUTGOING.pending:
+            self._flush_own()
         if found:
             if not self._is_used:
                 self._is_used = True
@@ -66,39 +79,30 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._has_ended:
             self._ended()
 
-    def _decrypted_in_pieces(self, data: bytes) -> bytes:
+    def _decrypt_on(self, record: bytes) -> bytes:
+        """The first record, and all that have come with it."""
         found = []
-        view = memoryview(data)
-        for start in range(0, len(data), RECORD):
-            found.append(self._decrypted(view[start : start + RECORD]))
-            if self._has_ended:
-                break
-        return b"".join(found)
-
-    def _decrypted(self, data: bytes | memoryview) -> bytes:
-        """What of a client's has become readable. Never raises: whatever is wrong ends the connection."""
-        incoming = self._incoming
-        found = b""
         try:
-            incoming.write(data)
-            found = record = self._decrypt(RECORD)
-            while record and incoming.pending:
+            while record:
+                found.append(record)
                 record = self._decrypt(RECORD)
-                found += record
-            self._has_ended = not record
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
             self._has_ended = True
-        except (ssl.SSLError, ValueError):  # a record that is none: OpenSSL has an alert for the client
-            if not self._transport.is_closing():
-                self._flush()
-            self.abort()
-            return b""
-        # An answer of TLS' own, to a request for new keys.
-        if self._outgoing.pending and not self._transport.is_closing():
-            self._flush()
-        return found
+        except (ssl.SSLError, ValueError) as error:
+            self._cannot_decrypt(error)
+        INCOMING.read()  # nothing, but after the client's end
+        return b"".join(found) if not self._transport.is_closing() else b""
+
+    def _cannot_decrypt(self, error: Exception) -> None:
+        """There is no more, for now or at all. Whatever is wrong ends the connection."""
+        if isinstance(error, ssl.SSLWantReadError):
+            return
+        INCOMING.read()
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self._has_ended = True
+            return
+        # A record that is none: OpenSSL has an alert for the client.
+        self._flush_own()
+        self.abort()
 
     def _ended(self) -> None:
         if not self._protocol.eof_received():
@@ -156,43 +160,49 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes | bytearray | memoryview, file: int | None) -> bool:
         """As :meth:`.socket_writer.SocketWriter.send`, from memory."""
+        if self._has_closed or self._transport.is_closing():
+            return True
         first = RECORD - len(head)
-        if len(body) <= first:
-            return self._write(head + body)
-        view = memoryview(body)
-        self._write(head + view[:first])
+        try:
+            if len(body) <= first:
+                self._encrypt(head + body)  # OpenSSL takes all of it: memory is never full
+                return self._flush()
+            first = max(first, 0)
+            view = memoryview(body)
+            self._encrypt(head + view[:first])
+            if len(view) <= AT_ONCE:
+                self._encrypt(view[first:])
+                return self._flush()
+        except ssl.SSLError:
+            self._cannot_encrypt()
+            return True
         self.write(view[first:])
         return bool(self._transport.get_write_buffer_size())
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if len(data) <= AT_ONCE:
-            self._write(data)
-            return
         view = memoryview(data)
         for start in range(0, len(view), AT_ONCE):
-            self._write(view[start : start + AT_ONCE])
+            if self._has_closed or self._transport.is_closing():
+                return
+            try:
+                self._encrypt(view[start : start + AT_ONCE])
+            except ssl.SSLError:
+                self._cannot_encrypt()
+                return
+            self._flush()
 
     def writelines(self, lines: Any) -> None:
         self.write(b"".join(lines))
 
-    def _write(self, data: bytes | bytearray | memoryview) -> bool:
-        """Whether some of it is still to be sent."""
-        if self._has_closed or self._transport.is_closing() or not data:
-            return True
-        try:
-            sent = self._encrypt(data)
-            while sent < len(data):
-                sent += self._encrypt(memoryview(data)[sent:])
-        except ssl.SSLError:
-            self.abort()
-            return True
-        return self._flush()
+    def _cannot_encrypt(self) -> None:
+        OUTGOING.read()
+        self.abort()
 
     def _flush(self) -> bool:
         """Send what is encrypted, on a connection that isn't closing: its descriptor may be somebody else's by then.
         Whether some of it is left."""
         transport = self._transport
-        data = self._encrypted()
+        data = OUTGOING.read()
         if not transport.get_write_buffer_size():
             try:
                 sent = os.write(self._descriptor, data)
@@ -203,6 +213,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             data = data[sent:]
         transport.write(data)
         return True
+
+    def _flush_own(self) -> None:
+        """The same for what TLS itself has to say."""
+        if self._transport.is_closing():
+            OUTGOING.read()
+        else:
+            self._flush()
 
     def can_write_eof(self) -> bool:
         return True
@@ -221,7 +238,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._tls.unwrap()
         except (ssl.SSLError, ValueError):  # it would wait for the client's
             pass
-        self._flush()
+        self._flush_own()
 
     def close(self) -> None:
         if not self._transport.is_closing():
