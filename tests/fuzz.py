@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -223,6 +224,7 @@ def main() -> int:
             return subprocess.call(command, cwd=ROOT, env={**os.environ, INSIDE: "1"})
     up()
     os.nice(10)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without its proxy
     with tempfile.TemporaryDirectory() as folder:
         fuzz = Fuzz(options.count, options.seed, Path(folder), time.monotonic() + options.minutes * 60)
         try:
