@@ -309,7 +309,7 @@ class OriginConnection(asyncio.Protocol):
         if on_answer is not None:
             # Garbage may be left over from the previous response, which should have had no body.
             reader = self._reader
-            unanswered = error.error in ENDS and not reader.held or (reader.is_garbled and not reader.interims)
+            unanswered = (error.error in ENDS and not reader.held) or (reader.is_garbled and not reader.interims)
             on_answer(ConnectionExpired() if unanswered and self._used > 1 else error)
 
     def _look_at_clock(self) -> None:
