@@ -16,6 +16,8 @@ RECORD: Final = 16 * 1024
 """Bytes that a record may hold (RFC 8446 §5.1)."""
 AT_ONCE: Final = 8 * RECORD
 """Bytes that are encrypted before they are sent: more of them don't stay in a core's own cache on their way."""
+UNREAD_MAX: Final = 64 * 1024
+"""Bytes of TLS' own that may wait for a client: each message has some thirty."""
 INCOMING: Final = ssl.MemoryBIO()
 OUTGOING: Final = ssl.MemoryBIO()
 """What OpenSSL reads from and writes to, for all connections: a ``MemoryBIO`` keeps the memory that it once took.
@@ -52,6 +54,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Whether it was told that there is nothing more to come (RFC 8446 §6.1)."""
         self.is_cut = False
         """Whether the client must not take the end for a proper one: it isn't told of it, then."""
+        self._unread = 0
+        """Bytes of TLS' own that are buffered for the client, at most."""
         self._is_used = False
         """Whether anything has come through it."""
 
@@ -215,9 +219,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def _flush_own(self) -> None:
-        """The same for what TLS itself has to say."""
-        if self._transport.is_closing():
+        """The same for what TLS itself has to say. A client that has OpenSSL say more and more (it refuses each new
+        handshake, and answers each request for new keys) and reads none of it is cut off."""
+        transport = self._transport
+        self._unread += OUTGOING.pending if transport.get_write_buffer_size() else -self._unread
+        if transport.is_closing() or self._unread > UNREAD_MAX:
             OUTGOING.read()
+            self.abort()
         else:
             self._flush()
 

@@ -36,6 +36,8 @@ FALLBACK: Final = 600.0
 HASTY: Final = 10.0
 """Seconds. A client that looks at the certificate after the handshake (GnuTLS leaves that to the program) closes the
 connection without a word."""
+TOLD_FOR: Final = 60.0
+"""Seconds for which the log says no more of a client that asks for another host than its CONNECT."""
 REMEMBERED: Final = 10_000
 """Clients and their hosts."""
 MAX_SPECS: Final = 4096
@@ -82,6 +84,7 @@ class Interceptor:
         self.leaves = Leaves(lambda: ctx.master.addons.get("tlsconfig").certstore)
         self.distrusting = Recent(FALLBACK)
         self.trusting = Recent(24 * 3600.0)
+        self._told = Recent(TOLD_FOR)
 
     def take(self, host: ClientLane, lane: Lane, transport: Any, data: bytes) -> bool | None:
         """Take a connection over if ``data`` begins with the CONNECT to a host that is intercepted. ``None``: more has
@@ -144,6 +147,12 @@ class Interceptor:
     def count(self, outcome: str) -> None:
         self.app.metrics.intercepts.labels(outcome).inc()
 
+    def tell_once(self, pair: tuple[str, str], message: str) -> None:
+        """Log a warning about a client and its host, unless that was just done."""
+        if pair not in self._told:
+            self._told.add(pair)
+            logger.warning(message, *pair)
+
     def does_not_trust(self, client: str, connect: Connect, reason: str) -> None:
         """Say it, once in a while."""
         self.count("distrusted")
@@ -205,10 +214,10 @@ class Interception:
             self._tunnel("tunnelled")
         elif hello.server_name is not None and hello.server_name != self._name:
             self._interceptor.count("refused")
-            logger.warning(
+            self._interceptor.tell_once(
+                (self._host.client, self._connect.authority),
                 "proxy-cache: %s has a tunnel to %s and asks for another host there: refused",
-                self._host.client, self._connect.authority,
-            )  # fmt: skip
+            )
             self._handshake.refuse(UNRECOGNIZED_NAME)
         elif self._leaf.done():
             self._answer(self._leaf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -178,6 +179,43 @@ def test_connections_do_not_disturb_each_other(context: ssl.SSLContext) -> None:
             assert not any(one.failure for one in served[:2])
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_client_that_has_tls_talk_and_never_reads_is_cut_off() -> None:
+    """An alert for each handshake that it asks for, say (OpenSSL as a client asks once)."""
+
+    class Full(asyncio.Transport):
+        aborted = False
+
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return socket.socket()
+
+        def get_write_buffer_size(self) -> int:
+            return 200_000
+
+        def is_closing(self) -> bool:
+            return self.aborted
+
+        def write(self, data: Any) -> None:
+            pass
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    transport: Any = Full()
+    owner: Any = Served(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    tls = TlsTransport(transport, owner.context.wrap_bio(INCOMING, OUTGOING, server_side=True), owner)
+
+    def decrypt(size: int) -> bytes:
+        INCOMING.read()
+        OUTGOING.write(b"x" * 31)
+        raise ssl.SSLWantReadError
+
+    tls._decrypt = decrypt
+    for _ in range(10_000):
+        tls.data_received(b"a handshake")
+    assert transport.aborted
+    nothing_is_left()
 
 
 @pytest.mark.parametrize(
