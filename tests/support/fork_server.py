@@ -7,8 +7,9 @@ begins with nothing of ours: the script may be another checkout's, or change mit
 has the environment, folder and output that it was asked for, no other descriptors, and no thread ever ran before it.
 It is in the session and process group of the tests, as with ``subprocess``.
 
-What differs from a process of its own: ``/proc/PID/cmdline`` is the server's; the seed of ``hash()``, and what ours
-makes while it is imported, are the same for all; and variables that act while Python or a library starts have no
+What differs from a process of its own: ``/proc/PID/cmdline`` is the server's; the seed of ``hash()``, what ours makes
+while it is imported, and the key of the certificate authority (:meth:`ForkServer.give_certificates`), which is read
+once, are the same for all; and variables that act while Python or a library starts have no
 effect: with one of those, the program is executed (:func:`server_for`).
 
 The server ends, with every child that still runs, when the other end of its socket closes: also if pytest is killed.
@@ -17,6 +18,7 @@ The server ends, with every child that still runs, when the other end of its soc
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import json
 import os
@@ -312,6 +314,9 @@ def main() -> None:
     from mitmproxy import certs, options
 
     certs.CertStore.create_store(folder / AUTHORITY, options.CONF_BASENAME, options.KEY_SIZE)
+    # OpenSSL takes 50 ms to see whether an RSA key is sound, and a start reads the authority's three times.
+    certs.load_pem_private_key = functools.lru_cache(maxsize=8)(certs.load_pem_private_key)
+    certs.CertStore.from_store(folder / AUTHORITY, options.CONF_BASENAME, options.KEY_SIZE)
     gc.collect()
     gc.freeze()  # a child that collects would copy the pages of all these objects
     if (asked := serve(control)) is None:
