@@ -193,8 +193,9 @@ class Lane(asyncio.Protocol):
                     self._detach()  # mitmproxy's flows answer or forward it
                     return
                 if users.is_on and not (known := users.identify(host, request, target, credential)):
+                    # A check may end at once, where others have just had the answer that it would wait for.
                     self._detach() if known is False else self._run(users.check(credential, host.address, self._next))
-                    return
+                    continue
                 policy = host.lane_policy(request, target)
                 key = without_parameters(target.key, policy.key_ignores) if policy.key_ignores else target.url
                 self._buffer = data[request.size :]

@@ -7,12 +7,16 @@ import gc
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mitmproxy.proxy.mode_specs import ProxyMode
 
 from proxy_cache.app import App
 from proxy_cache.downstream import users as module
+from proxy_cache.downstream.admission import Route
+from proxy_cache.downstream.lane import Lane
 from proxy_cache.downstream.users import REFUSED, Users
 from proxy_cache.mitm.lane_host import ClientLane
 from proxy_cache.mitm.lanes import Lanes
@@ -314,3 +318,46 @@ def test_a_tunnel_is_its_users() -> None:
     assert tunnel.has_requests
     assert (tunnel.client, tunnel.address, tunnel.users.is_on) == ("alice", "10.0.0.7", False)
     assert tunnel.known is not reverse.known
+
+
+class Checked(Users):
+    """Has just had the answer that others have waited for."""
+
+    async def check(self, credential: str, address: str, then: Callable[[], None]) -> None:
+        assert self.accepts("alice", "secret")
+        then()
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="tasks wait for the next turn before 3.12")
+def test_who_asks_the_moment_the_answer_comes_is_served() -> None:
+    """mitmproxy's tasks run at once, and this one ends at once. Whoever has sent a request waits for no further bytes
+    of its client."""
+    served: list[str | None] = []
+
+    class Served(Exception):
+        pass
+
+    def policy(request: Any, target: object) -> None:
+        served.append(request.user)
+        raise Served
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        users = Checked()
+        users.use(parse, Passwords(alice="secret"))
+        transport: Any = SimpleNamespace(
+            get_extra_info=lambda name: SimpleNamespace(fileno=lambda: -1), is_closing=lambda: False, abort=lambda: None
+        )
+        host: Any = SimpleNamespace(
+            known={}, users=users, head_limits=DEFAULT_HEAD_LIMITS, address="10.0.0.7", client="", absolute=True,
+            lane_cache=object, lane_target=lambda text: text, admission=SimpleNamespace(route=lambda *_: Route.CACHE),
+            lane_policy=policy, failed=lambda error: None,
+        )  # fmt: skip
+        lane = Lane(host, SimpleNamespace(transport=transport), asyncio.Protocol(), attached=False)  # type: ignore[arg-type]
+        lane.data_received(
+            b"GET http://packages.example/a HTTP/1.1\r\nHost: packages.example\r\n"
+            b"Proxy-Authorization: %b\r\n\r\n" % basic("alice", "secret").encode()
+        )
+
+    asyncio.run(run())
+    assert served == ["alice"]
