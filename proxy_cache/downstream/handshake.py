@@ -7,7 +7,7 @@ import ssl
 from typing import Any, Literal, Protocol
 
 from ..wire.client_hello import MAX_HELLO, NO_TLS, ClientHello, HelloReader
-from .tls import INCOMING, OUTGOING, TlsTransport
+from .tls import INCOMING, OUTGOING, TlsTransport, empty
 
 SILENCE = 10.0
 """Seconds without a byte after which a client waits for its server to speak first, which TLS doesn't know."""
@@ -142,6 +142,9 @@ class Handshake(asyncio.Protocol):
             tls.do_handshake()
         except (ssl.SSLError, ValueError) as error:
             failure = error
+        except BaseException:
+            empty()
+            raise  # asyncio closes the connection
         rest = INCOMING.read()  # of a client that sends its request along
         self._flush()  # also OpenSSL's alert
         if isinstance(failure, ssl.SSLWantReadError):

@@ -26,6 +26,14 @@ Both are empty whenever a connection has had its turn, whatever came of that. (T
 yet to come is OpenSSL's to keep.) They belong to the thread of the event loop."""
 
 
+def empty() -> None:
+    """After an exception that nobody expects, ``MemoryError`` say: the next connection must find nothing of this
+    one's."""
+    for memory in (INCOMING, OUTGOING):
+        while memory.pending:
+            memory.read(RECORD)
+
+
 class Watcher(Protocol):
     """Hears of a connection."""
 
@@ -73,6 +81,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 found = self._decrypt_on(found)
         except (ssl.SSLError, ValueError) as error:
             self._cannot_decrypt(error)
+        except BaseException:
+            empty()
+            raise  # asyncio closes the connection
         if OUTGOING.pending:
             self._flush_own()
         if found:
@@ -120,7 +131,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return not self._transport.is_closing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._protocol.connection_lost(error)
+        if self._protocol is not None:  # the owner may have failed to give it one
+            self._protocol.connection_lost(error)
         self._watcher.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -206,7 +218,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Send what is encrypted, on a connection that isn't closing: its descriptor may be somebody else's by then.
         Whether some of it is left."""
         transport = self._transport
-        data = OUTGOING.read()
+        try:
+            data = OUTGOING.read()
+        except BaseException:
+            empty()
+            self.abort()  # a record is missing
+            raise
         if not transport.get_write_buffer_size():
             try:
                 sent = os.write(self._descriptor, data)

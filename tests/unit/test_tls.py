@@ -181,6 +181,50 @@ def test_connections_do_not_disturb_each_other(context: ssl.SSLContext) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+def test_memory_that_runs_out_costs_one_connection(context: ssl.SSLContext) -> None:
+    """What it has left behind would be the next one's."""
+
+    def run_out(size: int) -> bytes:
+        raise MemoryError
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with serving(context) as (connect, served):
+            unlucky, other = await connect(), await connect()
+            for client in (unlucky, other):
+                await client.shake(with_line=b"fine\n")
+                await client.hears(b"fine")
+            served[0].tls._decrypt = run_out
+            unlucky.writer.write(unlucky.encrypted(b"lost\n"))
+            await unlucky.reader.read()
+            nothing_is_left()
+            other.writer.write(other.encrypted(b"still fine\n"))
+            await other.hears(b"still fine")
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_owner_that_fails_hears_of_the_end(context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep what it has for the connection, for good."""
+    ended = asyncio.Event()
+
+    def fail(self: Served, tls: TlsTransport, *, resumed: bool) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Served, "established", fail)
+    monkeypatch.setattr(Served, "connection_lost", lambda self, error: ended.set())
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with serving(context) as (connect, _):
+            client = await connect()
+            await client.shake()
+            await ended.wait()
+            nothing_is_left()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_a_client_that_has_tls_talk_and_never_reads_is_cut_off() -> None:
     """An alert for each handshake that it asks for, say (OpenSSL as a client asks once)."""
 
