@@ -93,12 +93,14 @@ class Leaves:
         turn = self._turns.get(client)
         if turn is None:
             turn = self._turns[client] = asyncio.Lock()
-        async with turn:
-            if not any(is_wanted() for is_wanted in wanted):
-                raise Abandoned(host)
-            loop = asyncio.get_running_loop()
-            context = await loop.run_in_executor(self._thread, _context, store, host)
-        wanted.clear()
+        try:
+            async with turn:
+                if not any(is_wanted() for is_wanted in wanted):
+                    raise Abandoned(host)
+                loop = asyncio.get_running_loop()
+                context = await loop.run_in_executor(self._thread, _context, store, host)
+        finally:
+            wanted.clear()  # it has the connections of those who ask
         return context
 
 

@@ -173,6 +173,7 @@ def test_who_asks_for_a_thousand_names_holds_up_nobody_else(store: Any, monkeypa
         assert len(made) <= 8
         assert isinstance(results[-1], ssl.SSLContext)  # somebody else waits for that
         assert all(isinstance(each, leaves.Abandoned) for each in results[10:-1])
+        assert not any(each.wanted for each in found._kept.values())  # nor are their connections kept
         again = found.context("1400.example", "bob")
         assert isinstance(await again, ssl.SSLContext)
         assert len(found._kept) <= leaves.KEPT
