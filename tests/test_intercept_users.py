@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.conftest import interception_of
 from tests.support.agents import Response, Wire
 from tests.support.certificates import server_context
 from tests.support.intercepted import connected, is_intercepted, trusting
-from tests.support.origin import Gate, Origin, Reply
+from tests.support.origin import PATIENCE, Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
 from .test_access_log import lines
@@ -283,3 +284,24 @@ def test_a_peer_is_no_client_in_a_tunnel(shared: Proxy, secure: Origin) -> None:
         for _ in range(2):
             assert ask(wire, "/peer", *claim).header("Cache-Peer") is None
     assert [line.client for line in lines(shared, "/peer", 2)] == ["alice", "alice"]
+
+
+def test_a_server_that_speaks_first_is_dialled_for_a_user(
+    start_proxy: Start, tmp_path: Path, origin_certificate: Path
+) -> None:
+    """mitmproxy has the CONNECT then, has answered it, and waits for the client's first bytes before it dials."""
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text("from proxy_cache.downstream import handshake\n\nhandshake.SILENCE = 0.1\n")
+    proxy = start_proxy(
+        proxyauth="alice:wonderland-7", arguments=["-s", str(hasty)], **interception_of(origin_certificate)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening, Wire(proxy.address) as wire:
+        netloc = f"127.0.0.1:{listening.getsockname()[1]}"
+        credential = basic("alice", "wonderland-7")
+        wire.send(f"CONNECT {netloc} HTTP/1.1\r\nHost: {netloc}\r\n{FIELD}: {credential}\r\n\r\n")
+        assert wire.head()[0] == 200
+        listening.settimeout(PATIENCE)
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"220 hello\r\n")
+        assert wire.rest() == b"220 hello\r\n"

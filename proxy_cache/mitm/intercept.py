@@ -283,7 +283,10 @@ class Interception:
         received = self._handshake.give_back()
         self._host.connect_is_a_tunnel = self._connect.authority if self._head else ""
         self._transport.set_protocol(self._lane)
-        self._lane.hand_on(self._head + received)
+        first = self._head + received
+        self._lane.hand_on(first)
+        if not first:
+            self._host.dial_for_silent()
 
 
 INTERNAL_ERROR: Final = b"\x15\x03\x03\x00\x02\x02\x50"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client, ConnectionState
-from mitmproxy.proxy import mode_specs
+from mitmproxy.proxy import events, mode_specs
 
 from ..caching.cache import Cache
 from ..downstream.lane import Lane
@@ -20,6 +21,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..wire.requests import Request
+from .compat import handler_of
 from .filters import flow_of
 from .lanes import Lanes
 from .targets import Base
@@ -87,6 +89,7 @@ class ClientLane:
         self._client: Client | None = None
         self._watchdog: Any = None
         self._disarmed = contextlib.ExitStack()
+        self._telling: asyncio.Task[None] | None = None
 
     def belongs_to(self, user: str) -> None:
         """All that comes on this connection is from ``user``: the CONNECT before it has proven that, and nothing in the
@@ -171,6 +174,14 @@ class ClientLane:
             peername=info("peername"), sockname=info("sockname"), timestamp_start=time.time(),
             proxy_mode=self._mode, state=ConnectionState.OPEN,
         )  # fmt: skip
+
+    def dial_for_silent(self) -> None:
+        """mitmproxy has answered a CONNECT and dials with the client's first bytes (see ``connect.py``). This client
+        waits for its server to speak first: say that there are some."""
+        client = self._client
+        if client is not None and (handler := handler_of(client)) is not None:
+            told = handler.server_event(events.DataReceived(client, b""))
+            self._telling = asyncio.get_running_loop().create_task(told)
 
     def lane_child_is_idle(self, handed: int) -> bool:
         layer = self._lanes.layers.get(self._client.id) if self._client is not None else None
