@@ -543,6 +543,13 @@ def test_a_tunnel_after_all_that_a_script_has_seen(watched: Proxy, echo: Echo) -
     watched.eventually(lambda: watched.status()["tunnels"], lambda left: not left)
 
 
+def test_when_the_proxy_stops_nobody_is_said_to_distrust_it(start: Start, secure: Origin) -> None:
+    proxy = start()
+    with intercepted(proxy, secure), connected(proxy, secure.netloc):
+        proxy.terminate()
+    assert "does not trust" not in proxy.text()
+
+
 def test_users_are_asked_for_before(start: Start, secure: Origin) -> None:
     proxy = start(proxyauth="agent:secret")
     with Wire(proxy.address) as wire:

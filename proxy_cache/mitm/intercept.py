@@ -264,11 +264,12 @@ class Interception:
             self._interceptor.count("failed")
 
     def _may_distrust(self) -> bool:
-        """A client has left at the sight of the certificate. One that was content with it before had other reasons."""
-        client = self._host.client
-        if (client, self._connect.authority) in self._interceptor.trusting:
+        """A client has left at the sight of the certificate. One that was content with it before had other reasons, and
+        when the proxy stops it is us who close."""
+        client, interceptor = self._host.client, self._interceptor
+        if interceptor.app.is_draining or (client, self._connect.authority) in interceptor.trusting:
             return False
-        self._interceptor.does_not_trust(client, self._connect, "it left at the sight of it")
+        interceptor.does_not_trust(client, self._connect, "it left at the sight of it")
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
