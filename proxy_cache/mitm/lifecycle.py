@@ -127,7 +127,6 @@ class Lifecycle:
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
-        self._dialling.uninstall()
         app.names.uninstall()
         app.collector.stop()
         if app.is_running:
@@ -135,4 +134,5 @@ class Lifecycle:
             self._flows.cut()
             if proxyserver:
                 await close_connections(proxyserver, self._clients.lanes)
+        self._dialling.uninstall()  # until now requests have finished, and what they dialled was checked
         await app.close()
