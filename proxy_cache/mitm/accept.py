@@ -103,7 +103,7 @@ class Clients:
         if lane is None:
             return False
         name = shown_authority(host).lower()  # mitmproxy has decoded what came as a name of IDNA
-        return self.interceptor.take_from_flow(lane.host, lane, Connect(name, port, b"", 0), user)
+        return self.interceptor.take_from_flow(lane.host, lane, Connect(name, port, 0), user)
 
     def connect_is_answered(self, client: Client) -> bool:
         """Whether a client has had its 200 before mitmproxy got its CONNECT."""

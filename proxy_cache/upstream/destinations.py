@@ -62,7 +62,6 @@ _DETAILS: Final = {
     "port": "this proxy does not go to this port",
     "client": "this client is not served",
 }
-REASONS: Final = tuple(_DETAILS)
 CLIENT: Final = Denial("client", "http_request_denied", "not in access_clients")
 
 

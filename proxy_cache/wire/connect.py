@@ -22,12 +22,10 @@ ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """``host``: in lower case, an IPv6 address without its brackets. ``lines``: all field lines. ``size``: bytes of the
-    head."""
+    """``host``: in lower case, an IPv6 address without its brackets. ``size``: bytes of the head."""
 
     host: str
     port: int
-    lines: bytes
     size: int
 
     @property
@@ -47,8 +45,7 @@ def parse_connect(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Conn
     line = _LINE.match(data)
     if line is None:
         return UNUSUAL
-    lines = data[line.end() : end + 2]
-    if _WITH_BODY.search(lines) is not None:
+    if _WITH_BODY.search(data[line.end() : end + 2]) is not None:
         return UNUSUAL
     try:  # what mitmproxy's way refuses (400, 414, 431) is its to refuse
         checked_request(data[:end].split(b"\r\n"), limits)
@@ -57,4 +54,4 @@ def parse_connect(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Conn
             host.encode("ascii").decode("idna")  # mitmproxy has no request of what is none
     except (RefusedHead, TargetError, UnicodeError):
         return UNUSUAL
-    return Connect(host, port, lines, end + 4)
+    return Connect(host, port, end + 4)

@@ -112,7 +112,7 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
     if line is None:
         return UNUSUAL
     lines = data[line.end() : end + 2]
-    if end + 4 > limits.short and exceeds(limits, line.end(), lines):
+    if end + 4 > limits.short and _exceeds(limits, line.end(), lines):
         return UNUSUAL
     fields = part = peer = None
     if b"Cache-Peer:" in lines and (peer := _PEER.search(lines)) is not None:
@@ -137,7 +137,7 @@ def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
     return request
 
 
-def exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
+def _exceeds(limits: HeadLimits, first: int, lines: bytes) -> bool:
     """Whether the head or one of its lines is too long, or has too many fields. ``first``: bytes of the request
     line."""
     return (
