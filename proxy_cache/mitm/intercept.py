@@ -37,7 +37,7 @@ HASTY: Final = 10.0
 """Seconds. A client that looks at the certificate after the handshake (GnuTLS leaves that to the program) closes the
 connection without a word."""
 TOLD_FOR: Final = 60.0
-"""Seconds for which the log says no more of a client that asks for another host than its CONNECT."""
+"""Seconds for which the log says no more of a client and its host, but that it doesn't trust us."""
 REMEMBERED: Final = 10_000
 """Clients and their hosts."""
 MAX_SPECS: Final = 4096
@@ -147,11 +147,11 @@ class Interceptor:
     def count(self, outcome: str) -> None:
         self.app.metrics.intercepts.labels(outcome).inc()
 
-    def tell_once(self, pair: tuple[str, str], message: str) -> None:
-        """Log a warning about a client and its host, unless that was just done."""
+    def tell(self, level: int, message: str, pair: tuple[str, str], *more: str) -> None:
+        """Log something about a client and its host, unless that was just done."""
         if pair not in self._told:
             self._told.add(pair)
-            logger.warning(message, *pair)
+            logger.log(level, message, *pair, *more)
 
     def does_not_trust(self, client: str, connect: Connect, reason: str) -> None:
         """Say it, once in a while."""
@@ -214,9 +214,10 @@ class Interception:
             self._tunnel("tunnelled")
         elif hello.server_name is not None and hello.server_name != self._name:
             self._interceptor.count("refused")
-            self._interceptor.tell_once(
-                (self._host.client, self._connect.authority),
+            self._interceptor.tell(
+                logging.WARNING,
                 "proxy-cache: %s has a tunnel to %s and asks for another host there: refused",
+                (self._host.client, self._connect.authority),
             )
             self._handshake.refuse(UNRECOGNIZED_NAME)
         elif self._leaf.done():
@@ -257,7 +258,12 @@ class Interception:
             self._interceptor.does_not_trust(self._host.client, self._connect, reason)
         else:
             self._interceptor.count("failed")
-            logger.info("proxy-cache: no TLS with %s for %s: %s", self._host.client, self._connect.authority, reason)
+            self._interceptor.tell(
+                logging.INFO,
+                "proxy-cache: no TLS with %s for %s: %s",
+                (self._host.client, self._connect.authority),
+                reason,
+            )
 
     def left(self, *, has_seen_certificate: bool) -> None:
         if not (has_seen_certificate and self._may_distrust()):
