@@ -67,7 +67,8 @@ def tell(answer: Response) -> tuple[int, str]:
 
 
 def is_denied(answer: Response) -> bool:
-    return tell(answer) == (403, 'error=destination_ip_prohibited; details="this proxy does not go there"')
+    details = "this proxy does not go there, see the proxy's option access_destinations"
+    return tell(answer) == (403, f'error=destination_ip_prohibited; details="{details}"')
 
 
 def begun(proxy: Proxy) -> float:

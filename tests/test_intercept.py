@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -294,6 +295,10 @@ def test_a_client_that_does_not_trust_us_is_tunnelled_next_time(
         assert wire.response().body == secure.body_of("/x", 1000)
     assert (count(proxy, "distrusted"), count(proxy, "fallback")) == (1, 1)
     assert proxy.text().count("does not trust our certificate") == 1
+    proxy.signal(signal.SIGHUP)
+    proxy.wait_for_log("SIGHUP: certificates read again")
+    with intercepted(proxy, secure) as wire:
+        assert is_intercepted(wire)
 
 
 def test_without_fallback_it_goes_on_failing(start: Start, secure: Origin) -> None:

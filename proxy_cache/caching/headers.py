@@ -54,7 +54,8 @@ class Heads:
             fields = fields.add("Retry-After", str(retry_after))
         fields = fields.add("Cache-Control", "no-store")
         fields = fields.add("Proxy-Status", proxy_status(NAME, error, detail=detail))
-        reason = detail if error in ("connection_limit_reached", "http_request_denied") else error
+        is_word = error == "connection_limit_reached" or (error == "http_request_denied" and code != 403)
+        reason = detail if is_word else error
         fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=reason))
         fields = fields.add("Via", f"1.1 {self.via}")
         text = f"{code} {REASONS.get(code, 'Error')}: {error.replace('_', ' ')}{f' ({detail})' if detail else ''}\n"

@@ -30,7 +30,7 @@ CA_NAMES: Final = ("mitmproxy-ca.pem", "mitmproxy-ca-cert.pem")
 certificate alone."""
 JAVA_PASSWORD: Final = "changeit"
 """Of Java's own store, too: there is no secret in it."""
-_BLOCK: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]++-----END CERTIFICATE-----")
+_BLOCK: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 class BadInput(Exception):

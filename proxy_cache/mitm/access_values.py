@@ -84,23 +84,23 @@ def _apart(spec: str, pattern: str) -> tuple[str, range | None]:
     """Host and ports of a pattern."""
     option = "access_destinations"
     if (match := _IN_BRACKETS.fullmatch(pattern)) is not None:
-        return match[1], _ports(option, match[2]) if match[2] is not None else None
+        return match[1], _ports(f"{option}: {spec!r}", match[2]) if match[2] is not None else None
     if pattern.count(":") > 1:  # fd00::/8
         return pattern, None
     host, colon, port = pattern.partition(":")
     if not host:
         raise exceptions.OptionsError(f"{option}: {spec!r} has no host; * stands for all")
-    return host, _ports(option, port) if colon else None
+    return host, _ports(f"{option}: {spec!r}", port) if colon else None
 
 
-def _ports(option: str, text: str) -> range:
+def _ports(where: str, text: str) -> range:
     if text == "*":
         return ALL_PORTS
     match = _PORTS.fullmatch(text)
     first = int(match[1]) if match is not None else 0
     last = int(match[2] or match[1]) if match is not None else 0
     if not 1 <= first <= last <= 65535:
-        raise exceptions.OptionsError(f"{option}: {text!r} is no port such as 443, nor ports such as 8000-8999, nor *")
+        raise exceptions.OptionsError(f"{where}: {text!r} is no port such as 443, nor ports such as 8000-8999, nor *")
     return range(first, last + 1)
 
 

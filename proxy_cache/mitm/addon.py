@@ -16,7 +16,7 @@ from mitmproxy.connection import Client
 from mitmproxy.tls import TlsData
 
 from ..app import App
-from . import access_values, compat, option_values, options, plain_flows, start
+from . import access_values, compat, intercept, option_values, options, plain_flows, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
@@ -59,7 +59,7 @@ class CacheAddon:
         self.proxy_users = ProxyUsers(app, self.clients.lanes.users_changed)
         self.flows = FlowRequests(app, self.observers, self.clients, self.tunnels, self.forward_trust)
         self.late_hooks = LateHooks(self.flows)
-        self.reload = Reload(app, self.forward_trust)
+        self.reload = Reload(app, self.forward_trust, self.clients.interceptor.distrusting.clear)
         self.lifecycle = Lifecycle(app, self.clients, self.flows, self.dialling, self.reload)
 
     # -- options, start and stop ----------------------------------------------------------------------------------
@@ -83,6 +83,8 @@ class CacheAddon:
             return
         try:
             settings = option_values.parse(ctx.options)
+            if settings.intercept.hosts and "intercept_hosts" in updated:
+                intercept.check_ca()
         except exceptions.OptionsError as error:
             if self.app.settings is not None:
                 raise  # while running: mitmproxy refuses the change, and says why

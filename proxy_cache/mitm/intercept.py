@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Literal
 
-from mitmproxy import ctx
+from mitmproxy import ctx, exceptions
 from mitmproxy.proxy import mode_specs
 
 from ..app import App
@@ -29,7 +29,7 @@ from ..wire.client_hello import NO_TLS, ClientHello
 from ..wire.connect import ESTABLISHED, Connect, parse_connect
 from . import compat
 from .lane_host import ClientLane
-from .leaves import Leaves
+from .leaves import Leaves, ca_problem
 
 FALLBACK: Final = 600.0
 """Seconds for which the connections of a client that does not trust us are tunnelled."""
@@ -49,6 +49,19 @@ _instances = compat.find("mitmproxy.proxy.mode_servers:ServerInstance")
 _server_spec = compat.find("mitmproxy.net.server_spec:parse")
 
 
+def ca_file(confdir: str) -> str:
+    """The certificate that clients have to trust."""
+    return os.path.join(os.path.expanduser(confdir), "mitmproxy-ca-cert.pem")
+
+
+def check_ca() -> None:
+    """Whether clients could trust the CA at all. Raises ``OptionsError``."""
+    store = getattr(ctx.master.addons.get("tlsconfig"), "certstore", None)
+    if store is not None and (problem := ca_problem(store)):
+        file = os.path.join(os.path.expanduser(ctx.options.confdir), "mitmproxy-ca.pem")
+        raise exceptions.OptionsError(f"intercept_hosts: no client can trust the CA in {file}: {problem}")
+
+
 class Recent:
     """Pairs of clients and their hosts, each for some time."""
 
@@ -58,6 +71,9 @@ class Recent:
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
         return self._until.get(pair, 0.0) > time.monotonic()
+
+    def clear(self) -> None:
+        self._until.clear()
 
     def add(self, pair: tuple[str, str]) -> None:
         self._until[pair] = time.monotonic() + self._seconds
@@ -166,7 +182,7 @@ class Interceptor:
             "proxy-cache: %s does not trust our certificate for %s (%s): have it trust the CA in %s, see "
             "docs/https.md%s",
             client, connect.authority, reason,
-            os.path.join(os.path.expanduser(ctx.options.confdir), "mitmproxy-ca-cert.pem"),
+            ca_file(ctx.options.confdir),
             f"; its connections to this host are tunnelled for {FALLBACK / 60:.0f} minutes" if fallback else "",
         )  # fmt: skip
 

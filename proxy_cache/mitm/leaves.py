@@ -153,6 +153,25 @@ def _made(store: Any, host: str) -> bytes:
     return _private(key) + b"".join(each.public_bytes(serialization.Encoding.PEM) for each in shown)
 
 
+def ca_problem(store: Any) -> str:
+    """Why no client could trust what the CA signs; empty if there is nothing wrong with it. mitmproxy doesn't look."""
+    ca = _certificate(store.default_ca)
+    if _public(ca.public_key()) != _public(store.default_privatekey.public_key()):
+        return "its key is not the one of its certificate"
+    if ca.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        return f"it has expired ({ca.not_valid_after_utc:%Y-%m-%d})"
+    try:
+        is_ca = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_ca = False
+    return "" if is_ca else "its certificate is no CA's, but one of a server or a person"
+
+
+def _public(key: Any) -> bytes:
+    data: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return data
+
+
 def _certificate(own: Any) -> x509.Certificate:
     """A certificate of mitmproxy's own class."""
     return x509.load_pem_x509_certificate(own.to_pem())

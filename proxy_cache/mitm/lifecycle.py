@@ -15,6 +15,7 @@ from . import compat, option_names, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
+from .intercept import ca_file
 from .listening import (
     addresses_of,
     close_connections,
@@ -98,13 +99,19 @@ class Lifecycle:
         assert app.settings is not None
         limits, store = app.settings.limits, app.store
         logger.info(
-            "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics on %s",
+            "proxy-cache: cache %s (%s, limit %s), origin limit %s, metrics %s",
             app.settings.cache_dir,
             f"{len(store.index)} entries, {human_size(store.size)}",
             human_size(store.capacity),
             f"{limits.max_in_flight} in flight" if limits.max_in_flight else "off",
-            app.metrics_at,
+            f"on {app.metrics_at}" if app.metrics_at != "off" else "off",
         )
+        if app.settings.intercept.hosts and compat.INTERCEPT.is_on:
+            logger.info(
+                "proxy-cache: HTTPS of %s is intercepted: clients have to trust the CA in %s",
+                ", ".join(ctx.options.intercept_hosts),
+                ca_file(ctx.options.confdir),
+            )
         start.check_quota(store.evictor)
         if compat.LISTENING.is_on:
             start.say_what_is_next(proxyserver)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import ctx, exceptions
@@ -28,8 +29,9 @@ LOOK_AGAIN = 0.05
 class Reload:
     """Hears of the signal, and does what it means: once the proxy has started, and until it stops."""
 
-    def __init__(self, app: App, forward_trust: ForwardTrust) -> None:
-        self._app = app
+    def __init__(self, app: App, forward_trust: ForwardTrust, forget: Callable[[], None]) -> None:
+        """``forget``: called when who doesn't trust our certificates is to be found out anew."""
+        self._app, self._forget = app, forget
         self._forward_trust = forward_trust
         self._file = OptionFile()
         self._logs = LogFiles()
@@ -70,6 +72,7 @@ class Reload:
                 self._read_again()
             self._read_secrets(before)
             self._renew_trust()
+            self._forget()
 
     def _reopen(self) -> None:
         self._app.access_log.flush()

@@ -43,16 +43,17 @@ class Way(Enum):
 @dataclass(frozen=True, slots=True)
 class Denial:
     """Why somebody may not go somewhere. ``reason``: for the metrics; ``error``: the proxy error type (RFC 9209 §2.3);
-    ``why``: for the log, never for the client, who would learn an address."""
+    ``why``: for the log, never for the client, who would learn an address; ``option``: that which decides."""
 
     reason: str
     error: str
     why: str = ""
+    option: str = "access_destinations"
 
     @property
     def detail(self) -> str:
-        """For the client."""
-        return _DETAILS[self.reason]
+        """For the client: what to ask the operator for."""
+        return f"{_DETAILS[self.reason]}, see the proxy's option {self.option}"
 
 
 _DETAILS: Final = {
@@ -62,7 +63,7 @@ _DETAILS: Final = {
     "port": "this proxy does not go to this port",
     "client": "this client is not served",
 }
-CLIENT: Final = Denial("client", "http_request_denied", "not in access_clients")
+CLIENT: Final = Denial("client", "http_request_denied", "not in access_clients", "access_clients")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ class Destinations:
         lifting = next((one for one in self.rules if not one.is_by_name and one.matches(name, port, address)), None)
         is_named = lifting is not None and lifting.allows
         if not is_named and (kind := why_special(address)) is not None:
-            return Denial("address", "destination_ip_prohibited", f"{address} is {kind}")
+            why = f"{address} is {kind}, and no rule of access_destinations allows it"
+            return Denial("address", "destination_ip_prohibited", why)
         if not self._names_port(port, lambda one: not one.is_by_name and one.covers(address)) and is_own():
             return Denial("listener", "destination_ip_prohibited", f"this proxy itself listens on {address}")
         return None
@@ -171,7 +173,12 @@ class Destinations:
             is_open = self._names_port(port, lambda one: one.matches(name, port, address) is not False) or (
                 way is Way.UNKNOWN and self._may_connect(port)
             )
-        return None if is_open else Denial("port", "http_request_denied", f"port {port}")
+        if is_open:
+            return None
+        if way is Way.CONNECT:
+            why, option = f"port {port} is not in access_connect_ports", "access_connect_ports"
+            return Denial("port", "http_request_denied", why, option)
+        return Denial("port", "http_request_denied", f"no rule of access_destinations allows port {port}")
 
     def _may_connect(self, port: int) -> bool:
         return any(port in ports for ports in self.connect_ports)

@@ -70,7 +70,7 @@ async def for_mitmproxy(dialler: Dialler, host: str, port: int) -> str:
 
 ways = pytest.mark.parametrize("ask", [for_a_fill, for_mitmproxy], ids=["for fills", "for mitmproxy"])
 Ask = Callable[[Dialler, str, int], Any]
-REFUSED = "403 destination_ip_prohibited: this proxy does not go there"
+REFUSED = "403 destination_ip_prohibited: this proxy does not go there, see the proxy's option access_destinations"
 
 
 @ways
@@ -177,7 +177,8 @@ def test_each_refusal_is_counted_and_the_log_told_once(caplog: pytest.LogCapture
         asyncio.run(for_mitmproxy(dialler, NAME, 8000))
     assert told == ["address"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "proxy-cache: refused to go to a.example:8000: 127.0.0.1 is loopback"
+        "proxy-cache: refused to go to a.example:8000: "
+        "127.0.0.1 is loopback, and no rule of access_destinations allows it"
     ]
 
 

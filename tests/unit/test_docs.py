@@ -7,11 +7,14 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
+from ruamel.yaml import YAML
 
 from benchmarks.report import END, START, Cell, Conditions, Row, for_readme, write_readme
+from proxy_cache.mitm import access_values
 from proxy_cache.mitm.options import OPTIONS
 from proxy_cache.observe.metrics import NOT_STORED, PREFIX, Metrics
 from tests.support.proxy import ROOT
@@ -65,6 +68,16 @@ def test_every_option_is_listed_once_with_its_default() -> None:
     assert all(len(row) == 3 and row[2] for row in listed)
     found = [(name.strip("`"), re.sub(r" \(.*\)$|: .*$", "", default)) for name, default, _ in listed]
     assert sorted(found) == sorted((name, shown_default(default)) for name, _, default, _ in OPTIONS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_of_rules_of_access_are_taken(document: Path) -> None:
+    """As they stand in config.yaml, where quotes within a text belong to it."""
+    for block in re.findall(r"^```yaml\n(.*?)^```$", document.read_text(), flags=re.MULTILINE | re.DOTALL):
+        if "access_" in block:
+            values = {"access_destinations": [], "access_connect_ports": [], "access_clients": [], "mode": ["regular"]}
+            options = SimpleNamespace(**values | YAML(typ="safe").load(block))
+            assert access_values.destinations(options).rules or access_values.clients(options)
 
 
 # -- metrics ---------------------------------------------------------------------------------------------------

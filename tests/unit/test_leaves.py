@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from mitmproxy import certs
 
 from proxy_cache.mitm import leaves
-from proxy_cache.mitm.leaves import Leaves
+from proxy_cache.mitm.leaves import Leaves, ca_problem
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> Any:
@@ -108,6 +109,37 @@ def test_a_ca_of_the_operators_under_a_root(tmp_path: Path, kind: str) -> None:
     context = asyncio.run(made(store, "packages.example"))
     client = ssl.create_default_context(cadata=root.decode())
     assert handshake(context, client, "packages.example")
+
+
+def test_a_ca_that_no_client_can_trust_is_told(store: Any, tmp_path: Path) -> None:
+    """mitmproxy takes it, and each client would be told to trust a CA that it trusts already."""
+    own, _ = own_ca(tmp_path, "ec")
+    assert ca_problem(store) == ca_problem(own) == ""
+    own.default_privatekey = KEYS["ec"]()
+    assert ca_problem(own) == "its key is not the one of its certificate"
+
+
+@pytest.mark.parametrize("wrong", ["expired", "a server's"])
+def test_a_certificate_that_is_no_good_for_a_ca_is_told(wrong: str) -> None:
+    key, now = KEYS["ec"](), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, wrong)])
+    until = now + datetime.timedelta(days=-1 if wrong == "expired" else 1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca=wrong == "expired", path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    told = ca_problem(SimpleNamespace(default_ca=certs.Cert(certificate), default_privatekey=key))
+    assert told == (f"it has expired ({until:%Y-%m-%d})" if wrong == "expired" else NO_CA)
+
+
+NO_CA = "its certificate is no CA's, but one of a server or a person"
 
 
 def test_a_certificate_of_the_operators(store: Any, tmp_path: Path) -> None:
