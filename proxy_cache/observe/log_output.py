@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TextIO
@@ -53,6 +54,8 @@ class LogOutput:
         self._lost = 0
         """Dropped lines that the log doesn't mention yet."""
         self._retry: asyncio.TimerHandle | None = None
+        self._lock = threading.RLock()
+        """Threads of the disk and of mitmproxy log, too."""
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -62,20 +65,22 @@ class LogOutput:
 
     def write(self, text: str) -> int:
         data = text.encode(self.encoding, "backslashreplace")
-        if len(self._waiting) + len(data) > WAITING_MAX:
-            self._lose(text.count("\n"))
-        else:
-            self._waiting += data
-        if text.endswith("\n"):
-            self.flush()
+        with self._lock:
+            if len(self._waiting) + len(data) > WAITING_MAX:
+                self._lose(text.count("\n"))
+            else:
+                self._waiting += data
+            if text.endswith("\n"):
+                self.flush()
         return len(text)
 
     def flush(self) -> None:
-        if self._waiting and not self._flushed() and self._retry is None:
-            try:
-                self._retry = asyncio.get_running_loop().call_later(AGAIN, self._again)
-            except RuntimeError:
-                pass  # the loop has ended
+        with self._lock:
+            if self._waiting and not self._flushed() and self._retry is None:
+                try:
+                    self._retry = asyncio.get_running_loop().call_later(AGAIN, self._again)
+                except RuntimeError:
+                    pass  # the loop has ended, or this is another thread: what is left goes with the next line
 
     def close(self) -> None:
         """Write the buffer, as far as that is possible within :data:`LAST_WAIT`."""
@@ -83,8 +88,9 @@ class LogOutput:
             self._retry.cancel()
             self._retry = None
         deadline = time.monotonic() + LAST_WAIT
-        while self._waiting and not self._flushed() and (left := deadline - time.monotonic()) > 0:
-            self._poll.poll(left * 1000)
+        with self._lock:
+            while self._waiting and not self._flushed() and (left := deadline - time.monotonic()) > 0:
+                self._poll.poll(left * 1000)
 
     def _again(self) -> None:
         self._retry = None

@@ -27,6 +27,7 @@ from proxy_cache.mitm.flows import has_body, refusal, target_of
 from proxy_cache.mitm.layers import CacheHttpLayer
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.limits import DEFAULT_HEAD_LIMITS
+from proxy_cache.upstream.access import Access
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -37,6 +38,7 @@ class Flows:
     via = "proxy-cache-test"
     head_limits = DEFAULT_HEAD_LIMITS
     origin_timeout = 30.0
+    access = Access()
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []

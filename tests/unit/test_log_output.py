@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,37 @@ def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
     pipe.close()
+
+
+def test_threads_may_write_at_the_same_time(pipe: Pipe) -> None:
+    """Those of the disk tell of their trouble themselves."""
+    threads, lines = 4, 3_000
+    read: list[str] = []
+
+    def write(name: int) -> None:
+        for number in range(lines):
+            pipe.output.write(f"{name} {number} {LINE}")
+
+    async def run() -> None:
+        reading = asyncio.create_task(asyncio.to_thread(read_all))
+        await asyncio.gather(*(asyncio.to_thread(write, name) for name in range(threads)))
+        while not reading.done():
+            pipe.output.flush()
+            await asyncio.sleep(0.01)
+
+    def read_all() -> None:
+        while sum(text.count("\n") for text in read) < threads * lines:
+            read.append(pipe.read())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        asyncio.run(run())
+    finally:
+        sys.setswitchinterval(interval)
+    found = "".join(read).splitlines()
+    assert sorted(found) == sorted(f"{name} {number} {LINE}"[:-1] for name in range(threads) for number in range(lines))
+    assert not pipe.lost
 
 
 def test_a_reader_that_has_stalled_holds_nobody_up_and_misses_nothing_at_first(pipe: Pipe) -> None:
