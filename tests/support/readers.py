@@ -154,8 +154,4 @@ def wrong_about_connect(data: bytes) -> str | None:
     theirs = (request.method, host, request.port, size, bytes(buffer))
     if theirs != ("CONNECT", found.host, found.port, 0, left):
         return f"mitmproxy has read {theirs}, we {found}"
-    lines_of = [line.partition(b":") for line in found.lines.split(b"\r\n")[:-1]]
-    fields = [(name, value.strip(b" \t")) for name, _, value in lines_of]
-    if [(name, value.strip(b" \t")) for name, value in request.headers.fields] != fields:
-        return f"mitmproxy has read {request.headers.fields!r}, we {fields!r}"
     return None
