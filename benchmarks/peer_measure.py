@@ -37,6 +37,14 @@ class Results:
     loop_lag: dict[str, dict[str, float]] = field(default_factory=dict)
     """What ``loop_lag.py`` wrote, by contender."""
 
+    @contextlib.contextmanager
+    def no_fetch(self, origin: Origin, peer: Peer, row: str) -> Iterator[None]:
+        """A hit must not reach the origin."""
+        before = origin.requests()
+        yield
+        if fetched := origin.requests() - before - 1:  # the count itself is a request
+            self.trouble(row, peer.name, f"{fetched} requests reached the origin")
+
     def add(self, row: str, contender: str, value: float) -> None:
         self.cells[row][contender].rates.append(value)
         print(f"{row}: {contender} {value:.6g}", file=sys.stderr)
@@ -114,18 +122,10 @@ class Bench:
                 finally:
                     peer.lag_switch.unlink()
 
-    @contextlib.contextmanager
-    def no_fetch(self, peer: Peer, row: str) -> Iterator[None]:
-        """A hit must not reach the origin."""
-        before = self.origin.requests()
-        yield
-        if fetched := self.origin.requests() - before - 1:  # the count itself is a request
-            self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
-
     def hits(self, peer: Peer, run: int, row: str, size: int) -> None:
         url = self.origin.url(size)
         fetch(peer.port, peer.target(url))  # should it have been evicted
-        with self.no_fetch(peer, row):
+        with self.results.no_fetch(self.origin, peer, row):
             self.load(peer, row, size)
 
     def misses(self, peer: Peer, run: int, row: str, size: int) -> None:
@@ -157,7 +157,7 @@ class Bench:
         target = peer.target(self.origin.url(SIZES["10 kB"]))
         fetch(peer.port, target)
         times = []
-        with self.no_fetch(peer, row), idle_connections(peer.port, target, IDLE) as still_open:
+        with self.results.no_fetch(self.origin, peer, row), idle_connections(peer.port, target, IDLE) as still_open:
             for _ in range(PROBES):
                 answer = download(peer.port, target)
                 self.check_body(peer, row, answer, SIZES["10 kB"])
@@ -184,7 +184,7 @@ class Bench:
 
     def huge_hit(self, peer: Peer, run: int, row: str, last: int) -> None:
         """Of the object that came last, which no cache has evicted yet."""
-        with self.no_fetch(peer, row):
+        with self.results.no_fetch(self.origin, peer, row):
             samples = [peer.memory()["RssAnon"]]
             answer = download(
                 peer.port,

@@ -141,20 +141,13 @@ class Bench:
                 wait_until_idle(peers, patience=1.0)
                 measure(peer, run)
 
-    @contextlib.contextmanager
-    def no_fetch(self, peer: Peer, row: str) -> Iterator[None]:
-        before = self.origin.requests()
-        yield
-        if fetched := self.origin.requests() - before - 1:  # the count itself is a request
-            self.results.trouble(row, peer.name, f"{fetched} requests reached the origin")
-
     # -- what is measured ---------------------------------------------------------------------------------------
 
     def hits(self, peers: Sequence[Peer], size_name: str, *, tls: bool = True) -> None:
         size, row = SIZES[size_name], f"hit, {size_name}{'' if tls else ', without TLS'}"
 
         def measure(peer: Peer, run: int) -> None:
-            with self.no_fetch(peer, row):
+            with self.results.no_fetch(self.origin, peer, row):
                 command = self.command(peer, size, tls=tls)
                 found = self.ask(row, peer, run, command, "--connections", str(self.connections_open))
             if found and tls:
@@ -167,7 +160,7 @@ class Bench:
 
         def measure(peer: Peer, run: int) -> None:
             command = self.command(peer, SIZES["1 kB"])
-            with self.no_fetch(peer, row):
+            with self.results.no_fetch(self.origin, peer, row):
                 found = self.ask(row, peer, run, command, "--connections", "8", "--each", kind)
             # The first of each of the eight has nothing to resume.
             if found and kind == "resumed" and found["resumed"] < found["handshakes"] - 8:
