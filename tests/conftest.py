@@ -18,6 +18,7 @@ from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
 
 ONCE = {
+    "test_api",
     "test_clock",
     "test_contention",
     "test_corruption",
