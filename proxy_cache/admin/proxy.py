@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
+from ..caching.purge import Purger
 from ..downstream.account import Accounts
 from ..observe.metrics import Metrics
 from ..settings import Settings
@@ -18,6 +19,7 @@ class Proxy(Protocol):
     settings: Settings | None
     store: Store | None
     fills: FillTable | None
+    purger: Purger | None
     limiter: OriginLimiter
     accounts: Accounts
     metrics: Metrics
