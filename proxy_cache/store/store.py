@@ -19,6 +19,7 @@ from .eviction import Evictor, Quota
 from .files import BodyFiles
 from .folder import FolderLock, InUse
 from .index import NEVER, Index
+from .listing import Listing
 from .memory import MemoryTier
 from .pending import Pending
 from .pipes import Pipes
@@ -82,6 +83,7 @@ class Store:
             self._clock, self._clock_set_back, lambda entry: self.verifier.sum_soon(entry),
         )  # fmt: skip
         self.sweeps = Sweeps(self.index, bodies, additions, self.trouble, self.load, self.verifier.entry)
+        self.listing = Listing(self.index, self.trouble)
         self._bodies = bodies
         self._additions = additions
         self._lock = FolderLock(root)
@@ -163,6 +165,7 @@ class Store:
         try:
             self.verifier.close()
             self.sweeps.close()
+            self.listing.close()
             self.index.close()
             self.files.close()
             self.pipes.close()
