@@ -160,8 +160,14 @@ STORING = [
 ]  # fmt: skip
 
 FRESHNESS = [
-    stored("a `cache_ttl` rule", "in place of max-age", cc("max-age=5"), path="/ttl/", rule="A lifetime of 7200 s, by a rule of cache_ttl"),
-    stored("a `cache_ttl` rule", "force", cc("no-store"), path="/forced/", rule="A lifetime of 7200 s, by a rule of cache_ttl"),
+    stored(
+        "a `cache_ttl` rule", "in place of max-age", cc("max-age=5"), path="/ttl/",
+        rule="A lifetime of 7200 s, by a rule of cache_ttl",
+    ),
+    stored(
+        "a `cache_ttl` rule", "force", cc("no-store"), path="/forced/",
+        rule="A lifetime of 7200 s, by a rule of cache_ttl",
+    ),
     stored(
         "a targeted field", "CDN-Cache-Control", cc("no-store"), ("CDN-Cache-Control", "max-age=600"),
         rule="A lifetime of 600 s, by max-age of cdn-cache-control",
@@ -178,26 +184,69 @@ FRESHNESS = [
 REQUESTS = [
     used("nothing", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH),
     used("nothing", "stale", "revalidate", "has been stale for", "RFC 9111 §4.2", cc("max-age=60"), AGED),
-    used("`no-cache`, `Pragma: no-cache`", "no-cache", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH, ask=get(cc("no-cache"))),
-    used("`no-cache`, `Pragma: no-cache`", "Pragma", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH, ask=get(("Pragma", "no-cache"))),
-    used("`max-age=n`", "older", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, AGED, ask=get(cc("max-age=50"))),
-    used("`max-age=n`", "0", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, ask=get(cc("max-age=0"))),
-    used("`max-age=n`", "immutable", "hit", "immutable", "RFC 8246 §2.1", cc("max-age=3600, immutable"), ask=get(cc("max-age=0"))),
+    used(
+        "`no-cache`, `Pragma: no-cache`", "no-cache", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH,
+        ask=get(cc("no-cache")),
+    ),
+    used(
+        "`no-cache`, `Pragma: no-cache`", "Pragma", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH,
+        ask=get(("Pragma", "no-cache")),
+    ),
+    used(
+        "`max-age=n`", "older", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, AGED,
+        ask=get(cc("max-age=50")),
+    ),
+    used(
+        "`max-age=n`", "0", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH,
+        ask=get(cc("max-age=0")),
+    ),
+    used(
+        "`max-age=n`", "immutable", "hit", "immutable", "RFC 8246 §2.1", cc("max-age=3600, immutable"),
+        ask=get(cc("max-age=0")),
+    ),
     used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=50"))),
-    used("`min-fresh=n`", "more than is left", "revalidate", "min-fresh", "RFC 9111 §5.2.1.3", FRESH, AGED, ask=get(cc("min-fresh=3590"))),
-    used("`max-stale[=n]`", "accepts it", "hit", "max-stale accepts", "RFC 9111 §5.2.1.2", cc("max-age=60"), AGED, ask=get(cc("max-stale=1000"))),
-    used("`max-stale[=n]`", "too stale", "revalidate", "more than the request's max-stale", "RFC 9111 §5.2.1.2", cc("max-age=60"), AGED, ask=get(cc("max-stale=10"))),
-    Case("`only-if-cached`", "nothing stored", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (), get(cc("only-if-cached"))),
-    Case("`only-if-cached`", "HEAD", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (), Ask((cc("only-if-cached"),), "HEAD")),
-    used("`no-store`", "what is stored is used", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("no-store"))),
-    used("a filter in", "Maven", "hit", "cache_ignore_request_directives", "RFC 9111 §5.2.1", FRESH, ask=get(cc("no-cache, no-store")), path="/maven/"),
+    used(
+        "`min-fresh=n`", "more than is left", "revalidate", "min-fresh", "RFC 9111 §5.2.1.3", FRESH, AGED,
+        ask=get(cc("min-fresh=3590")),
+    ),
+    used(
+        "`max-stale[=n]`", "accepts it", "hit", "max-stale accepts", "RFC 9111 §5.2.1.2", cc("max-age=60"), AGED,
+        ask=get(cc("max-stale=1000")),
+    ),
+    used(
+        "`max-stale[=n]`", "too stale", "revalidate", "more than the request's max-stale", "RFC 9111 §5.2.1.2",
+        cc("max-age=60"), AGED, ask=get(cc("max-stale=10")),
+    ),
+    Case(
+        "`only-if-cached`", "nothing stored", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (),
+        get(cc("only-if-cached")),
+    ),
+    Case(
+        "`only-if-cached`", "HEAD", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (),
+        Ask((cc("only-if-cached"),), "HEAD"),
+    ),
+    used(
+        "`no-store`", "what is stored is used", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
+        ask=get(cc("no-store")),
+    ),
+    used(
+        "a filter in", "Maven", "hit", "cache_ignore_request_directives", "RFC 9111 §5.2.1", FRESH,
+        ask=get(cc("no-cache, no-store")), path="/maven/",
+    ),
 ]  # fmt: skip
 
 STALE = [
-    used("`stale-while-revalidate=n`", "within", "stale", "validated in the background", "RFC 5861 §3", cc("max-age=60, stale-while-revalidate=600"), AGED),
-    used("`stale-while-revalidate=n`", "exceeded", "revalidate", "has been stale for", "RFC 9111 §4.2", cc("max-age=60, stale-while-revalidate=6"), AGED),
     used(
-        "the origin answers 5xx", "stale-if-error", "revalidate", "If the origin answers 5xx, or not at all", "RFC 5861 §4",
+        "`stale-while-revalidate=n`", "within", "stale", "validated in the background", "RFC 5861 §3",
+        cc("max-age=60, stale-while-revalidate=600"), AGED,
+    ),
+    used(
+        "`stale-while-revalidate=n`", "exceeded", "revalidate", "has been stale for", "RFC 9111 §4.2",
+        cc("max-age=60, stale-while-revalidate=6"), AGED,
+    ),
+    used(
+        "the origin answers 5xx", "stale-if-error", "revalidate", "If the origin answers 5xx, or not at all",
+        "RFC 5861 §4",
         cc("max-age=60, stale-if-error=600"), AGED, again=(reply(status=503),),
     ),
     used(
@@ -216,29 +265,56 @@ STALE = [
 ]  # fmt: skip
 
 VALIDATION = [
-    used("what is sent", "tag and date", "revalidate", "by If-None-Match and If-Modified-Since", "RFC 9111 §4.3.1", cc("no-cache"), OLD),
+    used(
+        "what is sent", "tag and date", "revalidate", "by If-None-Match and If-Modified-Since", "RFC 9111 §4.3.1",
+        cc("no-cache"), OLD,
+    ),
     Case("what is sent", "no validator", (reply(cc("max-age=60"), AGED),), "miss", "no validator", "RFC 9111 §4.3.1"),
     Case(
         "several variants", "another language", (reply(FRESH, ETAG, ("Vary", "Accept-Language")),), "miss",
-        "other values of accept-language", "RFC 9111 §4.1", (get(("Accept-Language", "de")),), get(("Accept-Language", "fr")),
+        "other values of accept-language", "RFC 9111 §4.1", (get(("Accept-Language", "de")),),
+        get(("Accept-Language", "fr")),
     ),
     Case(
         "several variants", "the same in other words", (reply(FRESH, ("Vary", "Accept-Encoding")),), "hit",
-        "fresh for another", "RFC 9111 §4.2", (get(("Accept-Encoding", "gzip, br")),), get(("Accept-Encoding", "br,gzip")),
+        "fresh for another", "RFC 9111 §4.2", (get(("Accept-Encoding", "gzip, br")),), get(("Accept-Encoding",
+        "br,gzip")),
     ),
-    used("304", "the client's own", "hit", "The request's condition holds: 304", "RFC 9110 §13.2.2", FRESH, ask=get(("If-None-Match", '"v1"'))),
-    Case("304", "on a miss", (reply(FRESH, ETAG),), "miss", "the origin is asked it", "RFC 9111 §4.3.2", (), get(("If-None-Match", '"v1"'))),
-    Case("304", "by a head alone", (reply(FRESH, ETAG),), "hit", "by a head that is fresh", "RFC 9111 §4.3.2", (get(("If-None-Match", '"v1"')),), get(("If-None-Match", '"v1"'))),
-    Case("304", "If-Match goes to the origin", (reply(FRESH, ETAG),), "miss", "are for the origin", "RFC 9111 §4.3.2", (), get(("If-Match", '"v1"'))),
-    used("304", "If-Match of another version", "miss", "another version than the one", "RFC 9110 §13.1.1", FRESH, ask=get(("If-Match", '"v2"'))),
-    not_stored("304", "If-Match and a range", "bypass", FRESH, ask=get(("If-Match", '"v1"'), RANGE), status=404, rfc="RFC 9111 §4.3.2"),
     used(
-        "304 to a request with `Authorization`", "goes forward", "revalidate", "The request has Authorization", "RFC 9111 §3.5",
+        "304", "the client's own", "hit", "The request's condition holds: 304", "RFC 9110 §13.2.2", FRESH,
+        ask=get(("If-None-Match", '"v1"')),
+    ),
+    Case(
+        "304", "on a miss", (reply(FRESH, ETAG),), "miss", "the origin is asked it", "RFC 9111 §4.3.2", (),
+        get(("If-None-Match", '"v1"')),
+    ),
+    Case(
+        "304", "by a head alone", (reply(FRESH, ETAG),), "hit", "by a head that is fresh", "RFC 9111 §4.3.2",
+        (get(("If-None-Match", '"v1"')),), get(("If-None-Match", '"v1"')),
+    ),
+    Case(
+        "304", "If-Match goes to the origin", (reply(FRESH, ETAG),), "miss", "are for the origin", "RFC 9111 §4.3.2",
+        (), get(("If-Match", '"v1"')),
+    ),
+    used(
+        "304", "If-Match of another version", "miss", "another version than the one", "RFC 9110 §13.1.1", FRESH,
+        ask=get(("If-Match", '"v2"')),
+    ),
+    not_stored(
+        "304", "If-Match and a range", "bypass", FRESH, ask=get(("If-Match", '"v1"'), RANGE), status=404,
+        rfc="RFC 9111 §4.3.2",
+    ),
+    used(
+        "304 to a request with `Authorization`", "goes forward", "revalidate", "The request has Authorization",
+        "RFC 9111 §3.5",
         cc("max-age=60"), AGED, ask=get(LOGGED_IN),
     ),
-    not_stored("400, 401, 403, 406, 431", "403 with max-age is for the same fields", "private", cc("private"), status=403),
+    not_stored(
+        "400, 401, 403, 406, 431", "403 with max-age is for the same fields", "private", cc("private"), status=403,
+    ),
     Case(
-        "400, 401, 403, 406, 431", "something better is stored", (reply(ETAG, cc("no-cache")), reply(FRESH, status=403)),
+        "400, 401, 403, 406, 431", "something better is stored", (reply(ETAG, cc("no-cache")), reply(FRESH,
+        status=403)),
         "revalidate", "the response says no-cache", "RFC 9111 §5.2.2.4", (Ask(), Ask()),
         not_stored="status",
     ),
@@ -248,30 +324,86 @@ VALIDATION = [
         (Ask(), Ask()), not_stored="no-store",
     ),
     used("HEAD", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=Ask(method="HEAD")),
-    used("HEAD", "stale", "bypass", "goes to its origin", "RFC 9111 §4.3.5", cc("max-age=60"), AGED, ask=Ask(method="HEAD")),
-    Case("HEAD", "nothing stored", (reply(FRESH),), "bypass", "goes to its origin", "RFC 9111 §4.3.5", (), Ask(method="HEAD")),
+    used(
+        "HEAD", "stale", "bypass", "goes to its origin", "RFC 9111 §4.3.5", cc("max-age=60"), AGED,
+        ask=Ask(method="HEAD"),
+    ),
+    Case(
+        "HEAD", "nothing stored", (reply(FRESH),), "bypass", "goes to its origin", "RFC 9111 §4.3.5", (),
+        Ask(method="HEAD"),
+    ),
 ]  # fmt: skip
 
 RANGES = [
-    used("what is asked for", "a range of what is stored", "hit", "cut out of it: 206", "RFC 9110 §15.3.7", FRESH, ask=get(RANGE)),
-    Case("206 to a range we asked for", "of nothing stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "miss", "widened to whole blocks", "RFC 9110 §14.2", (), get(RANGE)),
-    Case("206 to a range we asked for", "is stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "hit", "cut out of it: 206", "RFC 9110 §15.3.7", (get(RANGE),), get(("Range", "bytes=100-199"))),
-    Case("putting parts together", "a gap", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "partial", "under the strong validator", "RFC 9111 §3.4", (get(RANGE),), get(("Range", "bytes=2200000-2200010"))),
-    Case("what can't be put together", "a weak tag", (reply(FRESH, ("ETag", 'W/"v1"'), size=MANY_BLOCKS),), "miss", "can't be answered by filling its gaps", "RFC 9111 §3.4", (get(RANGE),), get(("Range", "bytes=2200000-2200010"))),
-    used("416", "beyond the end", "hit", "beyond the 500 bytes: 416", "RFC 9110 §15.5.17", FRESH, ask=get(("Range", "bytes=9000-"))),
-    used("ranges that are too much", "all of it", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(("Range", "bytes=" + ",".join(f"{n}-{n}" for n in range(70))))),
-    used("what is asked for", "If-Range with another tag", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(RANGE, ("If-Range", '"v2"'))),
+    used(
+        "what is asked for", "a range of what is stored", "hit", "cut out of it: 206", "RFC 9110 §15.3.7", FRESH,
+        ask=get(RANGE),
+    ),
+    Case(
+        "206 to a range we asked for", "of nothing stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "miss",
+        "widened to whole blocks", "RFC 9110 §14.2", (), get(RANGE),
+    ),
+    Case(
+        "206 to a range we asked for", "is stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "hit",
+        "cut out of it: 206", "RFC 9110 §15.3.7", (get(RANGE),), get(("Range", "bytes=100-199")),
+    ),
+    Case(
+        "putting parts together", "a gap", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "partial",
+        "under the strong validator", "RFC 9111 §3.4", (get(RANGE),), get(("Range", "bytes=2200000-2200010")),
+    ),
+    Case(
+        "what can't be put together", "a weak tag", (reply(FRESH, ("ETag", 'W/"v1"'), size=MANY_BLOCKS),), "miss",
+        "can't be answered by filling its gaps", "RFC 9111 §3.4", (get(RANGE),), get(("Range",
+        "bytes=2200000-2200010")),
+    ),
+    used(
+        "416", "beyond the end", "hit", "beyond the 500 bytes: 416", "RFC 9110 §15.5.17", FRESH, ask=get(("Range",
+        "bytes=9000-")),
+    ),
+    used(
+        "ranges that are too much", "all of it", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
+        ask=get(("Range", "bytes=" + ",".join(f"{n}-{n}" for n in range(70)))),
+    ),
+    used(
+        "what is asked for", "If-Range with another tag", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
+        ask=get(RANGE, ("If-Range", '"v2"')),
+    ),
 ]  # fmt: skip
 
 OTHERS = [
-    Case("`fwd=method`", "POST", (reply(),), "bypass", "POST goes to its origin", "RFC 9111 §3", (), Ask(method="POST", body=b"x")),
-    Case("`fwd=method`", "OPTIONS", (reply(),), "bypass", "OPTIONS goes to its origin", "RFC 9111 §3", (), Ask(method="OPTIONS")),
-    Case("`fwd=method`", "a GET with a body", (reply(FRESH),), "bypass", "A GET with a body", "RFC 9110 §9.3.1", (), Ask((("Content-Length", "1"),), body=b"x")),
-    Case("`Max-Forwards`", "0", (reply(),), "own", "answered here", "RFC 9110 §7.6.2", (), Ask((("Max-Forwards", "0"),), "OPTIONS")),
-    Case("invalidation", "PUT", (reply(FRESH),), "miss", "Nothing is stored", "RFC 9111 §4", (Ask(), Ask(method="PUT", body=b"x"))),
-    Case("Object stores", "two signatures, one key", (reply(FRESH),), "hit", "cache_key_ignore_query", "", query=SIGNED, path="/objects/"),
-    Case("Rules", "cache_queue_timeout", (reply(FRESH),), "miss", "for 90 s, by cache_queue_timeout", "", (), path="/patient/"),
-    Case("Rules", "a filter that asks for a field", (reply(cc("max-age=5")),), "hit", "fresh for another", "RFC 9111 §4.2", (get(("X-Long", "yes")),), get(("X-Long", "yes")), rule="A lifetime of 7200 s, by a rule", path="/asked/"),
+    Case(
+        "`fwd=method`", "POST", (reply(),), "bypass", "POST goes to its origin", "RFC 9111 §3", (),
+        Ask(method="POST", body=b"x"),
+    ),
+    Case(
+        "`fwd=method`", "OPTIONS", (reply(),), "bypass", "OPTIONS goes to its origin", "RFC 9111 §3", (),
+        Ask(method="OPTIONS"),
+    ),
+    Case(
+        "`fwd=method`", "a GET with a body", (reply(FRESH),), "bypass", "A GET with a body", "RFC 9110 §9.3.1", (),
+        Ask((("Content-Length", "1"),), body=b"x"),
+    ),
+    Case(
+        "`Max-Forwards`", "0", (reply(),), "own", "answered here", "RFC 9110 §7.6.2", (), Ask((("Max-Forwards",
+        "0"),), "OPTIONS"),
+    ),
+    Case(
+        "invalidation", "PUT", (reply(FRESH),), "miss", "Nothing is stored", "RFC 9111 §4", (Ask(), Ask(method="PUT",
+        body=b"x")),
+    ),
+    Case(
+        "Object stores", "two signatures, one key", (reply(FRESH),), "hit", "cache_key_ignore_query", "",
+        query=SIGNED, path="/objects/",
+    ),
+    Case(
+        "Rules", "cache_queue_timeout", (reply(FRESH),), "miss", "for 90 s, by cache_queue_timeout", "", (),
+        path="/patient/",
+    ),
+    Case(
+        "Rules", "a filter that asks for a field", (reply(cc("max-age=5")),), "hit", "fresh for another",
+        "RFC 9111 §4.2", (get(("X-Long", "yes")),), get(("X-Long", "yes")), rule="A lifetime of 7200 s, by a rule",
+        path="/asked/",
+    ),
 ]  # fmt: skip
 
 CASES = [*STORING, *FRESHNESS, *REQUESTS, *STALE, *VALIDATION, *RANGES, *OTHERS]
@@ -281,12 +413,13 @@ CASES = [*STORING, *FRESHNESS, *REQUESTS, *STALE, *VALIDATION, *RANGES, *OTHERS]
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     rules = ["|~u /ttl/|2h", "|~u /forced/|2h|force", "|~u /asked/ & ~hq X-Long|2h"]
     with Proxy(
-        tmp_path_factory.mktemp("explain"), control=True, cache_ttl=rules, cache_hosts=["127.0.0.1", "denied.example"],
+        tmp_path_factory.mktemp("explain"), control=True, cache_ttl=rules, cache_hosts=["127.0.0.1", "*.example"],
         cache_ignore_request_directives="~u /maven/", cache_ignore_authorization="~u /open/",
-        cache_key_ignore_query=["|~u /objects/|Expires Signature Key-Pair-Id"], cache_targeted_fields="CDN-Cache-Control",
+        cache_key_ignore_query=["|~u /objects/|Expires Signature Key-Pair-Id"],
+        cache_targeted_fields="CDN-Cache-Control",
         cache_credential_fields="X-Build-User", cache_queue_timeout=["|~u /patient/|90"], cache_max_object_size=ROOM,
         access_destinations=["deny denied.example", *TO_LOOPBACK["access_destinations"]], access_connect_ports="443",
-        origin_retries=0, intercept_hosts="secure.example", scripts=[Path("/tmp/xp/explain_port.py")],  # XXX
+        origin_retries=0, intercept_hosts="secure.example",
     ) as running:  # fmt: skip
         yield running
 
@@ -299,10 +432,7 @@ def origin() -> Iterator[Origin]:
 
 def explain(proxy: Proxy, url: str, ask: Ask) -> Found:
     query = urlencode([("url", url), ("method", ask.method), *(("header", f"{n}: {v}") for n, v in ask.headers)])
-    port = proxy.wait_for_log(r"explain on port (\d+)")[1]  # XXX
-    import urllib.request  # XXX
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/explain?{query}") as answer:  # XXX
-        status, body = answer.status, answer.read()  # XXX
+    status, body = proxy.admin(f"/api/v1/explain?{query}")
     assert status == 200, body
     found = json.loads(body)
     assert isinstance(found, dict)
@@ -355,7 +485,7 @@ def test_what_is_explained_happens(proxy: Proxy, origin: Origin, number: int) ->
 
     assert found["verdict"] == case.verdict, found
     sentences = [one for one in found["sentences"] if case.says in one["text"]]
-    assert sentences, found
+    assert sentences, json.dumps(found, indent=1)
     if case.says:
         assert sentences[0]["rfc"] == (case.rfc or None) or not case.rfc, found
     if case.not_stored:
@@ -564,7 +694,6 @@ def test_no_secrets(proxy: Proxy, origin: Origin) -> None:
         ("url", [("url", "ftp://a.example/")]),
         ("url", [("url", "http://user@a.example/")]),
         ("url", [("url", "http://a.example/ b")]),
-        ("url", [("url", "http://a.example/" + "a" * 20_000)]),
         ("header", [("url", "http://a.example/"), ("header", "no colon")]),
         ("header", [("url", "http://a.example/"), ("header", "A: b\r\nC: d")]),
         ("header", [("url", "http://a.example/"), *(("header", f"A{n}: b") for n in range(101))]),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..semantics.credentials import is_credential
@@ -148,7 +148,7 @@ def decided(decision: Decision, response: StoredResponse, now: float) -> Sentenc
 def iso(moment: float) -> str:
     """Unix seconds in ISO 8601, UTC."""
     try:
-        found = datetime.datetime.fromtimestamp(moment, datetime.UTC)
-    except (OverflowError, ValueError, OSError):
-        return "9999-12-31T23:59:59Z"
-    return found.isoformat(timespec="seconds").replace("+00:00", "Z")
+        found = datetime.fromtimestamp(moment, UTC)
+    except (OverflowError, ValueError, OSError):  # a lifetime of thousands of years
+        found = datetime.max.replace(tzinfo=UTC)
+    return found.isoformat(timespec="seconds")

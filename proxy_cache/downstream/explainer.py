@@ -30,17 +30,17 @@ from ..caching.sentences import BYPASSED, Sentence, told
 from ..semantics.directives import TOKEN
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
-from ..semantics.limits import DEFAULT_HEAD_LIMITS
 from ..semantics.methods import hops_left, is_safe
 from ..semantics.redaction import for_log, redacted
 from ..semantics.targets import TargetError, absolute
 from ..settings import Settings, is_one_of
+from ..store.entry import KEY_MAX
 from ..upstream.destinations import Denial
 from ..wire.requests import repeatable
 from .admission import Admission, Route
 
-URL_MAX: Final = DEFAULT_HEAD_LIMITS.line
-"""Characters of a URL that is asked about; requests can't have longer ones, by default."""
+URL_MAX: Final = KEY_MAX
+"""Characters of a URL that is asked about, and of a field: what is behind longer URLs isn't stored."""
 HEADERS_MAX: Final = 100
 """Fields of a request that is asked about."""
 METHOD_MAX: Final = 32

@@ -248,8 +248,8 @@ class Fill:
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None
             self._is_not_stored(why or ("invalidated" if self.doomed else "store"))
-        elif outcome == "abandoned" or outcome == "stalled":
-            self._is_noted(outcome)
+        elif outcome in ("abandoned", "stalled") and not self.context.store.may_have(self.request.key):
+            self._is_noted(outcome)  # (nothing was kept of it)
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
 
