@@ -182,10 +182,10 @@ def _cursor(position: Position) -> str:
 
 def _position(cursor: str, sort: str | None) -> Position:
     """Raises :class:`Problem`."""
-    kinds: tuple[type, ...] = {None: (type(None),), "url": (str,), "age": (int, float)}.get(sort, (int,))
+    kinds: dict[str | None, tuple[type, ...]] = {None: (type(None),), "url": (str,), "age": (int, float)}
     try:
         value, entry_id = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-        if not isinstance(value, kinds) or not isinstance(entry_id, int) or not 0 <= entry_id < 2**62:
+        if not isinstance(value, kinds.get(sort, (int,))) or not isinstance(entry_id, int) or not 0 <= entry_id < 2**62:
             raise ValueError
     except (ValueError, TypeError, RecursionError):
         raise Problem(400, "cursor is none of this list's") from None

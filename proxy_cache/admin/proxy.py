@@ -8,6 +8,7 @@ from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
 from ..caching.purge import Purger
 from ..downstream.account import Accounts
+from ..downstream.explainer import Explainer
 from ..observe.metrics import Metrics
 from ..settings import Settings
 from ..store.store import Store
@@ -22,6 +23,7 @@ class Proxy(Protocol):
     purger: Purger | None
     limiter: OriginLimiter
     accounts: Accounts
+    explainer: Explainer
     metrics: Metrics
     started_at: float
     """By the system's clock, in seconds since the epoch."""

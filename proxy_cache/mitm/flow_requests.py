@@ -179,7 +179,7 @@ class FlowRequests:
             return
         if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
             self._head_answered(flow, record, cache)
-        elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
+        elif not is_safe(method_of(flow)) and record.served_from != "own" and 200 <= flow.response.status_code < 400:
             target = target_of(flow)
             policy = settings.rules.policy_for(flow, method=b"GET")  # stored responses came with one
             key = without_parameters(target.key, policy.key_ignores)

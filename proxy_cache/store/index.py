@@ -234,11 +234,6 @@ class Index:
         """Those that are. The rows of all others are written."""
         return [*self._entries.values(), *self._alive.values()]
 
-    @property
-    def rows_max(self) -> int:
-        """One more than the last row of :meth:`remove_rows`."""
-        return len(self._columns.ids)
-
     def hold(self, entry: Entry) -> bool:
         """Make an entry that was just read the one object of its id, outside the working set. Returns whether it is
         stored. Not to be called while its key is being loaded."""
@@ -363,13 +358,6 @@ class Index:
                 if self._columns.ids[row] == entry_id:
                     dropped.append(self._drop(row, purged))
                     break
-        self.delete_rows(dropped)
-        return dropped
-
-    def remove_rows(self, rows: range, before: int, purged: float) -> list[Dropped]:
-        """Remove whatever has one of these rows, and an id below ``before``."""
-        ids = self._columns.ids
-        dropped = [self._drop(row, purged) for row in rows if 0 < ids[row] < before]
         self.delete_rows(dropped)
         return dropped
 
