@@ -22,6 +22,7 @@ ONCE = {
     "test_contention",
     "test_corruption",
     "test_logs",
+    "test_service_manager",
     "test_lost_bodies",
     "test_names",
     "test_client_certs",
