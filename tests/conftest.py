@@ -24,6 +24,8 @@ ONCE = {
     "test_corruption",
     "test_logs",
     "test_service_manager",
+    "test_upgrade",
+    "test_container",
     "test_lost_bodies",
     "test_names",
     "test_client_certs",
