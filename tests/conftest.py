@@ -24,6 +24,7 @@ ONCE = {
     "test_corruption",
     "test_logs",
     "test_service_manager",
+    "test_signals",
     "test_upgrade",
     "test_container",
     "test_lost_bodies",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy_cache.mitm.options import NAMES, OPTIONS
+from tests.support import read_only
 from tests.support.agents import results
 from tests.support.origin import Origin, Reply
 from tests.support.proxy import ROOT, Proxy
@@ -157,7 +158,8 @@ def permitted() -> list[str]:
 
 
 class ConfinedProxy(Proxy):
-    """With the unit's filter of system calls: others fail, with EPERM, and are written down."""
+    """Its folder is all that it can write, and system calls that the unit's filter has not fail, with EPERM, and are
+    written down."""
 
     @property
     def refused(self) -> Path:
@@ -175,11 +177,12 @@ class ConfinedProxy(Proxy):
             "-e",
             f"inject={others}:error={only('SystemCallErrorNumber')}",
         ]
-        return [sys.executable, "-c", WITHOUT_NEW_CODE, *tracer, *super().command()]
+        wrapper = [*read_only.all_but(self.folder), sys.executable, "-c", WITHOUT_NEW_CODE]
+        return [*wrapper, *tracer, *super().command()]
 
 
 def test_all_that_the_proxy_does_is_permitted(tmp_path: Path) -> None:
-    with Origin() as origin, ConfinedProxy(tmp_path, execute=True) as proxy:
+    with Origin() as origin, ConfinedProxy(tmp_path, execute=True, environment={"HOME": "/"}) as proxy:
         for size in (1_000, 200_000, 8_000_000):  # in memory, by sendfile, by splice and from its own file
             url = origin.serve(f"/{size}", Reply(size=size, headers=(("Cache-Control", "max-age=600"),)))
             assert proxy.get(url, expect=size).ok
