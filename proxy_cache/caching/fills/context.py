@@ -13,6 +13,7 @@ from ...store.index import Entry
 from ...store.store import Store
 from ...upstream.source import Sources
 from ..limiter import OriginLimiter
+from ..recent_reasons import RecentReasons
 from .audience import Trouble
 from .known_keys import KnownKeys
 from .request import FillRequest
@@ -25,6 +26,9 @@ class FillEvents(Protocol):
 
     def fetched(self, source: str, size: int) -> None:
         """Bytes of a body have come from ``source``: ``origin``, ``peer`` or ``shared``."""
+
+    def fill_took(self, seconds: dict[str, float]) -> None:
+        """A fill is over, and spent so long in each phase that it went through (:mod:`...upstream.stopwatch`)."""
 
     def not_stored(self, reason: str) -> None:
         """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
@@ -71,6 +75,7 @@ class FillContext:
         self.heads = CallBatch()
         """The callbacks (:attr:`~.fill.Waiter.on_head`) of waiters without a task."""
         self.keys = KnownKeys()
+        self.reasons = RecentReasons()
         self.trouble = Trouble()
         self.behind: WriteBehind | None = None
 
