@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ..caching.answers import Answer, Exchange
 from ..observe.access_log import AccessLog
+from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
@@ -39,6 +40,8 @@ class Accounts:
     def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
         self.is_logged = False
         """The option ``access_log``."""
+        self.has_request_ids = False
+        """The option ``request_id``."""
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
         self._unfinished: set[RequestRecord] = set()
@@ -127,7 +130,12 @@ class Accounts:
             elif source == "error" and headers is not None:
                 note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
-            self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
+            request_id = record.request_id
+            if exchange is not None and self.has_request_ids:
+                request_id = request_id or exchange.headers.get(request_ids.FIELD.lower()) or ""
+            self._log.write(
+                method, shown, status, size, seconds, source, queued, client, note, told, request_id=request_id
+            )
         except Exception as failure:
             self._failed(failure)
 

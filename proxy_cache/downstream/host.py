@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..caching.cache import Cache
 from ..runtime.batches import CallBatch
@@ -33,6 +33,8 @@ class Host(Protocol):
     """Whether request targets are in absolute form: the proxy is one to its clients."""
     users: Users
     head_limits: HeadLimits
+    parse: Callable[[bytes, HeadLimits], Request | Literal["unusual"] | None]
+    """:func:`~..wire.requests.parse_request`, or what gives requests ids, too."""
     sends: CallBatch
     ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]

@@ -18,6 +18,7 @@ class RequestRecord:
         "is_counted",
         "is_passed_on",
         "made",
+        "request_id",
         "sender",
         "served_from",
         "size",
@@ -41,6 +42,8 @@ class RequestRecord:
         """Whether mitmproxy has started to send a response that is not the cache's."""
         self.is_counted = False
         """Whether it was counted as forwarded."""
+        self.request_id = ""
+        """Its X-Request-Id, of a flow, where requests have one."""
         self.made: object = None
         """Our response to its flow. If the flow has another one, another addon has made that."""
 

@@ -17,6 +17,7 @@ from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..semantics.peer_fields import taken_off
 from ..semantics.ranges import RangeSpec
+from ..semantics.request_ids import FIELD
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
 
@@ -92,10 +93,16 @@ class Request:
     """Cache-Peer: a peer's proof that it is one, which is another one in each request."""
     user: str | None = None
     """Who has proven to have sent it, where clients have to."""
+    id: str = ""
+    """Its X-Request-Id, where requests have one, and"""
+    id_line: bytes = b""
+    """the field line that tells the client. ``persistence`` ends with it."""
 
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""
         headers = self.fields.forward(via)
+        if self.id:
+            headers = headers.set(FIELD, self.id)
         return headers if self.range is None else headers.add("Range", self.range_value)
 
 
