@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ..caching.cache import Cache
 from ..runtime.batches import CallBatch
@@ -11,7 +11,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
-from ..wire.requests import Request
+from ..wire.requests import Parser, Request
 from .account import Accounts
 from .admission import Admission
 from .peer_requests import PeerRequests
@@ -33,8 +33,8 @@ class Host(Protocol):
     """Whether request targets are in absolute form: the proxy is one to its clients."""
     users: Users
     head_limits: HeadLimits
-    parse: Callable[[bytes, HeadLimits], Request | Literal["unusual"] | None]
-    """:func:`~..wire.requests.parse_request`, or what gives requests ids, too."""
+    parse: Parser
+    """The one that gives requests ids, too, where they have some."""
     sends: CallBatch
     ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]

@@ -21,7 +21,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..wire.request_ids import parse_with_id
-from ..wire.requests import Request, parse_request
+from ..wire.requests import Parser, Request, parse_request
 from .compat import handler_of
 from .filters import flow_of
 from .lanes import Lanes
@@ -66,7 +66,7 @@ class ClientLane:
         self.sends, self.ends = app.sends, app.ends
         self.head_limits = app.head_limits
         """As they were when the client connected: each request of a lane looks at them."""
-        self.parse = parse_request
+        self.parse: Parser = parse_request
         if app.heads.has_request_ids:
             self.parse = parse_with_id
             self.lane_hit = self._hit_with_id  # type: ignore[method-assign]

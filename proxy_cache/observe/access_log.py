@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from .log_file import LogFile
 from .log_formats import LoggedRequest, as_json, as_line, as_squid
@@ -37,7 +37,8 @@ class LogSettings:
     """Whether the steps of a miss are told."""
 
 
-_FORMATS: dict[str, Callable[[str, LoggedRequest], str]] = {"line": as_line, "json": as_json, "squid": as_squid}
+Format: TypeAlias = Callable[[str, LoggedRequest], str]
+_FORMATS: dict[str, Format] = {"line": as_line, "json": as_json, "squid": as_squid}
 
 
 class AccessLog:
@@ -47,7 +48,7 @@ class AccessLog:
     def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
         self._on_lost = on_lost
         self.settings = LogSettings()
-        self._format = as_line
+        self._format: Format = as_line
         self._stamp = self._iso_time
         self._file: LogFile | None = None
         self._lines: list[str] = []

@@ -7,9 +7,10 @@ are :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here depends 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
@@ -104,6 +105,10 @@ class Request:
         if self.id:
             headers = headers.set(FIELD, self.id)
         return headers if self.range is None else headers.add("Range", self.range_value)
+
+
+Parser: TypeAlias = Callable[[bytes, HeadLimits], Request | Literal["unusual"] | None]
+"""Like :func:`parse_request`."""
 
 
 def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:
