@@ -404,9 +404,12 @@ class FlowRequests:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
         detail = message.removeprefix(KILLED).removeprefix(f"{error}: ")
+        response = refusal(self.app.heads, status_of(error), error, detail, forward_reason(flow))
         if (record := self._records.get(flow.id)) is not None:
             record.served_from, record.is_passed_on = "error", True
-        return refusal(self.app.heads, status_of(error), error, detail, forward_reason(flow))
+            if record.request_id:
+                response.headers[request_ids.FIELD] = record.request_id
+        return response
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
         """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted

@@ -103,7 +103,7 @@ class Request:
         """The fields to forward, see :meth:`RequestFields.forward`."""
         headers = self.fields.forward(via)
         if self.id:
-            headers = headers.set(FIELD, self.id)
+            headers = headers.without(FIELD.lower()).add(FIELD, self.id)
         return headers if self.range is None else headers.add("Range", self.range_value)
 
 

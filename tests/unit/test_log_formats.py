@@ -22,7 +22,8 @@ STAMPS = {
 }
 SQUID = re.compile(
     r"(?P<time>\d{1,10}\.\d{3}) +(?P<elapsed>\d+) (?P<remotehost>\S+) (?P<code>[A-Z_]+)/(?P<status>\d{3}) "
-    r"(?P<bytes>\d+) (?P<method>\S+) (?P<url>\S+) (?P<rfc931>\S+) (?P<hierarchy>[A-Z_]+)/(?P<peerhost>\S+) (?P<type>\S+)"
+    r"(?P<bytes>\d+) (?P<method>\S+) (?P<url>\S+) (?P<rfc931>\S+) "
+    r"(?P<hierarchy>[A-Z_]+)/(?P<peerhost>\S+) (?P<type>\S+)"
 )
 """Squid's native format (``%ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt``)."""
 
