@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import Wire
-from tests.support.origin import Origin, Reply, bind_new_port
+from tests.support.origin import Gate, Origin, Reply, bind_new_port
 from tests.support.proxy import Proxy
 
 from .unit.test_log_formats import SQUID
@@ -132,22 +132,34 @@ def test_rotation_under_load_loses_no_line(start_proxy: Start, origin: Origin, t
     assert sorted(url.rpartition("/")[2] for url in urls) == sorted(map(str, range(requests)))
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"access_log_format": "xml"}, "access_log_format: must be one of line, json, squid, not 'xml'"),
-        ({"access_log_file": "/nowhere/access.log"}, "access_log_file: '/nowhere/access.log': No such file"),
-        ({"access_log_file": "/dev/null"}, "access_log_file: '/dev/null': not a regular file"),
-    ],
-)
-def test_bad_values_name_their_option(tmp_path: Path, options: dict[str, str], told: str) -> None:
-    proxy = Proxy(tmp_path, **options)
-    proxy.launch()
-    try:
-        proxy.wait_for_log(told.replace(".", r"\."))
-        assert proxy.wait() != 0
-    finally:
-        proxy.close()
+# -- steps of a miss --------------------------------------------------------------------------------------------------
+
+
+def test_a_miss_tells_its_steps_and_a_hit_has_none(start_proxy: Start, origin: Origin, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    proxy = start_proxy(access_log_format="json", access_log_file=path, access_log_phases=True, origin_max_in_flight=1)
+    gate = Gate()
+    first = proxy.start_get(origin.serve("/first", Reply(headers=(FRESH,), size=100_000, body_gate=gate, gate_at=10)))
+    origin.wait_for("/first")
+    second = proxy.start_get(origin.serve("/second", Reply(headers=(FRESH,), size=10)))
+    proxy.wait_for_metric("origin_fetches_queued", 1)
+    gate.open()
+    assert first.result().ok
+    assert second.result().ok
+    assert proxy.get(origin.url("/second")).ok
+    found = [json.loads(line) for line in lines(proxy, path, 3)]
+    steps = [{name for name in one if name.endswith("_ms")} - {"duration_ms", "queued_ms"} for one in found]
+    assert steps[0] >= {"lookup_ms", "connect_ms", "first_byte_ms", "body_ms"}
+    assert steps[1] >= {"lookup_ms", "queue_ms", "first_byte_ms"}
+    assert steps[2] == set()
+    for one in found[:2]:
+        assert all(value <= one["duration_ms"] + 1 for name, value in one.items() if name.endswith("_ms"))
+
+
+def test_steps_in_a_line(start_proxy: Start, origin: Origin) -> None:
+    proxy = start_proxy(access_log_phases=True)
+    assert proxy.get(origin.serve("/steps", Reply(size=10))).ok
+    proxy.wait_for_log(r"/steps 200 10 B [\d.]+ ms miss fwd=uri-miss lookup=[\d.]+ms .*first_byte=[\d.]+ms .*\[127")
 
 
 # -- ids of requests --------------------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     (
         "access_log_phases", bool, False,
         "Say in a miss's line, too, how long each of its steps took (lookup, peer, shared, queue, connect, first_byte, "
-        "body). Not in Squid's format.",
+        "backoff, body). Not in Squid's format.",
     ),
     (
         "request_id", bool, False,
