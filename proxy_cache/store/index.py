@@ -221,6 +221,14 @@ class Index:
         entries, _ = self._rows.entries(None, [entry_id])
         return entries[0] if entries else None
 
+    async def flush(self) -> None:
+        """Wait until all changes so far can be read."""
+        await self._writer.flush()
+
+    def corrupt_rows(self, ids: Sequence[int]) -> set[int]:
+        """Those of these ids whose rows differ from what was written. Blocks. Raises ``sqlite3.Error``."""
+        return self._rows.corrupt(ids)
+
     def find(self, entry_id: int) -> Entry | None:
         """The entry, if it is in memory."""
         return self._find(entry_id)

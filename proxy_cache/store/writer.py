@@ -106,7 +106,14 @@ class WriteBody:
     done: Callable[[OSError | None], None]
 
 
-Operation = Save | Delete | Touch | ClockSet | Note | WriteBody
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Tell when all operations before this one are done."""
+
+    done: asyncio.Future[None]
+
+
+Operation = Save | Delete | Touch | ClockSet | Note | WriteBody | Flush
 Result: TypeAlias = tuple[WriteBody, OSError | None]
 """A body, and the error if it could not be written."""
 
@@ -145,6 +152,12 @@ class Writer:
             self._owed += size_of(operation.locations)
         self._queue.put(operation)
 
+    async def flush(self) -> None:
+        """Wait until everything that was put so far is done."""
+        done = asyncio.get_running_loop().create_future()
+        self.put(Flush(done))
+        await done
+
     def to_be_freed(self) -> int:
         """Bytes of removed bodies that the segments have not freed yet."""
         return self._owed - self._freed
@@ -176,6 +189,9 @@ class Writer:
             saves = {body.entry.id: body.entry for body, error in results if error is None}
             self._transact(partial(_write_rows, saves=saves, operations=operations))
             self._free([one for one in operations if isinstance(one, Delete) and id(one) not in freed])
+            for one in operations:
+                if isinstance(one, Flush):
+                    _tell_flushed(one.done)
             if len(operations) < len(batch):
                 break
             # Otherwise these bodies stay in memory while the thread waits for the next batch.
@@ -255,6 +271,13 @@ class Writer:
                 except sqlite3.Error:
                     logger.debug("rollback failed", exc_info=True)
             self._on_error("index", error)
+
+
+def _tell_flushed(done: asyncio.Future[None]) -> None:
+    try:
+        done.get_loop().call_soon_threadsafe(lambda: done.done() or done.set_result(None))
+    except RuntimeError:
+        logger.debug("the loop has ended before the rows were written")
 
 
 def _tell(results: list[Result]) -> None:
