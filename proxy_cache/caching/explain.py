@@ -118,8 +118,7 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
     entry = cache.planner.select(exchange.key, exchange.headers)
     decision = decide(exchange.directives, entry.response, now) if entry is not None else None
     if entry is not None and decision is not None and decision.reuse is Reuse.FRESH:
-        found.verdict, found.status = HIT, entry.response.status
-        found.sentences.append(decided(decision, entry.response, now))
+        _serve(found, exchange, entry, decision, now)
         return found
     found.verdict = BYPASS
     found.fwd = cache.planner.forward_reason(exchange.key, decision)
