@@ -274,8 +274,12 @@ class Writer:
 
 
 def _tell_flushed(done: asyncio.Future[None]) -> None:
+    def tell() -> None:
+        if not done.done():  # else nobody waits any more
+            done.set_result(None)
+
     try:
-        done.get_loop().call_soon_threadsafe(lambda: done.done() or done.set_result(None))
+        done.get_loop().call_soon_threadsafe(tell)
     except RuntimeError:
         logger.debug("the loop has ended before the rows were written")
 
