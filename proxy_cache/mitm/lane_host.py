@@ -151,16 +151,18 @@ class ClientLane:
 
     def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         app = self._app
-        app.metrics.hit(size)
+        seconds = time.monotonic() - started
+        app.metrics.hit(size, seconds)
         if app.accounts.is_logged:
-            app.access_log.hit(target.shown, status, size, time.monotonic() - started, request.user or self.client)
+            app.access_log.hit(target.shown, status, size, seconds, request.user or self.client)
 
     def _hit_with_id(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         """In place of :meth:`lane_hit` where requests have ids."""
         app = self._app
-        app.metrics.hit(size)
+        seconds = time.monotonic() - started
+        app.metrics.hit(size, seconds)
         if app.accounts.is_logged:
-            seconds, client = time.monotonic() - started, request.user or self.client
+            client = request.user or self.client
             app.access_log.write("GET", target.shown, status, size, seconds, "hit", 0.0, client, request_id=request.id)
 
     def lane_target(self, text: str) -> Target | None:

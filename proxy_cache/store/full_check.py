@@ -73,9 +73,9 @@ class FullCheck:
             self._slice_began = told = time.monotonic()
             yield self._report
             position, end = 0, self._index.ids_given
-            await self._index.flush()
+            await self._index.synced(durable=False)
             while ids := [one for one in await self._next_ids(position) if one < end]:
-                bad_rows = await self._verifier.run(self._index.corrupt_rows, ids)
+                bad_rows = await self._verifier.run(self._index.rows.corrupt, ids)
                 for entry_id in ids:
                     async with aclosing(self._check(entry_id, is_bad=entry_id in bad_rows)) as checking:
                         async for found in checking:
@@ -89,7 +89,7 @@ class FullCheck:
             self.is_running = False
 
     async def _next_ids(self, position: int) -> list[int]:
-        return await self._verifier.run(self._index.ids_after, position, ROWS)
+        return await self._verifier.run(self._index.rows.ids_after, position, ROWS)
 
     async def _check(self, entry_id: int, *, is_bad: bool) -> AsyncGenerator[str, None]:
         """One entry. Yields what was found, and an empty text now and then. ``is_bad``: its row is."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .entry import Entry
-from .rows import connect, corrupt_rows, ids_after, read_entries
+from .rows import FoundRow, connect, corrupt_rows, ids_after, keys_after, read_entries
 
 
 class RowReader:
@@ -32,6 +32,10 @@ class RowReader:
     def corrupt(self, ids: Iterable[int]) -> set[int]:
         """See :func:`.rows.corrupt_rows`."""
         return corrupt_rows(self._database(), ids)
+
+    def keys_after(self, entry_id: int, limit: int, needle: bytes | None) -> tuple[list[FoundRow], int]:
+        """See :func:`.rows.keys_after`."""
+        return keys_after(self._database(), entry_id, limit, needle)
 
     def _database(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
