@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.api import TOKEN, call
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
-
-from .test_api import TOKEN, call
 
 Start = Callable[..., Proxy]
 
