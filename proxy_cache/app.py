@@ -106,6 +106,10 @@ class App:
         """Hand settings on to all that go by them, at the start and while running. This is the only place."""
         self.settings = self.admission.settings = settings
         self.accounts.is_logged = settings.access_log
+        self.accounts.has_phases = settings.log.phases
+        self.access_log.configure(settings.log)
+        if self.store is None:
+            self.heads.has_request_ids = self.accounts.has_request_ids = settings.request_id
         redaction.use(settings.redaction)
         credentials.use(settings.rules.base.credentials)
         self.limiter.configure(settings.limits)
