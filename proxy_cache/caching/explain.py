@@ -119,7 +119,7 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
     entry = cache.planner.select(exchange.key, exchange.headers)
     decision = decide(exchange.directives, entry.response, now) if entry is not None else None
     if entry is not None and decision is not None and decision.reuse is Reuse.FRESH:
-        _serve(found, exchange, entry, decision, now)
+        _serve(found, exchange, entry, decision, now, needs_body=False)
         return found
     found.verdict = BYPASS
     found.fwd = cache.planner.forward_reason(exchange.key, decision)
@@ -158,7 +158,9 @@ def explanation_of(cache: Cache, exchange: Exchange, now: float) -> Explanation:
 # -- from the store ---------------------------------------------------------------------------------------------------
 
 
-def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decision, now: float) -> None:
+def _serve(
+    found: Explanation, exchange: Exchange, entry: Entry, decision: Decision, now: float, *, needs_body: bool = True
+) -> None:
     response = entry.response
     spans = selected(exchange, response, entry.length)
     is_unchanged = is_conditional(exchange.headers) and not_modified(
@@ -177,7 +179,7 @@ def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decis
     elif spans is not None:
         found.status = 206
         found.sentences.append(Sentence("The range that is asked for is cut out of it: 206.", "RFC 9110 §15.3.7"))
-    if entry.spans is not None and first_gap(entry, spans) is not None:
+    if needs_body and entry.spans is not None and first_gap(entry, spans) is not None:
         found.verdict, found.fwd = PARTIAL, "partial"
         found.sentences.append(FORWARD["partial"].of(present=entry.present, length=entry.length))
         found.sentences.append(

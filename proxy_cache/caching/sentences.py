@@ -40,7 +40,8 @@ WHY_NOT_STORED: Final[Mapping[str, Sentence]] = {
     ),
     "no-freshness": Sentence(
         "The response has neither a lifetime (max-age, s-maxage, Expires) nor a validator (ETag, Last-Modified), or "
-        "its status takes an explicit one.",
+        "its status takes an explicit one. (cache_default_ttl is for plain 200s without a query in the URL, to "
+        "requests without credentials.)",
         "RFC 9111 §3",
     ),
     "status": Sentence(
@@ -187,9 +188,9 @@ def told(reason: Reason) -> Sentence:
     """A reason of :mod:`.recent_reasons` as a sentence."""
     word = reason.word
     if reason.kind == ERROR:
-        status = f", answered {reason.status}" if reason.status is not None else ""
+        why = "Rules of access forbid the way" if reason.status == 403 else "The origin gave no usable answer"
         section = "RFC 9209 §2.3" if word in PROXY_ERRORS else ""
-        return Sentence(f"The origin gave no usable answer: {word.replace('_', ' ')}{status}.", section)
+        return Sentence(f"{why}: {word.replace('_', ' ')}, answered {reason.status}.", section)
     tables = {
         NOT_STORED: WHY_NOT_STORED, NOT_REUSED: _NOT_REUSED, OVERLOADED: _OVERLOADED, DROPPED: _DROPPED,
     }  # fmt: skip

@@ -369,6 +369,10 @@ VALIDATION = [
         (reply(ETAG, cc("max-age=60"), AGED), reply(cc("no-store")), reply(ETAG, cc("max-age=60"), AGED)),
         "revalidate", "has been stale for", "RFC 9111 §4.2", (Ask(), get(COOKIE)), not_stored="no-store",
     ),
+    Case(
+        "HEAD", "of what is stored in part", (reply(FRESH, ETAG, PARTS, size=MANY_BLOCKS),), "hit", "fresh for another",
+        "RFC 9111 §4.2", (get(RANGE),), Ask(method="HEAD"),
+    ),
     used("HEAD", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=Ask(method="HEAD")),
     used(
         "HEAD", "stale", "bypass", "goes to its origin", "RFC 9111 §4.3.5", cc("max-age=60"), AGED,
