@@ -51,7 +51,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         cache_ignore_request_directives="~u /maven/", cache_ignore_authorization="~u /open/",
         cache_key_ignore_query=["|~u /objects/|Expires Signature Key-Pair-Id"],
         cache_targeted_fields="CDN-Cache-Control",
-        cache_credential_fields="X-Build-User", cache_queue_timeout=["|~u /patient/|90"], cache_max_object_size=ROOM,
+        cache_credential_fields="X-Build-User", cache_queue_timeout=["|~u /patient/|90", "|~u /impatient/|0"], cache_max_object_size=ROOM,
         access_destinations=["deny denied.example", *TO_LOOPBACK["access_destinations"]], access_connect_ports="443",
         origin_retries=0, intercept_hosts="secure.example",
     ) as running:  # fmt: skip
@@ -265,6 +265,13 @@ def test_the_limiter(proxy: Proxy, origin: Origin) -> None:
 
         found = explain(proxy, url, Ask())
         assert (found["verdict"], "it waits in the queue" in texts(found)) == ("miss", True)
+
+        impatient = origin.serve("/impatient/a", reply(FRESH))
+        found = explain(proxy, impatient, Ask())
+        assert (found["verdict"], "it may not wait for one" in texts(found)) == ("refused", True)
+        response = proxy.get(impatient)
+        assert (response.status, words(response)["detail"]) == (503, "timeout")
+        assert reasons(explain(proxy, impatient, Ask()))[0] == ("overloaded", "timeout")
 
         proxy.set_option("origin_queue_max=0")
         found = explain(proxy, url, Ask())

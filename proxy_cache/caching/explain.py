@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..semantics.headers import Headers
 from ..semantics.ranges import strong_validator
 from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from ..semantics.storing import speaks_of_resource
-from ..semantics.validation import conditional_headers, is_conditional, not_modified
-from ..semantics.vary import matches, mismatches
+from ..semantics.validation import conditional_headers, is_another_version, is_conditional, not_modified
+from ..semantics.vary import mismatches
 from ..store.entry import Entry
 from .answers import Exchange
 from .cache import Cache
@@ -144,13 +143,10 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
 
 def explanation_of(cache: Cache, exchange: Exchange, now: float) -> Explanation:
     """What is stored, and what is remembered."""
-    entries = cache.store.lookup(exchange.key)
+    entries, selected_one = cache.store.lookup(exchange.key), cache.planner.select(exchange.key, exchange.headers)
     return Explanation(
         MISS,
-        stored=[
-            facts_of(entry, exchange.policy, now, is_selected=matches(entry.response.vary, exchange.headers))
-            for entry in entries
-        ],
+        stored=[facts_of(entry, exchange.policy, now, is_selected=entry is selected_one) for entry in entries],
         recent=cache.fills.context.reasons.of(exchange.key),
     )
 
@@ -219,9 +215,13 @@ def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
             sentences.append(
                 Sentence("This request can't be answered by filling its gaps: it asks for itself.", "RFC 9111 §3.4")
             )
-        else:
+        elif is_another_version(exchange.headers, entry.response):
             sentences.append(
                 Sentence("What is stored is another version than the one that the request names.", "RFC 9110 §13.1.1")
+            )
+        else:
+            sentences.append(
+                Sentence("What is stored is older than what the client has, as its condition tells.", "RFC 9111 §4.3.2")
             )
     return list(dict.fromkeys(sentences))
 
@@ -249,9 +249,8 @@ def _fetch(
     elif plan.stale is not None:
         found.sentences.append(Sentence("It has no validator: all of it is asked for again.", "RFC 9111 §4.3.1"))
     found.verdict = REVALIDATE if conditions and plan.stale is not None else MISS
-    found.sentences += about_fill(
-        exchange, request, is_uncacheable=_is_uncacheable(cache, exchange.key, exchange.headers)
-    )
+    is_uncacheable = cache.fills.keys.is_uncacheable(exchange.key, exchange.headers)
+    found.sentences += about_fill(exchange, request, is_uncacheable=is_uncacheable)
     context = cache.fills.context
     if not context.sources.begins_at_origin(request):
         at = home(exchange.key)
@@ -265,16 +264,12 @@ def _fetch(
         found.sentences.append(_if_the_origin_fails(exchange, plan.stale, now))
 
 
-def _is_uncacheable(cache: Cache, key: str, headers: Headers) -> bool:
-    return cache.fills.keys.is_uncacheable(key, headers)
-
-
 def _at_the_limiter(
     found: Explanation, cache: Cache, limiter: OriginLimiter, exchange: Exchange, stale: Entry | None, now: float
 ) -> None:
-    forecast = limiter.forecast(exchange.target.authority, exchange.client)
+    forecast = limiter.forecast(exchange.target.authority, exchange.client, exchange.policy.patience)
     found.sentences.append(SLOTS[forecast].of(in_flight=limiter.in_flight, queued=limiter.queued))
-    if forecast != "rejected":
+    if forecast in ("admitted", "queued"):
         return
     found.verdict, found.status = REFUSED, 503
     if stale is not None and has_it_all(exchange, stale) and cache.serving.may_use_stale(

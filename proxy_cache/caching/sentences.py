@@ -166,6 +166,11 @@ SLOTS: Final[Mapping[str, Sentence]] = {
     "rejected": Sentence(
         "All slots are taken, and there is no place in the queue: 503 with Retry-After.", "RFC 9110 §15.6.4"
     ),
+    "timeout": Sentence(
+        "All slots are taken, and it may not wait for one (cache_queue_timeout, origin_queue_timeout): 503 with "
+        "Retry-After.",
+        "RFC 9110 §15.6.4",
+    ),
 }
 """By :meth:`.limiter.OriginLimiter.forecast`."""
 

@@ -536,6 +536,7 @@ def test_a_forecast_is_what_happens(seed: int) -> None:
             forecast = harness.limiter.forecast(host, client)
             before = repr(harness.limiter)
             assert harness.limiter.forecast(host, client) == forecast
+            assert harness.limiter.forecast(host, client, 0) == ("timeout" if forecast == "queued" else forecast)
             assert repr(harness.limiter) == before
             if forecast == "rejected":
                 with pytest.raises(Overloaded):
