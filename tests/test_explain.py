@@ -36,6 +36,7 @@ from tests.support.origin import Gate, Origin
 from tests.support.proxy import TO_LOOPBACK, Proxy
 
 Found = dict[str, Any]
+TOKEN = "a-token-for-tests-of-explain"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "http-caching.md"
 SECTIONS = (
     "Is it stored?", "For how long is it fresh?", "May it be used now?", "Validation", "Ranges and big objects",
@@ -45,15 +46,19 @@ SECTIONS = (
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    token_file = tmp_path_factory.mktemp("token") / "token"
+    token_file.write_text(TOKEN)
+    token_file.chmod(0o600)
     rules = ["|~u /ttl/|2h", "|~u /forced/|2h|force", "|~u /asked/ & ~hq X-Long|2h"]
     with Proxy(
         tmp_path_factory.mktemp("explain"), control=True, cache_ttl=rules, cache_hosts=["127.0.0.1", "*.example"],
         cache_ignore_request_directives="~u /maven/", cache_ignore_authorization="~u /open/",
         cache_key_ignore_query=["|~u /objects/|Expires Signature Key-Pair-Id"],
         cache_targeted_fields="CDN-Cache-Control",
-        cache_credential_fields="X-Build-User", cache_queue_timeout=["|~u /patient/|90", "|~u /impatient/|0"], cache_max_object_size=ROOM,
+        cache_credential_fields="X-Build-User", cache_queue_timeout=["|~u /patient/|90", "|~u /impatient/|0"],
+        cache_max_object_size=ROOM,
         access_destinations=["deny denied.example", *TO_LOOPBACK["access_destinations"]], access_connect_ports="443",
-        origin_retries=0, intercept_hosts="secure.example",
+        origin_retries=0, admin_token_file=token_file, intercept_hosts="secure.example",
     ) as running:  # fmt: skip
         yield running
 
@@ -369,6 +374,17 @@ def test_an_unsafe_method_is_a_reason(proxy: Proxy, origin: Origin) -> None:
     do(proxy, url, Ask(method="PUT", body=b"x"))
     found = explain(proxy, url, Ask())
     assert (found["stored"], reasons(found)[0]) == ([], ("dropped", "unsafe-method"))
+
+
+def test_a_purge_is_a_reason(proxy: Proxy, origin: Origin) -> None:
+    url = origin.serve("/purged", reply(FRESH, ETAG))
+    assert explain(proxy, url, Ask(method="PURGE"))["verdict"] == "own"
+    for fields, verdict, word in (((("Fastly-Soft-Purge", "1"),), "revalidate", "soft-purge"), ((), "miss", "purge")):
+        do(proxy, url, Ask())
+        proxy.request("PURGE", url, headers=[("Authorization", f"Bearer {TOKEN}"), *fields])
+        found = explain(proxy, url, Ask())
+        assert (found["verdict"], reasons(found)[0]) == (verdict, ("dropped", word))
+        comes_true(proxy, origin, "/purged", found, Ask())
 
 
 # -- what asking does not do ------------------------------------------------------------------------------------------

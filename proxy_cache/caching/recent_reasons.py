@@ -31,7 +31,7 @@ ERROR: Final = "error"
 OVERLOADED: Final = "overloaded"
 """No slot: ``rejected``, ``timeout``, ``canceled``."""
 DROPPED: Final = "dropped"
-"""It was stored, and removed: ``unsafe-method``, ``head``."""
+"""It was stored, and removed: ``unsafe-method``, ``head``, ``purge`` (of this URL); or made stale: ``soft-purge``."""
 KINDS: Final = (NOT_STORED, NOT_REUSED, ERROR, OVERLOADED, DROPPED)
 
 

@@ -68,7 +68,7 @@ WHY_NOT_STORED: Final[Mapping[str, Sentence]] = {
         "The URL has a signature of its own, and neither the response (public, immutable, s-maxage) nor a rule says "
         "that it is for all.",
     ),
-    "invalidated": Sentence("An unsafe method changed the URL while it was fetched.", "RFC 9111 §4.4"),
+    "invalidated": Sentence("An unsafe method, or a purge, came for the URL while it was fetched.", "RFC 9111 §4.4"),
     "store": Sentence(
         "There was no room for it, or the disk failed: cache_proxy_store_failures_total says which.", "RFC 9111 §3"
     ),
@@ -186,6 +186,8 @@ _NOT_REUSED: Final[Mapping[str, Sentence]] = {
 _DROPPED: Final[Mapping[str, Sentence]] = {
     "unsafe-method": Sentence("It was dropped: an unsafe method succeeded on this URL.", "RFC 9111 §4.4"),
     "head": Sentence("It was dropped: a HEAD has shown that the origin has another version.", "RFC 9111 §4.3.5"),
+    "purge": Sentence("It was dropped: somebody has purged this URL."),
+    "soft-purge": Sentence("It was made stale: somebody has purged this URL softly."),
 }
 
 

@@ -218,6 +218,11 @@ class Explainer:
             case Route.NO_FURTHER:
                 found.verdict, found.status, found.fwd = OWN, 200, ""
                 found.sentences.append(Sentence("Max-Forwards is 0: it is answered here.", "RFC 9110 §7.6.2"))
+            case Route.PURGE:
+                found.verdict, found.fwd = OWN, ""
+                found.sentences.append(
+                    Sentence("PURGE is answered here: it drops what is stored, with a token of admin_token_file.")
+                )
             case Route.LOOP:
                 found.status = 502
                 found.sentences.append(
