@@ -37,6 +37,8 @@ from tests.support.proxy import TO_LOOPBACK, Proxy
 
 Found = dict[str, Any]
 TOKEN = "a-token-for-tests-of-explain"
+SLOW = 60
+"""Seconds that a busy machine may take from an explanation to the request. No two lifetimes are as close."""
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "http-caching.md"
 SECTIONS = (
     "Is it stored?", "For how long is it fresh?", "May it be used now?", "Validation", "Ranges and big objects",
@@ -156,7 +158,7 @@ def comes_true(proxy: Proxy, origin: Origin, target: str, found: Found, ask: Ask
     if verdict in ("hit", "stale"):
         assert origin.count(target) == before or verdict == "stale", told
         ttls = [one["ttl_seconds"] for one in found["stored"]]
-        assert not ttls or any(abs(int(said["ttl"]) - ttl) <= 2 for ttl in ttls), told
+        assert not ttls or any(0 <= ttl - int(said["ttl"]) <= SLOW for ttl in ttls), told
     return response
 
 
@@ -176,8 +178,8 @@ RESPONSES = {
     "by its date": (OLD,),
 }
 REQUESTS = (
-    (), (cc("no-cache"),), (cc("no-store"),), (cc("max-age=0"),), (cc("max-age=50"),), (cc("min-fresh=3550"),),
-    (cc("max-stale"),), (cc("max-stale=10"),), (cc("only-if-cached"),), (cc("max-age=10, max-stale=1000"),),
+    (), (cc("no-cache"),), (cc("no-store"),), (cc("max-age=0"),), (cc("max-age=90"),), (cc("min-fresh=3510"),),
+    (cc("max-stale"),), (cc("max-stale=10"),), (cc("only-if-cached"),), (cc("max-age=1000, max-stale=1000"),),
     (("Pragma", "no-cache"),), (("If-None-Match", '"v1"'),), (("If-None-Match", '"v2"'),),
     (("If-Modified-Since", "Mon, 01 Jan 2024 00:00:00 GMT"),), (("If-Match", '"v1"'),), (RANGE,),
     (RANGE, ("If-Range", '"v1"')), (LOGGED_IN,), (COOKIE,), (("Accept-Language", "fr"),),

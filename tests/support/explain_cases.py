@@ -230,7 +230,7 @@ REQUESTS = [
     ),
     used(
         "`max-age=n`", "older", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, AGED,
-        ask=get(cc("max-age=50")),
+        ask=get(cc("max-age=90")),
     ),
     used(
         "`max-age=n`", "0", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH,
@@ -240,7 +240,7 @@ REQUESTS = [
         "`max-age=n`", "immutable", "hit", "immutable", "RFC 8246 §2.1", cc("max-age=3600, immutable"),
         ask=get(cc("max-age=0")),
     ),
-    used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=50"))),
+    used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=90"))),
     used(
         "`min-fresh=n`", "more than is left", "revalidate", "min-fresh", "RFC 9111 §5.2.1.3", FRESH, AGED,
         ask=get(cc("min-fresh=3590")),
