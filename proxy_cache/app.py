@@ -89,7 +89,9 @@ class App:
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
-        self.explainer = Explainer(self.via, self.admission, self.limiter, lambda: self.cache, self.fleet.home_of)
+        self.explainer = Explainer(
+            self.via, self.admission, self.limiter, self.users, lambda: self.cache, self.fleet.home_of
+        )
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.api = Api(self)
