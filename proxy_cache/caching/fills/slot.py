@@ -48,6 +48,11 @@ class OriginSlot:
         return self._ticket is not None
 
     @property
+    def is_held(self) -> bool:
+        """Whether it has been granted, and not been given back."""
+        return self._ticket is not None and self._ticket.state is TicketState.ACTIVE
+
+    @property
     def is_waited_for(self) -> bool:
         """Whether a queued fill could run if this one gave its slot back."""
         return self._ticket is not None and self._limiter.is_waited_for(self._ticket)
