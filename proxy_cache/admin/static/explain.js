@@ -2,7 +2,7 @@
 
 import { call, onSubmit } from "./api.js";
 import { byId, element, showRows } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, count } from "./format.js";
 
 function query() {
   const parameters = new URLSearchParams({ url: byId("explain-url").value.trim() });
@@ -18,29 +18,26 @@ function sentence({ text, rfc }) {
 }
 
 const COLUMNS = [
-  { head: true, text: ({ variant }) => selecting(variant) },
-  { text: ({ status }) => String(status ?? "–") },
-  { num: true, text: (one) => bytes(one.size ?? one.size_bytes) },
-  { text: ({ fresh_until }) => instant(fresh_until) },
-  { text: ({ freshness_rule }) => rule(freshness_rule) },
+  { head: true, text: ({ variant, selected }) => selecting(variant) + (selected ? " (this request's)" : "") },
+  { text: (one) => `${one.status}, ${one.state}` },
+  { num: true, text: (one) => bytes(one.size) },
+  { text: (one) => instant(one.fresh_until) },
+  { draw: (cell, one) => cell.replaceChildren(...sentence(one.freshness_rule)) },
 ];
 
-/** The request headers that select a variant: they may be at any depth of what the API says. */
+/** The request headers that select a variant. */
 function selecting(variant) {
-  const fields = Object.entries(variant?.vary ?? variant ?? {});
-  return fields.length ? fields.map(([field, value]) => `${field}: ${value ?? "(absent)"}`).join(", ") : "for all requests";
+  const fields = Object.entries(variant);
+  return fields.length ? fields.map(([field, value]) => `${field}: ${value ?? "(absent)"}`).join(", ") : "For all requests";
 }
 
-function instant(value) {
-  if (value === null || value === undefined) return "–";
-  const date = new Date(typeof value === "number" ? value * 1000 : value);
-  return Number.isNaN(date.getTime()) ? String(value) : date.toLocaleString();
+function instant(text) {
+  const date = new Date(text ?? NaN);
+  return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString();
 }
-
-const rule = (value) => (typeof value === "string" ? value : [value?.text, value?.rfc].filter(Boolean).join(" ") || "–");
 
 function variants(stored) {
-  const heads = ["Variant", "Status", "Size", "Fresh until", "Why"];
+  const heads = ["Variant", "Status", "Size", "Fresh until", "By"];
   const table = element(
     "table", {},
     element("caption", {}, "Stored variants"),
@@ -54,14 +51,21 @@ function variants(stored) {
 
 function shown(found) {
   const parts = [element("h3", {}, "Verdict: ", element("strong", { class: "verdict" }, found.verdict))];
-  parts.push(element("ul", {}, ...(found.sentences ?? []).map((one) => element("li", {}, ...sentence(one)))));
+  parts.push(element("ul", {}, ...found.sentences.map((one) => element("li", {}, ...sentence(one)))));
   if (found.not_stored) {
     const { reason, at } = found.not_stored;
     parts.push(element("p", {}, `Not stored (${reason}, ${instant(at)}): `, ...sentence(found.not_stored)));
   }
-  if (found.stored?.length) parts.push(variants(found.stored));
+  if (found.stored.length) parts.push(variants(found.stored));
+  if (found.recent.length) {
+    parts.push(element("h4", {}, "What happened before"));
+    const lines = found.recent.map((one) => element("li", {}, `${instant(one.at)}: `, ...sentence(one), times(one)));
+    parts.push(element("ul", {}, ...lines));
+  }
   return parts;
 }
+
+const times = ({ times }) => (times > 1 ? ` (${count(times)} times)` : "");
 
 /** Returns a function that explains a URL as if it had been typed in. */
 export function startExplaining() {
