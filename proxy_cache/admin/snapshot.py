@@ -22,7 +22,7 @@ from .status import status
 
 TOP: Final = 10
 """URLs and hosts that are told."""
-TOP_INTERVAL: Final = 5.0
+TOP_INTERVAL: Final = 2.0
 """Seconds for which a count is good."""
 SLICE: Final = 500
 """Entries that are counted in one turn of the loop: about half a millisecond."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy_cache.admin import events as events_module
 from proxy_cache.admin.api import problems
 from proxy_cache.admin.events import LISTENERS_MAX, Events
+from tests.support.tasks import until
 
 TIMEOUT = 60
 
@@ -85,11 +86,6 @@ def serving(status: Status, story: Story) -> None:
     asyncio.run(run())
 
 
-async def nobody_listens(events: Events) -> None:
-    while events.listeners:
-        await asyncio.sleep(0.01)
-
-
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_module, "INTERVAL", 0.02)
@@ -123,11 +119,10 @@ def test_nothing_is_read_while_nobody_listens() -> None:
             listener = await Listener.connect(port)
             await listener.event()
             await listener.leave()
-            await nobody_listens(events)
+            await until(lambda: not events.listeners)
             readings = status.readings
             # What is left of a connection ends by itself.
-            while asyncio.all_tasks() - before:
-                await asyncio.sleep(0.01)
+            await until(lambda: not asyncio.all_tasks() - before)
             assert status.readings == readings
 
     serving(status, story)
@@ -141,13 +136,12 @@ def test_a_bounded_number_is_served() -> None:
         assert b"Retry-After: 5" in refused.head
         assert str(LISTENERS_MAX) in json.loads(await refused.reader.read())["detail"]
         await listeners.pop().leave()
-        while events.listeners == LISTENERS_MAX:
-            await asyncio.sleep(0.01)
+        await until(lambda: events.listeners < LISTENERS_MAX)
         listeners.append(await Listener.connect(port))
         assert (await listeners[-1].event())["reading"]
         for listener in listeners:
             await listener.leave()
-        await nobody_listens(events)
+        await until(lambda: not events.listeners)
 
     serving(Status(), story)
 
@@ -175,7 +169,7 @@ def test_closing_ends_all_streams_and_takes_no_more() -> None:
         events.close()
         for listener in listeners:
             await listener.ends()
-        await nobody_listens(events)
+        await until(lambda: not events.listeners)
         late = await Listener.connect(port)
         assert late.head.startswith(b"HTTP/1.0 503 ")
 

@@ -59,13 +59,13 @@ function shown(found) {
   if (found.stored.length) parts.push(variants(found.stored));
   if (found.recent.length) {
     parts.push(element("h4", {}, "What happened before"));
-    const lines = found.recent.map((one) => element("li", {}, `${instant(one.at)}: `, ...sentence(one), times(one)));
+    const lines = found.recent.map((one) => element("li", {}, `${instant(one.at)}: `, ...sentence(one), repeated(one)));
     parts.push(element("ul", {}, ...lines));
   }
   return parts;
 }
 
-const times = ({ times }) => (times > 1 ? ` (${count(times)} times)` : "");
+const repeated = ({ times }) => (times > 1 ? ` (${count(times)} times)` : "");
 
 /** Returns a function that explains a URL as if it had been typed in. */
 export function startExplaining() {
