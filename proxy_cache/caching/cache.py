@@ -242,8 +242,7 @@ class Cache:
 
 def listening(exchange: Exchange, waiter: Waiter) -> Waiter:
     waiter.on_interim = exchange.on_interim
-    waiter.asker = exchange
-    return waiter
+    return exchange.visit(waiter)
 
 
 _VALIDATORS = ("etag", "last-modified")

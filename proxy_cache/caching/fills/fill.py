@@ -35,6 +35,7 @@ from ...semantics.headers import Headers
 from ...semantics.spans import Span
 from ...store.body import Body, Reader
 from ...store.index import Entry
+from ...upstream.stopwatch import Stopwatch
 from ..limiter import Overloaded, Place
 from ..recent_reasons import NOT_STORED
 from .context import FillContext
@@ -43,6 +44,7 @@ from .leftover import Leftover
 from .pace import Ahead
 from .request import FillRequest, FillState
 from .slot import OriginSlot
+from .visit import Visit
 
 
 class Registry(Protocol):
@@ -77,7 +79,8 @@ class Fill:
         self.request = request
         self.state = FillState.QUEUED
         self.started = time.monotonic()
-        self.slot = OriginSlot(context.limiter, request.target.authority)
+        self.watch = Stopwatch()
+        self.slot = OriginSlot(context.limiter, request.target.authority, self.watch)
         self.stop_fetch: Callable[[], None] | None = None
         """While it is fetched. (Who fetches knows this fill: a circle that is left would keep the body's tail until the
         collector looks.)"""
@@ -239,6 +242,7 @@ class Fill:
         self._over = True
         self.stop_fetch = None
         self.slot.end(outcome)
+        self.context.events.fill_took(self.watch.stop())
         if self._leftover is not None:
             self._leftover.cancel()
             self._leftover = None
@@ -318,7 +322,7 @@ class Waiter:
 
     __slots__ = (
         "_awaited", "_is_handed_on", "_outcome", "asker", "client", "fill", "headers", "leads", "on_gone", "on_head",
-        "on_interim", "patience", "place", "queued_for", "reader", "reads",
+        "on_interim", "patience", "place", "queued_for", "reader", "reads", "visit",
     )  # fmt: skip
 
     def __init__(
@@ -351,6 +355,8 @@ class Waiter:
         """Opened when the head arrives: an unstored body keeps only the bytes that an open reader still needs."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
+        self.visit: Visit | None = None
+        """If it is for a client's request."""
 
     def __enter__(self) -> Self:
         self._is_handed_on = False  # it was handed on to this block
@@ -403,6 +409,8 @@ class Waiter:
             place.leave()
         if self.reader is not None:
             self.reader.close()
+        if self.visit is not None:
+            self.visit.leave()
         self.asker = None
         self.fill.leave(self)
 
