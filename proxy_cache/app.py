@@ -18,6 +18,7 @@ from .caching.cache import Cache
 from .caching.fills.table import FillTable
 from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
+from .caching.purge import Purger
 from .downstream.account import Accounts
 from .downstream.admission import Admission
 from .downstream.explainer import Explainer
@@ -79,6 +80,7 @@ class App:
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
+        self.purger: Purger | None = None
         self.origin: OriginClient | None = None
         self.peers: PeerClient | None = None
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
@@ -184,6 +186,7 @@ class App:
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
+        self.purger = Purger(store, fills)
         self.configure(settings)
         metrics.observe(
             {

@@ -25,6 +25,7 @@ from .pipes import Pipes
 from .segments import Segments
 from .spill import Spill
 from .stored_bodies import StoredBodies
+from .sweep import Sweeps
 from .trouble import Trouble
 from .verify import Verifier
 from .writer import Writer
@@ -80,6 +81,7 @@ class Store:
             self.index, bodies, self.memory, self._pending, self.pipes, self.spill, self.evictor, self.trouble,
             self._clock, self._clock_set_back, lambda entry: self.verifier.sum_soon(entry),
         )  # fmt: skip
+        self.sweeps = Sweeps(self.index, bodies, additions, self.trouble, self.load, self.verifier.entry)
         self._bodies = bodies
         self._additions = additions
         self._lock = FolderLock(root)
@@ -160,6 +162,7 @@ class Store:
     def _close(self) -> None:
         try:
             self.verifier.close()
+            self.sweeps.close()
             self.index.close()
             self.files.close()
             self.pipes.close()
