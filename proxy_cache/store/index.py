@@ -136,10 +136,6 @@ class Index:
         """How often an entry was used since the proxy started or, if that was later, since it was stored."""
         return self._columns.hits[entry.row]  # row 0, of what is not stored, has none
 
-    def in_memory(self) -> list[Entry]:
-        """The working set: the entries that were used last."""
-        return list(self._entries.values())
-
     def new_id(self) -> int:
         number = self._next_id
         self._next_id += 1
