@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,59 @@ def test_a_fill_that_has_asked_nobody_goes_on(guarded: Callable[..., Proxy], ori
     proxy.wait_until_idle()
     assert proxy.get(origin.url("/queued")).hit
     assert not proxy.get(origin.url("/first")).hit
+
+
+# -- the method PURGE --------------------------------------------------------------------------------------------
+
+BEARER = ("Authorization", f"Bearer {TOKEN}")
+
+
+def test_the_method_purges_one_url(guarded: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = guarded()
+    url, other = stored(proxy, origin, "/one"), stored(proxy, origin, "/two")
+    before = proxy.settled()
+    answer = proxy.request("PURGE", url, headers=[BEARER])
+    assert answer.status == 200
+    found = json.loads(answer.body)
+    assert (found["purged"], found["fills"]) == (1, 0)
+    assert not proxy.get(url).hit
+    assert proxy.get(other).hit
+    assert proxy.request("PURGE", origin.url("/nothing"), headers=[BEARER]).status == 404
+    proxy.wait_until_idle()
+    softly = proxy.request("PURGE", url, headers=[BEARER, ("Fastly-Soft-Purge", "1")])
+    assert softly.status == 200
+    assert "fwd=stale" in (proxy.get(url).header("Cache-Status") or "")
+    assert origin.count(method="PURGE") == 0
+    assert (proxy.settled() - before).value("forward_requests_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([], 401),
+        ([("Authorization", "Bearer another-token-than-that-one")], 401),
+        ([("Proxy-Authorization", f"Bearer {TOKEN}")], 401),
+        ([("Authorization", f"Basic {TOKEN}")], 401),
+        ([BEARER, ("Content-Length", "5")], 400),
+    ],
+)
+def test_whoever_may_not_purges_nothing(
+    headers: list[tuple[str, str]], status: int, guarded: Callable[..., Proxy], origin: Origin
+) -> None:
+    proxy = guarded()
+    url = stored(proxy, origin, "/one")
+    answer = proxy.request("PURGE", url, headers=headers, body=b"hello" if status == 400 else b"")
+    assert answer.status == status
+    assert (answer.header("WWW-Authenticate") == "Bearer") == (status == 401)
+    assert proxy.get(url).hit
+    assert origin.count(method="PURGE") == 0
+
+
+def test_without_a_token_file_nobody_may(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = start_proxy()
+    url = stored(proxy, origin, "/one")
+    answer = proxy.request("PURGE", url, headers=[BEARER])
+    assert answer.status == 403
+    assert "admin_token_file" in (answer.header("Proxy-Status") or "")
+    assert proxy.get(url).hit
+    assert origin.count(method="PURGE") == 0

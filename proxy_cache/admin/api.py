@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from . import explain, openapi, purge
+from . import entries, explain, openapi, purge
 from .endpoint import Endpoint
 from .events import Events
 from .guard import check_token
@@ -22,7 +22,10 @@ PREFIX = "/api/v1"
 
 def endpoints(proxy: Proxy, snapshots: Snapshots, events: Events) -> tuple[Endpoint, ...]:
     """All of them."""
-    found = (snapshots.endpoint(), events.endpoint(), explain.endpoint(proxy), purge.endpoint(proxy))
+    found = (
+        snapshots.endpoint(), events.endpoint(), entries.endpoint(proxy), explain.endpoint(proxy),
+        purge.endpoint(proxy),
+    )  # fmt: skip
     return (*found, openapi.endpoint(found, PREFIX))
 
 

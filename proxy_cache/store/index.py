@@ -185,7 +185,7 @@ class Index:
         while True:
             ids = [self._columns.ids[row] for row in self._columns.find(number)]
             # Held meanwhile: else one could change, be written, and leave memory before the others are read.
-            held = [entry for entry in map(self._find, ids) if entry is not None]
+            held = [entry for entry in map(self.find, ids) if entry is not None]
             missing = sorted(set(ids).difference(entry.id for entry in held))
             entries, useless = await run(self.rows.entries, key, missing) if missing else ([], set())
             if not {self._columns.ids[row] for row in self._columns.find(number)}.difference(ids):
@@ -211,10 +211,6 @@ class Index:
         self._shrink()
         return gone
 
-    def _find(self, entry_id: int) -> Entry | None:
-        """The entry, if it is in memory."""
-        return self._entries.get(entry_id) or self._alive.get(entry_id)
-
     async def synced(self, *, durable: bool) -> bool:
         """Wait until every change so far is written, if ``durable`` so that the crash of the machine would not undo it.
         Whether it is: the disk may have failed."""
@@ -232,27 +228,29 @@ class Index:
 
     def find(self, entry_id: int) -> Entry | None:
         """The entry, if it is in memory."""
-        return self._find(entry_id)
+        return self._entries.get(entry_id) or self._alive.get(entry_id)
 
     def in_memory(self) -> list[Entry]:
         """Those that are. The rows of all others are written."""
         return [*self._entries.values(), *self._alive.values()]
 
-    @property
-    def rows_max(self) -> int:
-        """One more than the last row of :meth:`remove_rows`."""
-        return len(self._columns.ids)
-
     def hold(self, entry: Entry) -> bool:
         """Make an entry that was just read the one object of its id, outside the working set. Returns whether it is
         stored. Not to be called while its key is being loaded."""
-        for row in self._columns.find(key_hash(entry.key)):
-            if self._columns.ids[row] == entry.id:
-                entry.row, entry.used = row, self._columns.used[row]
-                self._steps.correct(entry.id, entry.response, time.time())
-                self._alive[entry.id] = entry
-                return True
-        return False
+        row = self._row_of(entry)
+        if row:
+            entry.row, entry.used = row, self._columns.used[row]
+            self._steps.correct(entry.id, entry.response, time.time())
+            self._alive[entry.id] = entry
+        return row != 0
+
+    def _row_of(self, entry: Entry) -> int:
+        return next((row for row in self._columns.find(key_hash(entry.key)) if self._columns.ids[row] == entry.id), 0)
+
+    def uses(self, entry: Entry) -> tuple[int, float] | None:
+        """The hits of an entry that was just read, and the time of the last use (unix time); ``None`` if it is gone."""
+        row = self._row_of(entry)
+        return (self._columns.hits[row], self._columns.used[row]) if row else None
 
     def remove_row(self, entry_id: int) -> list[Dropped]:
         """Remove an entry whose row makes no sense, by its id alone."""
@@ -360,13 +358,6 @@ class Index:
                 if self._columns.ids[row] == entry_id:
                     dropped.append(self._drop(row, purged))
                     break
-        self.delete_rows(dropped)
-        return dropped
-
-    def remove_rows(self, rows: range, before: int, purged: float) -> list[Dropped]:
-        """Remove whatever has one of these rows, and an id below ``before``."""
-        ids = self._columns.ids
-        dropped = [self._drop(row, purged) for row in rows if 0 < ids[row] < before]
         self.delete_rows(dropped)
         return dropped
 

@@ -98,16 +98,20 @@ class Sweeps:
     # -- of many ------------------------------------------------------------------------------------------------
 
     async def drop_all(self, now: float) -> Swept:
-        swept, before = Swept(), self._index.ids_given
+        """Also what is added meanwhile."""
+        swept = Swept()
         with self._nothing_copied():
-            for start in range(1, self._index.rows_max, SLICE):
+            for entry in self._index.in_memory():
+                entry.purged = now
+            while True:
                 size = self._index.size
-                dropped = self._index.remove_rows(range(start, min(start + SLICE, self._index.rows_max)), before, now)
+                dropped = self._index.evict(SLICE, lambda: True)
+                if not dropped:
+                    return swept
                 self._bodies.delete(dropped)
                 swept.entries += len(dropped)
                 swept.size += size - self._index.size
                 await asyncio.sleep(0)
-        return swept
 
     async def drop(self, matcher: Matcher, now: float, on_key: Callable[[str], None]) -> Swept:
         """Raises :class:`SweepError`."""
