@@ -5,8 +5,13 @@ const WINDOW = 300;
 /** Seconds that the current hit ratio looks back. */
 export const RECENT = 60;
 
-/** A counter's growth a second between two samples. */
-const rate = (before, after, name) => (after[name] - before[name]) / (after.at - before.at);
+/** A counter's growth a second between two samples. (What fills have brought is gone with one that fails.) */
+const rate = (before, after, name) => Math.max(0, after[name] - before[name]) / (after.at - before.at);
+
+/** Bytes that running fills have got from origins: the total has them at their end. */
+function onTheWay(fills) {
+  return fills.reduce((sum, fill) => sum + (fill.source === "origin" ? fill.bytes : 0), 0);
+}
 
 export class History {
   constructor() {
@@ -31,7 +36,7 @@ export class History {
       hits: totals.hits ?? 0,
       misses: totals.misses ?? 0,
       served: totals.bytes_served ?? 0,
-      origin: totals.origin_bytes ?? 0,
+      origin: (totals.origin_bytes ?? 0) + onTheWay(status.fills ?? []),
       saved: totals.bytes_saved ?? 0,
       queued: status.limiter?.queued ?? 0,
       slots: status.limiter?.in_flight ?? 0,

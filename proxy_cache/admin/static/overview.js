@@ -18,12 +18,12 @@ function drawProgress(cell, fill) {
   if (!cell.firstChild) cell.append(element("progress"), element("small"));
   const bar = cell.firstChild;
   bar.setAttribute("aria-label", `Progress of ${fill.url}`);
+  bar.hidden = !fill.total;
   if (fill.total) {
     bar.max = fill.total;
     bar.value = fill.bytes;
     setText(cell.lastChild, `${bytes(fill.bytes)} of ${bytes(fill.total)}`);
   } else {
-    bar.removeAttribute("value");
     setText(cell.lastChild, fill.state === "running" ? bytes(fill.bytes) : fill.state);
   }
 }
