@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from .origin import PATIENCE
 
@@ -23,6 +23,7 @@ ARGUMENTS = (
     "--metrics-recording-only",
     "--no-first-run",
 )
+expect.set_options(timeout=PATIENCE * 1000)
 VIOLATIONS = "document.addEventListener('securitypolicyviolation', (at) => console.error(`CSP: ${at.blockedURI}`))"
 
 
@@ -59,17 +60,6 @@ class Watched:
 
     def _asked(self, request: Request) -> None:
         self.requests.append(request.url)
-
-    def wait_for_text(self, selector: str, good: str) -> str:
-        """Until the text of an element is good, as a JavaScript expression of ``text`` says. Returns it."""
-        self.page.wait_for_function(
-            f"(selector) => {{ const text = document.querySelector(selector)?.textContent ?? ''; return {good}; }}",
-            arg=selector,
-        )
-        return self.text(selector)
-
-    def text(self, selector: str) -> str:
-        return self.page.locator(selector).inner_text()
 
 
 def serious(page: Page) -> list[str]:
