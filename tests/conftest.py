@@ -47,6 +47,7 @@ ONCE = {
     "test_silent_origins",
     "test_compat",
     "test_http2",
+    "test_status_page",
     "test_storms",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""
