@@ -19,8 +19,10 @@ from .caching.cache import Cache
 from .caching.fills.table import FillTable
 from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
+from .caching.purge import Purger
 from .downstream.account import Accounts
 from .downstream.admission import Admission
+from .downstream.explainer import Explainer
 from .downstream.peer_requests import PeerRequests
 from .downstream.users import Users
 from .observe.access_log import AccessLog
@@ -80,12 +82,14 @@ class App:
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
+        self.purger: Purger | None = None
         self.origin: OriginClient | None = None
         self.peers: PeerClient | None = None
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
+        self.explainer = Explainer(self.via, self.admission, self.limiter, lambda: self.cache, self.fleet.home_of)
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.api = Api(self)
@@ -184,6 +188,7 @@ class App:
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
+        self.purger = Purger(store, fills)
         self.configure(settings)
         metrics.observe(
             {

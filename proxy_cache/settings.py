@@ -37,11 +37,18 @@ class Rules(Protocol):
     def ask_clients(self) -> bool:
         """Whether two clients that send the same bytes may have different policies."""
 
+    @property
+    def ignored_parameters(self) -> tuple[tuple[str, ...], ...]:
+        """Patterns of query parameters that are left out of keys, as they go together."""
+
     def policy(self, target: Target, method: bytes, flow: Callable[[], Any]) -> Policy:
         """The policy for a request. ``flow`` makes a flow for the rules to look at, if the target does not decide."""
 
     def policy_for(self, flow: Any, method: bytes | None = None) -> Policy:
         """The same for a flow, as if it had this ``method``."""
+
+    def policy_of(self, target: Target, method: bytes, flow: Callable[[bytes], Any]) -> Policy:
+        """The same for a target. ``flow`` makes a flow with a method."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,13 +108,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         targets = {f"cache-{number}": node.metrics_address for number, node in enumerate(nodes)}
         with Prometheus(folder / "prometheus", targets, RULES) as prometheus:
             prometheus.wait_for("count(cache_proxy_build_info) == 2")  # what has no value before has no rate
-            Storm(nodes, origin, echo).wave()
-            settled = [node.settled() for node in nodes]
-            for metrics, instance in zip(settled, targets, strict=True):
-                served = metrics.value("request_duration_seconds_count")
-                prometheus.wait_for(
-                    f'sum(cache_proxy_request_duration_seconds_count{{instance="{instance}"}}) == {served:.0f}'
-                )
+            storm = Storm(nodes, origin, echo)
+            for _ in range(2):  # a rate needs two scrapes, also of a label that the first wave has brought
+                storm.wave()
+                settled = [node.settled() for node in nodes]
+                for metrics, instance in zip(settled, targets, strict=True):
+                    served = metrics.value("request_duration_seconds_count")
+                    prometheus.wait_for(
+                        f'sum(cache_proxy_request_duration_seconds_count{{instance="{instance}"}}) == {served:.0f}'
+                    )
             yield Run(prometheus, settled)
 
 

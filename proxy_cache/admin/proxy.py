@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
+from ..caching.purge import Purger
 from ..downstream.account import Accounts
+from ..downstream.explainer import Explainer
 from ..observe.metrics import Metrics
 from ..settings import Settings
 from ..store.store import Store
@@ -18,8 +20,10 @@ class Proxy(Protocol):
     settings: Settings | None
     store: Store | None
     fills: FillTable | None
+    purger: Purger | None
     limiter: OriginLimiter
     accounts: Accounts
+    explainer: Explainer
     metrics: Metrics
     started_at: float
     """By the system's clock, in seconds since the epoch."""

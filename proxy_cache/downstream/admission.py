@@ -20,6 +20,8 @@ class Route(Enum):
     """A HEAD: the cache answers it if it has the response, its origin if not."""
     FORWARD = "forward"
     """To its origin, past the cache."""
+    PURGE = "purge"
+    """It is for this proxy."""
     TUNNEL = "tunnel"
     """A CONNECT."""
     NO_FURTHER = "no-further"
@@ -56,6 +58,8 @@ class Admission:
             return Route.UNAVAILABLE
         if via and any(self._via in value for value in via):
             return Route.LOOP
+        if method == "PURGE":
+            return Route.PURGE
         if (target.host, target.port) not in self.access.passed and self.access.refuses(target) is not None:
             return Route.DENIED
         if method not in ("GET", "HEAD") or not cacheable or not settings.caches(target.host, target.port):
@@ -63,6 +67,17 @@ class Admission:
         if method == "HEAD":
             return Route.CACHED_HEAD
         return Route.CACHE if plain else Route.FORWARD
+
+    def why_forwarded(self, method: str, target: Target, *, cacheable: bool = True) -> str:
+        """Why :meth:`route` says that a request goes past the cache: ``method``, ``target`` (another one is meant),
+        ``cache_hosts``, or ``body`` (it has one, or an Upgrade)."""
+        if method not in ("GET", "HEAD"):
+            return "method"
+        if not cacheable:
+            return "target"
+        if self.settings is not None and not self.settings.caches(target.host, target.port):
+            return "cache_hosts"
+        return "body"
 
     def route_connect(self, host: str, port: int) -> Route:
         """A CONNECT needs no cache: it may pass while that is being opened."""
