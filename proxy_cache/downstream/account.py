@@ -42,7 +42,7 @@ class Counts(Protocol):
     def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
         """A request took ``seconds``, and ``first_byte`` of them until the head of its answer was sent. ``path``:
         ``lane``, ``flow`` or ``refused``. ``served_from``: as in the access log, or ``canceled``: the client has left
-        before that."""
+        before that, or ``absent``: it wanted only what is stored (``only-if-cached``), which is nothing."""
 
     def fill_took(self, seconds: dict[str, float]) -> None: ...
 
@@ -157,7 +157,12 @@ class Accounts:
     ) -> None:
         counts, exchange = self._counts, record.exchange
         visits = exchange.visits if exchange is not None else ()
-        counts.request_ended(path, "canceled" if status == NO_STATUS else source, seconds, first_byte)
+        served_from = source
+        if status == NO_STATUS:
+            served_from = "canceled"
+        elif status == 504 and exchange is not None and exchange.directives.only_if_cached:
+            served_from = "absent"  # nothing is wrong: peers ask so, too
+        counts.request_ended(path, served_from, seconds, first_byte)
         if size:
             counts.served(source, size)
             if source in FROM_CACHE:
