@@ -19,6 +19,7 @@ from ..store.index import Entry
 from ..store.store import Store
 from .fills.fill import Waiter
 from .requirements import Requirements
+from .tracing import RequestTrace
 
 
 class BodySource(Protocol):
@@ -95,7 +96,7 @@ class Exchange:
 
     __slots__ = (
         "_requirements", "client", "collapsed", "directives", "gone", "headers", "is_closed", "key", "on_interim",
-        "peer", "policy", "queued_for", "source", "target", "waiter",
+        "peer", "policy", "queued_for", "source", "target", "trace", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +123,8 @@ class Exchange:
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
         self.peer: WaitingPeer | None = None
         """If a peer has sent it, on behalf of ``client``."""
+        self.trace: RequestTrace | None = None
+        """If it is sampled."""
         self.waiter: Waiter | None = None
         self.source: BodySource | None = None
         self.queued_for = 0.0

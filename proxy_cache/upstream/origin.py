@@ -27,6 +27,7 @@ from .connection import ConnectionExpired, OnAnswer, OriginConnection, Outcome
 from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
+from .trace_context import Recipients, is_told, without_context
 from .trust import SYSTEM, Contexts, Trust
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class OriginSettings:
     proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     trust: Trust = SYSTEM
     head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
+    trace_context_to: Recipients = "private"
 
 
 class OriginClient:
@@ -206,6 +208,10 @@ class OriginClient:
             absolute=through_proxy, generation=generation, timeout=settings.timeout, min_pace=settings.min_pace,
             limits=settings.head_limits, on_idle=pool.put_back, on_lost=pool.remove,
         )  # fmt: skip
+        connection.is_told_traces = is_told(
+            settings.trace_context_to, target.host, transport.get_extra_info("peername"),
+            through_parent=parent is not None,
+        )  # fmt: skip
         pool.add(connection)
         return connection
 
@@ -218,6 +224,8 @@ def _request_head(target: Target, headers: Headers, connection: OriginConnection
     authority, form = authority_of(target), path_of(target)
     if connection.absolute:
         form = b"http://" + authority + form
+    if not connection.is_told_traces:
+        headers = without_context(headers)
     count = connection.prefix_count + len(headers.fields)
     return request_head(b"GET", form, authority, connection.prefix + headers.lines, count)
 
