@@ -8,6 +8,7 @@ The rooms, from the door to the ground; imports run down this list and never up 
 
 - ``mitm``: mitmproxy's hooks, options and layers; the only room that imports mitmproxy;
 - ``app``: builds all below from ``settings``, hands new ones on, drains and stops; knows no mitmproxy;
+- ``admin``: the metrics port: metrics, health, the API, and who may ask;
 - ``downstream``: towards clients: the door, the fast lane, sending, accounts;
 - ``settings``: what the operator has set, as frozen values;
 - ``caching``: the way of one GET: its answer, fills, ranges, the limiter;
@@ -17,7 +18,7 @@ The rooms, from the door to the ground; imports run down this list and never up 
 - ``wire``: HTTP/1 as bytes, without a socket or a clock;
 - ``semantics``: RFC 9110 and 9111 as pure functions.
 
-``observe`` (metrics, logs, the metrics port) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.
+``observe`` (metrics, logs) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.
 ``cli`` is the command ``proxy-cache``, for the machines of clients: it imports none of these, nor they it.
 """
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__
+from .admin.api import Api
+from .admin.server import AdminError, AdminServer
 from .caching.cache import Cache
 from .caching.fills.table import FillTable
 from .caching.headers import Heads
@@ -22,14 +24,13 @@ from .downstream.admission import Admission
 from .downstream.peer_requests import PeerRequests
 from .downstream.users import Users
 from .observe.access_log import AccessLog
-from .observe.admin import AdminError, AdminServer
 from .observe.metrics import Metrics, method_label
 from .observe.traces import Traces
 from .runtime.batches import CallBatch
 from .runtime.collector import Collector
 from .semantics import credentials, redaction
 from .semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
-from .settings import Settings
+from .settings import AdminSettings, Settings
 from .store.store import Store, StoreError
 from .upstream.access import Access
 from .upstream.dial import Dialler
@@ -57,6 +58,7 @@ class App:
     def __init__(self) -> None:
         self.via = f"proxy-cache-{secrets.token_hex(4)}"
         """Our name in ``Via``. Unlike any other's, so that a loop can be told from a chain (RFC 9110 §7.6.3)."""
+        self.started_at = time.time()
         self.settings: Settings | None = None
         """``None`` as long as there are no valid ones."""
         self.heads = Heads(self.via)
@@ -87,6 +89,7 @@ class App:
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
+        self.api = Api(self)
         self.metrics_at = "off"
         self.access.listening_on = self._listeners
         self.is_draining = False
@@ -167,7 +170,10 @@ class App:
             on_corruption=metrics.corrupt_found,
         )  # fmt: skip
         self.configure(settings)
-        self.admin = AdminServer(metrics.registry, lambda: self.is_ready, self.status)
+        self.admin = AdminServer(
+            metrics.registry, lambda: self.is_ready, self.status, self.api,
+            lambda: self.settings.admin if self.settings is not None else AdminSettings(),
+        )  # fmt: skip
         try:
             await store.open()
             if settings.metrics_listen is not None:

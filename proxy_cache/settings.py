@@ -54,6 +54,15 @@ class InterceptSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Of the metrics port. ``tokens``: whoever has one of these may change something; none: nobody may. ``hosts``: by
+    which names it may be asked, besides the machine's own."""
+
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    hosts: tuple[re.Pattern[str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All options, checked and typed."""
 
@@ -84,6 +93,7 @@ class Settings:
     clients: tuple[IPNetwork, ...] = ()
     """Those that are served; empty: all."""
     intercept: InterceptSettings = InterceptSettings()
+    admin: AdminSettings = AdminSettings()
 
     def caches(self, host: str, port: int) -> bool:
         """Whether GETs for this host go through the cache."""

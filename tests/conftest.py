@@ -18,6 +18,7 @@ from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
 
 ONCE = {
+    "test_api",
     "test_clock",
     "test_contention",
     "test_corruption",
@@ -162,6 +163,7 @@ def shared_proxy(
     options = interception_of(origin_certificate) if name_of(request.module) in IN_TLS_TOO else {}
     with Proxy(tmp_path_factory.mktemp("proxy"), fast_lane=fast_lane, **options) as proxy:
         yield proxy
+    proxy.forget_cache()  # a whole run would leave a gigabyte of them
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.client import responses
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..semantics.directives import NOTHING, ONLY_IF_CACHED, CacheControl, request_cache_control
 from ..semantics.headers import Headers
@@ -18,8 +19,12 @@ from ..store.files import READ_SIZE, OpenBody, TornFile
 from ..store.index import Entry
 from ..store.store import Store
 from .fills.fill import Waiter
+from .fills.visit import Visit
 from .requirements import Requirements
 from .tracing import RequestTrace
+
+VISITS_MAX: Final = 32
+"""Fills that are noted of one request. A client that reads a long body with many gaps comes to more."""
 
 
 class BodySource(Protocol):
@@ -96,7 +101,7 @@ class Exchange:
 
     __slots__ = (
         "_requirements", "client", "collapsed", "directives", "gone", "headers", "is_closed", "key", "on_interim",
-        "peer", "policy", "queued_for", "source", "target", "trace", "waiter",
+        "peer", "policy", "queued_for", "source", "target", "trace", "visits", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +132,9 @@ class Exchange:
         """If it is sampled."""
         self.waiter: Waiter | None = None
         self.source: BodySource | None = None
+        self.visits: tuple[Visit, ...] = ()
+        """The fills that it has waited for, or read from, in the order in which it came to them: the first
+        :data:`VISITS_MAX`."""
         self.queued_for = 0.0
         self.collapsed = False
         self.gone = False
@@ -144,6 +152,18 @@ class Exchange:
     def is_over(self) -> bool:
         """Whether it has been answered, or its client has left."""
         return self.gone or self.is_closed
+
+    def visit(self, waiter: Waiter) -> Waiter:
+        """``waiter`` waits for a fill on behalf of this request."""
+        waiter.asker = self
+        if len(self.visits) < VISITS_MAX:
+            fill = waiter.fill
+            joined = fill.started if waiter.leads else time.monotonic()
+            waiter.visit = visit = Visit(fill.watch, joined, leads=waiter.leads)
+            self.visits = (*self.visits, visit)
+            if self.trace is not None and fill.watch.trace is not None and not waiter.leads:
+                self.trace.shares(fill.watch.trace)
+        return waiter
 
     def client_gone(self) -> None:
         """The client disconnected: all waits on its behalf end."""

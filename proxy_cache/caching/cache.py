@@ -201,7 +201,7 @@ class Cache:
             return None
         request = FillRequest(
             key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy,
-            from_peer=exchange.peer is not None,
+            from_peer=exchange.peer is not None, trace=exchange.trace,
         )  # fmt: skip
         try:
             waiter = exchange.waiter = listening(exchange, self.fills.start(request))
@@ -236,8 +236,7 @@ class Cache:
 
 def listening(exchange: Exchange, waiter: Waiter) -> Waiter:
     waiter.on_interim = exchange.on_interim
-    waiter.asker = exchange
-    return waiter
+    return exchange.visit(waiter)
 
 
 _VALIDATORS = ("etag", "last-modified")

@@ -97,7 +97,7 @@ async def until_next(exchange: Exchange, earlier: Fill) -> None:
         waiter = earlier.join(exchange.client, exchange.headers, exchange.policy.patience, reads=False)
     except Overloaded:
         return
-    exchange.waiter, waiter.asker = waiter, exchange
+    exchange.waiter = exchange.visit(waiter)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(PATIENCE) as patience:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ..caching.answers import Answer, Exchange
+from ..caching.fills.visit import untraced_phases
 from ..caching.tracing import RequestTrace
 from ..observe.access_log import AccessLog
 from ..semantics.headers import Headers
@@ -165,6 +166,7 @@ class Accounts:
             if self.is_logged:
                 self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
             if record.trace is not None:
+                record.trace.phases(untraced_phases(exchange.visits, record.started) if exchange is not None else ())
                 record.trace.ended(method, shown, status, size, source, client, queued=queued, note=note, words=told)
         except Exception as failure:
             self._failed(failure)

@@ -18,7 +18,7 @@ from ..caching.limiter import Limits
 from ..caching.serving import CacheSettings
 from ..semantics import redaction
 from ..semantics.limits import HeadLimits
-from ..settings import InterceptSettings, Settings
+from ..settings import AdminSettings, InterceptSettings, Settings
 from ..store.store import Quota
 from ..upstream.connection import INTERIM_TIMES
 from ..upstream.origin import OriginSettings
@@ -32,6 +32,7 @@ from ..upstream.trace_context import RECIPIENTS
 from ..upstream.trust import BadCertificate, Trust
 from . import access_values, compat, rules
 from .filters import host_of_flow
+from .token_files import tokens
 
 _BETWEEN = re.compile(r"[,\s]+")
 _PARAMETER = re.compile(r"[\w-]+")
@@ -117,6 +118,9 @@ def parse(options: Any) -> Settings:
         clients=access_values.clients(options),
         intercept=InterceptSettings(
             _host_patterns(options.intercept_hosts, "intercept_hosts"), options.intercept_fallback
+        ),
+        admin=AdminSettings(
+            tokens("admin_token_file", options.admin_token_file), _host_patterns(options.admin_hosts, "admin_hosts")
         ),
     )
 
@@ -321,11 +325,6 @@ def _origin(options: Any) -> OriginSettings:
     )
 
 
-_TOKEN_SIZES = range(16, 1025)
-_TOKENS_MAX = 4
-_NO_TOKEN = re.compile(r"[^\x21-\x7e]")
-
-
 def _fleet(options: Any) -> FleetSettings:
     for name, values in (("cache_peer_mode", ("home", "sibling")), ("cache_peer_keep", ("always", "hot", "never"))):
         if getattr(options, name) not in values:
@@ -341,7 +340,8 @@ def _fleet(options: Any) -> FleetSettings:
     tries = (options.origin_retries + 1) * (INTERIM_TIMES + 1) * options.origin_timeout
     longest = 15 + 3 * options.cache_peer_timeout + options.origin_queue_timeout + tries
     client = PeerSettings(
-        options.cache_peer_timeout, options.origin_timeout, _tokens(options.cache_peer_token_file), _trust(options),
+        options.cache_peer_timeout, options.origin_timeout,
+        tokens("cache_peer_token_file", options.cache_peer_token_file), _trust(options),
         _head_limits(options), longest,
     )  # fmt: skip
     peers = tuple(peer for value in options.cache_peers for peer in _BETWEEN.split(value) if peer)
@@ -362,22 +362,3 @@ def _fleet(options: Any) -> FleetSettings:
                 "private addresses"
             )
     return FleetSettings(peers, own, options.cache_peer_mode, options.cache_peer_keep, client)
-
-
-def _tokens(file: str) -> tuple[str, ...]:
-    """The secrets in a file, one a line; empty: there is none."""
-    if not file.strip():
-        return ()
-    try:
-        tokens = tuple(Path(file).expanduser().read_text("ascii").split("\n"))
-    except (OSError, RuntimeError, UnicodeError) as error:
-        raise exceptions.OptionsError(f"cache_peer_token_file: {file!r}: {error}") from error
-    tokens = tuple(token for line in tokens if (token := line.strip()))
-    if not 1 <= len(tokens) <= _TOKENS_MAX or any(
-        len(token) not in _TOKEN_SIZES or _NO_TOKEN.search(token) for token in tokens
-    ):
-        raise exceptions.OptionsError(
-            f"cache_peer_token_file: {file!r} must have a secret a line, of 16 to 1024 characters without spaces, and "
-            f"{_TOKENS_MAX} at the most"
-        )
-    return tokens

@@ -248,8 +248,19 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     (
         "metrics_listen", str, "127.0.0.1:8082",
-        "host:port for /metrics, /healthz, /readyz and /status. Port 0 picks a free one; empty switches it off. "
+        "host:port for /metrics, /healthz, /readyz, /status and the API. Port 0 picks a free one; empty switches it "
+        "off. "
         "Read at start.",
+    ),
+    (
+        "admin_token_file", str, "",
+        "File with the token that whoever changes something by the metrics port's API, or by PURGE, has to show "
+        "(Authorization: Bearer TOKEN); several, one a line, while it is changed. Empty: nothing can be changed.",
+    ),
+    (
+        "admin_hosts", Sequence[str], [],
+        "Names by which the metrics port may be asked, besides addresses, localhost and this machine's own name: "
+        "patterns as for cache_hosts. A request with another Host is refused (421).",
     ),
     (
         "fast_lane", bool, True,

@@ -1,4 +1,4 @@
-"""SIGHUP: ``config.yaml``, the fleet's secret and certificates are read again, and log files that were renamed are
+"""SIGHUP: ``config.yaml``, secrets and certificates are read again, and log files that were renamed are
 started anew."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from mitmproxy import ctx, exceptions
 from ..app import App
 from ..observe.log_files import LogFiles
 from ..runtime import hangup
+from ..settings import Settings
 from . import option_values
 from .compat import RELOAD, SCRIPTS, find
 from .observers import ADDON_NAME
@@ -99,23 +100,25 @@ class Reload:
         except Exception as error:
             self._app.failed(error)
 
-    def _secrets(self) -> tuple[str, ...]:
-        """Those of the fleet that are in use."""
-        return self._app.settings.fleet.client.tokens if self._app.settings is not None else ()
+    def _secrets(self) -> dict[str, tuple[str, ...]]:
+        """Those that are in use, by the options that name their files."""
+        settings = self._app.settings
+        return _secrets_of(settings) if settings is not None else {}
 
-    def _read_secrets(self, before: tuple[str, ...]) -> None:
-        """Also where config.yaml is what it was: its options name the file, and the file has others now."""
-        if self._app.settings is None or not ctx.options.cache_peer_token_file:
+    def _read_secrets(self, before: dict[str, tuple[str, ...]]) -> None:
+        """Also where config.yaml is what it was: its options name the files, and the files have others now."""
+        if not any(getattr(ctx.options, name) for name in self._secrets()):
             return
         try:
             settings = option_values.parse(ctx.options)
         except exceptions.OptionsError as error:
             logger.error("proxy-cache: SIGHUP: %s; what was there before is kept", " ".join(str(error).split()))
             return
-        if settings.fleet.client.tokens != self._secrets():
+        if _secrets_of(settings) != self._secrets():
             self._app.configure(settings)
-        if self._secrets() != before:
-            logger.info("proxy-cache: SIGHUP: cache_peer_token_file read again: it has changed")
+        for name, secrets in self._secrets().items():
+            if secrets != before.get(name):
+                logger.info("proxy-cache: SIGHUP: %s read again: it has changed", name)
 
     def _renew_trust(self) -> None:
         """Read the certificates that origins are verified by again, for fills and forwarded requests alike. Those
@@ -130,6 +133,10 @@ class Reload:
         self._forward_trust.renew()
         self._app.renew_trust()
         logger.info("proxy-cache: SIGHUP: certificates read again")
+
+
+def _secrets_of(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {"cache_peer_token_file": settings.fleet.client.tokens, "admin_token_file": settings.admin.tokens}
 
 
 def settle_connection_lines(options: Any) -> None:

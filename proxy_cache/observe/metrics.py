@@ -16,8 +16,15 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from .histograms import PlainHistogram
+
 PREFIX = "cache_proxy"
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+TIME_BUCKETS = (
+    0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+)  # fmt: skip
+"""Seconds that requests and their phases take."""
+MISS_PHASES = ("lookup", "peer", "shared", "queue", "connect", "first_byte", "backoff", "body")
 NOT_STORED = (
     "no-store", "private", "set-cookie", "vary-star", "no-freshness", "status", "authorization", "credentials",
     "request-no-store", "partial", "bypass", "signed-url", "invalidated", "store", "other",
@@ -69,6 +76,13 @@ class Metrics(Collector):
             ("outcome",),
             buckets=WAIT_BUCKETS,
             registry=registry,
+        )
+        self.miss_phases = PlainHistogram(
+            f"{PREFIX}_miss_phase_seconds",
+            "Time that fills spent in each of their phases.",
+            ("phase",),
+            TIME_BUCKETS,
+            registry,
         )
         self.forwarded = counter("forward_requests_total", "Requests forwarded past the cache.", "method")
         self.inflight_requests = gauge("inflight_requests", "Requests being answered now, tunnels not counted.")
@@ -140,6 +154,7 @@ class Metrics(Collector):
             self.shared_writes.labels(outcome)
         for direction in ("read", "written"):
             self.shared_bytes.labels(direction)
+        self._phases = {phase: self.miss_phases.labels(phase) for phase in MISS_PHASES}
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
         # Looking up a child by its label takes longer than counting.
@@ -154,6 +169,11 @@ class Metrics(Collector):
         if child is None:
             child = self._fetches[outcome] = self.origin_fetches.labels(outcome)
         self._add(child, 1)
+
+    def fill_took(self, seconds: dict[str, float]) -> None:
+        """A fill is over: seconds by phase."""
+        for phase, spent in seconds.items():
+            self._phases[phase].observe(spent)
 
     def fetched(self, source: str, size: int) -> None:
         self._add(self._fetched[source], size)

@@ -82,7 +82,12 @@ class Evictor:
     @property
     def obtainable(self) -> int:
         """Bytes of the disk that are free, or ours."""
-        return max(self._free, 0) + self._index.size
+        return self.disk_free + self._index.size
+
+    @property
+    def disk_free(self) -> int:
+        """Bytes that the disk has left, by the last reading."""
+        return max(self._free, 0)
 
     def update_limits(self) -> None:
         """Convert fractions to bytes, by the last reading of the disk. The cache shrinks when others fill the disk."""

@@ -27,6 +27,7 @@ from .connection import ConnectionExpired, OnAnswer, OriginConnection, Outcome
 from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
+from .stopwatch import BACKOFF, CONNECT, FIRST_BYTE, Stopwatch
 from .trace_context import Recipients, is_told, without_context
 from .trust import SYSTEM, Contexts, Trust
 
@@ -107,12 +108,14 @@ class OriginClient:
         retries: int | None = None,
         on_interim: Callable[[int, Headers], None] | None = None,
         answer: Outcome | None = None,
+        watch: Stopwatch | None = None,
     ) -> OriginResponse:
         """GET ``target``. The last answer is given as it came, whatever its status; :class:`OriginError` if none.
 
         ``retries`` is an upper bound for this request. ``on_interim`` hears of 1xx responses. ``answer``: what
-        :meth:`ask_now` has told of the first try.
+        :meth:`ask_now` has told of the first try. ``watch``: told of the phases of each try.
         """
+        watch = watch or Stopwatch()
         most = self.settings.retries if retries is None else min(retries, self.settings.retries)
         attempt = 0
         while True:
@@ -124,11 +127,11 @@ class OriginClient:
                 if isinstance(first, OriginResponse):
                     response = first
                 else:
-                    response = await self._send(target, headers, on_interim)
+                    response = await self._send(target, headers, on_interim, watch)
             except OriginError as error:
                 if last or error.error not in _RETRY_ERRORS:
                     raise
-                await self.pause(attempt, 0.0, error.error)
+                await self.pause(attempt, 0.0, error.error, watch)
                 attempt += 1
                 continue
             if response.status not in RETRY_STATUSES or last:
@@ -137,7 +140,7 @@ class OriginClient:
             if wait > RETRY_AFTER_MAX:
                 return response
             response.close()
-            await self.pause(attempt, wait, str(response.status))
+            await self.pause(attempt, wait, str(response.status), watch)
             attempt += 1
 
     def ask_now(
@@ -164,22 +167,29 @@ class OriginClient:
         """Whether a body that broke off is worth asking for the rest of it."""
         return attempt < self.settings.retries and error.error in _RETRY_ERRORS | {"connection_read_timeout"}
 
-    async def pause(self, attempt: int, wait: float, reason: str) -> None:
+    async def pause(self, attempt: int, wait: float, reason: str, watch: Stopwatch) -> None:
         """Before a further try."""
         self._on_retry(reason)
         backoff = min(BACKOFF_MAX, BACKOFF_FIRST * 2**attempt)
-        await asyncio.sleep(max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1))
+        seconds = max(wait, backoff) * random.uniform(1.0, 1.5) if wait else backoff * random.uniform(0.5, 1)
+        with watch.begin(BACKOFF):
+            await asyncio.sleep(seconds)
 
     async def _send(
-        self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None] | None
+        self, target: Target, headers: Headers, on_interim: Callable[[int, Headers], None] | None, watch: Stopwatch
     ) -> OriginResponse:
         """One try. A connection that turns out to have ended while it was idle doesn't count as one."""
         while True:
             connection = self._pool.reuse_idle(target.scheme, target.authority)
             try:
                 if connection is None:
-                    connection = await self._connect(target)
-                return await connection.exchange(_request_head(target, headers, connection), on_interim)
+                    with watch.begin(CONNECT):
+                        connection = await self._connect(target)
+                with watch.begin(FIRST_BYTE) as lap:
+                    head = _request_head(target, watch.carried(headers, lap), connection)
+                    response = await connection.exchange(head, on_interim)
+                    lap.outcome = str(response.status)
+                return response
             except ConnectionExpired:
                 continue
             except ValueError as error:

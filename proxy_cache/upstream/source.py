@@ -7,7 +7,7 @@ its turn has come and not before, so that a source that is asked earlier costs n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..semantics.headers import Headers
@@ -16,6 +16,7 @@ from ..semantics.policy import Policy
 from .connection import Outcome
 from .origin import OriginClient
 from .response import OriginResponse
+from .stopwatch import Stopwatch
 
 
 class Slot(Protocol):
@@ -74,6 +75,8 @@ class SourceRequest:
     """Told of 1xx responses."""
     first_try: Outcome | None = None
     """What came of a first try by :attr:`Sources.ask_now`."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Where sources note what they spend time on."""
 
 
 class Source(Protocol):
@@ -99,7 +102,7 @@ class OriginSource:
         await request.slot.granted()
         response = await self.client.get(
             request.target, request.headers, retries=request.retries, on_interim=request.on_interim,
-            answer=request.first_try,
+            answer=request.first_try, watch=request.watch,
         )  # fmt: skip
         request.slot.answered()
         return response

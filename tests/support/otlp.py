@@ -1,5 +1,5 @@
-"""A receiver of OpenTelemetry's traces: OTLP over HTTP on loopback, in a thread of its own. It reads the protobuf, and a
-test waits for the spans that it looks for."""
+"""A receiver of OpenTelemetry's traces: OTLP over HTTP on loopback, in a thread of its own. It reads the protobuf, and
+a test waits for the spans that it looks for."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxy_cache.observe import admin
-from proxy_cache.observe import listener as listening
-from proxy_cache.observe.admin import AdminServer
+from proxy_cache.admin import listener as listening
+from proxy_cache.admin import server as admin
+from proxy_cache.admin.server import AdminServer
 
-REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def serving(work: Callable[[str, int], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks.report import END, START, Cell, Conditions, Row, for_readme, write_readme
 from proxy_cache.mitm import access_values
 from proxy_cache.mitm.options import OPTIONS
+from proxy_cache.observe.histograms import PlainHistogram
 from proxy_cache.observe.metrics import NOT_STORED, PREFIX, Metrics
 from tests.support.proxy import ROOT
 
@@ -83,15 +84,24 @@ def test_examples_of_rules_of_access_are_taken(document: Path) -> None:
 # -- metrics ---------------------------------------------------------------------------------------------------
 
 
-def metrics() -> dict[str, MetricWrapperBase]:
+def metrics() -> dict[str, MetricWrapperBase | PlainHistogram]:
     """All that the proxy counts by itself, by their names without the prefix, as a scraper sees them."""
     found = {}
     for one in vars(Metrics()).values():
-        if isinstance(one, MetricWrapperBase) and not one._labelvalues:
+        if isinstance(one, PlainHistogram) or (isinstance(one, MetricWrapperBase) and not one._labelvalues):
             (family,) = one.describe()
             ending = "_total" if family.type == "counter" else ""
             found[family.name.removeprefix(f"{PREFIX}_") + ending] = one
     return found
+
+
+def labels_of(metric: MetricWrapperBase | PlainHistogram) -> list[str]:
+    return list(metric.label_names if isinstance(metric, PlainHistogram) else metric._labelnames)
+
+
+def type_of(metric: MetricWrapperBase | PlainHistogram) -> str:
+    (family,) = metric.describe()
+    return family.type
 
 
 def listed_metrics() -> list[list[str]]:
@@ -102,7 +112,7 @@ def test_every_metric_is_listed_once_with_its_type_and_labels() -> None:
     listed = listed_metrics()
     assert all(len(row) == 4 and row[3] for row in listed)
     found = [(name.strip("`"), kind, in_backticks(labels)) for name, kind, labels, _ in listed]
-    there = [(name, one._type, list(one._labelnames)) for name, one in metrics().items()]
+    there = [(name, type_of(one), labels_of(one)) for name, one in metrics().items()]
     assert sorted(found) == sorted(there)
 
 
@@ -115,10 +125,10 @@ def test_no_metric_is_unlisted_because_it_is_kept_elsewhere() -> None:
 def values_from_the_start() -> Iterator[tuple[str, str]]:
     """Metrics, and the values of their labels that are there before anything has happened."""
     for name, one in metrics().items():
-        if not one._labelnames:
+        if not labels_of(one):
             continue
         (family,) = one.collect()
-        values = {sample.labels[label] for sample in family.samples for label in one._labelnames}
+        values = {sample.labels[label] for sample in family.samples for label in labels_of(one)}
         yield from ((name, value) for value in sorted(values))
 
 

@@ -26,6 +26,9 @@ class FillEvents(Protocol):
     def fetched(self, source: str, size: int) -> None:
         """Bytes of a body have come from ``source``: ``origin``, ``peer`` or ``shared``."""
 
+    def fill_took(self, seconds: dict[str, float]) -> None:
+        """A fill is over, and spent so long in each phase that it went through (:mod:`...upstream.stopwatch`)."""
+
     def not_stored(self, reason: str) -> None:
         """The response of a fill was not stored. ``reason``: as in Cache-Status, ``invalidated`` if its URL
         was changed meanwhile, ``store`` if there was no room or the disk failed."""

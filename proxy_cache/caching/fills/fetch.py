@@ -24,6 +24,7 @@ from ...upstream.connection import OriginConnection, Outcome
 from ...upstream.origin import RETRY_STATUSES
 from ...upstream.response import OriginResponse
 from ...upstream.source import SourceRequest
+from ...upstream.stopwatch import BODY, FIRST_BYTE, Lap, word_for
 from ...wire.responses import OriginError
 from .fill import Fill
 from .handing_out import break_off, deliver, refuse_all
@@ -43,13 +44,15 @@ class Fetch:
     """Tells its :class:`~.fill.Fill` of the head, and of the end: once, by :meth:`~.fill.Fill.ended`, whatever way it
     ends."""
 
-    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_from_origin", "_has_begun", "_task")
+    __slots__ = ("_asked", "_breaks", "_fill", "_first_try", "_from_origin", "_has_begun", "_lap", "_task")
 
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
         fill.stop_fetch = self.cancel
         self._asked: OriginConnection | None = None
         """Where the response is awaited by callback."""
+        self._lap: Lap | None = None
+        """The phase that this wait is."""
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
         """Whether the task has taken its first step."""
@@ -62,11 +65,12 @@ class Fetch:
         """Go, in this turn if that takes no waiting: with a slot, and an open connection."""
         fill = self._fill
         request = fill.request
-        if has_slot and not request.candidates and request.range_fetch is None:
-            # Validations and spans have more steps than the callbacks know.
+        if has_slot and not request.candidates and request.range_fetch is None and fill.watch.trace is None:
+            # Validations, spans and traces have more steps than the callbacks know.
             self._asked = fill.context.sources.ask_now(request.target, request.headers, self._interim, self._answered)
             if self._asked is not None:
                 fill.slot.asked = fill.started
+                self._lap = fill.watch.begin(FIRST_BYTE, at=fill.started)
                 fill.state = FillState.RUNNING
                 return
         self._begin_task(None)
@@ -112,6 +116,9 @@ class Fetch:
 
     def _answered(self, answer: Outcome) -> None:
         asked, self._asked = self._asked, None
+        lap = self._lap
+        assert lap is not None
+        lap.end(str(answer.status) if isinstance(answer, OriginResponse) else word_for(answer))
         if asked is None:  # it was ended
             if isinstance(answer, OriginResponse):
                 answer.close()
@@ -122,6 +129,7 @@ class Fetch:
             try:
                 fill.slot.answered()
                 content = answer.read_held()
+                fill.watch.add(BODY, "origin", lap.ended, len(content))
                 fill.context.events.fetched("origin", len(content))
                 head, recipients = decide(fill, answer, content)
                 fill.state = FillState.COMPLETE
@@ -193,7 +201,7 @@ class Fetch:
         headers = self._request_headers(candidates)
         first_try, self._first_try = self._first_try, None
         response = await fill.context.sources.get(
-            SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try)
+            SourceRequest(request, request.target, headers, self, request.retries, self._interim, first_try, fill.watch)
         )
         fill.state = FillState.RUNNING  # also without a slot, if another source has it
         try:
@@ -230,10 +238,14 @@ class Fetch:
 
     async def _copy(self, response: OriginResponse, body: Body) -> OriginError | None:
         context, since = self._fill.context, body.length
-        try:
-            return await copy(response, body, context.store.pipes)
-        finally:
-            context.events.fetched(response.source, body.length - since)
+        with self._fill.watch.begin(BODY, response.source) as lap:
+            try:
+                broken = await copy(response, body, context.store.pipes)
+                lap.outcome = broken.error if broken is not None else ""
+            finally:
+                lap.size = body.length - since
+                context.events.fetched(response.source, lap.size)
+        return broken
 
     def _take(self, response: OriginResponse) -> FillHead:
         """The head is here: who gets it, and is it stored?"""
@@ -292,7 +304,7 @@ class Fetch:
         ):
             raise broken
         if not is_new:
-            await source.client.pause(self._breaks, 0.0, broken.error)
+            await source.client.pause(self._breaks, 0.0, broken.error, fill.watch)
         self._breaks += 1
         since = body.length
         if since == body.total:
@@ -301,7 +313,7 @@ class Fetch:
         if validator is not None:
             last = "" if body.total is None else body.total - 1
             headers = headers.add("Range", f"bytes={since}-{last}").add("If-Range", validator)
-        response = await source.get(SourceRequest(fill.request, fill.request.target, headers, self))
+        response = await source.get(SourceRequest(fill.request, fill.request.target, headers, self, watch=fill.watch))
         try:
             if _is_the_rest(response, since, head, body):
                 updated = head.response.updated_by(

@@ -35,6 +35,7 @@ from ...semantics.headers import Headers
 from ...semantics.spans import Span
 from ...store.body import Body, Reader
 from ...store.index import Entry
+from ...upstream.stopwatch import Stopwatch
 from ..limiter import Overloaded, Place
 from .context import FillContext
 from .head import ClientGone, FillHead
@@ -42,6 +43,7 @@ from .leftover import Leftover
 from .pace import Ahead
 from .request import FillRequest, FillState
 from .slot import OriginSlot
+from .visit import Visit
 
 
 class Registry(Protocol):
@@ -76,7 +78,8 @@ class Fill:
         self.request = request
         self.state = FillState.QUEUED
         self.started = time.monotonic()
-        self.slot = OriginSlot(context.limiter, request.target.authority)
+        self.watch = Stopwatch(None if request.trace is None else request.trace.fill(request.target))
+        self.slot = OriginSlot(context.limiter, request.target.authority, self.watch)
         self.stop_fetch: Callable[[], None] | None = None
         """While it is fetched. (Who fetches knows this fill: a circle that is left would keep the body's tail until the
         collector looks.)"""
@@ -238,6 +241,9 @@ class Fill:
         self._over = True
         self.stop_fetch = None
         self.slot.end(outcome)
+        self.context.events.fill_took(self.watch.stop())
+        if self.watch.trace is not None:
+            self.watch.trace.ended(outcome, self.watch.laps)
         if self._leftover is not None:
             self._leftover.cancel()
             self._leftover = None
@@ -306,7 +312,7 @@ class Waiter:
 
     __slots__ = (
         "_awaited", "_is_handed_on", "_outcome", "asker", "client", "fill", "headers", "leads", "on_gone", "on_head",
-        "on_interim", "patience", "place", "queued_for", "reader", "reads",
+        "on_interim", "patience", "place", "queued_for", "reader", "reads", "visit",
     )  # fmt: skip
 
     def __init__(
@@ -339,6 +345,8 @@ class Waiter:
         """Opened when the head arrives: an unstored body keeps only the bytes that an open reader still needs."""
         self.queued_for = 0.0
         """Seconds this waiter spent in the limiter's queue."""
+        self.visit: Visit | None = None
+        """If it is for a client's request."""
 
     def __enter__(self) -> Self:
         self._is_handed_on = False  # it was handed on to this block
@@ -391,6 +399,8 @@ class Waiter:
             place.leave()
         if self.reader is not None:
             self.reader.close()
+        if self.visit is not None:
+            self.visit.leave()
         self.asker = None
         self.fill.leave(self)
 

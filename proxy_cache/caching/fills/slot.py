@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from typing import Protocol
 
+from ...upstream.stopwatch import QUEUE, Stopwatch
 from ..limiter import OriginLimiter, Overloaded, Place, Ticket, TicketState
 
 
@@ -31,11 +32,12 @@ class OriginSlot:
     what is left to do: the slot is the origin's and not the disk's.
     """
 
-    __slots__ = ("_host", "_limiter", "_ticket", "asked", "first_byte")
+    __slots__ = ("_host", "_limiter", "_ticket", "_watch", "asked", "first_byte")
 
-    def __init__(self, limiter: OriginLimiter, host: str) -> None:
+    def __init__(self, limiter: OriginLimiter, host: str, watch: Stopwatch) -> None:
         self._limiter = limiter
         self._host = host
+        self._watch = watch
         self._ticket: Ticket | None = None
         self.asked: float | None = None
         """When the origin was asked first, by the monotonic clock; ``None``: not yet."""
@@ -46,6 +48,11 @@ class OriginSlot:
     def is_wanted(self) -> bool:
         """Whether the fill queues for it, or holds it."""
         return self._ticket is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it has been granted, and not been given back."""
+        return self._ticket is not None and self._ticket.state is TicketState.ACTIVE
 
     @property
     def is_waited_for(self) -> bool:
@@ -68,7 +75,8 @@ class OriginSlot:
         ticket = self._ticket
         assert ticket is not None
         if ticket.state is not TicketState.ACTIVE:
-            await ticket.admission()
+            with self._watch.begin(QUEUE, at=ticket.since):
+                await ticket.admission()
             for waiter in waiters:
                 waiter.admitted()
         if self.asked is None:

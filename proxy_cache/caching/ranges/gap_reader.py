@@ -91,7 +91,7 @@ class GapReader:
         exchange, entry = self._exchange, self.entry
         fill = self._table.bringing(entry, offset, from_peer=exchange.peer is not None)
         if fill is not None:
-            return self._on_behalf(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
+            return self._exchange.visit(fill.join(exchange.client, exchange.headers, exchange.policy.patience)), True
         if strong_validator(entry.response.headers) is None:
             raise NotShareable(refetch_alone="range" in exchange.headers)
         signed = exchange.requirements.exact_range
@@ -118,12 +118,9 @@ class GapReader:
             exchange.key, exchange.target, headers, exchange.client,
             policy=exchange.policy, keep=not exchange.directives.no_store, range_fetch=part,
             for_whole=self._whole and not beside, beside=beside, from_peer=exchange.peer is not None,
+            trace=exchange.trace,
         )  # fmt: skip
-        return self._on_behalf(self._table.start(request))
-
-    def _on_behalf(self, waiter: Waiter) -> Waiter:
-        waiter.asker = self._exchange
-        return waiter
+        return self._exchange.visit(self._table.start(request))
 
     def _wait_for_whole(self) -> tuple[Waiter, bool]:
         """The origin has no usable ranges: read the missing bytes from a whole, if it is the same version."""
@@ -131,7 +128,7 @@ class GapReader:
         headers = exchange.headers.without(*CONDITIONAL, "range")
         fill = self._table.find(exchange.key, headers, lambda response: True, from_peer=exchange.peer is not None)
         if fill is not None and fill.request.range_fetch is None:
-            return self._on_behalf(fill.join(exchange.client, headers, exchange.policy.patience)), True
+            return self._exchange.visit(fill.join(exchange.client, headers, exchange.policy.patience)), True
         return self._start(None), False
 
     def suits(self, head: FillHead) -> bool:
@@ -265,7 +262,7 @@ class GapReader:
             other = self._table.bringing(entry, self.offset, from_peer=exchange.peer is not None)
             try:
                 if other is not None and other is not fill:
-                    beside = self._on_behalf(other.join(exchange.client, exchange.headers, exchange.policy.patience))
+                    beside = exchange.visit(other.join(exchange.client, exchange.headers, exchange.policy.patience))
                 elif (span := ahead.span_for(self.offset, self.stop)) is not None:
                     need = RangeSpec(self.offset, min(self.stop, span.stop) - 1)
                     beside = self._start(RangeFetch(RangeSpec(span.start, span.stop - 1), need, entry), beside=True)

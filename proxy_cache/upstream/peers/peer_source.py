@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -25,6 +24,7 @@ from ...semantics.peer_fields import WITH_DIGEST, repr_digest
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
+from ..stopwatch import PEER
 from .body_watch import BodyWatch
 from .changed import ChangedKeys
 from .client import PeerClient, TooLarge
@@ -136,8 +136,21 @@ class PeerSource:
         headers: Headers,
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
+        with request.watch.begin(PEER, attempt.peer.url) as lap:
+            headers = request.watch.carried(headers, lap)
+            response, lap.outcome = await self._asked(attempt, request, headers, on_interim)
+        self._events.peer_asked(lap.outcome, lap.seconds)
+        return response
+
+    async def _asked(
+        self,
+        attempt: Attempt,
+        request: SourceRequest,
+        headers: Headers,
+        on_interim: Callable[[int, Headers], None] | None,
+    ) -> tuple[OriginResponse | None, str]:
+        """The response, if it is taken, and the outcome."""
         peer, wanted = attempt.peer, request.wanted
-        started = time.monotonic()
         longest = self._client.settings.longest + (wanted.policy.patience or 0)
         headers, expected = self._client.asking(headers, request.target, wanted.client, wanted.key)
         try:
@@ -147,35 +160,29 @@ class PeerSource:
                     partial(_but_102, on_interim) if on_interim is not None else None,
                 )  # fmt: skip
         except TooLarge:
-            self._events.peer_asked("skipped", 0.0)
-            return None
+            return None, "skipped"
         except (OriginError, TimeoutError) as error:
             why = f"{error.error}: {error.detail}" if isinstance(error, OriginError) else f"no head in {longest:g} s"
             attempt.failed(why)
             outcome = "error" if isinstance(error, OriginError) and not error.error.endswith("timeout") else "timeout"
-            self._events.peer_asked(outcome, time.monotonic() - started)
-            return None
+            return None, outcome
         try:
             problem = await self._problem_with(response, expected)
         except BaseException:
             response.close()
             raise
-        seconds = time.monotonic() - started
         if problem:
             response.close()
             attempt.failed(problem)
-            self._events.peer_asked("error", seconds)
-            return None
+            return None, "error"
         attempt.worked()
         if _is_about_the_peer(response):
             response.close()
-            self._events.peer_asked("error", seconds)
-            return None
+            return None, "error"
         response.source = "peer"
         self._bodies.watch(response, peer, request.target)
         response.may_be_kept = self._keeping.keeps(wanted.key)
-        self._events.peer_asked(_outcome(response), seconds)
-        return response
+        return response, _outcome(response)
 
     async def _problem_with(self, response: OriginResponse, expected: str) -> str:
         """Why a response is not taken; empty if it is. ``expected``: what proves that it is a peer's, and for this."""

@@ -6,13 +6,14 @@ and nothing proves that it answers for the key that was asked for, but that it i
 
 from __future__ import annotations
 
-import time
 from itertools import islice
 from typing import Final
 
+from ...semantics.headers import Headers
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
+from ..stopwatch import PEER
 from .body_watch import BodyWatch
 from .changed import ChangedKeys
 from .client import PeerClient, TooLarge
@@ -58,24 +59,31 @@ class SiblingSource:
         return None
 
     async def _ask(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
-        started, peer = time.monotonic(), attempt.peer
-        headers = request.headers.add("Cache-Control", "only-if-cached")
+        with request.watch.begin(PEER, attempt.peer.url) as lap:
+            headers = request.watch.carried(request.headers, lap)
+            response, lap.outcome = await self._asked(attempt, request, headers)
+        if lap.outcome != "skipped":
+            self._events.peer_asked(lap.outcome, lap.seconds)
+        return response
+
+    async def _asked(
+        self, attempt: Attempt, request: SourceRequest, headers: Headers
+    ) -> tuple[OriginResponse | None, str]:
+        """The response, if it has it, and the outcome."""
+        peer = attempt.peer
+        headers = headers.add("Cache-Control", "only-if-cached")
         try:
             response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None)
         except TooLarge:
-            return None
+            return None, "skipped"
         except OriginError as error:
             attempt.failed(f"{error.error}: {error.detail}")
-            outcome = "timeout" if error.error.endswith("timeout") else "error"
-            self._events.peer_asked(outcome, time.monotonic() - started)
-            return None
+            return None, "timeout" if error.error.endswith("timeout") else "error"
         attempt.worked()
-        has_it = response.status in HAS_IT
-        self._events.peer_asked("hit" if has_it else "miss", time.monotonic() - started)
-        if not has_it:
+        if response.status not in HAS_IT:
             response.close()
-            return None
+            return None, "miss"
         response.source = "peer"
         self._bodies.watch(response, peer, request.target)
         response.may_be_kept = self._keeping.keeps(request.wanted.key)
-        return response
+        return response, "hit"

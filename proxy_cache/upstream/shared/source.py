@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from ...semantics.directives import NOTHING, request_cache_control
 from ...semantics.headers import Headers, end_to_end
@@ -35,6 +35,7 @@ from ...semantics.vary import matches, selecting_values
 from ...wire.responses import OriginError, ResponseHead
 from ..response import OriginResponse
 from ..source import OriginSource, SourceRequest, Wanted
+from ..stopwatch import SHARED
 from .body import Blocks, BodyFeed, WrongBlock
 from .breaker import Breaker
 from .bucket import Bucket, Changed, StoreFails
@@ -60,6 +61,10 @@ _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 
 class _NoTurn(Exception):
     """The store has not been asked."""
+
+
+_Found: TypeAlias = tuple[str, OriginResponse | None, tuple[StoredObject, StoredResponse] | None]
+"""The outcome, and the response or what has to be validated first."""
 
 
 class Trash(Protocol):
@@ -96,23 +101,10 @@ class SharedSource:
         name = name_of(request.wanted.key, scope)
         if request.headers.has_any(_NOT_FOR_US) or self._is_distrusted(name) or not self.breaker.lets_pass:
             return None
-        asked, doubtful = time.monotonic(), None
-        try:
-            async with self._turn():
-                outcome, response, doubtful = await self._ask(request, name, asked)
-        except (TimeoutError, _NoTurn):
-            outcome, response = "timeout", None
-        except StoreFails:
-            outcome, response = "error", None
-        except (Damaged, WrongBlock):
-            self.drop(name)
-            outcome, response = "corrupt", None
-        except Changed:
-            self._objects.forget(name)
-            outcome, response = "miss", None
-        except Exception:  # there is the origin yet, whatever is wrong here
-            logger.exception("proxy-cache: from the shared store: %s", request.target.shown)
-            outcome, response = "error", None
+        with request.watch.begin(SHARED, "shared") as lap:
+            outcome, response, doubtful = await self._ask(request, name, lap.started)
+            lap.outcome = outcome
+        asked = lap.started
         if doubtful is not None:
             outcome, response = await self._validated(request, *doubtful, asked)
         self._events.shared_fetched(outcome)
@@ -177,10 +169,25 @@ class SharedSource:
 
     # -- one request ----------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self, request: SourceRequest, name: str, asked: float
-    ) -> tuple[str, OriginResponse | None, tuple[StoredObject, StoredResponse] | None]:
-        """The outcome, and the response or what has to be validated first."""
+    async def _ask(self, request: SourceRequest, name: str, asked: float) -> _Found:
+        try:
+            async with self._turn():
+                return await self._look(request, name, asked)
+        except (TimeoutError, _NoTurn):
+            return "timeout", None, None
+        except StoreFails:
+            return "error", None, None
+        except (Damaged, WrongBlock):
+            self.drop(name)
+            return "corrupt", None, None
+        except Changed:
+            self._objects.forget(name)
+            return "miss", None, None
+        except Exception:  # there is the origin yet, whatever is wrong here
+            logger.exception("proxy-cache: from the shared store: %s", request.target.shown)
+            return "error", None, None
+
+    async def _look(self, request: SourceRequest, name: str, asked: float) -> _Found:
         headers, policy = request.headers, request.wanted.policy
         specs = requested(headers)
         if specs is not None and len(specs) > 1:

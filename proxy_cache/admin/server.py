@@ -1,15 +1,19 @@
-"""The metrics port: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``. Read-only."""
+"""The metrics port: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``, and the API. What may be asked by whom is
+decided in :mod:`.guard`."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from ..settings import AdminSettings
+from . import guard
+from .api import Api, problems
 from .listener import Listener
 
 IDLE_MAX = 15.0
@@ -22,25 +26,34 @@ class AdminError(Exception):
 
 class AdminServer:
     """A small HTTP server beside the proxy. ``is_ready()``: whether requests can be served; ``status()``: the answer of
-    ``/status``."""
+    ``/status``; ``settings()``: as they are now."""
 
     def __init__(
-        self, registry: CollectorRegistry, is_ready: Callable[[], bool], status: Callable[[], dict[str, Any]]
+        self,
+        registry: CollectorRegistry,
+        is_ready: Callable[[], bool],
+        status: Callable[[], dict[str, Any]],
+        api: Api | None = None,
+        settings: Callable[[], AdminSettings] = AdminSettings,
     ) -> None:
         self._registry = registry
         self._is_ready = is_ready
         self._status = status
+        self._api = api
+        self._settings = settings
         self._runner: web.AppRunner | None = None
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen. Returns the address, with the actual port for port 0. Raises :class:`AdminError`."""
-        app = web.Application()
-        app.on_response_prepare.append(_never_stored)
+        app = web.Application(middlewares=[problems, self._guarded])
+        app.on_response_prepare.append(_for_nobody_else)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/status", self._show_status)
+        if self._api is not None:
+            self._api.add_to(app.router)
         # Counted from the start of the connection, or from its last response: so also for half a request.
         self._runner = web.AppRunner(
             app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MAX, lingering_time=1.0
@@ -75,6 +88,14 @@ class AdminServer:
             await self._runner.cleanup()
             self._runner = None
 
+    @web.middleware
+    async def _guarded(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        guard.check_host(request.headers.getall("Host", []), self._settings())
+        guard.check_site(request.headers)
+        return await handler(request)
+
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
@@ -89,6 +110,8 @@ class AdminServer:
         return web.json_response(self._status())
 
 
-async def _never_stored(request: web.Request, response: web.StreamResponse) -> None:
-    """If agents fetch these through the proxy they must not get old values."""
+async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
+    """If agents fetch these through the proxy they must not get old values; and no page of another site gets any."""
     response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"

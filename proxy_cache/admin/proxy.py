@@ -1,0 +1,35 @@
+"""What the API sees of the proxy: as much of :class:`~..app.App` as it needs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..caching.fills.table import FillTable
+from ..caching.limiter import OriginLimiter
+from ..downstream.account import Accounts
+from ..observe.metrics import Metrics
+from ..settings import Settings
+from ..store.store import Store
+
+
+class Proxy(Protocol):
+    """While it starts there is no store yet, and there are no fills."""
+
+    settings: Settings | None
+    store: Store | None
+    fills: FillTable | None
+    limiter: OriginLimiter
+    accounts: Accounts
+    metrics: Metrics
+    started_at: float
+    """By the system's clock, in seconds since the epoch."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered."""
+
+    def status(self) -> dict[str, Any]:
+        """The answer of ``/status``."""
+
+    def failed(self, error: Exception) -> None:
+        """Something of ours raised."""

@@ -1,0 +1,48 @@
+"""What has been counted since the start, in a few numbers for people."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from prometheus_client import Counter
+
+from ..observe.metrics import Metrics
+
+_SAVED: Final = ("hit", "stale", "revalidated", "coalesced")
+"""Where bytes come from that the origin was not asked for once more."""
+_GOOD: Final = frozenset({"stored", "not_stored", "not_modified", "abandoned"})
+"""Ends of fills that are no errors."""
+
+
+def totals(metrics: Metrics) -> dict[str, Any]:
+    """The sums, and errors by kind."""
+    metrics.collect()  # what was counted without a lock goes into the counters
+    served = by_label(metrics.bytes_served)
+    errors = {f"origin_{kind}": count for kind, count in by_label(metrics.origin_fetches).items() if kind not in _GOOD}
+    errors |= {f"store_{kind}": count for kind, count in by_label(metrics.store_failures).items()}
+    errors["internal"] = total(metrics.hook_errors)
+    return {
+        "hits": total(metrics.hits),
+        "misses": total(metrics.misses),
+        "coalesced": total(metrics.coalesced),
+        "bytes_served": sum(served.values()),
+        "origin_bytes": by_label(metrics.fetched_bytes).get("origin", 0),
+        "bytes_saved": sum(served.get(source, 0) for source in _SAVED),
+        "errors": {kind: count for kind, count in errors.items() if count},
+        "evictions": total(metrics.evictions),
+    }
+
+
+def by_label(counter: Counter) -> dict[str, int]:
+    """Of a counter with one label."""
+    (family,) = counter.collect()
+    return {
+        next(iter(sample.labels.values())): int(sample.value)
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def total(counter: Counter) -> int:
+    (family,) = counter.collect()
+    return sum(int(sample.value) for sample in family.samples if sample.name.endswith("_total"))
