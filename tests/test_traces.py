@@ -208,7 +208,7 @@ def test_an_origin_that_is_not_there(traced: Proxy, receiver: Receiver) -> None:
     (request,) = receiver.request(url)
     assert (request.status, request["error.type"]) == ("error", "connection_refused")
     (fill,) = receiver.below(request, "fill")
-    assert (fill.status, fill["cache.fill.outcome"]) == ("error", "failed")
+    assert (fill.status, fill["error.type"]) == ("error", "connection_refused")
     assert [span["cache.outcome"] for span in receiver.below(fill, "connect", 2)] == ["connection_refused"] * 2
 
 

@@ -27,6 +27,8 @@ METHODS: Final = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", 
 """That the conventions know; any other is ``_OTHER``."""
 NO_STATUS: Final = 499
 """The access log's word for a client that has left before it was sent a status."""
+GOOD_ENDS: Final = {"stored", "not_stored", "not_modified", "abandoned"}
+"""Of fills. Any other is an error."""
 CALLS_MAX: Final = 32
 """Requests to origins and peers that have spans of their own, of one fill: a long body may break off again and
 again."""
@@ -128,7 +130,8 @@ class FillSpans:
         self.span.set_attribute("cache.fill.outcome", outcome or "canceled")
         if source:
             self.span.set_attributes({"cache.source": source, "http.response.body.size": size})
-        if outcome == "failed":
+        if outcome and outcome not in GOOD_ENDS:
+            self.span.set_attribute("error.type", outcome)
             self.span.set_status(Status(StatusCode.ERROR))
         self.span.end(self._times.now())
 

@@ -130,6 +130,10 @@ class Receiver:
         """The server spans of requests whose URL ends so."""
         return self.wait_for(lambda span: span.kind == "server" and span.url.endswith(end), count)
 
+    def roots(self, url: str, count: int = 1) -> list[Span]:
+        """The spans of requests for a URL that have begun a trace."""
+        return self.wait_for(lambda span: span.kind == "server" and span.url == url and not span.parent, count)
+
     def below(self, parent: Span, name: str, count: int = 1) -> list[Span]:
         """The spans of that name right below another one, in the order of their beginnings."""
         found = self.wait_for(lambda span: span.name == name and span.parent == parent.id, count)

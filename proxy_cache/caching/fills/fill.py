@@ -242,8 +242,6 @@ class Fill:
         self.stop_fetch = None
         self.slot.end(outcome)
         self.context.events.fill_took(self.watch.stop())
-        if self.watch.trace is not None:
-            self.watch.trace.ended(outcome, self.watch.laps)
         if self._leftover is not None:
             self._leftover.cancel()
             self._leftover = None
@@ -255,6 +253,8 @@ class Fill:
             self.context.events.not_stored(why or ("invalidated" if self.doomed else "store"))
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
+        if self.watch.trace is not None:
+            self.watch.trace.ended(outcome, self.watch.laps)
 
     def look_who_waits(self) -> None:
         """The head has been handed out. Ends the fetch if no waiter is left, and it may not go on for nobody."""
