@@ -21,6 +21,7 @@ from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
 from .downstream.account import Accounts
 from .downstream.admission import Admission
+from .downstream.explainer import Explainer
 from .downstream.peer_requests import PeerRequests
 from .downstream.users import Users
 from .observe.access_log import AccessLog
@@ -87,6 +88,7 @@ class App:
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
+        self.explainer = Explainer(self.via, self.admission, self.limiter, lambda: self.cache, self.fleet.home_of)
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.api = Api(self)

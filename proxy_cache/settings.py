@@ -43,6 +43,9 @@ class Rules(Protocol):
     def policy_for(self, flow: Any, method: bytes | None = None) -> Policy:
         """The same for a flow, as if it had this ``method``."""
 
+    def policy_of(self, target: Target, method: bytes, flow: Callable[[bytes], Any]) -> Policy:
+        """The same for a target. ``flow`` makes a flow with a method."""
+
 
 @dataclass(frozen=True, slots=True)
 class InterceptSettings:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from . import openapi, status
+from . import explain, openapi, status
 from .endpoint import Endpoint
 from .guard import check_token
 from .problems import Problem
@@ -20,7 +20,7 @@ PREFIX = "/api/v1"
 
 def endpoints(proxy: Proxy) -> tuple[Endpoint, ...]:
     """All of them."""
-    found = (status.endpoint(proxy),)
+    found = (status.endpoint(proxy), explain.endpoint(proxy))
     return (*found, openapi.endpoint(found, PREFIX))
 
 

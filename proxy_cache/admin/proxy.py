@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
 from ..downstream.account import Accounts
+from ..downstream.explainer import Explainer
 from ..observe.metrics import Metrics
 from ..settings import Settings
 from ..store.store import Store
@@ -20,6 +21,7 @@ class Proxy(Protocol):
     fills: FillTable | None
     limiter: OriginLimiter
     accounts: Accounts
+    explainer: Explainer
     metrics: Metrics
     started_at: float
     """By the system's clock, in seconds since the epoch."""

@@ -27,6 +27,7 @@ from .limiter import Overloaded
 from .plan import Fetch, Join, Plan, Planner, Progress, Refuse, Serve, Settle, Unchanged, WaitFor
 from .prepared import PreparedHits
 from .ranges.selection import first_gap, selected
+from .recent_reasons import DROPPED, NOT_REUSED
 from .serving import CacheSettings, Serving
 
 NO_FIELDS = Headers()
@@ -84,6 +85,8 @@ class Cache:
                 # The body may turn out to be unreadable: then the entry is gone.
                 return await self.serving.from_store(exchange, action.entry, time.time(), action.decision)
             case Fetch():
+                if plan.fwd != "uri-miss":
+                    self.fills.context.reasons.note(exchange.key, NOT_REUSED, plan.fwd)
                 waiter = listening(exchange, self.fills.start(action.request))
                 return await self._from_fill(exchange, waiter, plan)
             case Join():
@@ -151,6 +154,7 @@ class Cache:
             return  # it was for whoever has asked
         # "If […] any of those fields are different, the cache SHOULD consider the stored response to be stale".
         if updated is response or updated.must_not_be_kept or not _same_validators(response.headers, headers):
+            self.fills.context.reasons.note(exchange.key, DROPPED, "head", 200)
             self.store.remove(entry)
         elif length is not None and length != str(entry.length):
             # A length alone is a hint, as many a HEAD has a wrong one. Whether it was right a validator tells.
@@ -169,6 +173,8 @@ class Cache:
         ``target``, if it isn't the URL.
         """
         for changed in (key or target.key, *(one.key for one in related_targets(target, headers))):
+            if self.store.may_have(changed):
+                self.fills.context.reasons.note(changed, DROPPED, "unsafe-method")
             self.fills.invalidate(changed)
             self.store.remove_key(changed)
 
@@ -206,7 +212,7 @@ class Cache:
         try:
             waiter = exchange.waiter = listening(exchange, self.fills.start(request))
         except Overloaded as error:
-            return self.serving.error(error, "uri-miss")
+            return self.serving.error(exchange, error, "uri-miss")
         return waiter
 
     def finish_miss(self, exchange: Exchange, waiter: Waiter) -> Answer:
@@ -219,7 +225,7 @@ class Cache:
             try:
                 head = waiter.result()
             except (Overloaded, OriginError) as error:
-                return self.serving.error(error, "uri-miss")
+                return self.serving.error(exchange, error, "uri-miss")
             return self.serving.serve_head(exchange, waiter, head, "uri-miss")
 
     async def _from_fill(

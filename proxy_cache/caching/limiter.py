@@ -199,6 +199,15 @@ class OriginLimiter:
         self.on_queued()
         return ticket, place
 
+    def forecast(self, host: str, client: str) -> str:
+        """What :meth:`enter` would do now: a slot at once (``admitted``), a place in the queue (``queued``), or
+        neither (``rejected``). Changes nothing."""
+        if self._has_slot() and self._host_has_capacity(host):
+            return "admitted"
+        if self._is_at_client_limit(client) or (self.is_full and self._to_displace_for(client) is None):
+            return "rejected"
+        return "queued"
+
     @property
     def is_full(self) -> bool:
         """Whether the queue has no place left."""
@@ -300,9 +309,16 @@ class OriginLimiter:
         return limit > 0 and self._clients.length(client) >= limit
 
     def _displace_for(self, client: str) -> bool:
-        """Make room in a full queue, at the expense of the client with the longest queue: its newest ticket ends,
+        """Make room in a full queue. Whether there is room now."""
+        ticket = self._to_displace_for(client)
+        if ticket is not None:
+            self._finish_wait(ticket, "rejected")
+        return ticket is not None
+
+    def _to_displace_for(self, client: str) -> Ticket | None:
+        """The ticket that has to make room in a full queue: the newest one of the client with the longest queue,
         unless a client that has no more than this one waits for it as well. If all of its tickets are such, the next
-        client's are looked at, and so on. Whether there is room now.
+        client's are looked at, and so on.
 
         Only where that brings the two closer together: of clients that have one ticket each, whoever came first stays.
         """
@@ -314,11 +330,10 @@ class OriginLimiter:
                 if self._clients.length(place.client) < least:
                     break
             else:
-                self._finish_wait(ticket, "rejected")
-                return True
+                return ticket
             if looks < 0:
                 break
-        return False
+        return None
 
     def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None) -> Place:
         if self._is_at_client_limit(client) and not self._clients.has(client, ticket):

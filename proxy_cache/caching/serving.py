@@ -30,6 +30,7 @@ from .ranges.ahead import ahead_of, is_ahead, may_be_combined, sends_ranges
 from .ranges.gap_reader import GapReader
 from .ranges.lost_body import from_origin
 from .ranges.selection import Selected, answer_with, first_gap, has_it_all, is_within, selected
+from .recent_reasons import ERROR, OVERLOADED
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ class Serving:
                 from_peer=exchange.peer is not None, trace=exchange.trace,
             )  # fmt: skip
             self.fills.start(request, reads=False)
-        except Overloaded:
+        except Overloaded as error:
+            self._note(exchange, error)
             logger.debug("no room in the queue to validate %s in the background", exchange.target.shown)
 
     # -- from a fill --------------------------------------------------------------------------------------------
@@ -385,26 +387,46 @@ class Serving:
         now = time.time()
         overload = isinstance(error, Overloaded)
         is_refused = isinstance(error, OriginError) and error.status == 403
-        if stale is not None and not is_refused and has_it_all(exchange, stale):
-            disconnected = self.settings.serve_stale_on_overload if overload else True
-            if may_serve_stale(exchange.directives, stale.response, now, disconnected=False) or (
-                disconnected and may_serve_stale(exchange.directives, stale.response, now, disconnected=True)
-            ):
-                ttl = stale.response.ttl(now)
-                if overload:
-                    status = cache_status(NAME, hit=True, ttl=ttl, detail="overload")
-                else:
-                    status = cache_status(NAME, fwd=fwd, ttl=ttl, detail="origin-error")
-                answer = await self.serve_entry(exchange, stale, stale.response, now, status, "stale")
-                if answer is not None:
-                    return answer
-        return self.error(error, fwd)
+        if (
+            stale is not None
+            and not is_refused
+            and has_it_all(exchange, stale)
+            and self.may_use_stale(exchange, stale, now, overload=overload)
+        ):
+            ttl = stale.response.ttl(now)
+            if overload:
+                status = cache_status(NAME, hit=True, ttl=ttl, detail="overload")
+            else:
+                status = cache_status(NAME, fwd=fwd, ttl=ttl, detail="origin-error")
+            self._note(exchange, error)
+            answer = await self.serve_entry(exchange, stale, stale.response, now, status, "stale")
+            if answer is not None:
+                return answer
+        return self.error(exchange, error, fwd)
 
-    def error(self, error: Exception, fwd: str) -> Answer:
+    def may_use_stale(self, exchange: Exchange, stale: Entry, now: float, *, overload: bool) -> bool:
+        """Whether a stale entry may answer where there is no slot (``overload``), or no answer from the origin."""
+        directives, response = exchange.directives, stale.response
+        disconnected = self.settings.serve_stale_on_overload if overload else True
+        return may_serve_stale(directives, response, now, disconnected=False) or (
+            disconnected and may_serve_stale(directives, response, now, disconnected=True)
+        )
+
+    def error(self, exchange: Exchange, error: Exception, fwd: str) -> Answer:
+        """The answer of our own where there is no other. ``error``: :class:`Overloaded`, or :class:`OriginError`."""
+        self._note(exchange, error)
         if isinstance(error, Overloaded):
             return self.heads.overloaded(error.outcome, error.retry_after, fwd)
         assert isinstance(error, OriginError)
         return self.heads.error(error.status, error.error, fwd, detail=error.detail)
+
+    def _note(self, exchange: Exchange, error: Exception) -> None:
+        """For those who ask later."""
+        reasons = self.fills.context.reasons
+        if isinstance(error, Overloaded):
+            reasons.note(exchange.key, OVERLOADED, error.outcome)
+        elif isinstance(error, OriginError):
+            reasons.note(exchange.key, ERROR, error.error, error.status, error.detail)
 
 
 def _selects_part(exchange: Exchange, response: StoredResponse) -> bool:

@@ -64,6 +64,17 @@ class Admission:
             return Route.CACHED_HEAD
         return Route.CACHE if plain else Route.FORWARD
 
+    def why_forwarded(self, method: str, target: Target, *, cacheable: bool = True) -> str:
+        """Why :meth:`route` says that a request goes past the cache: ``method``, ``target`` (another one is meant),
+        ``cache_hosts``, or ``body`` (it has one, or an Upgrade)."""
+        if method not in ("GET", "HEAD"):
+            return "method"
+        if not cacheable:
+            return "target"
+        if self.settings is not None and not self.settings.caches(target.host, target.port):
+            return "cache_hosts"
+        return "body"
+
     def route_connect(self, host: str, port: int) -> Route:
         """A CONNECT needs no cache: it may pass while that is being opened."""
         if self.settings is None or self.is_stopping:

@@ -19,6 +19,7 @@ from ..app import App
 from . import access_values, compat, intercept, option_values, options, plain_flows, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
+from .filters import made_up_flow
 from .flow_requests import FlowRequests
 from .flows import address
 from .forwarded import requests as forwarded_requests
@@ -51,6 +52,7 @@ class CacheAddon:
 
     def __init__(self) -> None:
         self.app = app = App()
+        app.explainer.flow_for = made_up_flow
         self.observers = FlowObservers(app.users)
         self.dialling = MitmproxyDialling(app.dialler)
         self.forward_trust = ForwardTrust()

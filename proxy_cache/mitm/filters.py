@@ -12,15 +12,17 @@ filters see here have the Host that their target has (RFC 9112 §3.2.2 has a pro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from mitmproxy import flowfilter, http
-from mitmproxy.connection import Client, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 
 from ..semantics.client_names import user_name
+from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from . import compat
 from .compat import NODES as nodes
@@ -254,6 +256,15 @@ def by_its_target(flow: http.HTTPFlow, target: Target, method: bytes) -> http.HT
     request.data.host = host_of_flow(target.host)
     request.host_header = shown_authority(target.authority)
     return asked
+
+
+def made_up_flow(target: Target, method: bytes, headers: Headers) -> http.HTTPFlow:
+    """A flow that no client has sent, for filters to be asked about: it seems to come from this machine."""
+    client = Client(
+        peername=("127.0.0.1", 0), sockname=("127.0.0.1", 0), timestamp_start=time.time(), state=ConnectionState.OPEN
+    )
+    lines = b"".join(b"%b: %b\r\n" % field for field in headers.fields)
+    return by_its_target(flow_of(client, target, lines), target, method)
 
 
 def _without_password(metadata: dict[str, Any]) -> dict[str, Any]:

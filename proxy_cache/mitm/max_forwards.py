@@ -8,20 +8,17 @@ from collections.abc import Set
 from mitmproxy import http
 from mitmproxy.proxy.mode_specs import ReverseMode
 
+from ..semantics import methods
 from ..semantics.credentials import is_credential
 from ..semantics.dates import format_http_date
 from ..semantics.keys import Target
 
-METHODS = ("OPTIONS", "TRACE")
 ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT"
 
 
 def hops_left(request: http.Request) -> int | None:
-    """How many more may forward the request; ``None`` if it doesn't say. Other methods' need not be heeded."""
-    if request.method not in METHODS:
-        return None
-    value: str = request.headers.get("max-forwards", "").strip()
-    return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None
+    """How many more may forward the request, see :func:`~..semantics.methods.hops_left`."""
+    return methods.hops_left(request.method, request.headers.get("max-forwards", ""))
 
 
 def final_answer(flow: http.HTTPFlow, via: str, credentials: Set[str] = frozenset()) -> http.Response:

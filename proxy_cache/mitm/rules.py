@@ -154,12 +154,15 @@ class Rules:
         lifetime, and rules of its own for its own fields."""
         request = flow.request
         target = Target.of(request.scheme, request.host, request.port, request.path)
-        named = method or request.data.method
-        policy = self.policy(target, named, lambda: by_its_target(flow, target, named))
-        if named != b"HEAD" or self.are_none:
+        return self.policy_of(target, method or request.data.method, lambda named: by_its_target(flow, target, named))
+
+    def policy_of(self, target: Target, method: bytes, flow: Callable[[bytes], http.HTTPFlow]) -> Policy:
+        """The same for a target. ``flow`` makes the flow with a method that filters are asked about."""
+        policy = self.policy(target, method, lambda: flow(method))
+        if method != b"HEAD" or self.are_none:
             return policy
         return replace(
-            self.policy_for(flow, b"GET"),
+            self.policy(target, b"GET", lambda: flow(b"GET")),
             ignore_directives=policy.ignore_directives,
             ignore_authorization=policy.ignore_authorization,
         )

@@ -41,13 +41,23 @@ def age_value(headers: Headers) -> int:
     return parse_delta_seconds(values[0].partition(",")[0]) or 0
 
 
-def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -> int | None:
-    """The origin's lifetime in seconds from ``date``, by "the first match" of RFC 9111 §4.2.1; ``None`` if there is
-    none."""
+S_MAXAGE: Final = "s-maxage"
+MAX_AGE: Final = "max-age"
+EXPIRES: Final = "expires"
+HEURISTIC: Final = "heuristic"
+NO_LIFETIME: Final = "none"
+ASSIGNED: Final = "assigned"
+LIFETIME_RULES: Final = (ASSIGNED, S_MAXAGE, MAX_AGE, EXPIRES, HEURISTIC, NO_LIFETIME)
+"""What gives a response its lifetime: an operator's rule or default, or what the origin has said."""
+
+
+def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -> tuple[int, str] | None:
+    """The origin's lifetime in seconds from ``date``, by "the first match" of RFC 9111 §4.2.1, and what gives it;
+    ``None`` if there is none."""
     if directives.s_maxage is not None:
-        return directives.s_maxage
+        return directives.s_maxage, S_MAXAGE
     if directives.max_age is not None:
-        return directives.max_age
+        return directives.max_age, MAX_AGE
     expires = headers.get_all("expires")
     if not expires:
         return None
@@ -55,7 +65,7 @@ def explicit_lifetime(headers: Headers, directives: CacheControl, date: float) -
     # past". Of several lines, the one that expires first.
     times = [parse_http_date(value) for value in expires]
     earliest = min((-1.0 if moment is None else moment for moment in times), default=-1.0)
-    return min(max(0, int(earliest - date)), MAX_DELTA)
+    return min(max(0, int(earliest - date)), MAX_DELTA), EXPIRES
 
 
 def heuristic_lifetime(status: int, headers: Headers, directives: CacheControl, date: float) -> int:

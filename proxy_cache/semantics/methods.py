@@ -29,3 +29,16 @@ def is_idempotent(method: str) -> bool:
     """Whether a request with this method may be sent twice with the same effect. Unknown methods may not (RFC 9110
     §9.2.2)."""
     return method in IDEMPOTENT_METHODS
+
+
+COUNTED_METHODS: Final = ("OPTIONS", "TRACE")
+"""Methods whose Max-Forwards counts (RFC 9110 §7.6.2)."""
+
+
+def hops_left(method: str, max_forwards: str) -> int | None:
+    """How many more may forward a request with this Max-Forwards; ``None`` if it doesn't say. Other methods' need not
+    be heeded (RFC 9110 §7.6.2)."""
+    value = max_forwards.strip()
+    if method not in COUNTED_METHODS or not (value.isascii() and value.isdigit() and len(value) <= 18):
+        return None
+    return int(value)

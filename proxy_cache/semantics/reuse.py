@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .directives import NOTHING, CacheControl
@@ -24,12 +24,31 @@ class Decision:
     reuse: Reuse
     reason: str
     """Why the request is forwarded, a ``fwd`` token of Cache-Status (RFC 9211 §2.2); empty if it isn't."""
+    because: str = field(default="", compare=False)
+    """What has decided it, one of :data:`BECAUSE`."""
 
 
-_FRESH: Final = Decision(Reuse.FRESH, "")
-_REVALIDATE_MEANWHILE: Final = Decision(Reuse.STALE_WHILE_REVALIDATE, "stale")
-_STALE: Final = Decision(Reuse.VALIDATE, "stale")
-_REQUEST: Final = Decision(Reuse.VALIDATE, "request")
+_FRESH: Final = Decision(Reuse.FRESH, "", "fresh")
+_IMMUTABLE: Final = Decision(Reuse.FRESH, "", "immutable")
+_MAX_STALE: Final = Decision(Reuse.FRESH, "", "request-max-stale")
+_REVALIDATE_MEANWHILE: Final = Decision(Reuse.STALE_WHILE_REVALIDATE, "stale", "stale-while-revalidate")
+_NEVER_STALE: Final = Decision(Reuse.VALIDATE, "stale", "never-stale")
+_STALE: Final = Decision(Reuse.VALIDATE, "stale", "stale")
+_STALE_NO_CACHE: Final = Decision(Reuse.VALIDATE, "stale", "request-no-cache")
+_STALE_MIN_FRESH: Final = Decision(Reuse.VALIDATE, "stale", "request-min-fresh")
+_STALE_MAX_AGE: Final = Decision(Reuse.VALIDATE, "stale", "request-max-age")
+_TOO_STALE: Final = Decision(Reuse.VALIDATE, "stale", "request-max-stale-exceeded")
+_NO_CACHE: Final = Decision(Reuse.VALIDATE, "request", "request-no-cache")
+_MAX_AGE: Final = Decision(Reuse.VALIDATE, "request", "request-max-age")
+_MIN_FRESH: Final = Decision(Reuse.VALIDATE, "request", "request-min-fresh")
+BECAUSE: Final = frozenset(
+    one.because
+    for one in (
+        _FRESH, _IMMUTABLE, _MAX_STALE, _REVALIDATE_MEANWHILE, _NEVER_STALE, _STALE, _NO_CACHE, _MAX_AGE, _MIN_FRESH,
+        _TOO_STALE,
+    )
+)  # fmt: skip
+"""All that may decide. (For ``never-stale``, :attr:`.StoredResponse.never_stale` says which directive.)"""
 
 
 def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
@@ -44,41 +63,41 @@ def decide(directives: CacheControl, stored: StoredResponse, now: float) -> Deci
     # RFC 9111 §5.2.1: request directives "are advisory; caches MAY implement them". We do, so that clients can reload.
     # (no-store, §5.2.1.5, "does not apply to the already stored response".)
     if directives.no_cache:
-        return _REQUEST
-    age = stored.age(now)
+        return _NO_CACHE
+    age, fresh = stored.age(now), _FRESH
     # RFC 8246 §2.1: "proxies SHOULD skip conditionally revalidating fresh responses containing the immutable extension
     # unless there is a signal from the client that a validation is necessary (e.g., a no-cache […])". max-age=0, which
     # a plain reload sends, is not that signal. A response may be 0 s old for nearly a second; max-age=0 asks for a
     # validation even then.
-    if (
-        directives.max_age is not None
-        and (age > directives.max_age or directives.max_age == 0)
-        and not stored.cache_control.immutable
-    ):
-        return _REQUEST
+    if directives.max_age is not None and (age > directives.max_age or directives.max_age == 0):
+        if not stored.cache_control.immutable:
+            return _MAX_AGE
+        fresh = _IMMUTABLE
     if directives.min_fresh is not None and stored.lifetime < age + directives.min_fresh:
-        return _REQUEST
-    return _FRESH
+        return _MIN_FRESH
+    return fresh
 
 
 def _decide_stale(directives: CacheControl, stored: StoredResponse, now: float) -> Decision:
     # RFC 9111 §4.2.4: not where it "is prohibited by an explicit in-protocol directive". s-maxage is one, also next to
     # stale-while-revalidate: "A shared cache MUST NOT reuse a stale response with s-maxage" (§5.2.2.10).
     if stored.never_stale:
-        return _STALE
+        return _NEVER_STALE
     age = stored.age(now)
     staleness = age - stored.lifetime
-    if directives.no_cache or directives.min_fresh is not None:
-        return _STALE
+    if directives.no_cache:
+        return _STALE_NO_CACHE
+    if directives.min_fresh is not None:
+        return _STALE_MIN_FRESH
     if directives.max_stale is not None:
         # RFC 9111 §5.2.1.2: "exceeded its freshness lifetime by no more than the specified number of seconds".
         if staleness <= directives.max_stale and (directives.max_age is None or age <= directives.max_age):
-            return _FRESH
-        return _STALE
+            return _MAX_STALE
+        return _TOO_STALE
     if directives.max_age is not None:
         # RFC 9111 §5.2.1.1: "Unless the max-stale request directive is also present, the client does not wish to
         # receive a stale response."
-        return _STALE
+        return _STALE_MAX_AGE
     allowed = stored.cache_control.stale_while_revalidate
     # RFC 5861 §3: "caches MAY serve the response it appears in after it becomes stale, up to the indicated number of
     # seconds".

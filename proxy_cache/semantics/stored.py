@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 from .dates import format_http_date
 from .directives import NOTHING, CacheControl, parse_cache_control
 from .entity_tags import entity_tag, opaque_tag, weak_match
-from .freshness import corrected_initial_age, date_value, explicit_lifetime, heuristic_lifetime
+from .freshness import (
+    ASSIGNED,
+    HEURISTIC,
+    NO_LIFETIME,
+    corrected_initial_age,
+    date_value,
+    explicit_lifetime,
+    heuristic_lifetime,
+)
 from .headers import Headers, end_to_end
 from .policy import BY_THE_BOOK, Policy
 from .storing import ERROR_LIFETIME_MAX, Verdict, is_unqualified, judge, speaks_of_resource
@@ -59,17 +67,17 @@ class StoredResponse:
     cache_control: CacheControl = field(init=False, repr=False, compare=False)
     lifetime: int = field(init=False, compare=False)
     """freshness_lifetime (RFC 9111 §4.2.1)."""
-    heuristic: bool = field(init=False, repr=False, compare=False)
-    """Whether the lifetime is a guess."""
+    lifetime_rule: str = field(init=False, repr=False, compare=False)
+    """What gives it that lifetime, one of :data:`~.freshness.LIFETIME_RULES`."""
     date: float = field(init=False, repr=False, compare=False)
     """When the origin generated it."""
     etag: str | None = field(init=False, repr=False, compare=False)
     """A well-formed entity tag, with ``W/`` if it is weak."""
     last_modified: str | None = field(init=False, repr=False, compare=False)
-    always_validate: bool = field(init=False, repr=False, compare=False)
-    """No reuse without validation, fresh or not."""
-    never_stale: bool = field(init=False, repr=False, compare=False)
-    """No reuse when stale, in any case."""
+    always_validate: str = field(init=False, repr=False, compare=False)
+    """The directive that forbids any reuse without validation, fresh or not; empty if there is none."""
+    never_stale: str = field(init=False, repr=False, compare=False)
+    """The directive, or ``error``, that forbids any reuse when stale; empty if there is none."""
     fresh_until: float = field(init=False, repr=False, compare=False)
     """Fresh, and usable without validation, before this time."""
 
@@ -82,40 +90,25 @@ class StoredResponse:
             directives = parse_cache_control(headers.get_all("cache-control"))
         date = date_value(headers, self.response_time)
         explicit = headers if self.targeted is None else headers.without("expires")
-        lifetime = self.assigned_lifetime if ruled else explicit_lifetime(explicit, directives, date)
-        heuristic = lifetime is None
-        if lifetime is None:
+        if self.assigned_lifetime is not None:
+            lifetime, rule = self.assigned_lifetime, ASSIGNED
+        elif (found := explicit_lifetime(explicit, directives, date)) is not None:
+            lifetime, rule = found
+        else:
             lifetime = heuristic_lifetime(self.status, headers, directives, date)
+            rule = HEURISTIC if lifetime else NO_LIFETIME
         if self.status >= 500 and not ruled:
             lifetime = min(lifetime, ERROR_LIFETIME_MAX)
         initial_age = self.initial_age
         if initial_age < 0:
             initial_age = corrected_initial_age(headers, self.request_time, self.response_time)
-        always_validate = not ruled and (
-            directives.no_cache  # RFC 9111 §5.2.2.4
-            # The qualified form allows reuse "if the listed header fields are excluded", which they are.
-            or bool(directives.no_cache_fields and is_unqualified(directives.no_cache_fields))
-            # A 304 may add these to a stored response (RFC 9111 §5.2.2.5, §5.2.2.7).
-            or (directives.no_store and not directives.must_understand)
-            or directives.private
-            or bool(directives.private_fields and is_unqualified(directives.private_fields))
-        )
-        # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
-        # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". Stale
-        # errors are useless.
-        never_stale = (
-            always_validate
-            or directives.must_revalidate
-            or directives.proxy_revalidate
-            or (directives.s_maxage is not None and not ruled)
-            or self.status >= 500
-        )
+        always_validate, never_stale = _restrictions(directives, self.status, ruled=ruled)
         fresh_for = lifetime - initial_age
         fresh = fresh_for > 0 and not always_validate
         self.initial_age = initial_age
         self.cache_control = directives
         self.lifetime = lifetime
-        self.heuristic = heuristic
+        self.lifetime_rule = rule
         self.date = date
         self.etag = entity_tag(headers)
         self.last_modified = headers.get("last-modified")
@@ -149,6 +142,11 @@ class StoredResponse:
             assigned_lifetime=verdict.assigned,
             targeted=verdict.targeted,
         )
+
+    @property
+    def heuristic(self) -> bool:
+        """Whether the lifetime is a guess of RFC 9111 §4.2.2's."""
+        return self.lifetime_rule in (HEURISTIC, NO_LIFETIME)
 
     def age(self, now: float) -> int:
         """current_age (RFC 9111 §4.2.3). A clock set back doesn't make it younger than on arrival."""
@@ -241,3 +239,30 @@ class StoredResponse:
             or is_unqualified(control.private_fields)
             or (control.no_store and not control.must_understand)
         )
+
+
+def _restrictions(directives: CacheControl, status: int, *, ruled: bool) -> tuple[str, str]:
+    """What forbids any reuse without validation, and any reuse when stale: a directive, or that it is an error."""
+    always = ""
+    if ruled:
+        pass
+    # The qualified form allows reuse "if the listed header fields are excluded", which they are.
+    elif directives.no_cache or (directives.no_cache_fields and is_unqualified(directives.no_cache_fields)):
+        always = "no-cache"  # RFC 9111 §5.2.2.4
+    # A 304 may add these to a stored response (RFC 9111 §5.2.2.5, §5.2.2.7).
+    elif directives.no_store and not directives.must_understand:
+        always = "no-store"
+    elif directives.private or (directives.private_fields and is_unqualified(directives.private_fields)):
+        always = "private"
+    # RFC 9111 §4.2.4: stale is "prohibited by an explicit in-protocol directive (e.g., by a no-cache response
+    # directive, a must-revalidate response directive, or an applicable s-maxage or proxy-revalidate […])". Stale
+    # errors are useless.
+    if always:
+        return always, always
+    if directives.must_revalidate:
+        return "", "must-revalidate"
+    if directives.proxy_revalidate:
+        return "", "proxy-revalidate"
+    if directives.s_maxage is not None and not ruled:
+        return "", "s-maxage"
+    return "", "error" if status >= 500 else ""

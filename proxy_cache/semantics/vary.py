@@ -141,6 +141,11 @@ def matches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> bool:
     return len(vary) <= NAMES_MAX and all(_selects(name, value, request) for name, value in vary)
 
 
+def mismatches(vary: tuple[tuple[str, str | None], ...], request: Headers) -> tuple[str, ...]:
+    """The fields by which a request does not select a response that was stored with these values."""
+    return tuple(name for name, value in vary if not _selects(name, value, request))
+
+
 def _selects(name: str, value: str | None, request: Headers) -> bool:
     given = request.get(name)
     if given is None or value is None or name == "*":

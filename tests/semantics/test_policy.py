@@ -80,7 +80,7 @@ def test_request(request_lines: list[str], lines: list[str], fields: dict[str, b
 def test_lifetime(lines: list[str], lifetime: int, always_validate: bool) -> None:
     response = h(*lines, f"Date: {http_date()}")
     stored = StoredResponse.of(200, response, h(), NOW, NOW, judge(h(), 200, response, policy(RULE)))
-    assert (stored.lifetime, stored.always_validate) == (lifetime, always_validate)
+    assert (stored.lifetime, bool(stored.always_validate)) == (lifetime, always_validate)
     # A 304 is judged again: by the rules as they are now.
     assert stored.updated_by(h(), NOW, NOW, policy=policy(TtlRule(7))).lifetime == 7
 

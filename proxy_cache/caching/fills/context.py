@@ -13,6 +13,7 @@ from ...store.index import Entry
 from ...store.store import Store
 from ...upstream.source import Sources
 from ..limiter import OriginLimiter
+from ..recent_reasons import RecentReasons
 from .audience import Trouble
 from .known_keys import KnownKeys
 from .request import FillRequest
@@ -74,6 +75,7 @@ class FillContext:
         self.heads = CallBatch()
         """The callbacks (:attr:`~.fill.Waiter.on_head`) of waiters without a task."""
         self.keys = KnownKeys()
+        self.reasons = RecentReasons()
         self.trouble = Trouble()
         self.behind: WriteBehind | None = None
 

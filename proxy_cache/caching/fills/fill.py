@@ -37,6 +37,7 @@ from ...store.body import Body, Reader
 from ...store.index import Entry
 from ...upstream.stopwatch import Stopwatch
 from ..limiter import Overloaded, Place
+from ..recent_reasons import NOT_STORED
 from .context import FillContext
 from .head import ClientGone, FillHead
 from .leftover import Leftover
@@ -250,11 +251,22 @@ class Fill:
             self.context.events.fill_ended(outcome)
         if outcome == "not_stored":
             why = self.head.why_not_stored if self.head is not None else None
-            self.context.events.not_stored(why or ("invalidated" if self.doomed else "store"))
+            self._is_not_stored(why or ("invalidated" if self.doomed else "store"))
+        elif outcome in ("abandoned", "stalled") and not self.context.store.may_have(self.request.key):
+            self._is_noted(outcome)  # (nothing was kept of it)
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
         if self.watch.trace is not None:
             self.watch.trace.ended(outcome, self.watch.laps)
+
+    def _is_not_stored(self, why: str) -> None:
+        self.context.events.not_stored(why)
+        self._is_noted(why)
+
+    def _is_noted(self, why: str) -> None:
+        """For those who ask later why it isn't stored."""
+        status = self.head.response.status if self.head is not None else None
+        self.context.reasons.note(self.request.key, NOT_STORED, why, status)
 
     def look_who_waits(self) -> None:
         """The head has been handed out. Ends the fetch if no waiter is left, and it may not go on for nobody."""

@@ -16,6 +16,7 @@ from ...semantics.storing import speaks_of_resource
 from ...semantics.vary import matches
 from ...wire.responses import OriginError
 from ..limiter import Overloaded
+from ..recent_reasons import ERROR
 from .audience import PROVOKED, is_about_others_like
 from .fill import Fill
 from .head import FillHead, NotShareable, Recipients
@@ -77,6 +78,8 @@ def break_off(fill: Fill, error: BaseException) -> str:
     """The fill has ended with this, which is told to all who wait. The outcome, as the metrics name it."""
     match error:
         case OriginError():
+            if not fill.has_client:  # others are told, and it is noted then
+                fill.context.reasons.note(fill.request.key, ERROR, error.error, error.status, error.detail)
             _fail(fill, error)
             return error.error
         case asyncio.CancelledError() | Overloaded():

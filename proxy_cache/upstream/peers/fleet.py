@@ -90,6 +90,11 @@ class PeerFleet:
             self._last_home = key, home
         return home is not None and home.is_self
 
+    def home_of(self, key: str) -> str | None:
+        """The authority of the peer that is the home of ``key``; ``None`` if we are, or there is no list."""
+        home = self._list.ranking.home(key) if self.has_others else None
+        return None if home is None or home.is_self else home.authority
+
     def attempt(self, peer: Peer) -> Attempt | None:
         """A request is to go to it; ``None`` if it is left alone."""
         return self._health.attempt(peer)
