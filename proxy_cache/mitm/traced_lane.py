@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ..observe.traces import RequestTracer
 from ..semantics.keys import Target
 from ..wire.requests import Request
 from .lane_host import ClientLane
-
-_lane_hit = ClientLane.lane_hit  # (found faster than by super())
 
 
 class TracedLane(ClientLane):
@@ -21,12 +20,16 @@ class TracedLane(ClientLane):
         self._sampling = tracer.sampling
 
     def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
-        _lane_hit(self, request, target, status, size, started)
+        # What ClientLane does, once more: to call it costs twice what is added here.
+        app = self._app
+        app.metrics.hit(size)
+        if app.accounts.is_logged:
+            app.access_log.hit(target.shown, status, size, time.monotonic() - started, request.user or self.client)
         sampling = self._sampling
         if request.fields.is_untraced and sampling.left > 1:
             sampling.left -= 1
-            return
-        self._trace_hit(request, target, status, size, started)
+        else:
+            self._trace_hit(request, target, status, size, started)
 
     def _trace_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         try:

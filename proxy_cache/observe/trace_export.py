@@ -1,4 +1,4 @@
-"""How finished spans leave: in batches, by a thread of the SDK's, from a bounded queue.
+"""How traces leave: in batches, by a thread of the SDK's, from a bounded queue.
 
 A collector that is away or slow costs spans, and nothing else: the queue drops what doesn't fit
 (``OTEL_BSP_MAX_QUEUE_SIZE``), the log has a line a minute, and the end of the proxy waits for the last batch for a
@@ -8,66 +8,63 @@ bounded time.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import threading
 import time
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from ..semantics.redaction import for_log
 from ..semantics.texts import brief
-from .trace_sampling import HeadSampling, SampledIds
+from . import trace_encoding
 from .trace_settings import TraceError, TraceSettings
+from .trace_spans import Notes
 
 logger = logging.getLogger(__name__)
 
 COMPLAIN_EVERY: Final = 60.0
 """Seconds between lines about spans that can't be sent."""
 LIBRARY: Final = "opentelemetry"
+_SPANS_MAX: Final = 512
+"""Spans in one request: a fill may have a hundred."""
 
 
-def exporter_for(settings: TraceSettings) -> SpanExporter:
-    """Reads the rest of the variables itself. Raises :class:`TraceError` if there is none to be had."""
-    try:
-        if settings.protocol == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # type: ignore[import-not-found, unused-ignore]
-                OTLPSpanExporter as GrpcExporter,
-            )
+class _Item:
+    """Notes as the SDK's queue takes them: it asks a span for its context, whether that is sampled."""
 
-            exporter: SpanExporter = GrpcExporter()
-        else:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    __slots__ = ("notes",)
+    context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
-            exporter = OTLPSpanExporter()
-    except ImportError as error:
-        package = f"opentelemetry-exporter-otlp-proto-{settings.protocol.partition('/')[0]}"
-        raise TraceError(f"{settings.protocol} needs {package}: {error}") from error
-    except Exception as error:  # a certificate that can't be read, a header that is none
-        raise TraceError(f"OTEL_EXPORTER_OTLP_…: {brief(str(error))}") from error
-    return exporter
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
 
 
 class SpanSender:
-    """The SDK's provider of tracers, and the way out of what they make."""
+    """The queue, and the way out of it."""
 
-    def __init__(self, settings: TraceSettings, sampling: HeadSampling, *, version: str, instance: str) -> None:
+    def __init__(self, settings: TraceSettings, *, version: str, instance: str) -> None:
         """Raises :class:`TraceError`."""
-        self._exporter = exporter_for(settings)
         own = {"service.name": "proxy-cache", "service.version": version, "service.instance.id": instance}
         told = OTELResourceDetector().detect().attributes
         resource = Resource.create({name: value for name, value in own.items() if name not in told})
-        self.provider = TracerProvider(
-            sampling.sampler(), resource, shutdown_on_exit=False, id_generator=SampledIds(sampling.bound)
-        )
+        exporter = _Exporter(settings.protocol, resource, version)
         try:
-            self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+            self._processor = BatchSpanProcessor(exporter)
         except ValueError as error:
             raise TraceError(f"OTEL_BSP_…: {error}") from error
         self._complaints = _Complaints()
         self._complaints.take()
+
+    def send(self, notes: Notes) -> None:
+        """Never waits; drops them if there is no room."""
+        item: Any = _Item(notes)
+        self._processor.on_end(item)
 
     async def close(self, patience: float) -> None:
         """Send what there is, for ``patience`` seconds at the most."""
@@ -75,7 +72,7 @@ class SpanSender:
         sent = asyncio.Event()
 
         def shut_down() -> None:
-            self.provider.shutdown()
+            self._processor.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
             try:
                 loop.call_soon_threadsafe(sent.set)
             except RuntimeError:
@@ -88,6 +85,40 @@ class SpanSender:
         except TimeoutError:
             logger.warning("proxy-cache: traces: the last spans could not be sent within %.1f s", patience)
         self._complaints.leave()
+
+
+class _Exporter(SpanExporter):
+    """Makes the spans of the notes in a batch, and has the SDK's exporter send them, with its retries, certificates and
+    header fields. Called by the queue's thread."""
+
+    def __init__(self, protocol: str, resource: Resource, version: str) -> None:
+        """Raises :class:`TraceError`."""
+        name = f"opentelemetry.exporter.otlp.proto.{protocol.partition('/')[0]}.trace_exporter"
+        package = f"opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}"
+        try:
+            module = importlib.import_module(name)
+            self._inner: SpanExporter = module.OTLPSpanExporter()
+        except ImportError as error:
+            raise TraceError(f"{protocol} needs {package}: {error}") from error
+        except Exception as error:  # a certificate that can't be read, a header field that is none
+            raise TraceError(f"OTEL_EXPORTER_OTLP_…: {brief(str(error))}") from error
+        if not callable(getattr(module, "encode_spans", None)):
+            raise TraceError(f"this version of {package} encodes spans in another way")
+        about = trace_encoding.resource_of(resource.attributes.items())
+        module.encode_spans = partial(trace_encoding.request, about, version)  # type: ignore[attr-defined]
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        made: list[Any] = []
+        for item in spans:
+            made += item.notes.spans()
+        result = SpanExportResult.SUCCESS
+        for start in range(0, len(made), _SPANS_MAX):
+            if self._inner.export(made[start : start + _SPANS_MAX]) is not SpanExportResult.SUCCESS:
+                result = SpanExportResult.FAILURE
+        return result
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
 
 
 class _Complaints(logging.Handler):

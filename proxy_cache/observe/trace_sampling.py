@@ -1,9 +1,9 @@
 """Which requests begin a trace, decided before anything is made for them.
 
 A request without a parent is sampled with the probability of the ratio. To draw a number for each would cost more than
-to draw how many requests there are until the next one: that number is distributed geometrically, and counts down.
-The trace id is made then, among those that OpenTelemetry's sampler takes at this ratio, so that it, and every other
-service that goes by the id, decides the same.
+to draw how many requests there are until the next one: that number is distributed geometrically, and counts down. The
+trace id is made then, among those that OpenTelemetry's TraceIdRatioBased takes at this ratio, so that every service
+that goes by the id decides the same.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ import random
 import sys
 from typing import Final
 
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
-
 _LOW_BITS: Final = 64
-"""Of a trace id: the sampler compares them with its bound."""
+"""Of a trace id: TraceIdRatioBased compares them with its bound."""
+_LOW: Final = (1 << _LOW_BITS) - 1
 
 
 class HeadSampling:
     """Counts requests down to the next one that begins a trace."""
 
-    __slots__ = ("_log_of_not", "bound", "left", "parent_based", "ratio")
+    __slots__ = ("_bound", "_log_of_not", "left", "parent_based")
 
     def __init__(self, ratio: float, *, parent_based: bool) -> None:
-        self.ratio = ratio
         self.parent_based = parent_based
         """Whether requests with a parent are sampled as their callers have decided."""
-        self.bound = TraceIdRatioBased.get_bound_for_rate(ratio)
+        self._bound = round(ratio * (1 << _LOW_BITS))
         self._log_of_not = math.log1p(-ratio) if 0 < ratio < 1 else 0.0
         self.left = self._drawn()
         """Requests until then, that one included."""
@@ -43,7 +40,7 @@ class HeadSampling:
         return True
 
     def _drawn(self) -> int:
-        if not self.bound:
+        if not self._bound:
             return sys.maxsize
         if not self._log_of_not:
             return 1
@@ -51,25 +48,12 @@ class HeadSampling:
 
     def takes(self, trace_id: int) -> bool:
         """Whether a trace is sampled by its id, whatever a caller has decided."""
-        return trace_id & ((1 << _LOW_BITS) - 1) < self.bound
+        return trace_id & _LOW < self._bound
 
-    def sampler(self) -> Sampler:
-        """The SDK's, which confirms it."""
-        root = TraceIdRatioBased(self.ratio)
-        return ParentBased(root) if self.parent_based else root
+    def new_trace_id(self) -> int:
+        """Of a trace that is sampled."""
+        return (random.getrandbits(64) << _LOW_BITS | random.randrange(self._bound or 1 << _LOW_BITS)) or 1
 
 
-class SampledIds(RandomIdGenerator):
-    """Makes the ids. A trace of its own is begun here for requests only that are sampled."""
-
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-
-    def generate_trace_id(self) -> int:
-        if not self._bound:
-            return super().generate_trace_id()
-        return (random.getrandbits(_LOW_BITS) << _LOW_BITS | random.randrange(self._bound)) or 1
-
-    def is_trace_id_random(self) -> bool:
-        """W3C Trace Context level 2: whether "at least the right-most 7 bytes" are."""
-        return not self._bound or self._bound >= 1 << 56
+def new_span_id() -> int:
+    return random.getrandbits(64) or 1

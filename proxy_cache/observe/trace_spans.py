@@ -1,28 +1,27 @@
-"""The spans of a request and of a fill, in the words of OpenTelemetry's semantic conventions (docs/tracing.md).
+"""What sampled requests and fills note of themselves, and the spans that are made of that, in the words of
+OpenTelemetry's semantic conventions (docs/tracing.md).
 
-Both are made for sampled requests alone. The times of what happens within a fill are its stopwatch's, and most of its
-spans are made of them when it is over. Only what others have to be told of at once has its span from the beginning: a
-request, a fill, and each request to an origin or a peer that carries the context on.
+Notes are taken on the event loop, and cost little; spans are made of them by the thread that sends them. A fill's times
+are its stopwatch's. Just the ids of what carries the context on are chosen at once: of a request, a fill, and each
+request to an origin or a peer.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
-
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import AttributeValue
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.texts import brief
+from .trace_parent import TraceParent, with_context
+from .trace_sampling import new_span_id
 
-W3C: Final = TraceContextTextMapPropagator()
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
 """That the conventions know; any other is ``_OTHER``."""
 NO_STATUS: Final = 499
@@ -32,15 +31,40 @@ GOOD_ENDS: Final = {"stored", "not_stored", "not_modified", "abandoned"}
 CALLS_MAX: Final = 32
 """Requests to origins and peers that have spans of their own, of one fill: a long body may break off again and
 again."""
+LINKS_MAX: Final = 32
 _ADDRESS: Final = re.compile(r"[0-9a-fA-F:.]+(?:%\w+)?")
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}")
 _PORTS: Final = {"http": 80, "https": 443}
 
-Attributes: TypeAlias = dict[str, AttributeValue]
+Value: TypeAlias = str | bool | int | float
+Attributes: TypeAlias = dict[str, Value]
+Pairs: TypeAlias = tuple[tuple[str, Value], ...]
+
+
+@dataclass(slots=True)
+class Span:
+    """One span. Times are nanoseconds since 1970."""
+
+    trace_id: int
+    id: int
+    parent: int
+    """0: none."""
+    name: str
+    kind: str
+    """``server``, ``client`` or ``internal``."""
+    start: int
+    end: int
+    attributes: Pairs
+    error: str | None = None
+    """If it has failed: a few words on that, perhaps none."""
+    links: tuple[tuple[int, int], ...] = ()
+    """Trace and span ids."""
+    state: str = ""
+    is_parent_remote: bool = False
 
 
 class Lap(Protocol):
-    """A phase (:mod:`..upstream.stopwatch`)."""
+    """A phase (:mod:`..upstream.stopwatch`). Times are seconds of the monotonic clock."""
 
     @property
     def name(self) -> str: ...
@@ -61,44 +85,175 @@ class Lap(Protocol):
     def size(self) -> int: ...
 
 
-class Times:
-    """Turns the monotonic clock's seconds into the spans' nanoseconds since 1970, all by one look at both clocks."""
+class Notes(Protocol):
+    """What spans are made of."""
 
-    __slots__ = ("_offset",)
+    def spans(self) -> Iterator[Span]: ...
 
-    def __init__(self) -> None:
+
+class TracedRequest:
+    """The notes on one client's request."""
+
+    __slots__ = (
+        "_agent", "_end", "_links", "_method", "_offset", "_parent", "_phases", "_send", "_started", "_version",
+        "context",
+    )  # fmt: skip
+
+    def __init__(
+        self, send: Callable[[Notes], None], trace_id: int, parent: TraceParent | None, method: str, version: str,
+        started: float, agent: str | None,
+    ) -> None:  # fmt: skip
+        """``send`` takes the notes when they are complete. ``started``: by the monotonic clock. ``version``: of HTTP.
+        ``agent``: the client's name for itself."""
+        self._send, self._parent = send, parent
+        flags, state = (parent.flags, parent.state) if parent is not None else (1, "")
+        self.context = TraceParent(trace_id, new_span_id(), flags, state)
+        self._method, self._version, self._agent, self._started = method, version, agent, started
         self._offset = time.time_ns() - time.monotonic_ns()
+        """From the monotonic clock to the other one."""
+        self._links: tuple[tuple[int, int], ...] = ()
+        self._phases: tuple[Lap, ...] = ()
+        self._end: tuple[Any, ...] = ()
 
-    def at(self, monotonic: float) -> int:
-        return int(monotonic * 1e9) + self._offset
+    def fill(self, target: Target) -> TracedFill:
+        """It starts a fill."""
+        return TracedFill(self._send, self.context, target, self._offset)
 
-    def now(self) -> int:
-        return time.monotonic_ns() + self._offset
+    def shares(self, fill: TracedFill) -> None:
+        """It waits for a fill that another one has started."""
+        link = fill.context.trace_id, fill.context.span_id
+        if link not in self._links and len(self._links) < LINKS_MAX:
+            self._links = (*self._links, link)
+
+    def phases(self, laps: Iterable[Lap]) -> None:
+        """What it went through that is in no trace of a fill."""
+        self._phases = tuple(laps)
+
+    def ended(
+        self, method: str, url: str, status: int, size: int, source: str, client: str, *, queued: float = 0.0,
+        note: str = "", words: str = "",
+    ) -> None:  # fmt: skip
+        """In the words of the access log (docs/access-log.md). ``url``: redacted; ``words``: ``key=value`` pairs."""
+        self._end = time.monotonic(), queued, note, method, url, status, size, source, client, words
+        self._send(self)
+
+    def spans(self) -> Iterator[Span]:
+        context, parent, offset = self.context, self._parent, self._offset
+        over, queued, note, *told = self._end
+        name, attributes, is_bad = _about(*told, self._version, self._agent)
+        if queued:
+            attributes = (*attributes, ("cache.queued", round(queued, 6)))
+        yield Span(
+            context.trace_id, context.span_id, parent.span_id if parent is not None else 0, name, "server",
+            int(self._started * 1e9) + offset, int(over * 1e9) + offset, attributes, brief(note) if is_bad else None,
+            self._links, context.state, is_parent_remote=parent is not None,
+        )  # fmt: skip
+        for lap in self._phases:
+            yield _phase(lap, context, offset)
 
 
-class FillSpans:
-    """The trace of one fill."""
+@lru_cache(maxsize=1024)
+def _about(
+    method: str, url: str, status: int, size: int, source: str, client: str, words: str, version: str,
+    agent: str | None,
+) -> tuple[str, Pairs, bool]:  # fmt: skip
+    """The name of a request's span, its attributes, and whether it has failed. (Most hits are like others.)"""
+    known = method if method in METHODS else ""
+    said = dict(word.split("=", 1) for word in words.split())
+    error = said.pop("error", "")
+    attributes: Attributes = {
+        "http.request.method": known or "_OTHER",
+        "network.protocol.name": "http",
+        "network.protocol.version": version,
+        "http.response.body.size": size,
+        "cache.served_from": source,
+        "cache.hit": source == "hit",
+        **(_server(f"//{url}") if method == "CONNECT" else _url(url)),
+        **{f"cache.{key}": value for key, value in said.items()},
+    }
+    if not known:
+        attributes["http.request.method_original"] = brief(method, 32)
+    if client and client != "-":
+        attributes["client.address" if _ADDRESS.fullmatch(client) else "user.name"] = client
+    if agent:
+        attributes["user_agent.original"] = brief(agent)
+    if status != NO_STATUS:
+        attributes["http.response.status_code"] = status
+    elif not error:
+        error = "client_disconnected"
+    is_bad = status >= 500 or said.get("cut") in ("origin", "proxy")
+    if error or is_bad:
+        attributes["error.type"] = error or (str(status) if status >= 500 else "cut")
+    # Names of spans are few: the method, or HTTP where that is not a known one.
+    return known or "HTTP", tuple(attributes.items()), is_bad
 
-    __slots__ = ("_calls", "_context", "_target", "_times", "_tracer", "_tries", "span")
 
-    def __init__(self, tracer: Tracer, parent: Context, target: Target, times: Times) -> None:
-        self._tracer, self._times, self._target = tracer, times, target
-        self.span = tracer.start_span("fill", parent, attributes={"url.full": target.shown}, start_time=times.now())
-        self._context = set_span_in_context(self.span, Context())
-        self._calls: list[tuple[Lap, Span]] = []
-        """The requests to origins and peers, as they began."""
-        self._tries = 0
+class TracedFill:
+    """The notes on one fill."""
+
+    __slots__ = (
+        "_calls",
+        "_laps",
+        "_offset",
+        "_outcome",
+        "_over",
+        "_parent",
+        "_send",
+        "_started",
+        "_target",
+        "context",
+    )
+
+    def __init__(self, send: Callable[[Notes], None], parent: TraceParent, target: Target, offset: int) -> None:
+        self._send, self._parent, self._target, self._offset = send, parent, target, offset
+        self.context = parent._replace(span_id=new_span_id())
+        self._started = time.monotonic()
+        self._calls: list[tuple[Lap, int]] = []
+        """The requests to origins and peers, as they began, and the ids of their spans."""
+        self._laps: tuple[Lap, ...] = ()
+        self._outcome, self._over = "", 0.0
 
     def carried(self, headers: Headers, lap: Lap) -> Headers:
         """The header of a request to an origin or a peer, with the context of the span that is made for it."""
-        if len(self._calls) >= CALLS_MAX:
-            return with_context(headers, self._context)
-        span = self._call(lap)
-        self._calls.append((lap, span))
-        return with_context(headers, set_span_in_context(span, Context()))
+        trace_id, span_id, flags, state = self.context
+        if len(self._calls) < CALLS_MAX:
+            span_id = new_span_id()
+            self._calls.append((lap, span_id))
+        return with_context(headers, trace_id, span_id, flags, state)
 
-    def _call(self, lap: Lap) -> Span:
-        target = self._target
+    def ended(self, outcome: str, laps: Iterable[Lap]) -> None:
+        """``outcome``: as ``origin_fetches_total`` names it; empty if no source was asked."""
+        self._outcome, self._laps, self._over = outcome, tuple(laps), time.monotonic()
+        self._send(self)
+
+    def spans(self) -> Iterator[Span]:
+        context, offset, outcome = self.context, self._offset, self._outcome
+        attributes: Attributes = {"url.full": self._target.shown, "cache.fill.outcome": outcome or "canceled"}
+        called = {id(lap) for lap, _ in self._calls}
+        size = 0
+        for lap in self._laps:
+            if id(lap) not in called:
+                yield _phase(lap, context, offset)
+            if lap.name == "body":
+                size += lap.size
+                attributes |= {"cache.source": lap.source, "http.response.body.size": size}
+        tries = 0
+        for lap, span_id in self._calls:
+            yield self._call(lap, span_id, tries)
+            tries += lap.name != "peer"
+        is_bad = bool(outcome) and outcome not in GOOD_ENDS
+        if is_bad:
+            attributes["error.type"] = outcome
+        yield Span(
+            context.trace_id, context.span_id, self._parent.span_id, "fill", "internal",
+            int(self._started * 1e9) + offset, int(self._over * 1e9) + offset, tuple(attributes.items()),
+            "" if is_bad else None,
+            state=context.state,
+        )  # fmt: skip
+
+    def _call(self, lap: Lap, span_id: int, tries: int) -> Span:
+        """A request to an origin or a peer. ``tries``: how often the origin was asked before."""
+        target, context, outcome = self._target, self.context, lap.outcome
         attributes: Attributes = {
             "http.request.method": "GET",
             "url.full": target.shown,
@@ -107,37 +262,25 @@ class FillSpans:
             "cache.source": "origin",
         }
         if lap.name == "peer":
-            attributes |= {"cache.source": "peer", **_server(lap.source)}
+            attributes |= {"cache.source": "peer", "cache.peer.outcome": outcome, **_server(lap.source)}
+            is_bad = outcome in ("error", "timeout")
+        elif _STATUS.fullmatch(outcome):
+            attributes["http.response.status_code"] = int(outcome)
+            is_bad = outcome >= "400"
         else:
-            if self._tries:
-                attributes["http.request.resend_count"] = self._tries
-            self._tries += 1
-        start = self._times.at(lap.started)
-        return self._tracer.start_span("GET", self._context, SpanKind.CLIENT, attributes, start_time=start)
-
-    def ended(self, outcome: str, laps: Iterable[Lap]) -> None:
-        """``outcome``: as ``origin_fetches_total`` names it; empty if no source was asked."""
-        source, size = "", 0
-        calls, self._calls = self._calls, []
-        for lap, span in calls:
-            _end_call(span, lap, self._times)
-        called = {id(lap) for lap, _ in calls}
-        for lap in laps:
-            if id(lap) not in called:
-                phase(self._tracer, self._context, lap, self._times)
-            if lap.name == "body":
-                source, size = lap.source, size + lap.size
-        self.span.set_attribute("cache.fill.outcome", outcome or "canceled")
-        if source:
-            self.span.set_attributes({"cache.source": source, "http.response.body.size": size})
-        if outcome and outcome not in GOOD_ENDS:
-            self.span.set_attribute("error.type", outcome)
-            self.span.set_status(Status(StatusCode.ERROR))
-        self.span.end(self._times.now())
+            is_bad = bool(outcome)
+        if lap.name != "peer" and tries:
+            attributes["http.request.resend_count"] = tries
+        if is_bad:
+            attributes["error.type"] = outcome
+        return Span(
+            context.trace_id, span_id, context.span_id, "GET", "client", *_stretch(lap, self._offset),
+            tuple(attributes.items()), "" if is_bad else None, state=context.state,
+        )  # fmt: skip
 
 
-def phase(tracer: Tracer, parent: Context, lap: Lap, times: Times) -> None:
-    """A span for a phase that carries no context on."""
+def _phase(lap: Lap, parent: TraceParent, offset: int) -> Span:
+    """A phase that carries no context on."""
     attributes: Attributes = {}
     if lap.source and lap.name in ("body", "first_byte"):
         attributes["cache.source"] = lap.source
@@ -145,105 +288,23 @@ def phase(tracer: Tracer, parent: Context, lap: Lap, times: Times) -> None:
         attributes["cache.outcome"] = lap.outcome
     if lap.size:
         attributes["http.response.body.size"] = lap.size
-    kind = SpanKind.CLIENT if lap.name == "shared" else SpanKind.INTERNAL
-    span = tracer.start_span(lap.name, parent, kind, attributes, start_time=times.at(lap.started))
-    span.end(times.at(max(lap.started, lap.ended)))
+    kind = "client" if lap.name == "shared" else "internal"
+    start, end = _stretch(lap, offset)
+    return Span(
+        parent.trace_id,
+        new_span_id(),
+        parent.span_id,
+        lap.name,
+        kind,
+        start,
+        end,
+        tuple(attributes.items()),
+        state=parent.state,
+    )
 
 
-def _end_call(span: Span, lap: Lap, times: Times) -> None:
-    outcome = lap.outcome
-    if _STATUS.fullmatch(outcome):
-        span.set_attribute("http.response.status_code", int(outcome))
-        failed = outcome >= "400"
-    elif lap.name == "peer":
-        span.set_attribute("cache.peer.outcome", outcome)
-        failed = outcome in ("error", "timeout")
-    else:
-        failed = bool(outcome)
-    if failed:
-        span.set_attribute("error.type", outcome)
-        span.set_status(Status(StatusCode.ERROR))
-    span.end(times.at(max(lap.started, lap.ended)))
-
-
-class RequestSpans:
-    """The trace of one client's request."""
-
-    __slots__ = ("_context", "_linked", "_method", "_span", "_times", "_tracer", "_version")
-
-    def __init__(
-        self, tracer: Tracer, parent: Context, method: str, version: str, started: float, agent: str | None
-    ) -> None:
-        """``started``: by the monotonic clock. ``version``: of HTTP. ``agent``: the client's name for itself."""
-        self._tracer, self._times, self._version = tracer, Times(), version
-        self._method = method if method in METHODS else ""
-        # Names of spans are few: the method, or HTTP where that is not a known one.
-        name, start = self._method or "HTTP", self._times.at(started)
-        attributes: Attributes = {"user_agent.original": brief(agent)} if agent else {}
-        self._span = tracer.start_span(name, parent, SpanKind.SERVER, attributes, start_time=start)
-        self._context = set_span_in_context(self._span, Context())
-        self._linked: set[int] = set()
-
-    def fill(self, target: Target) -> FillSpans:
-        """It starts a fill."""
-        return FillSpans(self._tracer, self._context, target, self._times)
-
-    def shares(self, fill: FillSpans) -> None:
-        """It waits for a fill that another one has started."""
-        context = fill.span.get_span_context()
-        if context.span_id not in self._linked:
-            self._linked.add(context.span_id)
-            self._span.add_link(context, {"cache.link": "fill"})
-
-    def phases(self, laps: Iterable[Lap]) -> None:
-        """What it went through that is in no span of a fill."""
-        for lap in laps:
-            phase(self._tracer, self._context, lap, self._times)
-
-    def ended(
-        self, method: str, url: str, status: int, size: int, source: str, client: str, *, queued: float = 0.0,
-        note: str = "", words: str = "",
-    ) -> None:  # fmt: skip
-        """In the words of the access log (docs/access-log.md). ``url``: redacted; ``words``: ``key=value`` pairs."""
-        said = dict(word.split("=", 1) for word in words.split())
-        error, span = said.pop("error", ""), self._span
-        attributes: Attributes = {
-            "http.request.method": self._method or "_OTHER",
-            "network.protocol.name": "http",
-            "network.protocol.version": self._version,
-            "http.response.body.size": size,
-            "cache.served_from": source,
-            "cache.hit": source == "hit",
-            **_url(url, is_tunnel=method == "CONNECT"),
-            **{f"cache.{key}": value for key, value in said.items()},
-        }
-        if not self._method:
-            attributes["http.request.method_original"] = brief(method, 32)
-        if client and client != "-":
-            attributes["client.address" if _ADDRESS.fullmatch(client) else "user.name"] = client
-        if queued:
-            attributes["cache.queued"] = round(queued, 6)
-        if status != NO_STATUS:
-            attributes["http.response.status_code"] = status
-        elif not error:
-            error = "client_disconnected"
-        is_bad = status >= 500 or said.get("cut") in ("origin", "proxy")
-        if error or is_bad:
-            attributes["error.type"] = error or (str(status) if status >= 500 else "cut")
-        if is_bad:
-            span.set_status(Status(StatusCode.ERROR, brief(note) or None))
-        span.set_attributes(attributes)
-        span.end(self._times.now())
-
-
-def with_context(headers: Headers, context: Context) -> Headers:
-    """``headers`` with this context in place of the one that they may have (W3C Trace Context §3)."""
-    carrier: dict[str, str] = {}
-    W3C.inject(carrier, context)
-    headers = headers.without("traceparent", "tracestate")
-    for name, value in carrier.items():
-        headers = headers.add(name, value)
-    return headers
+def _stretch(lap: Lap, offset: int) -> tuple[int, int]:
+    return int(lap.started * 1e9) + offset, int(max(lap.started, lap.ended) * 1e9) + offset
 
 
 def _server(url: str) -> Attributes:
@@ -258,10 +319,8 @@ def _server(url: str) -> Attributes:
     return {"server.address": host, "server.port": port} if port else {"server.address": host}
 
 
-def _url(url: str, *, is_tunnel: bool) -> Attributes:
-    """``url``: redacted; of a tunnel, host and port."""
-    if is_tunnel:
-        return _server(f"//{url}")
+def _url(url: str) -> Attributes:
+    """``url``: redacted."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
-from proxy_cache.observe.trace_sampling import HeadSampling, SampledIds
+from proxy_cache.observe.trace_sampling import HeadSampling
 from proxy_cache.observe.trace_settings import TraceError, TraceSettings, read
 from proxy_cache.upstream.trace_context import is_told
 
@@ -90,9 +90,8 @@ def test_none_and_all(ratio: float, expected: int) -> None:
 
 @pytest.mark.parametrize("ratio", [1e-6, 0.01, 0.5, 1.0])
 def test_ids_are_such_as_the_sdk_samples(ratio: float) -> None:
-    sampling = HeadSampling(ratio, parent_based=True)
-    ids, sampler = SampledIds(sampling.bound), sampling.sampler()
-    made = {ids.generate_trace_id() for _ in range(500)}
+    sampling, sampler = HeadSampling(ratio, parent_based=True), TraceIdRatioBased(ratio)
+    made = {sampling.new_trace_id() for _ in range(500)}
     assert len(made) == 500
     for one in made:
         assert sampling.takes(one)
