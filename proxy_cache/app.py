@@ -15,10 +15,12 @@ from typing import Any
 from . import __version__
 from .admin.api import Api
 from .admin.server import AdminError, AdminServer
+from .admin.status import VERSIONS
 from .caching.cache import Cache
 from .caching.fills.table import FillTable
 from .caching.headers import Heads
 from .caching.limiter import OriginLimiter
+from .caching.purge import Purger
 from .downstream.account import Accounts
 from .downstream.admission import Admission
 from .downstream.explainer import Explainer
@@ -64,6 +66,7 @@ class App:
         """``None`` as long as there are no valid ones."""
         self.heads = Heads(self.via)
         self.metrics = Metrics()
+        self.metrics.build_info.labels(**VERSIONS).set(1)
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.traces = Traces()
@@ -82,6 +85,7 @@ class App:
         self.store: Store | None = None
         self.cache: Cache | None = None
         self.fills: FillTable | None = None
+        self.purger: Purger | None = None
         self.origin: OriginClient | None = None
         self.peers: PeerClient | None = None
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
@@ -194,6 +198,7 @@ class App:
         store.verifier.activity = lambda: (metrics.hits_so_far, self.accounts.unfinished, store.index.ids_given)
         store.verifier.is_filling = lambda: bool(fills.running)
         self.cache = Cache(store, fills, settings.cache, self.heads)
+        self.purger = Purger(store, fills)
         self.configure(settings)
         metrics.observe(
             {

@@ -37,6 +37,10 @@ class Rules(Protocol):
     def ask_clients(self) -> bool:
         """Whether two clients that send the same bytes may have different policies."""
 
+    @property
+    def ignored_parameters(self) -> tuple[tuple[str, ...], ...]:
+        """Patterns of query parameters that are left out of keys, as they go together."""
+
     def policy(self, target: Target, method: bytes, flow: Callable[[], Any]) -> Policy:
         """The policy for a request. ``flow`` makes a flow for the rules to look at, if the target does not decide."""
 

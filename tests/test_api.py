@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy_cache import __version__
 from tests.support.agents import results
+from tests.support.api import call
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
-
-TOKEN = "a-token-for-tests-of-the-api"
-PROBLEM = "application/problem+json"
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def detail(self) -> str:
-        """What is wrong, of an error that looks as it should."""
-        assert self.headers["Content-Type"].partition(";")[0] == PROBLEM
-        assert self.json["status"] == self.status
-        assert self.json["title"]
-        return str(self.json["detail"])
-
-
-def call(proxy: Proxy, method: str, path: str, body: Any = None, *, token: str | None = None, **fields: str) -> Answer:
-    """A call of the API; ``fields`` with underscores in place of dashes."""
-    assert proxy.metrics_address is not None
-    headers = {name.replace("_", "-"): value for name, value in fields.items()}
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
-    if body is not None:
-        headers.setdefault("Content-Type", "application/json")
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection = http.client.HTTPConnection(*proxy.metrics_address, timeout=60)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
-    finally:
-        connection.close()
 
 
 def test_the_status_is_a_superset_of_the_plain_one(start_proxy: Callable[..., Proxy], origin: Origin) -> None:

@@ -4,12 +4,9 @@ used."""
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,396 +14,33 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.agents import Response
-from tests.support.origin import Gate, Origin, Reply
+from tests.support.explain_cases import (
+    AGED,
+    CASES,
+    COOKIE,
+    ETAG,
+    FRESH,
+    LOGGED_IN,
+    NOT_TOLD,
+    OLD,
+    PARTS,
+    RANGE,
+    ROOM,
+    TOLD_BY_TESTS,
+    Ask,
+    cc,
+    get,
+    reply,
+)
+from tests.support.origin import Gate, Origin
 from tests.support.proxy import TO_LOOPBACK, Proxy
 
-Field = tuple[str, str]
 Found = dict[str, Any]
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "http-caching.md"
-SIZE = 500
-ROOM = 2_900_000
-"""Bytes of the largest response that is kept."""
-MANY_BLOCKS = 2_800_000
-DAY = 86400
-
-
-def cc(value: str) -> Field:
-    return ("Cache-Control", value)
-
-
-def date(seconds: float) -> str:
-    return email.utils.formatdate(time.time() + seconds, usegmt=True)
-
-
-def reply(*headers: Field, **options: Any) -> Reply:
-    return Reply(**{"size": SIZE, "headers": headers, **options})
-
-
-@dataclass(frozen=True)
-class Ask:
-    headers: tuple[Field, ...] = ()
-    method: str = "GET"
-    body: bytes = b""
-
-
-def get(*headers: Field) -> Ask:
-    return Ask(headers)
-
-
-@dataclass(frozen=True)
-class Case:
-    row: str
-    """The beginning of the line of the page that it is about."""
-    name: str
-    replies: tuple[Reply, ...]
-    verdict: str
-    says: str = ""
-    """A part of one of the sentences."""
-    rfc: str = ""
-    """The section that this sentence names."""
-    before: tuple[Ask, ...] = (Ask(),)
-    ask: Ask = Ask()
-    not_stored: str = ""
-    """Why what came before is not stored, as the log has it."""
-    rule: str = ""
-    """The beginning of what is said of the lifetime of what is stored, and the section."""
-    path: str = "/case/"
-    query: str = ""
-
-    @property
-    def id(self) -> str:
-        return f"{self.row[:40]}: {self.name}"
-
-
-ETAG: Field = ("ETag", '"v1"')
-FRESH = cc("max-age=3600")
-LOGGED_IN: Field = ("Authorization", "Bearer abcdefghijklmnop")
-COOKIE: Field = ("Cookie", "session=abcdefghijkl")
-OLD: Field = ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
-AGED: Field = ("Age", "100")
-RANGE: Field = ("Range", "bytes=10-19")
-SIGNED = "?Expires=2000000000&Signature=abcdefghijklmnop&Key-Pair-Id=APKAEXAMPLE"
-
-
-def not_stored(row: str, name: str, word: str, *headers: Field, rfc: str = "", **options: Any) -> Case:
-    """A response with these fields isn't stored, for this reason."""
-    asked = options.pop("ask", Ask())
-    case = {"path": options.pop("path", "/case/"), "query": options.pop("query", "")}
-    return Case(
-        row, name, (reply(*headers, **options),), "miss", rfc=rfc, not_stored=word, before=(asked,), ask=asked, **case
-    )
-
-
-def stored(row: str, name: str, *headers: Field, rule: str = "", **options: Any) -> Case:
-    """A response with these fields is a hit."""
-    asked = options.pop("ask", Ask())
-    case = {"path": options.pop("path", "/case/"), "query": options.pop("query", "")}
-    return Case(
-        row, name, (reply(*headers, **options),), "hit", "fresh for another", "RFC 9111 §4.2", (asked,), asked,
-        rule=rule, **case,
-    )  # fmt: skip
-
-
-def used(row: str, name: str, verdict: str, says: str, rfc: str, *headers: Field, **options: Any) -> Case:
-    """What is stored with these fields (and an entity tag) is used, or not, for this reason."""
-    asked = options.pop("ask", Ask())
-    again = options.pop("again", ())
-    path = options.pop("path", "/case/")
-    return Case(row, name, (reply(ETAG, *headers, **options), *again), verdict, says, rfc, ask=asked, path=path)
-
-
-STORING = [
-    not_stored("`Cache-Control: no-store`", "no-store", "no-store", cc("no-store"), rfc="RFC 9111 §5.2.2.5"),
-    not_stored("`private`", "private", "private", cc("private, max-age=60"), rfc="RFC 9111 §5.2.2.7"),
-    stored('`private="X-User"`', "without the field", cc('max-age=3600, private="X-User"'), ("X-User", "me")),
-    not_stored('`private="X-User"`', "a field that matters", "private", cc('max-age=60, private="Content-Type"')),
-    stored('`no-cache="X-A"`', "without the field", cc('max-age=3600, no-cache="X-A"'), ("X-A", "1")),
-    stored("`must-understand`", "overrides no-store", cc("must-understand, no-store, max-age=3600")),
-    not_stored("`must-understand`", "an unknown status", "status", cc("must-understand, max-age=60"), status=299),
-    not_stored("`Vary: *`", "*", "vary-star", FRESH, ("Vary", "*"), rfc="RFC 9111 §4.1"),
-    not_stored("`Vary: *`", "33 names", "vary-star", FRESH, ("Vary", ", ".join(f"X-{n}" for n in range(33)))),
-    not_stored("more than 8 kB", "of Cache-Control", "no-store", cc("max-age=60, x=" + "y" * 9000)),
-    not_stored("`Set-Cookie`", "alone", "set-cookie", FRESH, ("Set-Cookie", "a=b"), rfc="RFC 9111 §7.3"),
-    stored("`Set-Cookie`", "public", cc("public, max-age=3600"), ("Set-Cookie", "a=b")),
-    not_stored(
-        "request with `Authorization`", "max-age", "authorization", FRESH, ask=get(LOGGED_IN), rfc="RFC 9111 §3.5"
-    ),
-    stored("request with `Authorization`", "public", cc("public, max-age=3600"), ask=get(LOGGED_IN)),
-    stored("request with `Authorization`", "cache_ignore_authorization", FRESH, ask=get(LOGGED_IN), path="/open/"),
-    not_stored("request with other", "Cookie, OLD", "credentials", OLD, ask=get(COOKIE), rfc="RFC 9111 §4.2.2"),
-    not_stored("request with other", "a field of the operator's", "credentials", OLD, ask=get(("X-Build-User", "me"))),
-    stored("request with other", "Cookie, max-age", FRESH, ask=get(COOKIE)),
-    not_stored(
-        "request with `no-store`", "no-store", "request-no-store", FRESH, ask=get(cc("no-store")),
-        rfc="RFC 9111 §5.2.1.5",
-    ),
-    stored("request with `no-store`", "rule", FRESH, ask=get(cc("no-store")), path="/maven/"),
-    not_stored("200, 203, 204", "404 without anything", "no-freshness", status=404, rfc="RFC 9111 §3"),
-    stored("200, 203, 204", "404 with Last-Modified", OLD, status=404, rule="A lifetime of 86400 s, a tenth"),
-    stored("any other final status", "302 with max-age", FRESH, ("Location", "/a"), status=302),
-    not_stored("any other final status", "302 without", "no-freshness", ("Location", "/a"), status=302),
-    not_stored("any other final status", "299 without", "no-freshness", ETAG, status=299),
-    not_stored(
-        "206 to a request that went out as it came", "bytes 0-9", "partial", FRESH,
-        ("Content-Range", f"bytes 0-{SIZE - 1}/9000"), status=206, rfc="RFC 9111 §3.3",
-    ),
-    not_stored("a URL with a [signature]", "max-age", "signed-url", FRESH, query=SIGNED),
-    stored("a URL with a [signature]", "immutable", cc("max-age=3600, immutable"), query=SIGNED),
-    stored("a URL with a [signature]", "cache_key_ignore_query", FRESH, query=SIGNED, path="/objects/"),
-    not_stored("428, 429, 431, 511", "428", "status", FRESH, status=428),
-    not_stored("401, 407, 408", "403 is something else", "no-freshness", status=403),
-    not_stored("401, 407, 408", "503", "status", FRESH, status=503),
-    not_stored("larger than the room", "cache_max_object_size", "store", FRESH, size=ROOM + 1),
-]  # fmt: skip
-
-FRESHNESS = [
-    stored(
-        "a `cache_ttl` rule", "in place of max-age", cc("max-age=5"), path="/ttl/",
-        rule="A lifetime of 7200 s, by a rule of cache_ttl",
-    ),
-    stored(
-        "a `cache_ttl` rule", "force", cc("no-store"), path="/forced/",
-        rule="A lifetime of 7200 s, by a rule of cache_ttl",
-    ),
-    stored(
-        "a targeted field", "CDN-Cache-Control", cc("no-store"), ("CDN-Cache-Control", "max-age=600"),
-        rule="A lifetime of 600 s, by max-age of cdn-cache-control",
-    ),
-    stored("`s-maxage`", "before max-age", cc("max-age=5, s-maxage=900"), rule="A lifetime of 900 s, by s-maxage."),
-    stored("`max-age`", "before Expires", FRESH, ("Expires", date(5)), rule="A lifetime of 3600 s, by max-age."),
-    stored("`Expires`", "and Date", ("Date", date(0)), ("Expires", date(DAY)), rule="A lifetime of 86"),
-    stored("`Last-Modified`, and", "years ago", OLD, rule="A lifetime of 86400 s, a tenth of the time"),
-    stored("a plain 200 that says nothing", "at all", rule="A lifetime of 120 s, by cache_default_ttl"),
-    Case("else", "an entity tag alone", (reply(ETAG),), "revalidate", "stale for", rule="No lifetime"),
-    stored("`max-age`", "501, a minute at most", FRESH, status=501, rule="A lifetime of 60 s, by max-age. As an error"),
-]  # fmt: skip
-
-REQUESTS = [
-    used("nothing", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH),
-    used("nothing", "stale", "revalidate", "has been stale for", "RFC 9111 §4.2", cc("max-age=60"), AGED),
-    used(
-        "`no-cache`, `Pragma: no-cache`", "no-cache", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH,
-        ask=get(cc("no-cache")),
-    ),
-    used(
-        "`no-cache`, `Pragma: no-cache`", "Pragma", "revalidate", "says no-cache", "RFC 9111 §5.2.1.4", FRESH,
-        ask=get(("Pragma", "no-cache")),
-    ),
-    used(
-        "`max-age=n`", "older", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, AGED,
-        ask=get(cc("max-age=50")),
-    ),
-    used(
-        "`max-age=n`", "0", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH,
-        ask=get(cc("max-age=0")),
-    ),
-    used(
-        "`max-age=n`", "immutable", "hit", "immutable", "RFC 8246 §2.1", cc("max-age=3600, immutable"),
-        ask=get(cc("max-age=0")),
-    ),
-    used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=50"))),
-    used(
-        "`min-fresh=n`", "more than is left", "revalidate", "min-fresh", "RFC 9111 §5.2.1.3", FRESH, AGED,
-        ask=get(cc("min-fresh=3590")),
-    ),
-    used(
-        "`max-stale[=n]`", "accepts it", "hit", "max-stale accepts", "RFC 9111 §5.2.1.2", cc("max-age=60"), AGED,
-        ask=get(cc("max-stale=1000")),
-    ),
-    used(
-        "`max-stale[=n]`", "too stale", "revalidate", "more than the request's max-stale", "RFC 9111 §5.2.1.2",
-        cc("max-age=60"), AGED, ask=get(cc("max-stale=10")),
-    ),
-    Case(
-        "`only-if-cached`", "nothing stored", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (),
-        get(cc("only-if-cached")),
-    ),
-    Case(
-        "`only-if-cached`", "HEAD", (reply(FRESH),), "refused", "only-if-cached", "RFC 9111 §5.2.1.7", (),
-        Ask((cc("only-if-cached"),), "HEAD"),
-    ),
-    used(
-        "`no-store`", "what is stored is used", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
-        ask=get(cc("no-store")),
-    ),
-    used(
-        "a filter in", "Maven", "hit", "cache_ignore_request_directives", "RFC 9111 §5.2.1", FRESH,
-        ask=get(cc("no-cache, no-store")), path="/maven/",
-    ),
-]  # fmt: skip
-
-STALE = [
-    used(
-        "`stale-while-revalidate=n`", "within", "stale", "validated in the background", "RFC 5861 §3",
-        cc("max-age=60, stale-while-revalidate=600"), AGED,
-    ),
-    used(
-        "`stale-while-revalidate=n`", "exceeded", "revalidate", "has been stale for", "RFC 9111 §4.2",
-        cc("max-age=60, stale-while-revalidate=6"), AGED,
-    ),
-    used(
-        "the origin answers 5xx", "stale-if-error", "revalidate", "If the origin answers 5xx, or not at all",
-        "RFC 5861 §4",
-        cc("max-age=60, stale-if-error=600"), AGED, again=(reply(status=503),),
-    ),
-    used(
-        "the origin gives no answer", "reset", "revalidate", "If the origin gives no answer", "RFC 9111 §4.2.4",
-        cc("max-age=60"), AGED, again=(reply(fail="reset"),),
-    ),
-    *(
-        used("`must-revalidate`, `proxy", directive, "revalidate", says, rfc, cc(f"max-age=60, {directive}"), AGED)
-        for directive, says, rfc in (
-            ("must-revalidate", "says must-revalidate", "RFC 9111 §5.2.2.2"),
-            ("proxy-revalidate", "says proxy-revalidate", "RFC 9111 §5.2.2.8"),
-            ("s-maxage=60", "s-maxage forbids", "RFC 9111 §5.2.2.10"),
-            ("no-cache", "the response says no-cache", "RFC 9111 §5.2.2.4"),
-        )
-    ),
-]  # fmt: skip
-
-VALIDATION = [
-    used(
-        "what is sent", "tag and date", "revalidate", "by If-None-Match and If-Modified-Since", "RFC 9111 §4.3.1",
-        cc("no-cache"), OLD,
-    ),
-    Case("what is sent", "no validator", (reply(cc("max-age=60"), AGED),), "miss", "no validator", "RFC 9111 §4.3.1"),
-    Case(
-        "several variants", "another language", (reply(FRESH, ETAG, ("Vary", "Accept-Language")),), "miss",
-        "other values of accept-language", "RFC 9111 §4.1", (get(("Accept-Language", "de")),),
-        get(("Accept-Language", "fr")),
-    ),
-    Case(
-        "several variants", "the same in other words", (reply(FRESH, ("Vary", "Accept-Encoding")),), "hit",
-        "fresh for another", "RFC 9111 §4.2", (get(("Accept-Encoding", "gzip, br")),), get(("Accept-Encoding",
-        "br,gzip")),
-    ),
-    used(
-        "304", "the client's own", "hit", "The request's condition holds: 304", "RFC 9110 §13.2.2", FRESH,
-        ask=get(("If-None-Match", '"v1"')),
-    ),
-    Case(
-        "304", "on a miss", (reply(FRESH, ETAG),), "miss", "the origin is asked it", "RFC 9111 §4.3.2", (),
-        get(("If-None-Match", '"v1"')),
-    ),
-    Case(
-        "304", "by a head alone", (reply(FRESH, ETAG),), "hit", "by a head that is fresh", "RFC 9111 §4.3.2",
-        (get(("If-None-Match", '"v1"')),), get(("If-None-Match", '"v1"')),
-    ),
-    Case(
-        "304", "If-Match goes to the origin", (reply(FRESH, ETAG),), "miss", "are for the origin", "RFC 9111 §4.3.2",
-        (), get(("If-Match", '"v1"')),
-    ),
-    used(
-        "304", "If-Match of another version", "miss", "another version than the one", "RFC 9110 §13.1.1", FRESH,
-        ask=get(("If-Match", '"v2"')),
-    ),
-    not_stored(
-        "304", "If-Match and a range", "bypass", FRESH, ask=get(("If-Match", '"v1"'), RANGE), status=404,
-        rfc="RFC 9111 §4.3.2",
-    ),
-    used(
-        "304 to a request with `Authorization`", "goes forward", "revalidate", "The request has Authorization",
-        "RFC 9111 §3.5",
-        cc("max-age=60"), AGED, ask=get(LOGGED_IN),
-    ),
-    not_stored(
-        "400, 401, 403, 406, 431", "403 with max-age is for the same fields", "private", cc("private"), status=403,
-    ),
-    Case(
-        "400, 401, 403, 406, 431", "something better is stored", (reply(ETAG, cc("no-cache")), reply(FRESH,
-        status=403)),
-        "revalidate", "the response says no-cache", "RFC 9111 §5.2.2.4", (Ask(), Ask()),
-        not_stored="status",
-    ),
-    Case(
-        "2xx, redirects, 404, 410, 451", "one that may not be stored drops the entry",
-        (reply(ETAG, cc("max-age=60"), AGED), reply(cc("no-store"))), "miss", "Nothing is stored", "RFC 9111 §4",
-        (Ask(), Ask()), not_stored="no-store",
-    ),
-    used("HEAD", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=Ask(method="HEAD")),
-    used(
-        "HEAD", "stale", "bypass", "goes to its origin", "RFC 9111 §4.3.5", cc("max-age=60"), AGED,
-        ask=Ask(method="HEAD"),
-    ),
-    Case(
-        "HEAD", "nothing stored", (reply(FRESH),), "bypass", "goes to its origin", "RFC 9111 §4.3.5", (),
-        Ask(method="HEAD"),
-    ),
-]  # fmt: skip
-
-RANGES = [
-    used(
-        "what is asked for", "a range of what is stored", "hit", "cut out of it: 206", "RFC 9110 §15.3.7", FRESH,
-        ask=get(RANGE),
-    ),
-    Case(
-        "206 to a range we asked for", "of nothing stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "miss",
-        "widened to whole blocks", "RFC 9110 §14.2", (), get(RANGE),
-    ),
-    Case(
-        "206 to a range we asked for", "is stored", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "hit",
-        "cut out of it: 206", "RFC 9110 §15.3.7", (get(RANGE),), get(("Range", "bytes=100-199")),
-    ),
-    Case(
-        "putting parts together", "a gap", (reply(FRESH, ETAG, size=MANY_BLOCKS),), "partial",
-        "under the strong validator", "RFC 9111 §3.4", (get(RANGE),), get(("Range", "bytes=2200000-2200010")),
-    ),
-    Case(
-        "what can't be put together", "a weak tag", (reply(FRESH, ("ETag", 'W/"v1"'), size=MANY_BLOCKS),), "miss",
-        "can't be answered by filling its gaps", "RFC 9111 §3.4", (get(RANGE),), get(("Range",
-        "bytes=2200000-2200010")),
-    ),
-    used(
-        "416", "beyond the end", "hit", "beyond the 500 bytes: 416", "RFC 9110 §15.5.17", FRESH, ask=get(("Range",
-        "bytes=9000-")),
-    ),
-    used(
-        "ranges that are too much", "all of it", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
-        ask=get(("Range", "bytes=" + ",".join(f"{n}-{n}" for n in range(70)))),
-    ),
-    used(
-        "what is asked for", "If-Range with another tag", "hit", "fresh for another", "RFC 9111 §4.2", FRESH,
-        ask=get(RANGE, ("If-Range", '"v2"')),
-    ),
-]  # fmt: skip
-
-OTHERS = [
-    Case(
-        "`fwd=method`", "POST", (reply(),), "bypass", "POST goes to its origin", "RFC 9111 §3", (),
-        Ask(method="POST", body=b"x"),
-    ),
-    Case(
-        "`fwd=method`", "OPTIONS", (reply(),), "bypass", "OPTIONS goes to its origin", "RFC 9111 §3", (),
-        Ask(method="OPTIONS"),
-    ),
-    Case(
-        "`fwd=method`", "a GET with a body", (reply(FRESH),), "bypass", "A GET with a body", "RFC 9110 §9.3.1", (),
-        Ask((("Content-Length", "1"),), body=b"x"),
-    ),
-    Case(
-        "`Max-Forwards`", "0", (reply(),), "own", "answered here", "RFC 9110 §7.6.2", (), Ask((("Max-Forwards",
-        "0"),), "OPTIONS"),
-    ),
-    Case(
-        "invalidation", "PUT", (reply(FRESH),), "miss", "Nothing is stored", "RFC 9111 §4", (Ask(), Ask(method="PUT",
-        body=b"x")),
-    ),
-    Case(
-        "Object stores", "two signatures, one key", (reply(FRESH),), "hit", "cache_key_ignore_query", "",
-        query=SIGNED, path="/objects/",
-    ),
-    Case(
-        "Rules", "cache_queue_timeout", (reply(FRESH),), "miss", "for 90 s, by cache_queue_timeout", "", (),
-        path="/patient/",
-    ),
-    Case(
-        "Rules", "a filter that asks for a field", (reply(cc("max-age=5")),), "hit", "fresh for another",
-        "RFC 9111 §4.2", (get(("X-Long", "yes")),), get(("X-Long", "yes")), rule="A lifetime of 7200 s, by a rule",
-        path="/asked/",
-    ),
-]  # fmt: skip
-
-CASES = [*STORING, *FRESHNESS, *REQUESTS, *STALE, *VALIDATION, *RANGES, *OTHERS]
+SECTIONS = (
+    "Is it stored?", "For how long is it fresh?", "May it be used now?", "Validation", "Ranges and big objects",
+)  # fmt: skip
+"""What ``explain`` is about."""
 
 
 @pytest.fixture(scope="module")
@@ -451,8 +85,9 @@ def words(response: Response) -> dict[str, str]:
     return {name.strip(): value.strip('"') for name, _, value in (part.partition("=") for part in parts)}
 
 
-def happened(origin: Origin, target: str, ask: Ask, before: int, response: Response) -> str:
-    """What the request has turned out to be, in explain's words."""
+def happened(origin: Origin, target: str, ask: Ask, before: int, response: Response, *, has_validator: bool) -> str:
+    """What the request has turned out to be, in explain's words. ``has_validator``: what is stored has one, so that the
+    condition that the origin sees is no client's own."""
     said = words(response)
     if response.status in (403, 502, 503, 504) and response.header("Proxy-Status") is not None:
         return "refused"
@@ -468,10 +103,8 @@ def happened(origin: Origin, target: str, ask: Ask, before: int, response: Respo
     if ask.method == "HEAD":
         return "bypass"
     asked = origin.seen(target)[before]
-    own = {name.lower() for name, _ in ask.headers}
-    names = ("if-none-match", "if-modified-since")
-    is_asked = any(asked.header(name) is not None and name not in own for name in names)
-    return "revalidate" if is_asked and said["fwd"] != "vary-miss" else "miss"
+    is_asked = any(asked.header(name) is not None for name in ("if-none-match", "if-modified-since"))
+    return "revalidate" if is_asked and said["fwd"] in ("stale", "request") and has_validator else "miss"
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.id for case in CASES])
@@ -498,20 +131,87 @@ def test_what_is_explained_happens(proxy: Proxy, origin: Origin, number: int) ->
     if case.rule:
         assert any(one["freshness_rule"]["text"].startswith(case.rule) for one in found["stored"]), found
 
-    before = origin.count(target)
-    response = do(proxy, url, case.ask)
+    comes_true(proxy, origin, target, found, case.ask)
 
-    assert happened(origin, target, case.ask, before, response) == case.verdict, (found, response)
-    said = words(response)
-    assert said.get("fwd") == found["fwd"] or case.verdict == "refused", (found, response)
-    if found["status"] is not None:
-        assert response.status == found["status"], (found, response)
-    if case.verdict in ("hit", "stale"):
-        assert origin.count(target) == before or case.verdict == "stale"
-        ttls = [one["ttl_seconds"] for one in found["stored"]]
-        assert not ttls or any(abs(int(said["ttl"]) - ttl) <= 2 for ttl in ttls), (found, response)
     if case.not_stored:
         proxy.wait_for_log(rf"{re.escape(f'{case.path}{number}')}\S* .* not_stored={case.not_stored}\b")
+
+
+def comes_true(proxy: Proxy, origin: Origin, target: str, found: Found, ask: Ask) -> Response:
+    """Do what was explained, and compare."""
+    before = origin.count(target)
+    response = proxy.request(ask.method, origin.url(target), headers=ask.headers, body=ask.body)
+    verdict, said = found["verdict"], words(response)
+    told = json.dumps(found, indent=1), ask, response
+    has_validator = any(one["etag"] or one["last_modified"] for one in found["stored"])
+    assert happened(origin, target, ask, before, response, has_validator=has_validator) == verdict, told
+    assert said.get("fwd") == found["fwd"] or verdict == "refused", told
+    if found["status"] is not None:
+        assert response.status == found["status"], told
+    if verdict in ("hit", "stale"):
+        assert origin.count(target) == before or verdict == "stale", told
+        ttls = [one["ttl_seconds"] for one in found["stored"]]
+        assert not ttls or any(abs(int(said["ttl"]) - ttl) <= 2 for ttl in ttls), told
+    return response
+
+
+RESPONSES = {
+    "fresh and old": (FRESH, ETAG, AGED),
+    "immutable": (cc("max-age=3600, immutable"), ETAG),
+    "stale": (cc("max-age=60"), ETAG, AGED),
+    "stale-while-revalidate": (cc("max-age=60, stale-while-revalidate=600"), ETAG, AGED),
+    "stale, no validator": (cc("max-age=60"), AGED),
+    "must-revalidate": (cc("max-age=60, must-revalidate"), ETAG, AGED),
+    "no-cache": (cc("no-cache"), ETAG),
+    "no-store": (cc("no-store"),),
+    "private": (cc("private, max-age=60"), ETAG),
+    "public": (cc("public, max-age=600"), ETAG),
+    "varies": (FRESH, ETAG, ("Vary", "Accept-Language")),
+    "nothing": (),
+    "by its date": (OLD,),
+}
+REQUESTS = (
+    (), (cc("no-cache"),), (cc("no-store"),), (cc("max-age=0"),), (cc("max-age=50"),), (cc("min-fresh=3550"),),
+    (cc("max-stale"),), (cc("max-stale=10"),), (cc("only-if-cached"),), (cc("max-age=10, max-stale=1000"),),
+    (("Pragma", "no-cache"),), (("If-None-Match", '"v1"'),), (("If-None-Match", '"v2"'),),
+    (("If-Modified-Since", "Mon, 01 Jan 2024 00:00:00 GMT"),), (("If-Match", '"v1"'),), (RANGE,),
+    (RANGE, ("If-Range", '"v1"')), (LOGGED_IN,), (COOKIE,), (("Accept-Language", "fr"),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RESPONSES)
+def test_any_request_after_any_response(proxy: Proxy, origin: Origin, kind: str) -> None:
+    """Each request of :data:`REQUESTS`, and every second one as a HEAD, after a plain one: also where nobody has
+    thought of a reason."""
+    asks = [Ask(headers) for headers in REQUESTS] + [Ask(headers, "HEAD") for headers in REQUESTS[::2]]
+    targets = [f"/any/{kind.replace(' ', '-')}/{number}" for number in range(len(asks))]
+    for target in targets:
+        proxy.get(origin.serve(target, reply(*RESPONSES[kind], PARTS)))
+    proxy.wait_until_idle()
+    for target, ask in zip(targets, asks, strict=True):
+        comes_true(proxy, origin, target, explain(proxy, origin.url(target), ask), ask)
+
+
+def lines_of_the_page() -> list[str]:
+    """The first cells of the tables in :data:`SECTIONS`, without the heads of tables."""
+    found = []
+    for section in PAGE.read_text().split("\n## ")[1:]:
+        title, _, text = section.partition("\n")
+        if title in SECTIONS:
+            rows = re.findall(r"^\| *(.*?) *\|", text, re.MULTILINE)
+            found += [
+                row for row, below in zip(rows, [*rows[1:], ""], strict=True) if row.strip("-") and below[:3] != "---"
+            ]
+    return found
+
+
+@pytest.mark.parametrize("line", lines_of_the_page())
+def test_each_line_of_the_page_has_a_case(line: str) -> None:
+    told = {*(case.row for case in CASES), *TOLD_BY_TESTS, *NOT_TOLD}
+    assert any(line.startswith(row) for row in told)
+    assert all(name in globals() for name in TOLD_BY_TESTS.values())
+    told_to_people = (PAGE.parent / "explain.md").read_text()
+    assert re.sub(r"\(\S*#", "(#", line) in re.sub(r"\(\S*#", "(#", told_to_people)
 
 
 # -- what takes more than one request ---------------------------------------------------------------------------------
@@ -623,6 +323,11 @@ def test_tunnels(proxy: Proxy, origin: Origin) -> None:
     assert (found["verdict"], found["status"], "access_connect_ports" in texts(found)) == ("refused", 403, True)
     refused = proxy.request("CONNECT", origin.base, target=origin.netloc)
     assert refused.status == 403
+
+
+def test_the_home_of_a_key_is_named(tmp_path: Path) -> None:
+    with Proxy(tmp_path, cache_peers="http://127.0.0.1:9") as proxy:
+        assert "The peer 127.0.0.1:9 is asked first" in texts(explain(proxy, "http://packages.example/a", Ask()))
 
 
 def test_errors_of_an_origin_are_remembered(proxy: Proxy, origin: Origin) -> None:

@@ -872,3 +872,23 @@ def test_nothing_goes_that_was_used_since(tmp_path: Path) -> None:
         assert not store.holds(entries[2])
 
     with_store(tmp_path, story, Quota(2 << 20, 0))
+
+
+def test_uses_are_counted_also_while_an_entry_is_not_loaded(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        entry = await put(store, "key:popular")
+        assert store.index.hits(entry) == 0
+        for _ in range(3):
+            store.touch(entry)
+        assert store.index.hits(entry) == 3
+        del entry
+        unload(store)
+        assert store.index.in_memory() == []
+        (entry,) = await find(store, "key:popular")
+        assert store.index.in_memory() == [entry]
+        assert store.index.hits(entry) == 3
+        store.remove(entry)
+        assert store.index.hits(entry) == 0
+        assert store.index.hits(await put(store, "key:in the same row")) == 0
+
+    with_store(tmp_path, work)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from . import explain, openapi, status
+from . import entries, explain, openapi, purge, status
 from .endpoint import Endpoint
 from .guard import check_token
 from .problems import Problem
@@ -20,7 +20,7 @@ PREFIX = "/api/v1"
 
 def endpoints(proxy: Proxy) -> tuple[Endpoint, ...]:
     """All of them."""
-    found = (status.endpoint(proxy), explain.endpoint(proxy))
+    found = (status.endpoint(proxy), entries.endpoint(proxy), explain.endpoint(proxy), purge.endpoint(proxy))
     return (*found, openapi.endpoint(found, PREFIX))
 
 

@@ -54,9 +54,14 @@ def check_token(authorization: str | None, settings: AdminSettings) -> None:
     """Whether a request may change something. Raises :class:`Problem`."""
     if not settings.tokens:
         raise Problem(403, "nothing can be changed by this port without the option admin_token_file")
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not is_token(token.strip(), settings.tokens):
+    if not bears_token(authorization, settings):
         raise Problem(401, "Authorization: Bearer TOKEN of admin_token_file is needed", {"WWW-Authenticate": "Bearer"})
+
+
+def bears_token(authorization: str | None, settings: AdminSettings) -> bool:
+    """Whether ``Authorization`` has one of the tokens (RFC 6750 §2.1)."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return scheme.lower() == "bearer" and is_token(token.strip(), settings.tokens)
 
 
 def is_token(given: str, tokens: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
+from ..caching.purge import Purger
 from ..downstream.account import Accounts
 from ..downstream.explainer import Explainer
 from ..observe.metrics import Metrics
@@ -19,6 +20,7 @@ class Proxy(Protocol):
     settings: Settings | None
     store: Store | None
     fills: FillTable | None
+    purger: Purger | None
     limiter: OriginLimiter
     accounts: Accounts
     explainer: Explainer

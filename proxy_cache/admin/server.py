@@ -56,7 +56,12 @@ class AdminServer:
             self._api.add_to(app.router)
         # Counted from the start of the connection, or from its last response: so also for half a request.
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MAX, lingering_time=1.0
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=IDLE_MAX,
+            lingering_time=1.0,
+            shutdown_timeout=1.0,
         )
         await self._runner.setup()
         assert self._runner.server is not None

@@ -20,6 +20,8 @@ class Route(Enum):
     """A HEAD: the cache answers it if it has the response, its origin if not."""
     FORWARD = "forward"
     """To its origin, past the cache."""
+    PURGE = "purge"
+    """It is for this proxy."""
     TUNNEL = "tunnel"
     """A CONNECT."""
     NO_FURTHER = "no-further"
@@ -56,6 +58,8 @@ class Admission:
             return Route.UNAVAILABLE
         if via and any(self._via in value for value in via):
             return Route.LOOP
+        if method == "PURGE":
+            return Route.PURGE
         if (target.host, target.port) not in self.access.passed and self.access.refuses(target) is not None:
             return Route.DENIED
         if method not in ("GET", "HEAD") or not cacheable or not settings.caches(target.host, target.port):

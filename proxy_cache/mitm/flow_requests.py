@@ -49,6 +49,7 @@ from .flows import (
 from .max_forwards import final_answer, hops_left
 from .metadata import FORWARD_REASON
 from .observers import FlowObservers
+from .purging import purge
 from .streaming import buffer_body, may_stream, needs_buffering
 from .trust import ForwardTrust
 from .tunnels import Tunnels
@@ -128,6 +129,8 @@ class FlowRequests:
                             record.made, record.served_from = flow.response, "error"
                 case Route.CACHED_HEAD:
                     await self._answer_head(flow)
+                case Route.PURGE:
+                    self._made(flow, await purge(flow, app), "own")
             if flow.response is None:
                 if not compat.LAYERS.is_on:
                     plain_flows.clean_request(flow, self.app.via, has_body=has_body(flow))
@@ -165,7 +168,7 @@ class FlowRequests:
                 flow.kill()  # too late for another response
                 return
         if not needs_buffering(flow):
-            record.is_passed_on = True
+            record.is_passed_on, record.passed_on_at = True, time.monotonic()
             flow.response.stream = _counting(record)
 
     def _learn(self, flow: http.HTTPFlow, record: RequestRecord, *, from_origin: bool) -> None:
@@ -176,7 +179,7 @@ class FlowRequests:
             return
         if flow.request.method == "HEAD" and flow.response.status_code == 200 and from_origin:
             self._head_answered(flow, record, cache)
-        elif not is_safe(method_of(flow)) and 200 <= flow.response.status_code < 400:
+        elif not is_safe(method_of(flow)) and record.served_from != "own" and 200 <= flow.response.status_code < 400:
             target = target_of(flow)
             policy = settings.rules.policy_for(flow, method=b"GET")  # stored responses came with one
             key = without_parameters(target.key, policy.key_ignores)
@@ -301,6 +304,8 @@ class FlowRequests:
             if flow.request.method == "GET" and "cache-peer" in flow.request.headers:
                 self.app.accounts.answered(answer, self._exchange(flow))  # so that the peer knows whose it is
             self._respond(flow, answer)
+        elif route is Route.PURGE and has_body(flow):
+            self._made(flow, refusal(self.app.heads, 400, "http_request_error", "a PURGE has no body"), "error")
         elif route is Route.UNAVAILABLE:
             self._made(flow, refusal(self.app.heads, 503, "proxy_internal_error", "not ready"), "error")
         return route if flow.response is None else None

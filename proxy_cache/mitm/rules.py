@@ -149,6 +149,11 @@ class Rules:
             self.base,
         )
 
+    @property
+    def ignored_parameters(self) -> tuple[tuple[str, ...], ...]:
+        """See :class:`~..settings.Rules`."""
+        return tuple(spec.value for spec in self.key_ignores)
+
     def policy_for(self, flow: http.HTTPFlow, method: bytes | None = None) -> Policy:
         """The same for a flow, as if it had this ``method``. A HEAD is about what GETs store: it has their key and
         lifetime, and rules of its own for its own fields."""

@@ -193,6 +193,14 @@ class StoredResponse:
         """This response, made so old that it has to be validated."""
         return replace(self, initial_age=max(self.initial_age, self.lifetime))
 
+    def expired(self, now: float) -> StoredResponse:
+        """This response, as if its lifetime had ended just ``now``; itself, if it has ended before. How long it may be
+        served stale (RFC 5861) counts from then on."""
+        if self.initial_age >= self.lifetime or not now < self.fresh_until:
+            return self
+        elapsed = max(0, int(now - self.response_time))
+        return replace(self, initial_age=max(self.initial_age, self.lifetime - elapsed))
+
     def for_the_asker(self, headers_304: Headers) -> Headers | None:
         """The fields for the client whose request led to this 304, if the 304 has fields that aren't stored (RFC 9111
         §5.2.2.4, §5.2.2.7)."""

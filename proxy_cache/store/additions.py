@@ -64,6 +64,8 @@ class Additions:
         self._clock = clock
         self._on_clock_set_back = on_clock_set_back
         self._sum_soon = sum_soon
+        self.copies_nothing = False
+        """Whether no body is stored a second time now: it may be purged before long."""
 
     # -- bodies to fill -----------------------------------------------------------------------------------------
 
@@ -249,7 +251,9 @@ class Additions:
         """Add a variant with the same body: the origin has confirmed it (RFC 9111 §4.3.4). ``None`` if it could not be
         stored."""
         size = entry.size
-        if entry.spans is not None or not self.accepts(entry.key, response) or not self._evictor.reserve(size):
+        if self.copies_nothing or entry.spans is not None or not self.accepts(entry.key, response):
+            return None
+        if not self._evictor.reserve(size):
             return None
         is_copied = entry.location != 0 or entry.unwritten is not None
         written = None if is_copied else entry.written
@@ -259,7 +263,7 @@ class Additions:
                 body = await self._bodies.open(entry)
                 if not isinstance(body, bytes):
                     return None
-                await self._write_whole(new, body)
+                await self._write_whole(new, body, lambda: self._is_purged(entry, response))
             else:
                 await self._link(entry, new)
                 new.sums = entry.sums
@@ -269,20 +273,33 @@ class Additions:
             return None
         finally:
             self._evictor.unreserve(size)
+        if self._is_purged(entry, response):
+            if not is_copied:
+                self._bodies.delete([(new.id, 0)])
+            self._bodies.remove(new)
+            return None
         if not is_copied:
             self._add(new)
         if entry.memory is not None:
             self._memory.put(new, entry.memory)
         return new
 
-    async def _write_whole(self, entry: Entry, data: bytes) -> None:
-        """Write a body, then add its entry. Raises ``OSError``. Leaves nothing behind if the caller is cancelled."""
+    def _is_purged(self, entry: Entry, response: StoredResponse) -> bool:
+        """Whether an entry was purged after ``response`` was asked for. (A time in the future is meaningless: the clock
+        was set back since.)"""
+        return response.request_time < entry.purged <= time.time()
+
+    async def _write_whole(self, entry: Entry, data: bytes, is_useless: Callable[[], bool]) -> None:
+        """Write a body, then add its entry, if that isn't useless by then. Raises ``OSError``. Leaves nothing behind if
+        the caller is cancelled."""
         waiting: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
 
         def written(error: OSError | None) -> None:
             if not waiting.done():
                 try:
-                    if error is None:
+                    if error is None and is_useless():
+                        self._drop_written(entry)
+                    elif error is None:
                         self._add(entry, saved=True)
                 finally:
                     waiting.set_result(error)
@@ -305,10 +322,17 @@ class Additions:
         stored, the entry is removed: keeping the old head is not allowed either."""
         if by := self._clock.set_back_by():
             self._on_clock_set_back(by)
+        if entry.purged and self._is_purged(entry, response):
+            return
         if self.accepts(entry.key, response):
             self._index.replace_response(entry, response)
         else:
             self._bodies.remove(entry)
+
+    def expire(self, entry: Entry, now: float) -> None:
+        """Make an entry stale; answers to what was asked before don't change that."""
+        entry.purged = now
+        self._index.replace_response(entry, entry.response.expired(now))
 
     # -- the index ----------------------------------------------------------------------------------------------
 

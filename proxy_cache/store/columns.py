@@ -34,7 +34,8 @@ class Columns:
     """
 
     __slots__ = (
-        "_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "ids", "locations", "total_blocks", "used",
+        "_by_hash", "_free", "_next", "_prev", "blocks", "count", "hashes", "hits", "ids", "locations", "total_blocks",
+        "used",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class Columns:
         self.blocks = array("I", [0])
         """Size on disk, in blocks."""
         self.used = array("d", [0.0])
+        self.hits = array("q", [0])
+        """Uses since the start of the proxy, or since the entry was added."""
         self.locations = array("q", [0])
         """Location of the body (see :mod:`.segments`)."""
         self._next = array("i", [0])
@@ -64,6 +67,7 @@ class Columns:
             self.hashes.extend(hashes)
             self.blocks.extend(blocks)
             self.used.extend(used)
+            self.hits.extend([0] * len(ids))
             self.locations.extend(locations)
             self.total_blocks += sum(blocks)
             for number in hashes:
@@ -91,7 +95,7 @@ class Columns:
         if row:
             self._free = self._next[row]
             self.ids[row], self.hashes[row], self.blocks[row], self.used[row] = entry_id, number, blocks, used
-            self.locations[row] = location
+            self.locations[row], self.hits[row] = location, 0
             self._next[row], self._prev[row] = 0, last
         else:
             row = len(self.ids)
@@ -99,6 +103,7 @@ class Columns:
             self.hashes.append(number)
             self.blocks.append(blocks)
             self.used.append(used)
+            self.hits.append(0)
             self.locations.append(location)
             self._next.append(0)
             self._prev.append(last)
@@ -126,8 +131,9 @@ class Columns:
         self.total_blocks -= self.blocks[row]
 
     def touch(self, row: int, now: float) -> None:
-        """Make a row the most recently used one."""
+        """Count a use of a row, and make it the most recently used one."""
         self.used[row] = now
+        self.hits[row] += 1
         follow, precede = self._next, self._prev
         last = precede[0]
         if last != row:

@@ -36,8 +36,8 @@ class Entry:
     """
 
     __slots__ = (
-        "__weakref__", "head", "id", "key", "length", "location", "memory", "prepared", "prepared_range", "response",
-        "row", "size", "spans", "sums", "unwritten", "used", "weight", "written",
+        "__weakref__", "head", "id", "key", "length", "location", "memory", "prepared", "prepared_range", "purged",
+        "response", "row", "size", "spans", "sums", "unwritten", "used", "weight", "written",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,8 @@ class Entry:
         """The whole body, while it waits to be written."""
         self.weight = 0
         """Bytes it counts for in the index's working set."""
+        self.purged = 0.0
+        """When it was purged (unix time): what was asked before then does not make it fresh again."""
         self.prepared: Any = None
         """Answers computed from ``response`` by others; dropped when it changes."""
         self.prepared_range: Any = None

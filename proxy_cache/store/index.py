@@ -11,6 +11,7 @@ identity, and spans that a fill adds are visible to everybody.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from .recovery import open_database, recover
 from .row_reader import RowReader
 from .rows import CLOCK_STEPS, META, NOT_AFTER, SCAN
 from .segments import Segments
-from .writer import ClockSet, Delete, Note, Save, Touch, Writer
+from .writer import ClockSet, Delete, Note, Save, Sync, Touch, Writer
 
 __all__ = ["BLOCK", "Entry", "Index", "footprint"]
 
@@ -76,7 +77,8 @@ class Index:
         self._next_id = 1
         self.notes: dict[str, str] = {}
         """Values of :meth:`note` from the last run."""
-        self._rows = RowReader(path, on_corrupt)
+        self.rows = RowReader(path, on_corrupt)
+        """For walks over all of them, in a thread."""
 
     # -- opening and closing (blocking, off the loop) -----------------------------------------------------------
 
@@ -105,7 +107,7 @@ class Index:
         """Write everything pending, with the last uses, and mark the index as closed."""
         self.flush_uses()
         self._writer.close()
-        self._rows.close()
+        self.rows.close()
 
     # -- looking up and changing (on the loop) -------------------------------------------------------------------
 
@@ -129,6 +131,10 @@ class Index:
 
     def __contains__(self, entry: Entry) -> bool:
         return entry.row != 0
+
+    def hits(self, entry: Entry) -> int:
+        """How often an entry was used since the proxy started or, if that was later, since it was stored."""
+        return self._columns.hits[entry.row]  # row 0, of what is not stored, has none
 
     def new_id(self) -> int:
         number = self._next_id
@@ -179,9 +185,9 @@ class Index:
         while True:
             ids = [self._columns.ids[row] for row in self._columns.find(number)]
             # Held meanwhile: else one could change, be written, and leave memory before the others are read.
-            held = [entry for entry in map(self._find, ids) if entry is not None]
+            held = [entry for entry in map(self.find, ids) if entry is not None]
             missing = sorted(set(ids).difference(entry.id for entry in held))
-            entries, useless = await run(self._rows.entries, key, missing) if missing else ([], set())
+            entries, useless = await run(self.rows.entries, key, missing) if missing else ([], set())
             if not {self._columns.ids[row] for row in self._columns.find(number)}.difference(ids):
                 break
             # One was added during the read, and may be in the database only by now: read again.
@@ -205,36 +211,46 @@ class Index:
         self._shrink()
         return gone
 
-    def _find(self, entry_id: int) -> Entry | None:
-        """The entry, if it is in memory."""
-        return self._entries.get(entry_id) or self._alive.get(entry_id)
+    async def synced(self, *, durable: bool) -> bool:
+        """Wait until every change so far is written, if ``durable`` so that the crash of the machine would not undo it.
+        Whether it is: the disk may have failed."""
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._writer.put(Sync(written, durable))
+        return await written
 
     # -- for walks over all entries -----------------------------------------------------------------------------
-
-    def ids_after(self, entry_id: int, limit: int) -> list[int]:
-        """The next ids in ascending order. Blocks. Raises ``sqlite3.Error``."""
-        return self._rows.ids_after(entry_id, limit)
 
     def read_by_id(self, entry_id: int) -> Entry | None:
         """An entry from its row, for :meth:`hold`; ``None`` without a row that makes sense. Blocks. Raises
         ``sqlite3.Error``."""
-        entries, _ = self._rows.entries(None, [entry_id])
+        entries, _ = self.rows.entries(None, [entry_id])
         return entries[0] if entries else None
 
     def find(self, entry_id: int) -> Entry | None:
         """The entry, if it is in memory."""
-        return self._find(entry_id)
+        return self._entries.get(entry_id) or self._alive.get(entry_id)
+
+    def in_memory(self) -> list[Entry]:
+        """Those that are. The rows of all others are written."""
+        return [*self._entries.values(), *self._alive.values()]
 
     def hold(self, entry: Entry) -> bool:
         """Make an entry that was just read the one object of its id, outside the working set. Returns whether it is
         stored. Not to be called while its key is being loaded."""
-        for row in self._columns.find(key_hash(entry.key)):
-            if self._columns.ids[row] == entry.id:
-                entry.row, entry.used = row, self._columns.used[row]
-                self._steps.correct(entry.id, entry.response, time.time())
-                self._alive[entry.id] = entry
-                return True
-        return False
+        row = self._row_of(entry)
+        if row:
+            entry.row, entry.used = row, self._columns.used[row]
+            self._steps.correct(entry.id, entry.response, time.time())
+            self._alive[entry.id] = entry
+        return row != 0
+
+    def _row_of(self, entry: Entry) -> int:
+        return next((row for row in self._columns.find(key_hash(entry.key)) if self._columns.ids[row] == entry.id), 0)
+
+    def uses(self, entry: Entry) -> tuple[int, float] | None:
+        """The hits of an entry that was just read, and the time of the last use (unix time); ``None`` if it is gone."""
+        row = self._row_of(entry)
+        return (self._columns.hits[row], self._columns.used[row]) if row else None
 
     def remove_row(self, entry_id: int) -> list[Dropped]:
         """Remove an entry whose row makes no sense, by its id alone."""
@@ -334,14 +350,25 @@ class Index:
         self.delete_rows([self._drop(entry.row)])
         return True
 
-    def remove_key(self, key: str) -> list[Dropped]:
+    def remove_found(self, found: Iterable[tuple[int, str]], purged: float) -> list[Dropped]:
+        """Remove entries, by id and key, as far as they are still stored. ``purged``: when (unix time)."""
+        dropped = []
+        for entry_id, key in found:
+            for row in self._columns.find(key_hash(key)):
+                if self._columns.ids[row] == entry_id:
+                    dropped.append(self._drop(row, purged))
+                    break
+        self.delete_rows(dropped)
+        return dropped
+
+    def remove_key(self, key: str, purged: float = 0.0) -> list[Dropped]:
         """Remove every variant. Of a key that isn't loaded, everything with its hash goes: fetching another key's entry
         again is better than keeping an outdated one."""
         if key in self._by_key:
             rows = [entry.row for entry in self.get(key)]
         else:
             rows = list(self._columns.find(key_hash(key)))
-        dropped = [self._drop(row) for row in rows]
+        dropped = [self._drop(row, purged) for row in rows]
         self.delete_rows(dropped)
         return dropped
 
@@ -377,8 +404,8 @@ class Index:
             # Without any byte of its body a row would be dropped when it is read.
             self._writer.put(Save(entry))
 
-    def _drop(self, row: int) -> Dropped:
-        """Take an entry out of memory, even if somebody holds it."""
+    def _drop(self, row: int, purged: float = 0.0) -> Dropped:
+        """Take an entry out of memory, even if somebody holds it. ``purged``: see :class:`.entry.Entry`."""
         entry_id, location = self._columns.ids[row], self._columns.locations[row]
         self._columns.remove(row)
         self._touched.pop(entry_id, None)
@@ -393,7 +420,7 @@ class Index:
         else:
             entry = self._alive.pop(entry_id, None)
         if entry is not None:
-            entry.row = 0
+            entry.row, entry.purged = 0, purged
             self._on_unload(entry)
         return entry_id, location
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .entry import Entry
-from .rows import connect, ids_after, read_entries
+from .rows import FoundRow, connect, ids_after, keys_after, read_entries
 
 
 class RowReader:
@@ -28,6 +28,10 @@ class RowReader:
     def ids_after(self, entry_id: int, limit: int) -> list[int]:
         """The next ids in ascending order."""
         return ids_after(self._database(), entry_id, limit)
+
+    def keys_after(self, entry_id: int, limit: int, needle: bytes | None) -> tuple[list[FoundRow], int]:
+        """See :func:`.rows.keys_after`."""
+        return keys_after(self._database(), entry_id, limit, needle)
 
     def _database(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)

@@ -19,12 +19,15 @@ from .eviction import Evictor, Quota
 from .files import BodyFiles
 from .folder import FolderLock, InUse
 from .index import NEVER, Index
+from .listing import Listing
 from .memory import MemoryTier
 from .pending import Pending
 from .pipes import Pipes
+from .recovery import NewerIndex, refuse_newer
 from .segments import Segments
 from .spill import Spill
 from .stored_bodies import StoredBodies
+from .sweep import Sweeps
 from .trouble import Trouble
 from .verify import Verifier
 from .writer import Writer
@@ -80,6 +83,8 @@ class Store:
             self.index, bodies, self.memory, self._pending, self.pipes, self.spill, self.evictor, self.trouble,
             self._clock, self._clock_set_back, lambda entry: self.verifier.sum_soon(entry),
         )  # fmt: skip
+        self.sweeps = Sweeps(self.index, bodies, additions, self.trouble, self.load, self.verifier.entry)
+        self.listing = Listing(self.index, self.trouble)
         self._bodies = bodies
         self._additions = additions
         self._lock = FolderLock(root)
@@ -133,6 +138,7 @@ class Store:
     def _open(self) -> None:
         try:
             self._lock.acquire()
+            refuse_newer(self.index.path)
             self._lock.tighten()
             self.files.prepare()
             self._segments.prepare()
@@ -140,6 +146,8 @@ class Store:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
         except InUse as error:
             raise StoreError(f"cache_dir {self.root} is in use by another process (pid {error})") from error
+        except NewerIndex as error:
+            raise StoreError(f"cache_dir {self.root} {error}") from error
         self.files.unlink(self.index.open(self.files.scan, self._segments))
         self.evictor.read_free()
 
@@ -160,6 +168,8 @@ class Store:
     def _close(self) -> None:
         try:
             self.verifier.close()
+            self.sweeps.close()
+            self.listing.close()
             self.index.close()
             self.files.close()
             self.pipes.close()

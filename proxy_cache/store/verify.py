@@ -338,7 +338,7 @@ class Verifier:
 
     async def _walk_on(self) -> None:
         """Check the next entries. They are read by id, without a place in the working set."""
-        ids = await self._worker.run(self._index.ids_after, self._position, 64)
+        ids = await self._worker.run(self._index.rows.ids_after, self._position, 64)
         if not ids:
             rest = min(max(REST * self._walked, WALK_EVERY[0]), WALK_EVERY[1])
             self._position, self._walked, self._next_walk = 0, 0.0, time.time() + rest

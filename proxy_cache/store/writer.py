@@ -13,6 +13,7 @@ full, deletions are made first, and the bodies are tried again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import queue
@@ -106,7 +107,16 @@ class WriteBody:
     done: Callable[[OSError | None], None]
 
 
-Operation = Save | Delete | Touch | ClockSet | Note | WriteBody
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Tell ``written`` when everything before this is, or whether it could not be. ``is_durable``: so that the machine
+    may crash then."""
+
+    written: asyncio.Future[bool]
+    is_durable: bool
+
+
+Operation = Save | Delete | Touch | ClockSet | Note | WriteBody | Sync
 Result: TypeAlias = tuple[WriteBody, OSError | None]
 """A body, and the error if it could not be written."""
 
@@ -174,12 +184,18 @@ class Writer:
                 self._tell_loop(results)
             operations = [operation for operation in batch if operation is not None]
             saves = {body.entry.id: body.entry for body, error in results if error is None}
-            self._transact(partial(_write_rows, saves=saves, operations=operations))
+            syncs = [one for one in operations if isinstance(one, Sync)]
+            is_written = self._transact(
+                partial(_write_rows, saves=saves, operations=operations), any(one.is_durable for one in syncs)
+            )
+            for sync in syncs:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    sync.written.get_loop().call_soon_threadsafe(_resolve, sync.written, is_written)
             self._free([one for one in operations if isinstance(one, Delete) and id(one) not in freed])
             if len(operations) < len(batch):
                 break
             # Otherwise these bodies stay in memory while the thread waits for the next batch.
-            del batch, operations, saves, results
+            del batch, operations, saves, results, syncs
         if not self._lost_rows:
             # Orphans, files whose row was lost, are looked for only if the index wasn't closed.
             self._transact(lambda database: database.execute(META, ("clean", "1")))
@@ -237,14 +253,20 @@ class Writer:
         except RuntimeError:
             logger.debug("the loop has ended before its bodies were written")
 
-    def _transact(self, write: Callable[[sqlite3.Connection], object]) -> None:
+    def _transact(self, write: Callable[[sqlite3.Connection], object], is_durable: bool = False) -> bool:
+        """Whether it is written. ``is_durable``: and on the disk (``synchronous`` FULL waits for the log, NORMAL leaves
+        it to the system)."""
         database = self._database
         try:
             if database is None:
                 database = self._database = connect(self._path)
+            if is_durable:
+                database.execute("PRAGMA synchronous = FULL")
             database.execute("BEGIN")
             write(database)
             database.execute("COMMIT")
+            if is_durable:
+                database.execute("PRAGMA synchronous = NORMAL")
             release_pages(database)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             # Lost rows mean that their bodies are fetched again, nothing else.
@@ -255,6 +277,13 @@ class Writer:
                 except sqlite3.Error:
                     logger.debug("rollback failed", exc_info=True)
             self._on_error("index", error)
+            return False
+        return True
+
+
+def _resolve(future: asyncio.Future[bool], result: bool) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _tell(results: list[Result]) -> None:

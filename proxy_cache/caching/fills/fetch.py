@@ -178,7 +178,9 @@ class Fetch:
         except (OriginError, asyncio.CancelledError) as error:
             if fill.body is not None and fill.head is not None and self._may_be_continued(fill.head, fill.body):
                 fill.slot.end(error.error if isinstance(error, OriginError) else "abandoned")
-                await store.commit(fill.body, request.key, fill.head.response)
+                entry = await store.commit(fill.body, request.key, fill.head.response)
+                if entry is not None and fill.doomed:
+                    store.remove(entry)
             raise
         return outcome or "not_stored"
 

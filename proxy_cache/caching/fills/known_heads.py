@@ -7,6 +7,7 @@ the lifetime of a 200 (RFC 9110 §15.4.5): while fresh it answers all others wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ...semantics.entity_tags import entity_tag
@@ -85,6 +86,11 @@ class KnownHeads:
     def discard(self, key: str) -> None:
         """It may be out of date."""
         self._heads.pop(key, None)
+
+    def discard_all(self, is_meant: Callable[[str], bool]) -> None:
+        """The same of all keys that are meant."""
+        for key in [key for key in self._heads if is_meant(key)]:
+            del self._heads[key]
 
     def find(self, key: str, request: Headers) -> StoredResponse | None:
         """The head that this request selects (RFC 9111 §4.1), fresh or not."""

@@ -167,8 +167,10 @@ class FillTable:
     def fills_it_all(self, fill: Fill, entry: Entry) -> None:
         """Asked for a piece of ``entry``, this fill was answered with a whole: others find it by its key."""
         self._forget_gap(fill, entry.id)
+        if fill.request.private or fill.doomed:
+            return
         fills = self._joinable.setdefault(fill.request.key, [])
-        if not fill.request.private and fill not in fills:
+        if fill not in fills:
             fills.append(fill)
 
     # -- responses ----------------------------------------------------------------------------------------------
@@ -181,6 +183,20 @@ class FillTable:
             if fill.request.key == key:
                 fill.doomed = True
         self.context.sources.invalidated(key)
+
+    def purge(self, concerns: Callable[[FillRequest, StoredResponse | None], bool]) -> list[Fill]:
+        """What these fetch is from before a purge: whoever waits for it gets it, but nobody else, and it is not stored.
+        ``concerns(request, response)``: the response as far as its head is here. A fill that has asked nobody yet goes
+        on as it is."""
+        found = []
+        for fill in self._running:
+            response = fill.head.response if fill.head is not None else None
+            has_asked = fill.state is not FillState.QUEUED or fill.slot.asked is not None or self.context.sources.before
+            if has_asked and not fill.doomed and concerns(fill.request, response):
+                fill.doomed = True
+                self._forget_key(fill)
+                found.append(fill)
+        return found
 
     def forget(self, fill: Fill) -> None:
         if fill.state in (FillState.COMPLETE, FillState.FAILED):
