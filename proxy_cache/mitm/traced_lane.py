@@ -26,9 +26,9 @@ class TracedLane(ClientLane):
         app.metrics.hit(size, seconds)
         if app.accounts.is_logged:
             app.access_log.hit(target.shown, status, size, seconds, request.user or self.client)
-        sampling = self._sampling
-        if request.fields.is_untraced and sampling.left > 1:
-            sampling.left -= 1
+        left = (sampling := self._sampling).left - 1
+        if left and request.fields.is_untraced:
+            sampling.left = left
         else:
             self._trace_hit(request, target, status, size, started)
 
