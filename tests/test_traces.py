@@ -28,9 +28,10 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory, fast_lane: bool, receiver: Receiver) -> Iterator[Proxy]:
-    """One proxy for the file that traces every request. It has one slot for each origin, and waits a second for it."""
+    """One proxy for the file that traces every request. It has one slot for each origin, and waits a second for it if
+    it is to be refused."""
     environment = receiver.environment(OTEL_EXPORTER_OTLP_HEADERS="x-tenant=builds", OTEL_RESOURCE_ATTRIBUTES="site=a")
-    limits = {"origin_max_in_flight_per_host": 1, "origin_queue_timeout": 1, "origin_retries": 1}
+    limits = {"origin_max_in_flight_per_host": 1, "cache_queue_timeout": "/~u refused/1", "origin_retries": 1}
     folder = tmp_path_factory.mktemp("traced")
     with Proxy(folder, environment=environment, fast_lane=fast_lane, **limits) as proxy:
         yield proxy
