@@ -32,6 +32,7 @@ ONCE = {
     "test_client_certs",
     "test_https_clients",
     "test_stopped",
+    "test_trace_ends",
     "test_tunnel",
     "test_modes",
     "test_options",

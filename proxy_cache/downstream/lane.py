@@ -256,7 +256,7 @@ class Lane(asyncio.Protocol):
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
             if request.peer is not None:
                 self.host.peers.recognise(exchange, request.peer, self.host.client)
-            record = self.host.accounts.begin(exchange)
+            record = self.host.accounts.begin(exchange, http11=request.http11)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ..caching.answers import Exchange
+from ..caching.tracing import RequestTrace
 from .body_sender import BodySender
 
 
@@ -25,11 +26,14 @@ class RequestRecord:
         "size",
         "started",
         "status",
+        "trace",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange | None = None) -> None:
         self.started = time.monotonic()
         self.exchange = exchange
+        self.trace: RequestTrace | None = None
+        """If it is sampled."""
         self.sender: BodySender | None = None
         self.first: bytes | None = None
         """Bytes that were read from the body already."""

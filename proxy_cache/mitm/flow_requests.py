@@ -31,7 +31,7 @@ from ..wire.head_checks import RefusedHead
 from ..wire.responses import status_of
 from . import compat, plain_flows
 from .accept import Clients
-from .account import end_flow, end_refused
+from .account import begin_trace, end_flow, end_refused
 from .flows import (
     KILLED,
     address,
@@ -331,6 +331,8 @@ class FlowRequests:
             if (proof := flow.request.headers.get("cache-peer")) is not None and flow.request.method == "GET":
                 self.app.peer_requests.recognise(exchange, proof, address(flow.client_conn))
             record.exchange.gone = record.cut == "client"
+            if self.app.accounts.tracer is not None:
+                begin_trace(self.app.accounts, flow, record)
         return record.exchange
 
     async def _answer(self, flow: http.HTTPFlow) -> None:

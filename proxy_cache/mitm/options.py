@@ -206,6 +206,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "Further tries of a fill after 408, 429, 500, 502, 503, 504, a timeout, or a refused or broken connection.",
     ),
     (
+        "trace_context_to_origins", str, "private",
+        "Which origins see traceparent, tracestate and baggage of fills: private (at addresses of this machine, or of "
+        "networks of one's own), all or none. What is only forwarded keeps them as the client has sent them.",
+    ),
+    (
         "origin_serve_stale_on_overload", bool, False,
         "Answer with a stale response, where none of its directives forbids that, rather than with 503 when a fill "
         "gets no slot in time.",

@@ -55,6 +55,8 @@ class RequestFields:
     close: bool | None
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
+    is_untraced: bool = False
+    """Whether it is known that they have no ``traceparent``. (Who traces finds out; nobody else asks.)"""
     _forward: Headers | None = None
     _for_peer: tuple[Headers, str, str | None] | None = None
 
