@@ -277,8 +277,8 @@ def test_without_a_token_file_nobody_may(start_proxy: Callable[..., Proxy], orig
 
 
 def test_nothing_purged_is_served_under_load(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    """Agents ask all the time, while the origin's responses change and are purged: whatever they ask for after the answer
-    to a purge is of the version that the origin had by then, or of a later one."""
+    """Agents ask all the time, while the origin's responses change and are purged. What they ask for after the answer
+    is of the version that the origin had by then, or of a later one."""
     proxy = guarded(origin_max_in_flight=8, origin_queue_timeout=60)
     paths = [f"/load/{number}" for number in range(12)]
     ways: list[list[dict[str, Any]]] = [
