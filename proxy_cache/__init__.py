@@ -19,7 +19,8 @@ The rooms, from the door to the ground; imports run down this list and never up 
 - ``semantics``: RFC 9110 and 9111 as pure functions.
 
 ``observe`` (metrics, logs) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.
-``cli`` is the command ``proxy-cache``, for the machines of clients: it imports none of these, nor they it.
+``cli`` is the command ``proxy-cache``, for the machines of clients and to start the proxy: it imports none of these,
+nor they it.
 """
 
 __version__ = "0.1.0"

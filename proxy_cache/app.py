@@ -14,6 +14,7 @@ from typing import Any
 
 from .admin.api import Api
 from .admin.server import AdminError, AdminServer
+from .admin.status import VERSIONS
 from .caching.cache import Cache
 from .caching.fills.table import FillTable
 from .caching.headers import Heads
@@ -63,6 +64,7 @@ class App:
         """``None`` as long as there are no valid ones."""
         self.heads = Heads(self.via)
         self.metrics = Metrics()
+        self.metrics.build_info.labels(**VERSIONS).set(1)
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
         self.access = Access(self.metrics.access_denied_for)

@@ -210,6 +210,8 @@ def test_each_line_of_the_page_has_a_case(line: str) -> None:
     told = {*(case.row for case in CASES), *TOLD_BY_TESTS, *NOT_TOLD}
     assert any(line.startswith(row) for row in told)
     assert all(name in globals() for name in TOLD_BY_TESTS.values())
+    told_to_people = (PAGE.parent / "explain.md").read_text()
+    assert re.sub(r"\(\S*#", "(#", line) in re.sub(r"\(\S*#", "(#", told_to_people)
 
 
 # -- what takes more than one request ---------------------------------------------------------------------------------

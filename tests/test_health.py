@@ -12,8 +12,14 @@ from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
 NAMES = {
+    "build_info",
+    "bytes_saved_total",
     "hits_total",
+    "miss_phase_seconds",
     "misses_total",
+    "origin_bytes_total",
+    "request_duration_seconds",
+    "time_to_first_byte_seconds",
     "bytes_served_total",
     "origin_fetches_total",
     "origin_fetch_retries_total",

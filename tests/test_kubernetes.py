@@ -5,46 +5,31 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from tests.support import manifests
+from tests.support import manifests, read_only
 from tests.support.dns_server import DnsServer
 from tests.support.looks import files_below
 from tests.support.manifests import VARIANTS, only
 from tests.support.origin import Origin, Reply
 from tests.support.own_network import add_address, in_own_network
 from tests.support.proxy import ROOT, Proxy
-from tests.support.tools import need, run
+from tests.support.tools import run
 
 OWN, OTHER = "10.9.0.1", "10.9.0.2"
 POD = "proxy-cache-0"
 PEERS = "proxy-cache-peers.proxy-cache.svc"
-
-READ_ONLY = """
-mount --bind "$0" "$0" && mount -o remount,bind,ro / || exit 99
-exec "$@"
-"""
-"""Everything but one folder, for the process alone."""
-
-
-def in_pod(folder: Path) -> list[str]:
-    """What comes before a command to run it as in a pod, where the root file system is read-only."""
-    wrapper = [need("unshare"), "-m", "sh", "-c", READ_ONLY, str(folder)]
-    done = run([*wrapper, "touch", str(ROOT / "writable")])
-    if done.returncode == 99:
-        return []  # mounting is not permitted: as far as it goes, then
-    assert done.returncode != 0
-    return wrapper
 
 
 class PodProxy(Proxy):
     """The pod's container, with volumes in ``folder``."""
 
     def __init__(self, folder: Path, variant: Path) -> None:
-        super().__init__(folder, execute=True)
+        super().__init__(folder, execute=True, environment={"PYTHONPATH": str(ROOT)})
         self._variant = variant
         self.options["metrics_listen"] = "as in the manifest"
         self.config = folder / "etc" / "config"
@@ -76,13 +61,12 @@ class PodProxy(Proxy):
 
     def command(self) -> list[str]:
         (program, *first), container = manifests.entrypoint(), manifests.container(self._variant)
-        path = Path(super().command()[0]).parent / program
+        assert program == "proxy-cache"
         arguments = [self.moved(word).replace("$(POD_NAME)", POD) for word in container["args"]]
         # The disk of whoever runs this may be smaller than a node's.
         arguments = ["--set=cache_min_free=1m" if "=cache_min_free=" in word else word for word in arguments]
         arguments.append("--set=access_destinations=allow 127.0.0.0/8")  # where the origin is
-        scripts = [str(ROOT / "addons" / "cache.py") if word.endswith("/addons/cache.py") else word for word in first]
-        return [*in_pod(self.folder), str(path), *scripts, *arguments]
+        return [*read_only.all_but(self.folder), sys.executable, "-m", "proxy_cache.cli", *first, *arguments]
 
     def start(self) -> Self:
         super().start()

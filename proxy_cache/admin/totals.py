@@ -8,8 +8,6 @@ from prometheus_client import Counter
 
 from ..observe.metrics import Metrics
 
-_SAVED: Final = ("hit", "stale", "revalidated", "coalesced")
-"""Where bytes come from that the origin was not asked for once more."""
 _GOOD: Final = frozenset({"stored", "not_stored", "not_modified", "abandoned"})
 """Ends of fills that are no errors."""
 
@@ -26,8 +24,8 @@ def totals(metrics: Metrics) -> dict[str, Any]:
         "misses": total(metrics.misses),
         "coalesced": total(metrics.coalesced),
         "bytes_served": sum(served.values()),
-        "origin_bytes": by_label(metrics.fetched_bytes).get("origin", 0),
-        "bytes_saved": sum(served.get(source, 0) for source in _SAVED),
+        "origin_bytes": total(metrics.origin_bytes),
+        "bytes_saved": total(metrics.bytes_saved),
         "errors": {kind: count for kind, count in errors.items() if count},
         "evictions": total(metrics.evictions),
     }

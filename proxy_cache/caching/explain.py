@@ -14,12 +14,13 @@ from typing import Final
 from ..semantics.headers import Headers
 from ..semantics.ranges import strong_validator
 from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
+from ..semantics.storing import speaks_of_resource
 from ..semantics.validation import conditional_headers, is_conditional, not_modified
 from ..semantics.vary import matches, mismatches
 from ..store.entry import Entry
 from .answers import Exchange
 from .cache import Cache
-from .explained_entries import EntryFacts, decided, facts_of
+from .explained_entries import NAMES_SHOWN, EntryFacts, about_entry, decided, facts_of, freshness_of
 from .explained_requests import about_fill, about_request
 from .fills.request import FillRequest
 from .limiter import OriginLimiter
@@ -123,7 +124,7 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
     found.verdict = BYPASS
     found.fwd = cache.planner.forward_reason(exchange.key, decision)
     if entry is not None and decision is not None:
-        found.sentences.append(decided(decision, entry.response, now))
+        found.sentences += [decided(decision, entry.response, now), freshness_of(entry.response, exchange.policy)]
     else:
         found.sentences += _why_nothing(cache, exchange)
     if exchange.directives.only_if_cached:
@@ -165,7 +166,7 @@ def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decis
     )
     found.verdict = STALE if decision.reuse is Reuse.STALE_WHILE_REVALIDATE else HIT
     found.status = response.status
-    found.sentences.append(decided(decision, response, now))
+    found.sentences += [decided(decision, response, now), *about_entry(response, exchange)]
     if is_unchanged:
         found.status = 304
         found.sentences.append(Sentence("The request's condition holds: 304.", "RFC 9110 §13.2.2"))
@@ -194,8 +195,9 @@ def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decis
 
 def _why_forward(found: Explanation, cache: Cache, exchange: Exchange, plan: Plan, now: float) -> None:
     if plan.stale is not None:
-        decision = decide(exchange.directives, plan.stale.response, now)
-        found.sentences.append(decided(decision, plan.stale.response, now))
+        response = plan.stale.response
+        found.sentences.append(decided(decide(exchange.directives, response, now), response, now))
+        found.sentences.append(freshness_of(response, exchange.policy))
     else:
         found.sentences += _why_nothing(cache, exchange)
 
@@ -209,11 +211,7 @@ def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
     for entry in entries:
         names = mismatches(entry.response.vary, exchange.headers)
         if names:
-            sentences.append(
-                Sentence(
-                    f"A stored variant is for other values of {', '.join(names)}, which Vary names.", "RFC 9111 §4.1"
-                )
-            )
+            sentences.append(_for_others(entry, ", ".join(names[:NAMES_SHOWN])))
         elif entry.spans is not None:
             sentences.append(FORWARD["partial"].of(present=entry.present, length=entry.length))
             sentences.append(
@@ -224,6 +222,16 @@ def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
                 Sentence("What is stored is another version than the one that the request names.", "RFC 9110 §13.1.1")
             )
     return list(dict.fromkeys(sentences))
+
+
+def _for_others(entry: Entry, names: str) -> Sentence:
+    status = entry.response.status
+    if status >= 400 and not speaks_of_resource(status):
+        return Sentence(
+            f"What is stored is an error ({status}), for requests with just the same fields: other are {names}.",
+            "RFC 9111 §4.1",
+        )
+    return Sentence(f"A stored variant is for other values of {names}, which Vary names.", "RFC 9111 §4.1")
 
 
 def _fetch(

@@ -13,12 +13,15 @@ from ..semantics.policy import Policy
 from ..semantics.redaction import for_log
 from ..semantics.reuse import Decision
 from ..semantics.stored import StoredResponse
-from ..semantics.storing import ERROR_LIFETIME_MAX, says_nothing
+from ..semantics.storing import ERROR_LIFETIME_MAX, omitted_fields, says_nothing
 from ..semantics.texts import brief
 from ..store.entry import Entry
+from .answers import Exchange
 from .sentences import DECIDED, ERROR_CAP, LIFETIMES, NEVER_STALE, TARGETED, Sentence
 
 HIDDEN: Final = "***"
+NAMES_SHOWN: Final = 10
+"""Names of fields in one sentence."""
 VALUE_MAX: Final = 200
 """Characters of a field's value that are shown."""
 
@@ -143,6 +146,34 @@ def decided(decision: Decision, response: StoredResponse, now: float) -> Sentenc
     if decision.because == "never-stale" and forbidden is not None:
         return Sentence(sentence.text, forbidden.rfc)
     return sentence
+
+
+def about_entry(response: StoredResponse, exchange: Exchange) -> list[Sentence]:
+    """What gives it its lifetime, and why it is here although something seems to speak against it."""
+    control, policy, sentences = response.cache_control, exchange.policy, [freshness_of(response, exchange.policy)]
+    is_ruled = response.lifetime_rule == ASSIGNED
+    if omitted := omitted_fields(control):
+        sentences.append(
+            Sentence(
+                f"It is stored without {', '.join(sorted(omitted)[:NAMES_SHOWN])}, which private or no-cache names.",
+                "RFC 9111 §5.2.2.7",
+            )
+        )
+    if control.no_store and control.must_understand and not is_ruled:
+        sentences.append(
+            Sentence("must-understand overrides its no-store, as the status is known here.", "RFC 9111 §5.2.2.3")
+        )
+    if "set-cookie" in response.headers:
+        sentences.append(
+            Sentence("It sets a cookie, and says by public or s-maxage that it is for all.", "RFC 9111 §7.3")
+        )
+    if "authorization" in exchange.headers and not policy.ignore_authorization:
+        sentences.append(
+            Sentence("It is for all, so that it answers requests with Authorization as well.", "RFC 9111 §3.5")
+        )
+    if policy.signed_url:
+        sentences.append(Sentence("The URL is signed: public, immutable, s-maxage or a rule has let it be stored."))
+    return sentences
 
 
 def iso(moment: float) -> str:

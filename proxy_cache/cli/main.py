@@ -1,4 +1,4 @@
-"""``proxy-cache env``: exports with which build tools use the proxy and trust its CA."""
+"""The command ``proxy-cache``: its subcommands, and ``env``, exports with which build tools use the proxy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .. import __version__
+from . import run
 from .certificates import BadInput, as_java_store, as_pem, proxy_ca, system_store, write
 from .variables import NO_PROXY, SHELLS, Files, ProxyUrl, printed, variables
 
@@ -28,18 +30,20 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     environment = os.environ if environment is None else environment
     options = _parser(environment).parse_args(arguments)
     try:
-        sys.stdout.write(_env(options, environment))
+        status: int = options.run(options, environment)
         sys.stdout.flush()
     except BadInput as error:
-        print(f"proxy-cache env: {error}", file=sys.stderr)
+        print(f"proxy-cache {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return status
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="proxy-cache", description="For the clients of proxy-cache.")
+    parser = argparse.ArgumentParser(prog="proxy-cache", description="For the clients of proxy-cache, and to start it.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     env = commands.add_parser(
         "env", help="print the variables of build tools, and write a bundle of certificates", description=_ENV,
@@ -69,10 +73,15 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="where the bundle goes; the CA alone (.ca.pem) and Java's form of it (.jks) go beside it "
         "(default: %(default)s)",
     )  # fmt: skip
+    env.set_defaults(run=_env)
+    start = commands.add_parser("run", help=run.RUN_HELP, add_help=False)
+    run.add_run_arguments(start, environment)
+    start.set_defaults(run=run.run)
+    commands.add_parser("addon-path", help=run.ADDON_PATH_HELP).set_defaults(run=run.print_addon_path)
     return parser
 
 
-def _env(options: argparse.Namespace, environment: Mapping[str, str]) -> str:
+def _env(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     proxy = ProxyUrl.of(options.proxy)
     no_proxy = options.no_proxy
     if no_proxy is None:
@@ -91,4 +100,5 @@ def _env(options: argparse.Namespace, environment: Mapping[str, str]) -> str:
     write("--bundle", files.authority, as_pem(authority).encode())
     write("--bundle", files.java, as_java_store(together))
     print(f"proxy-cache env: wrote {bundle} ({len(together)} certificates, from {source})", file=sys.stderr)
-    return text
+    sys.stdout.write(text)
+    return 0

@@ -10,15 +10,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..caching.answers import Answer, Exchange
+from ..caching.fills.visit import fetched_for
 from ..observe.access_log import AccessLog
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
+from ..upstream.stopwatch import LOOKUP
 from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
 from .records import RequestRecord
+
+FROM_CACHE: Final = frozenset({"hit", "revalidated", "stale", "miss", "coalesced"})
+"""Where the bytes of an answer of the cache's come from. (Those of an error are our own.)"""
 
 
 class Counts(Protocol):
@@ -29,6 +34,16 @@ class Counts(Protocol):
 
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
+
+    def saved(self, size: int) -> None:
+        """So many of them did not have to come from an origin."""
+
+    def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
+        """A request took ``seconds``, and ``first_byte`` of them until the head of its answer was sent. ``path``:
+        ``lane``, ``flow`` or ``refused``. ``served_from``: as in the access log, or ``canceled``: the client has left
+        before that."""
+
+    def fill_took(self, seconds: dict[str, float]) -> None: ...
 
     def tunnel_closed(self, seconds: float) -> None: ...
 
@@ -79,18 +94,18 @@ class Accounts:
         headers = None
         if answer is not None:
             record.served_from, headers = answer.served_from, answer.headers
-        self.ended(record, "GET", record.exchange.target, client, status, headers, note=note)
+        self.ended(record, "GET", record.exchange.target, client, status, headers, note=note, path="lane")
 
     def ended(
         self, record: RequestRecord, method: str, url: str | Target, client: str, status: int,
-        headers: Headers | None = None, *, fwd: str = "", error: str = "", note: str = "",
+        headers: Headers | None = None, *, fwd: str = "", error: str = "", note: str = "", path: str = "flow",
     ) -> None:  # fmt: skip
         """A request is over. Never raises.
 
         ``url`` as it may be shown. ``status``: that the client was sent, :data:`NO_STATUS` if it was sent none.
         ``headers``: of an answer of our own, which tell the reasons. Where there are none: ``fwd``, why the request
         was forwarded, and ``error``, the type of the origin's error (RFC 9209 §2.3). ``note``: a few
-        words on the failure.
+        words on the failure. ``path``: whether a ``lane`` or a ``flow`` has answered it.
         """
         self._unfinished.discard(record)
         if self._idle is not None and not self._unfinished:
@@ -113,13 +128,13 @@ class Accounts:
             source, size = record.served_from, record.size
             if status == NO_STATUS:
                 source, size, headers = "error", 0, None
-            if size:
-                self._counts.served(source, size)
+            ended = time.monotonic()
+            seconds = ended - record.started
+            self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
             if exchange is not None:
                 exchange.close()
             if not self.is_logged:
                 return
-            seconds = time.monotonic() - record.started
             queued = exchange.queued_for if exchange is not None else 0.0
             told = _told(headers, source, fwd, error, cut)
             if cut and status != NO_STATUS:
@@ -131,6 +146,21 @@ class Accounts:
         except Exception as failure:
             self._failed(failure)
 
+    def _count(
+        self, record: RequestRecord, path: str, status: int, source: str, size: int, seconds: float, first_byte: float
+    ) -> None:
+        counts, exchange = self._counts, record.exchange
+        visits = exchange.visits if exchange is not None else ()
+        counts.request_ended(path, "canceled" if status == NO_STATUS else source, seconds, first_byte)
+        if size:
+            counts.served(source, size)
+            if source in FROM_CACHE:
+                fetched = fetched_for(visits) if visits else 0
+                if fetched is not None and fetched < size:
+                    counts.saved(size - fetched)
+        if visits and visits[0].leads:
+            counts.fill_took({LOOKUP: visits[0].joined - record.started})
+
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
         note: str = "",
@@ -138,6 +168,8 @@ class Accounts:
         """A request that nothing was started for: one that could not be read, or a CONNECT that was refused. ``size``:
         bytes of the answer's body; ``seconds`` since the request was here; ``headers``: of the answer."""
         source = "error" if "proxy-status" in headers or status == NO_STATUS else "addon"
+        served_from = "canceled" if status == NO_STATUS else source
+        self._counts.request_ended("refused", served_from, seconds, seconds)
         if size:
             self._counts.served(source, size)
         if self.is_logged:

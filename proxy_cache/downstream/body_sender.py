@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from typing import Any
 
 from ..caching.answers import BodySource, StoredReader
@@ -47,6 +48,8 @@ class BodySender:
         self.ended = False
         self.is_begun = False
         """Whether the head before it has been sent."""
+        self.begun_at = 0.0
+        """When that was (monotonic clock)."""
         self.error: Exception | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._chunk: bytes | None = None
@@ -59,6 +62,7 @@ class BodySender:
         if writer is None:
             self.error = ConnectionResetError("client disconnected")
         self.is_begun = writer is not None
+        self.begun_at = time.monotonic()
         self._writer = writer if isinstance(writer, asyncio.StreamWriter) else None
         self.direct = direct and self._writer is not None
 

@@ -18,6 +18,7 @@ class RequestRecord:
         "is_counted",
         "is_passed_on",
         "made",
+        "passed_on_at",
         "sender",
         "served_from",
         "size",
@@ -39,10 +40,18 @@ class RequestRecord:
         """The status that the client was sent, where that isn't the response's."""
         self.is_passed_on = False
         """Whether mitmproxy has started to send a response that is not the cache's."""
+        self.passed_on_at = 0.0
+        """When that was (monotonic clock)."""
         self.is_counted = False
         """Whether it was counted as forwarded."""
         self.made: object = None
         """Our response to its flow. If the flow has another one, another addon has made that."""
+
+    def head_sent_by(self, ended: float) -> float:
+        """When the head of the answer was sent, of a request that has ended then. (Monotonic clock.) Of an answer that
+        was all there, it was sent with its body."""
+        begun = self.sender.begun_at if self.sender is not None else self.passed_on_at
+        return begun or ended
 
     @property
     def is_begun(self) -> bool:

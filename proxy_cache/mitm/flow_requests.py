@@ -168,7 +168,7 @@ class FlowRequests:
                 flow.kill()  # too late for another response
                 return
         if not needs_buffering(flow):
-            record.is_passed_on = True
+            record.is_passed_on, record.passed_on_at = True, time.monotonic()
             flow.response.stream = _counting(record)
 
     def _learn(self, flow: http.HTTPFlow, record: RequestRecord, *, from_origin: bool) -> None:

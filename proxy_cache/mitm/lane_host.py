@@ -146,9 +146,10 @@ class ClientLane:
 
     def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         app = self._app
-        app.metrics.hit(size)
+        seconds = time.monotonic() - started
+        app.metrics.hit(size, seconds)
         if app.accounts.is_logged:
-            app.access_log.hit(target.shown, status, size, time.monotonic() - started, request.user or self.client)
+            app.access_log.hit(target.shown, status, size, seconds, request.user or self.client)
 
     def lane_target(self, text: str) -> Target | None:
         return self._lanes.targets.find(text, self.base)

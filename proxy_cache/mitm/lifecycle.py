@@ -10,7 +10,7 @@ from functools import partial
 from mitmproxy import ctx
 
 from ..app import App, StartError, wait_for
-from ..runtime import collector, loop
+from ..runtime import collector, loop, notify
 from . import compat, option_names, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
@@ -25,7 +25,7 @@ from .listening import (
     stop_listening,
     welcome_bursts,
 )
-from .reload import Reload, settle_connection_lines, stop_watching
+from .reload import LOOK_AGAIN, Reload, mitmproxy_is_starting, settle_connection_lines, stop_watching
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,15 @@ class Lifecycle:
         start.check_quota(store.evictor)
         if compat.LISTENING.is_on:
             start.say_what_is_next(proxyserver)
+        self._ready()
+
+    def _ready(self) -> None:
+        """Tell the service manager, once an error can't end the start any more, such as a port that is taken."""
+        if mitmproxy_is_starting():
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._ready)
+        elif not self._app.is_draining:
+            notify.ready()
+            notify.feed_watchdog()
 
     def stop(self) -> asyncio.Task[None] | None:
         global _closing
@@ -129,6 +138,8 @@ class Lifecycle:
         """Stop accepting, let running responses finish for ``shutdown_grace`` seconds, close the store."""
         app = self._app
         app.refuse_new()
+        if not ctx.options.dev_reload:  # else the next instance may follow
+            notify.stopping()
         # A script may be reloaded, or the process end, before an instance has started, or the one before it stopped.
         await wait_for(earlier, self._starting)
         proxyserver = ctx.master.addons.get("proxyserver")

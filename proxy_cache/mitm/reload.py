@@ -13,7 +13,7 @@ from mitmproxy import ctx, exceptions
 
 from ..app import App
 from ..observe.log_files import LogFiles
-from ..runtime import hangup
+from ..runtime import hangup, notify
 from ..settings import Settings
 from . import option_values
 from .compat import RELOAD, SCRIPTS, find
@@ -63,17 +63,24 @@ class Reload:
             ctx.master.shutdown()
         elif self._app.is_draining:
             logger.info("proxy-cache: SIGHUP while stopping: nothing to do")
-        elif (started := self._app.started) is None or not started.is_set() or _mitmproxy_is_starting():
+        elif (started := self._app.started) is None or not started.is_set() or mitmproxy_is_starting():
             # An error in the log would end the start, and what is wrong may be right before it is over.
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hung_up)
         else:
-            self._reopen()
-            before = self._secrets()
-            if RELOAD.is_on:
-                self._read_again()
-            self._read_secrets(before)
-            self._renew_trust()
-            self._forget()
+            notify.reloading()
+            try:
+                self._read_all()
+            finally:
+                notify.ready()
+
+    def _read_all(self) -> None:
+        self._reopen()
+        before = self._secrets()
+        if RELOAD.is_on:
+            self._read_again()
+        self._read_secrets(before)
+        self._renew_trust()
+        self._forget()
 
     def _reopen(self) -> None:
         self._app.access_log.flush()
@@ -146,7 +153,7 @@ def settle_connection_lines(options: Any) -> None:
     logging.getLogger("mitmproxy.proxy.server").setLevel(logging.NOTSET if is_shown else logging.WARNING)
 
 
-def _mitmproxy_is_starting() -> bool:
+def mitmproxy_is_starting() -> bool:
     """Whether an error in the log still ends the process."""
     check = ctx.master.addons.get("errorcheck")
     return check is not None and getattr(check, "logger", None) in logging.getLogger().handlers

@@ -31,9 +31,10 @@ class Series:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
-    def observed_low(self, count: int, total: float) -> None:
-        """``count`` observations, none of them above the first bound, which add up to ``total``."""
-        self.counts[0] += count
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Observations that were counted elsewhere, by bucket, and add up to ``total``."""
+        for bucket, count in enumerate(counts):
+            self.counts[bucket] += count
         self.sum += total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 from prometheus_client import (
@@ -24,6 +25,7 @@ TIME_BUCKETS = (
     0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 )  # fmt: skip
 """Seconds that requests and their phases take."""
+FASTEST = TIME_BUCKETS[0]
 MISS_PHASES = ("lookup", "peer", "shared", "queue", "connect", "first_byte", "backoff", "body")
 NOT_STORED = (
     "no-store", "private", "set-cookie", "vary-star", "no-freshness", "status", "authorization", "credentials",
@@ -32,6 +34,13 @@ NOT_STORED = (
 """Reasons for not storing a response: those in Cache-Status, and those that are known only after the head was sent.
 Others count as ``other``."""
 
+FROM_CACHE = ("hit", "revalidated", "stale", "miss", "coalesced")
+PATHS = {
+    "lane": (*FROM_CACHE, "error", "canceled"),
+    "flow": (*FROM_CACHE, "forwarded", "error", "addon", "own", "canceled"),
+    "refused": ("error", "addon", "canceled"),
+}
+"""What may have answered requests, with where the answers were from."""
 ACCESS_DENIED = ("rule", "address", "listener", "port", "client")
 
 
@@ -46,6 +55,9 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._new_hits = self._new_hit_bytes = 0
+        self._new_hit_seconds = 0.0
+        self._new_slow_hits = [0] * (len(TIME_BUCKETS) + 1)
+        """By bucket; all others belong to the first."""
         self._new: dict[Counter, int] = {}
         registry.register(self)
         ProcessCollector(registry=registry)
@@ -55,13 +67,26 @@ class Metrics(Collector):
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"{PREFIX}_{name}", text, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        def times(name: str, text: str, *labels: str) -> PlainHistogram:
+            return PlainHistogram(f"{PREFIX}_{name}", text, labels, TIME_BUCKETS, registry)
+
+        self.build_info = gauge("build_info", "1, with the versions of what runs.", "version", "python", "mitmproxy")
+        self.request_duration = times(
+            "request_duration_seconds", "Time from a request to the end of its answer.", "path", "served_from"
+        )
+        self.time_to_first_byte = times(
+            "time_to_first_byte_seconds", "Time from a request to the head of its answer.", "served_from"
+        )
 
         self.hits = counter("hits_total", "GETs and HEADs answered from the store.")
         self.misses = counter("misses_total", "GETs that needed an origin fill, their own or one that they joined.")
         self.coalesced = counter("coalesced_total", "GETs that joined a fill started by another request.")
         self.bytes_served = counter("bytes_served_total", "Body bytes sent to clients.", "source")
+        self.bytes_saved = counter("bytes_saved_total", "Those of them that did not have to come from an origin.")
+        self.origin_bytes = counter("origin_bytes_total", "Body bytes from origins, for fills or passed on.")
         self.origin_fetches = counter("origin_fetches_total", "Origin fills that ended.", "outcome")
         self.not_stored_responses = counter(
             "origin_responses_not_stored_total", "Responses to fills that were not stored.", "reason"
@@ -77,13 +102,7 @@ class Metrics(Collector):
             buckets=WAIT_BUCKETS,
             registry=registry,
         )
-        self.miss_phases = PlainHistogram(
-            f"{PREFIX}_miss_phase_seconds",
-            "Time that fills spent in each of their phases.",
-            ("phase",),
-            TIME_BUCKETS,
-            registry,
-        )
+        self.miss_phases = times("miss_phase_seconds", "Time that fills spent in each of their phases.", "phase")
         self.forwarded = counter("forward_requests_total", "Requests forwarded past the cache.", "method")
         self.inflight_requests = gauge("inflight_requests", "Requests being answered now, tunnels not counted.")
         self.cache_size = gauge("cache_size_bytes", "Bytes that stored responses take.")
@@ -154,6 +173,10 @@ class Metrics(Collector):
             self.shared_writes.labels(outcome)
         for direction in ("read", "written"):
             self.shared_bytes.labels(direction)
+        for path, sources in PATHS.items():
+            for served_from in sources:
+                self.request_duration.labels(path, served_from)
+                self.time_to_first_byte.labels(served_from)
         self._phases = {phase: self.miss_phases.labels(phase) for phase in MISS_PHASES}
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
@@ -161,6 +184,7 @@ class Metrics(Collector):
         self._fetches: dict[str, Counter] = {}
         self._served: dict[str, Counter] = {}
         self._hit_bytes = self.bytes_served.labels("hit")
+        self._hit_series = self.request_duration.labels("lane", "hit"), self.time_to_first_byte.labels("hit")
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -177,6 +201,8 @@ class Metrics(Collector):
 
     def fetched(self, source: str, size: int) -> None:
         self._add(self._fetched[source], size)
+        if source == "origin":
+            self._add(self.origin_bytes, size)
 
     def not_stored(self, reason: str) -> None:
         self._add(self._not_stored.get(reason) or self._not_stored["other"], 1)
@@ -187,6 +213,16 @@ class Metrics(Collector):
         if child is None:
             child = self._served[served_from] = self.bytes_served.labels(served_from)
         self._add(child, size)
+        if served_from == "forwarded":
+            self._add(self.origin_bytes, size)
+
+    def saved(self, size: int) -> None:
+        self._add(self.bytes_saved, size)
+
+    def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
+        """See :class:`..downstream.account.Counts`. Hits of the lane come by :meth:`hit`."""
+        self.request_duration.labels(path, served_from).observe(seconds)
+        self.time_to_first_byte.labels(served_from).observe(first_byte)
 
     def tunnel_closed(self, seconds: float) -> None:
         """A tunnel that was open for so many seconds."""
@@ -236,10 +272,14 @@ class Metrics(Collector):
         if collapsed:
             self._add(self.coalesced, 1)
 
-    def hit(self, size: int) -> None:
-        """A GET was answered from the store, with ``size`` bytes of body."""
+    def hit(self, size: int, seconds: float) -> None:
+        """A lane has answered a GET from memory, with ``size`` bytes of body, in ``seconds``. Head and body went out
+        together. Nearly all of them take less than the first bucket's bound: they are just counted and added up."""
         self._new_hits += 1
         self._new_hit_bytes += size
+        self._new_hit_seconds += seconds
+        if seconds > FASTEST:
+            self._new_slow_hits[bisect_left(TIME_BUCKETS, seconds)] += 1
 
     @property
     def hits_so_far(self) -> int:
@@ -253,7 +293,14 @@ class Metrics(Collector):
         """Called before the other collectors."""
         self._add(self.hits, self._new_hits)
         self._add(self._hit_bytes, self._new_hit_bytes)
+        self._add(self.bytes_saved, self._new_hit_bytes)
+        counts = self._new_slow_hits
+        counts[0] = self._new_hits - sum(counts)
+        for series in self._hit_series:
+            series.add(counts, self._new_hit_seconds)
         self._new_hits = self._new_hit_bytes = 0
+        self._new_hit_seconds = 0.0
+        self._new_slow_hits = [0] * len(counts)
         new, self._new = self._new, {}
         for counter, count in new.items():
             counter.inc(count)

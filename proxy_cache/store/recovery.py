@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -10,13 +11,31 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .folder import PRIVATE
-from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, LOCATIONS, META, connect, upgrade
+from .rows import DELETE_ENTRY, DELETE_HEAD, LIVE, LOCATIONS, META, SCHEMA_VERSION, connect, upgrade
 from .segments import Segments, parts_of_location
 
 logger = logging.getLogger(__name__)
 
 WRITE_BACK = 60.0
 """Seconds after which the kernel has surely written a file (dirty_expire_centisecs is 30 s by default)."""
+
+
+class NewerIndex(Exception):
+    """It was written by a later version of this proxy, with a schema that this one doesn't know."""
+
+
+def refuse_newer(path: Path) -> None:
+    """Look at the schema before anything in the folder is made, moved or deleted. Raises :class:`NewerIndex`,
+    ``sqlite3.Error``."""
+    if not path.exists():
+        return
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise NewerIndex(
+            f"was written by a newer proxy-cache (schema {version}; this one knows {SCHEMA_VERSION}): start that one "
+            "again, or name another folder, or delete this one and begin empty; nothing in it was changed"
+        )
 
 
 def open_database(path: Path) -> sqlite3.Connection:

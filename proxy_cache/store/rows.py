@@ -234,8 +234,8 @@ def ids_after(database: sqlite3.Connection, entry_id: int, limit: int) -> list[i
 def keys_after(
     database: sqlite3.Connection, entry_id: int, limit: int, needle: bytes | None
 ) -> tuple[list[FoundRow], int]:
-    """The next ``limit`` rows by id; if there is a ``needle``, only those with that in their header fields. And the last
-    of the ids, 0 if there are no more."""
+    """The next ``limit`` rows by id; if there is a ``needle``, only those with that in their header fields. And the
+    last of the ids, 0 if there are no more."""
     (last,) = database.execute(f"SELECT max(id) FROM ({_IDS_AFTER})", (entry_id, limit)).fetchone()
     if last is None:
         return [], 0

@@ -23,6 +23,7 @@ from .listing import Listing
 from .memory import MemoryTier
 from .pending import Pending
 from .pipes import Pipes
+from .recovery import NewerIndex, refuse_newer
 from .segments import Segments
 from .spill import Spill
 from .stored_bodies import StoredBodies
@@ -137,6 +138,7 @@ class Store:
     def _open(self) -> None:
         try:
             self._lock.acquire()
+            refuse_newer(self.index.path)
             self._lock.tighten()
             self.files.prepare()
             self._segments.prepare()
@@ -144,6 +146,8 @@ class Store:
             raise StoreError(f"cache_dir {self.root} cannot be written: {error.strerror}") from error
         except InUse as error:
             raise StoreError(f"cache_dir {self.root} is in use by another process (pid {error})") from error
+        except NewerIndex as error:
+            raise StoreError(f"cache_dir {self.root} {error}") from error
         self.files.unlink(self.index.open(self.files.scan, self._segments))
         self.evictor.read_free()
 

@@ -86,14 +86,11 @@ def not_stored(row: str, name: str, word: str, *headers: Field, rfc: str = "", *
     )
 
 
-def stored(row: str, name: str, *headers: Field, rule: str = "", **options: Any) -> Case:
+def stored(row: str, name: str, *headers: Field, says: str = "fresh for another", **options: Any) -> Case:
     """A response with these fields is a hit."""
-    asked = options.pop("ask", Ask())
+    asked, rule, rfc = options.pop("ask", Ask()), options.pop("rule", ""), options.pop("rfc", "")
     case = {"path": options.pop("path", "/case/"), "query": options.pop("query", "")}
-    return Case(
-        row, name, (reply(*headers, **options),), "hit", "fresh for another", "RFC 9111 §4.2", (asked,), asked,
-        rule=rule, **case,
-    )  # fmt: skip
+    return Case(row, name, (reply(*headers, **options),), "hit", says, rfc, (asked,), asked, rule=rule, **case)
 
 
 def used(row: str, name: str, verdict: str, says: str, rfc: str, *headers: Field, **options: Any) -> Case:
@@ -107,21 +104,39 @@ def used(row: str, name: str, verdict: str, says: str, rfc: str, *headers: Field
 STORING = [
     not_stored("`Cache-Control: no-store`", "no-store", "no-store", cc("no-store"), rfc="RFC 9111 §5.2.2.5"),
     not_stored("`private`", "private", "private", cc("private, max-age=60"), rfc="RFC 9111 §5.2.2.7"),
-    stored('`private="X-User"`', "without the field", cc('max-age=3600, private="X-User"'), ("X-User", "me")),
+    stored(
+        '`private="X-User"`', "without the field", cc('max-age=3600, private="X-User"'), ("X-User", "me"),
+        says="without x-user", rfc="RFC 9111 §5.2.2.7",
+    ),
     not_stored('`private="X-User"`', "a field that matters", "private", cc('max-age=60, private="Content-Type"')),
-    stored('`no-cache="X-A"`', "without the field", cc('max-age=3600, no-cache="X-A"'), ("X-A", "1")),
-    stored("`must-understand`", "overrides no-store", cc("must-understand, no-store, max-age=3600")),
+    stored(
+        '`no-cache="X-A"`', "without the field", cc('max-age=3600, no-cache="X-A"'), ("X-A", "1"),
+        says="without x-a", rfc="RFC 9111 §5.2.2.7",
+    ),
+    stored(
+        "`must-understand`", "overrides no-store", cc("must-understand, no-store, max-age=3600"),
+        says="overrides its no-store", rfc="RFC 9111 §5.2.2.3",
+    ),
     not_stored("`must-understand`", "an unknown status", "status", cc("must-understand, max-age=60"), status=299),
     not_stored("`Vary: *`", "*", "vary-star", FRESH, ("Vary", "*"), rfc="RFC 9111 §4.1"),
     not_stored("`Vary: *`", "33 names", "vary-star", FRESH, ("Vary", ", ".join(f"X-{n}" for n in range(33)))),
     not_stored("more than 8 kB", "of Cache-Control", "no-store", cc("max-age=60, x=" + "y" * 9000)),
     not_stored("`Set-Cookie`", "alone", "set-cookie", FRESH, ("Set-Cookie", "a=b"), rfc="RFC 9111 §7.3"),
-    stored("`Set-Cookie`", "public", cc("public, max-age=3600"), ("Set-Cookie", "a=b")),
+    stored(
+        "`Set-Cookie`", "public", cc("public, max-age=3600"), ("Set-Cookie", "a=b"), says="It sets a cookie, and",
+        rfc="RFC 9111 §7.3",
+    ),
     not_stored(
         "request with `Authorization`", "max-age", "authorization", FRESH, ask=get(LOGGED_IN), rfc="RFC 9111 §3.5"
     ),
-    stored("request with `Authorization`", "public", cc("public, max-age=3600"), ask=get(LOGGED_IN)),
-    stored("request with `Authorization`", "cache_ignore_authorization", FRESH, ask=get(LOGGED_IN), path="/open/"),
+    stored(
+        "request with `Authorization`", "public", cc("public, max-age=3600"), ask=get(LOGGED_IN),
+        says="It is for all", rfc="RFC 9111 §3.5",
+    ),
+    stored(
+        "request with `Authorization`", "cache_ignore_authorization", FRESH, ask=get(LOGGED_IN), path="/open/",
+        says="cache_ignore_authorization", rfc="RFC 9111 §3.5",
+    ),
     not_stored("request with other", "Cookie, OLD", "credentials", OLD, ask=get(COOKIE), rfc="RFC 9111 §4.2.2"),
     not_stored("request with other", "a field of the operator's", "credentials", OLD, ask=get(("X-Build-User", "me"))),
     stored("request with other", "Cookie, max-age", FRESH, ask=get(COOKIE)),
@@ -131,7 +146,10 @@ STORING = [
     ),
     stored("request with `no-store`", "rule", FRESH, ask=get(cc("no-store")), path="/maven/"),
     not_stored("200, 203, 204", "404 without anything", "no-freshness", status=404, rfc="RFC 9111 §3"),
-    stored("200, 203, 204", "404 with Last-Modified", OLD, status=404, rule="A lifetime of 86400 s, a tenth"),
+    stored(
+        "200, 203, 204", "404 with Last-Modified", OLD, status=404, rule="A lifetime of 86400 s, a tenth",
+        says="A lifetime of 86400 s, a tenth",
+    ),
     stored("any other final status", "302 with max-age", FRESH, ("Location", "/a"), status=302),
     not_stored("any other final status", "302 without", "no-freshness", ("Location", "/a"), status=302),
     not_stored("any other final status", "299 without", "no-freshness", ETAG, status=299),
@@ -140,7 +158,10 @@ STORING = [
         ("Content-Range", f"bytes 0-{SIZE - 1}/9000"), status=206, rfc="RFC 9111 §3.3",
     ),
     not_stored("a URL with a [signature]", "max-age", "signed-url", FRESH, query=SIGNED),
-    stored("a URL with a [signature]", "immutable", cc("max-age=3600, immutable"), query=SIGNED),
+    stored(
+        "a URL with a [signature]", "immutable", cc("max-age=3600, immutable"), query=SIGNED,
+        says="The URL is signed",
+    ),
     stored("a URL with a [signature]", "cache_key_ignore_query", FRESH, query=SIGNED, path="/objects/"),
     not_stored("428, 429, 431, 511", "428", "status", FRESH, status=428),
     not_stored("401, 407, 408", "403 is something else", "no-freshness", status=403),
@@ -155,23 +176,45 @@ STORING = [
 FRESHNESS = [
     stored(
         "a `cache_ttl` rule", "in place of max-age", cc("max-age=5"), path="/ttl/",
-        rule="A lifetime of 7200 s, by a rule of cache_ttl",
+        rule="A lifetime of 7200 s, by a rule of cache_ttl", says="A lifetime of 7200 s, by a rule of cache_ttl",
     ),
     stored(
         "a `cache_ttl` rule", "force", cc("no-store"), path="/forced/",
-        rule="A lifetime of 7200 s, by a rule of cache_ttl",
+        rule="A lifetime of 7200 s, by a rule of cache_ttl", says="A lifetime of 7200 s, by a rule of cache_ttl",
     ),
     stored(
         "a targeted field", "CDN-Cache-Control", cc("no-store"), ("CDN-Cache-Control", "max-age=600"),
         rule="A lifetime of 600 s, by max-age of cdn-cache-control",
+        says="A lifetime of 600 s, by max-age of cdn-cache-control",
     ),
-    stored("`s-maxage`", "before max-age", cc("max-age=5, s-maxage=900"), rule="A lifetime of 900 s, by s-maxage."),
-    stored("`max-age`", "before Expires", FRESH, ("Expires", date(5)), rule="A lifetime of 3600 s, by max-age."),
-    stored("`Expires`", "and Date", ("Date", date(0)), ("Expires", date(DAY)), rule="A lifetime of 86"),
-    stored("`Last-Modified`, and", "years ago", OLD, rule="A lifetime of 86400 s, a tenth of the time"),
-    stored("a plain 200 that says nothing", "at all", rule="A lifetime of 120 s, by cache_default_ttl"),
-    Case("else", "an entity tag alone", (reply(ETAG),), "revalidate", "stale for", rule="No lifetime"),
-    stored("`max-age`", "501, a minute at most", FRESH, status=501, rule="A lifetime of 60 s, by max-age. As an error"),
+    stored(
+        "`s-maxage`", "before max-age", cc("max-age=5, s-maxage=900"), rule="A lifetime of 900 s, by s-maxage.",
+        says="A lifetime of 900 s, by s-maxage.",
+    ),
+    stored(
+        "`max-age`", "before Expires", FRESH, ("Expires", date(5)), rule="A lifetime of 3600 s, by max-age.",
+        says="A lifetime of 3600 s, by max-age.",
+    ),
+    stored(
+        "`Expires`", "and Date", ("Date", date(0)), ("Expires", date(DAY)), rule="A lifetime of 86",
+        says="A lifetime of 86",
+    ),
+    stored(
+        "`Last-Modified`, and", "years ago", OLD, rule="A lifetime of 86400 s, a tenth of the time",
+        says="A lifetime of 86400 s, a tenth of the time",
+    ),
+    stored(
+        "a plain 200 that says nothing", "at all", rule="A lifetime of 120 s, by cache_default_ttl",
+        says="A lifetime of 120 s, by cache_default_ttl",
+    ),
+    Case(
+        "else", "an entity tag alone", (reply(ETAG),), "revalidate", "No lifetime", "RFC 9111 §4.2.1",
+        rule="No lifetime",
+    ),
+    stored(
+        "`max-age`", "501, a minute at most", FRESH, status=501, rule="A lifetime of 60 s, by max-age. As an error",
+        says="A lifetime of 60 s, by max-age. As an error",
+    ),
 ]  # fmt: skip
 
 REQUESTS = [
@@ -304,6 +347,11 @@ VALIDATION = [
     ),
     not_stored(
         "400, 401, 403, 406, 431", "403 with max-age is for the same fields", "private", cc("private"), status=403,
+    ),
+    Case(
+        "400, 401, 403, 406, 431", "for just the same fields", (reply(FRESH, status=403), reply(FRESH)), "miss",
+        "an error (403), for requests with just the same fields: other are x-a", "RFC 9111 §4.1", (get(("X-A", "1")),),
+        get(("X-A", "2")),
     ),
     Case(
         "400, 401, 403, 406, 431", "something better is stored", (reply(ETAG, cc("no-cache")), reply(FRESH,

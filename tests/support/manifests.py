@@ -1,4 +1,5 @@
-"""What ``deploy/`` says: the manifests for Kubernetes as they are read there, and the image's Dockerfile."""
+"""What ``deploy/`` says: the manifests for Kubernetes as they are read there, and the
+image's Containerfile."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from .proxy import ROOT
 
 DEPLOY = ROOT / "deploy"
 FOLDER = DEPLOY / "kubernetes"
-COMMON = FOLDER / "common.yaml"
-VARIANTS = [FOLDER / "per-node.yaml", FOLDER / "per-site.yaml"]
-"""One of them is applied, after the common one."""
+COMMON = FOLDER / "base" / "common.yaml"
+VARIANTS = [FOLDER / name / f"{name}.yaml" for name in ("per-node", "per-site")]
+"""One of them is applied, with the common one."""
+CONTAINERFILE = ROOT / "Containerfile"
 
 Object = dict[str, Any]
 
@@ -69,13 +71,26 @@ def config(found: list[Object]) -> dict[str, Any]:
     return values
 
 
-def dockerfile() -> list[tuple[str, str]]:
-    """Its instructions: the word, and the rest of the line."""
-    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+def containerfile() -> list[tuple[str, str]]:
+    """Its instructions: the word, and the rest of the line, in which continued lines are joined."""
+    text = CONTAINERFILE.read_text().replace("\\\n", " ")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     return [(line.split()[0], line.partition(" ")[2]) for line in lines if line and not line.startswith("#")]
 
 
+def last_stage() -> list[tuple[str, str]]:
+    """What the image is made of, after what it was built with."""
+    found = containerfile()
+    return found[max(number for number, (word, _) in enumerate(found) if word == "FROM") :]
+
+
 def entrypoint() -> list[str]:
-    (text,) = [rest for word, rest in dockerfile() if word == "ENTRYPOINT"]
+    (text,) = [rest for word, rest in last_stage() if word == "ENTRYPOINT"]
     found: list[str] = json.loads(text)
+    return found
+
+
+def healthcheck() -> list[str]:
+    (text,) = [rest for word, rest in last_stage() if word == "HEALTHCHECK"]
+    found: list[str] = json.loads(text.partition(" CMD ")[2])
     return found

@@ -87,3 +87,25 @@ def test_what_is_denied_goes_nowhere_whatever_the_method() -> None:
     assert door().route_connect("127.0.0.1", 443) is Route.DENIED
     assert door().denial(Target.of("http", "127.0.0.1", 80, "/")).reason == "address"
     assert door().connect_denial("packages.example", 22).reason == "port"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("target", [TARGET, ELSEWHERE])
+@pytest.mark.parametrize("cacheable", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_reason_for_forwarding_is_the_one_that_counts(
+    method: str, target: Target, cacheable: bool, plain: bool
+) -> None:
+    """Without it the request would be the cache's, or there is another reason."""
+    about = {"method": method, "target": target, "cacheable": cacheable, "plain": plain}
+    repaired = {
+        "method": {"method": "GET"},
+        "target": {"cacheable": True},
+        "cache_hosts": {"target": TARGET},
+        "body": {"plain": True},
+    }
+    while door().route(via=(), **about) is Route.FORWARD:
+        why = door().why_forwarded(about["method"], about["target"], cacheable=about["cacheable"])
+        (name, value), *_ = repaired[why].items()
+        assert about[name] != value
+        about[name] = value

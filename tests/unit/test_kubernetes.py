@@ -1,5 +1,6 @@
 """The manifests in ``deploy/kubernetes``: as Kubernetes wants them, and in agreement with each other, with the image,
-with the options and with the documents. That a proxy starts with them is in ``tests/test_kubernetes.py``."""
+with the options and with the documents. That a proxy starts with them is in ``tests/test_kubernetes.py``; more on the
+image in ``tests/test_container.py``."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from mitmproxy.options import Options
+from ruamel.yaml import YAML
 
 from proxy_cache.mitm.options import NAMES, OPTIONS
 from tests.support import manifests
 from tests.support.manifests import FOLDER, VARIANTS, Object, only
 from tests.support.proxy import ROOT
+from tests.support.tools import need, run
 
 OLDEST = "1.29"
 """The oldest Kubernetes that the manifests are checked for. The newest is the newest that the checker knows."""
@@ -28,7 +31,7 @@ each_object = pytest.mark.parametrize(
     "found",
     [
         pytest.param(one, id=f"{path.stem}-{one['kind']}")
-        for path in sorted(FOLDER.iterdir())
+        for path in [manifests.COMMON, *VARIANTS]
         for one in manifests.objects(path)
     ],
 )
@@ -84,6 +87,36 @@ def test_a_misspelled_field_is_found() -> None:
         check(found, OLDEST)
 
 
+@each_variant
+def test_kustomize_makes_the_same_of_it(variant: Path) -> None:
+    """The base, and what is the variant's own."""
+    found = kustomized(variant.parent)
+    assert sorted(map(identity, found)) == sorted(map(identity, manifests.applied(variant)))
+    assert sorted(found, key=identity) == sorted(manifests.applied(variant), key=identity)
+
+
+def test_the_monitor_finds_the_metrics_port() -> None:
+    """Its kind is the Prometheus operator's: no schema of Kubernetes' own has it."""
+    (monitor,) = kustomized(FOLDER / "monitoring")
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    for variant in VARIANTS:
+        services = [one for one in manifests.applied(variant) if one["kind"] == "Service"]
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        (service,) = [one for one in services if matches(selector, one["metadata"].get("labels", {}))]
+        assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+
+
+def kustomized(folder: Path) -> list[Object]:
+    done = run([need("kubectl"), "kustomize", str(folder)])
+    assert done.returncode == 0, done.stderr.decode()
+    return list(YAML(typ="safe", pure=True).load_all(done.stdout))
+
+
+def identity(found: Object) -> tuple[str, str]:
+    return found["kind"], found["metadata"]["name"]
+
+
 @each_object
 def test_everything_is_in_one_namespace(found: Object) -> None:
     name = found["metadata"]["name"] if found["kind"] == "Namespace" else found["metadata"]["namespace"]
@@ -118,7 +151,7 @@ def test_ports_agree(variant: Path) -> None:
     for service in services:
         for port in service["spec"]["ports"]:
             assert port["port"] == ports[port["targetPort"]], service["metadata"]["name"]
-    (exposed,) = [rest.split() for word, rest in manifests.dockerfile() if word == "EXPOSE"]
+    (exposed,) = [rest.split() for word, rest in manifests.last_stage() if word == "EXPOSE"]
     assert sorted(map(int, exposed)) == sorted(ports.values())
 
 
@@ -373,31 +406,10 @@ def test_names_are_looked_up_and_peers_are_asked(variant: Path) -> None:
 # -- the image --------------------------------------------------------------------------------------------------------
 
 
-def test_the_image_has_what_it_starts() -> None:
-    instructions = manifests.dockerfile()
-    (folder,) = [PurePosixPath(rest) for word, rest in instructions if word == "WORKDIR"]
-    copied = [rest.split() for word, rest in instructions if word == "COPY"]
-    sources = [source for *names, _ in copied for source in names]
-    assert all((ROOT / source).exists() for source in sources), sources
-    ignored = (ROOT / ".dockerignore").read_text().split()
-    assert [f"!{source}" for source in sources if f"!{source}" not in ignored] == []
-    program, flag, script = manifests.entrypoint()
-    assert (program, flag) == ("mitmdump", "-s")
-    inside = PurePosixPath(script).relative_to(folder)
-    assert (ROOT / inside).is_file()
-    assert inside.parts[0] in sources
-
-
-def test_the_image_names_no_registry() -> None:
-    """A first part with a dot or a colon is one."""
-    (base,) = [rest for word, rest in manifests.dockerfile() if word == "FROM"]
-    assert not re.match(r"[^/]*[.:][^/]*/", base)
-
-
 @each_variant
 def test_the_image_runs_as_the_account_that_owns_the_volumes(variant: Path) -> None:
-    (account,) = [rest for word, rest in manifests.dockerfile() if word == "USER"]
+    (account,) = [rest for word, rest in manifests.last_stage() if word == "USER"]
     context = manifests.pod(variant)["securityContext"]
     assert account == f"{context['runAsUser']}:{context['runAsGroup']}"
     assert context["fsGroup"] == context["runAsGroup"]
-    assert f" {manifests.container(variant)['image']} " in (manifests.DEPLOY / "Dockerfile").read_text()
+    assert f" {manifests.container(variant)['image']} " in manifests.CONTAINERFILE.read_text()

@@ -523,3 +523,28 @@ def test_a_slot_ends_with_its_outcome_and_the_time_to_the_first_byte() -> None:
         assert ended == [("a", "stored", 0.25), ("b", "connection_refused", None)]
 
     run(story)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_forecast_is_what_happens(seed: int) -> None:
+    async def story() -> None:
+        rng = random.Random(seed)
+        harness = Harness(max_in_flight=3, max_in_flight_per_host=2, queue_max=6, queue_max_per_client=4)
+        active: list[Ticket] = []
+        for _ in range(200):
+            client, host = rng.choice("abc"), rng.choice("hi")
+            forecast = harness.limiter.forecast(host, client)
+            before = repr(harness.limiter)
+            assert harness.limiter.forecast(host, client) == forecast
+            assert repr(harness.limiter) == before
+            if forecast == "rejected":
+                with pytest.raises(Overloaded):
+                    harness.enter(client, host)
+                continue
+            ticket, place, _ = harness.enter(client, host)
+            assert forecast == ("admitted" if place is None else "queued")
+            active.append(ticket)
+            if len(active) > 4 and rng.random() < 0.4:
+                active.pop(rng.randrange(len(active))).end()
+
+    run(story)

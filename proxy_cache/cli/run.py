@@ -1,0 +1,49 @@
+"""``proxy-cache run`` and ``proxy-cache addon-path``: the proxy itself, from wherever the package is installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from .certificates import BadInput
+
+ADDON: Final = Path(__file__).resolve().parents[1] / "mitm" / "script" / "cache.py"
+"""The script for mitmdump's ``-s``."""
+RUN_HELP: Final = "start the proxy: mitmdump with the cache; all arguments are mitmdump's"
+ADDON_PATH_HELP: Final = 'print the script to start it with: mitmdump -s "$(proxy-cache addon-path)"'
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    parser.prefix_chars = "\0"  # so that no argument looks like an option of ours
+    parser.add_argument(
+        "arguments", nargs="*", metavar="ARGUMENT", help="of mitmdump, such as --set cache_max_size=20g"
+    )
+
+
+def run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """Become mitmdump: same process, so signals and the exit status are its own. Raises :class:`BadInput`."""
+    mitmdump = _mitmdump()
+    sys.stdout.flush()
+    try:
+        os.execve(mitmdump, [str(mitmdump), "-s", str(ADDON), *options.arguments], environment)
+    except OSError as error:
+        raise BadInput(f"{mitmdump} cannot be started: {error.strerror}") from error
+
+
+def print_addon_path(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    print(ADDON)
+    return 0
+
+
+def _mitmdump() -> Path:
+    """That of the environment which this package is in: another one would not find it."""
+    folders = dict.fromkeys([Path(sysconfig.get_path("scripts")), Path(sys.executable).parent])
+    for folder in folders:
+        if os.access(folder / "mitmdump", os.X_OK):
+            return folder / "mitmdump"
+    raise BadInput(f"there is no mitmdump in {' or '.join(map(str, folders))}: mitmproxy has to be installed there")
