@@ -50,6 +50,10 @@ screenshots *arguments:
 trace:
     {{ python }} -m tests.support.trace
 
+# Draw docs/dashboard.svg: the dashboard's queries, answered by a real Prometheus after a storm (about 2 minutes)
+dashboard-picture *arguments:
+    {{ python }} -m tests.dashboard_picture docs/dashboard.svg "$@"
+
 # Compare with a textbook mitmproxy addon and with plain mitmdump (about 5 minutes; --quick: 1; --help: more)
 bench *arguments:
     {{ python }} benchmarks/run.py "$@"

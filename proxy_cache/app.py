@@ -89,7 +89,9 @@ class App:
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
-        self.explainer = Explainer(self.via, self.admission, self.limiter, lambda: self.cache, self.fleet.home_of)
+        self.explainer = Explainer(
+            self.via, self.admission, self.limiter, self.users, lambda: self.cache, self.fleet.home_of
+        )
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.api = Api(self)
@@ -106,6 +108,10 @@ class App:
         """Hand settings on to all that go by them, at the start and while running. This is the only place."""
         self.settings = self.admission.settings = settings
         self.accounts.is_logged = settings.access_log
+        self.accounts.has_phases = settings.log.phases
+        self.access_log.configure(settings.log)
+        if self.store is None:
+            self.heads.has_request_ids = self.accounts.has_request_ids = settings.request_id
         redaction.use(settings.redaction)
         credentials.use(settings.rules.base.credentials)
         self.limiter.configure(settings.limits)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ..caching.answers import Answer, Exchange
-from ..caching.fills.visit import fetched_for
+from ..caching.fills.visit import fetched_for, phases_of, seconds_by_name
 from ..observe.access_log import AccessLog
+from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
@@ -41,7 +42,7 @@ class Counts(Protocol):
     def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
         """A request took ``seconds``, and ``first_byte`` of them until the head of its answer was sent. ``path``:
         ``lane``, ``flow`` or ``refused``. ``served_from``: as in the access log, or ``canceled``: the client has left
-        before that."""
+        before that, or ``absent``: it wanted only what is stored (``only-if-cached``), which is nothing."""
 
     def fill_took(self, seconds: dict[str, float]) -> None: ...
 
@@ -54,6 +55,10 @@ class Accounts:
     def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
         self.is_logged = False
         """The option ``access_log``."""
+        self.has_request_ids = False
+        """The option ``request_id``."""
+        self.has_phases = False
+        """The option ``access_log_phases``."""
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
         self._unfinished: set[RequestRecord] = set()
@@ -142,7 +147,8 @@ class Accounts:
             elif source == "error" and headers is not None:
                 note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
-            self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
+            more = self._more(record) if self.has_request_ids or self.has_phases else ("", ())
+            self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more)
         except Exception as failure:
             self._failed(failure)
 
@@ -151,7 +157,12 @@ class Accounts:
     ) -> None:
         counts, exchange = self._counts, record.exchange
         visits = exchange.visits if exchange is not None else ()
-        counts.request_ended(path, "canceled" if status == NO_STATUS else source, seconds, first_byte)
+        served_from = source
+        if status == NO_STATUS:
+            served_from = "canceled"
+        elif status == 504 and exchange is not None and exchange.directives.only_if_cached:
+            served_from = "absent"  # nothing is wrong: peers ask so, too
+        counts.request_ended(path, served_from, seconds, first_byte)
         if size:
             counts.served(source, size)
             if source in FROM_CACHE:
@@ -160,6 +171,17 @@ class Accounts:
                     counts.saved(size - fetched)
         if visits and visits[0].leads:
             counts.fill_took({LOOKUP: visits[0].joined - record.started})
+
+    def _more(self, record: RequestRecord) -> tuple[str, tuple[tuple[str, float], ...]]:
+        """The request's id, and the seconds of a miss's phases, as far as options ask for them."""
+        exchange, request_id = record.exchange, record.request_id
+        if exchange is None:
+            return request_id, ()
+        if self.has_request_ids:
+            request_id = request_id or exchange.headers.get(request_ids.FIELD.lower()) or ""
+        if not self.has_phases:
+            return request_id, ()
+        return request_id, tuple(seconds_by_name(phases_of(exchange.visits, record.started)).items())
 
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,

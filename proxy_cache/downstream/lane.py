@@ -25,7 +25,7 @@ from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
 from ..wire.credential_line import take_credential
-from ..wire.requests import Request, parse_request, with_line
+from ..wire.requests import Request, with_line
 from .admission import Route
 from .body_sender import CONGESTED
 from .host import Host
@@ -177,7 +177,7 @@ class Lane(asyncio.Protocol):
                 users = host.users
                 if users.is_on:
                     data, credential = take_credential(data, host.head_limits)
-                request = parse_request(data, host.head_limits)
+                request = host.parse(data, host.head_limits)
                 if request is None:
                     return
                 if isinstance(request, str):

@@ -19,6 +19,7 @@ class RequestRecord:
         "is_passed_on",
         "made",
         "passed_on_at",
+        "request_id",
         "sender",
         "served_from",
         "size",
@@ -44,6 +45,8 @@ class RequestRecord:
         """When that was (monotonic clock)."""
         self.is_counted = False
         """Whether it was counted as forwarded."""
+        self.request_id = ""
+        """Its X-Request-Id, of a flow, where requests have one."""
         self.made: object = None
         """Our response to its flow. If the flow has another one, another addon has made that."""
 

@@ -29,7 +29,7 @@ from ..upstream.peers.settings import FleetSettings
 from ..upstream.shared.bucket import BadUrl, check_url
 from ..upstream.shared.store import SharedSettings
 from ..upstream.trust import BadCertificate, Trust
-from . import access_values, compat, rules
+from . import access_values, compat, log_values, rules
 from .filters import host_of_flow
 from .token_files import tokens
 
@@ -108,6 +108,8 @@ def parse(options: Any) -> Settings:
         spill_max=_byte_size("spill_max", options.spill_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
+        log=log_values.access_log(options),
+        request_id=options.request_id,
         redaction=_redaction(options.log_redact),
         fast_lane=options.fast_lane,
         half_closed_clients=options.half_closed_clients,

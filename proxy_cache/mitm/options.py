@@ -263,6 +263,24 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ),
     ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
     (
+        "access_log_format", str, "line",
+        "line (for people), json (an object a line) or squid (Squid's native format, for the tools that read it).",
+    ),
+    (
+        "access_log_file", str, "",
+        "File that these lines are appended to, in place of mitmproxy's log. SIGHUP opens it anew, for logrotate.",
+    ),
+    (
+        "access_log_phases", bool, False,
+        "Say in a miss's line, too, how long each of its steps took (lookup, peer, shared, queue, connect, first_byte, "
+        "backoff, body). Not in Squid's format.",
+    ),
+    (
+        "request_id", bool, False,
+        "Give each request an X-Request-Id, the client's own if it has a good one: in the log, to the origin, and back "
+        "to the client. Read at start.",
+    ),
+    (
         "log_redact", Sequence[str], [],
         "What of URLs is shown as *** in logs, beside what looks like a secret: names of parameters (ticket), or "
         "regular expressions, of which all matches are hidden, or their groups if they have some (/build-(\\w+)/).",
