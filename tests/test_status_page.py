@@ -6,6 +6,7 @@ import base64
 import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,24 @@ def rows(watched: Watched, table: str) -> list[list[str]]:
     ]
 
 
-def listen(proxy: Proxy) -> socket.socket:
-    """A listener of the events, once it is one: the place of an earlier one is free when it is missed."""
+def listen(proxy: Proxy) -> socket.socket | None:
+    """A listener of the events; ``None`` if there are too many."""
     assert proxy.metrics_address is not None
-    while True:
-        connection = socket.create_connection(proxy.metrics_address, timeout=PATIENCE)
-        connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        if (answer := connection.recv(12)) == b"HTTP/1.1 200":
-            return connection
-        assert answer == b"HTTP/1.1 503"
-        connection.close()
+    connection = socket.create_connection(proxy.metrics_address, timeout=PATIENCE)
+    connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    if connection.recv(12) == b"HTTP/1.1 200":
+        return connection
+    connection.close()
+    return None
+
+
+@contextmanager
+def as_many_as_may(proxy: Proxy) -> Iterator[None]:
+    """All places for listeners are taken. That of an earlier one is free when it is missed."""
+    with ExitStack() as stack:
+        for _ in range(LISTENERS_MAX):
+            stack.enter_context(proxy.eventually(lambda: listen(proxy), told="a place for a listener"))
+        yield
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------
@@ -160,25 +169,22 @@ def test_paused_it_costs_nothing(proxy: Proxy, origin: Origin, open_page: Open) 
     is_live(watched)
     watched.page.get_by_role("button", name="Pause updates").click()
     is_live(watched, "Paused")
-    listeners = [listen(proxy) for _ in range(LISTENERS_MAX)]  # its place is free
-    entries = watched.text("#stored-more")
-    for connection in listeners:
-        connection.close()
+    entries = watched.page.locator("#stored-more").inner_text()
+    with as_many_as_may(proxy):
+        pass  # its place is free
     assert proxy.get(origin.url("/while-it-is-paused")).ok
     proxy.wait_until_idle()
-    assert watched.text("#stored-more") == entries
+    assert watched.page.locator("#stored-more").inner_text() == entries
     watched.page.get_by_role("button", name="Pause updates").click()
     expect(watched.page.locator("#stored-more")).not_to_have_text(entries)
     is_live(watched)
 
 
 def test_where_too_many_listen_it_asks_now_and_then(proxy: Proxy, origin: Origin, open_page: Open) -> None:
-    listeners = [listen(proxy) for _ in range(LISTENERS_MAX)]
-    watched = open_page(proxy, expected="503")
-    is_live(watched, "updated every few seconds")
-    expect(watched.page.locator("#stored-more")).to_contain_text("entr")
-    for connection in listeners:
-        connection.close()
+    with as_many_as_may(proxy):
+        watched = open_page(proxy, expected="503")
+        is_live(watched, "updated every few seconds")
+        expect(watched.page.locator("#stored-more")).to_contain_text("entr")
     is_live(watched)
 
 
