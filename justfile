@@ -42,6 +42,10 @@ lint:
     {{ python }} -m ruff format --check .
     {{ python }} -m mypy
 
+# Make the screenshots of the status page in docs/images again (about 2 minutes)
+screenshots *arguments:
+    {{ python }} -m tests.support.screenshots "$@"
+
 # Print the files and functions that a hit, a miss, a range and a queued client go through, in order
 trace:
     {{ python }} -m tests.support.trace
