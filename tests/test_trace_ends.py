@@ -81,11 +81,12 @@ def test_the_last_spans_are_sent_at_the_end(start_proxy: Callable[..., Proxy], o
 
 
 def test_a_ratio(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Also where hits take the way of those that have ids."""
     with Receiver() as receiver:
         environment = receiver.environment(
             OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.1"
         )
-        proxy = start_proxy(environment=environment)
+        proxy = start_proxy(environment=environment, request_id=True)
         url = origin.serve("/some", Reply(headers=(FRESH,)))
         for _ in range(1000):
             assert proxy.get(url).ok

@@ -18,6 +18,8 @@ class TracedLane(ClientLane):
         super().__init__(*arguments, **more)
         self._tracer = tracer
         self._sampling = tracer.sampling
+        if self._app.heads.has_request_ids:
+            self.lane_hit = self._traced_hit_with_id  # type: ignore[method-assign]
 
     def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         # Just what ClientLane does (tests/unit/test_traces.py compares them): to call it costs more than what follows.
@@ -31,6 +33,10 @@ class TracedLane(ClientLane):
             sampling.left = left
         else:
             self._trace_hit(request, target, status, size, started)
+
+    def _traced_hit_with_id(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
+        self._hit_with_id(request, target, status, size, started)
+        self._trace_hit(request, target, status, size, started)
 
     def _trace_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
         try:

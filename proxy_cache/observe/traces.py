@@ -1,6 +1,6 @@
 """Traces, by OpenTelemetry, if its variables ask for them and it is installed (docs/tracing.md).
 
-Off, nothing of this is imported, and nobody asks it anything. On, a request that is not sampled costs a countdown.
+Off, the SDK is not imported, and no hit asks anything. On, a request that is not sampled costs a countdown.
 """
 
 from __future__ import annotations
