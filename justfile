@@ -42,9 +42,17 @@ lint:
     {{ python }} -m ruff format --check .
     {{ python }} -m mypy
 
+# Make the screenshots of the status page in docs/images again (about 2 minutes)
+screenshots *arguments:
+    {{ python }} -m tests.support.screenshots "$@"
+
 # Print the files and functions that a hit, a miss, a range and a queued client go through, in order
 trace:
     {{ python }} -m tests.support.trace
+
+# Draw docs/dashboard.svg: the dashboard's queries, answered by a real Prometheus after a storm (about 2 minutes)
+dashboard-picture *arguments:
+    {{ python }} -m tests.dashboard_picture docs/dashboard.svg "$@"
 
 # Compare with a textbook mitmproxy addon and with plain mitmdump (about 5 minutes; --quick: 1; --help: more)
 bench *arguments:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import __version__
 from .admin.api import Api
 from .admin.server import AdminError, AdminServer
 from .admin.status import VERSIONS
@@ -27,6 +28,7 @@ from .downstream.peer_requests import PeerRequests
 from .downstream.users import Users
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, method_label
+from .observe.traces import Traces
 from .runtime.batches import CallBatch
 from .runtime.collector import Collector
 from .semantics import credentials, redaction
@@ -67,6 +69,7 @@ class App:
         self.metrics.build_info.labels(**VERSIONS).set(1)
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
+        self.traces = Traces()
         self.access = Access(self.metrics.access_denied_for)
         self.admission = Admission(self.via, self.access)
         self.peer_requests = PeerRequests()
@@ -89,13 +92,17 @@ class App:
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
-        self.explainer = Explainer(self.via, self.admission, self.limiter, lambda: self.cache, self.fleet.home_of)
+        self.explainer = Explainer(
+            self.via, self.admission, self.limiter, self.users, lambda: self.cache, self.fleet.home_of
+        )
         self.shared: SharedStore | None = None
         self.admin: AdminServer | None = None
         self.api = Api(self)
         self.metrics_at = "off"
         self.access.listening_on = self._listeners
         self.is_draining = False
+        self._grace_ends = 0.0
+        """By the monotonic clock."""
         self.started: asyncio.Event | None = None
         """Set when the start is over, well or not."""
         self.tunnels_open = 0
@@ -106,6 +113,10 @@ class App:
         """Hand settings on to all that go by them, at the start and while running. This is the only place."""
         self.settings = self.admission.settings = settings
         self.accounts.is_logged = settings.access_log
+        self.accounts.has_phases = settings.log.phases
+        self.access_log.configure(settings.log)
+        if self.store is None:
+            self.heads.has_request_ids = self.accounts.has_request_ids = settings.request_id
         redaction.use(settings.redaction)
         credentials.use(settings.rules.base.credentials)
         self.limiter.configure(settings.limits)
@@ -156,6 +167,11 @@ class App:
         return self.settings is not None and self.settings.half_closed_clients
 
     # -- start and stop -------------------------------------------------------------------------------------------
+
+    def open_traces(self) -> None:
+        """Before the first client connects: what its lane does is decided then."""
+        self.traces.open(version=__version__, instance=self.via)
+        self.accounts.tracer = self.traces.tracer
 
     async def open(self) -> None:
         """Open the cache folder and the metrics port, and answer from now on. Raises :class:`StartError`."""
@@ -245,7 +261,7 @@ class App:
         (:meth:`refuse_new`)."""
         assert self.settings is not None
         assert self.fills is not None
-        until = time.monotonic() + self.settings.shutdown_grace
+        self._grace_ends = until = time.monotonic() + self.settings.shutdown_grace
         if self.accounts.unfinished:
             logger.info("proxy-cache: stopping, %d responses to finish", self.accounts.unfinished)
             if not await self.accounts.finished(self.settings.shutdown_grace):
@@ -265,6 +281,8 @@ class App:
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
+        self.accounts.tracer = None
+        await self.traces.close(self._grace_ends - time.monotonic())
         if self.is_running:
             logger.info("proxy-cache: stopped")
         self.access_log.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .caching.fills.context import SpanSettings
 from .caching.limiter import Limits
 from .caching.serving import CacheSettings
+from .observe.access_log import LogSettings
 from .semantics.keys import Target
 from .semantics.limits import HeadLimits
 from .semantics.policy import Policy
@@ -95,6 +96,9 @@ class Settings:
     fast_lane: bool
     half_closed_clients: bool
     shutdown_grace: int
+    log: LogSettings = field(default_factory=LogSettings)
+    request_id: bool = False
+    """Whether requests have an X-Request-Id."""
     shared: SharedSettings | None = None
     destinations: Destinations = field(default_factory=Destinations)
     clients: tuple[IPNetwork, ...] = ()

@@ -32,6 +32,7 @@ ONCE = {
     "test_client_certs",
     "test_https_clients",
     "test_stopped",
+    "test_trace_ends",
     "test_tunnel",
     "test_modes",
     "test_options",
@@ -47,6 +48,7 @@ ONCE = {
     "test_silent_origins",
     "test_compat",
     "test_http2",
+    "test_status_page",
     "test_storms",
 }
 """Modules that have no plain GETs to speak of, take long, or choose for themselves whether there is a fast lane."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.api import TOKEN, call
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
@@ -310,3 +313,66 @@ def test_after_kill_9_nothing_good_is_taken_for_corrupt(start_proxy: Start, orig
             assert insisting.ok
     assert proxy.value("corrupt_entries_total") == 0
     assert not [line for line in proxy.log if "not what was" in line]
+
+
+# -- all of it, on demand ---------------------------------------------------------------------------------------------
+
+
+def verify(proxy: Proxy, **fields: str) -> list[dict[str, Any]]:
+    answer = call(proxy, "POST", "/api/v1/verify", {}, token=TOKEN, **fields)
+    assert answer.status == 200, answer.body
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    assert answer.headers["Cache-Control"] == "no-store"
+    return [json.loads(line) for line in answer.body.splitlines()]
+
+
+def test_an_operator_has_all_of_it_verified(start_proxy: Start, origin: Origin, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+    proxy = start_proxy(cache_verify_rate=0, admin_token_file=token)
+    assert call(proxy, "POST", "/api/v1/verify").status == 401
+    kept = {name: stored(proxy, origin, size, name) for size in SIZES for name in (f"/good/{size}", f"/bad/{size}")}
+    assert verify(proxy)[-1]["corrupt"] == 0
+    before = proxy.metrics()
+    for name, (_, body) in kept.items():
+        if "/bad/" in name:
+            flip(proxy, body, len(body) // 3)
+    told = verify(proxy)
+    assert told[0] == {"checked": 0, "total": len(kept), "bytes": 0}
+    last = told[-1]
+    assert (last["done"], last["checked"], last["corrupt"]) == (True, len(kept), len(SIZES))
+    assert last["bytes"] >= sum(SIZES)
+    found = [line["corrupt"] for line in told[:-1] if "corrupt" in line]
+    assert sorted(found) == sorted(url for name, (url, _) in kept.items() if "/bad/" in name)
+    assert proxy.metrics().value("corrupt_entries_total") - before.value("corrupt_entries_total") == len(SIZES)
+    for name, (url, body) in kept.items():
+        response = proxy.get(url, expect=len(body))
+        assert response.ok
+        assert origin.count(name) == (2 if "/bad/" in name else 1)
+    assert verify(proxy)[-1]["corrupt"] == 0
+
+
+def test_it_is_off_without_a_token_and_one_at_a_time(start_proxy: Start, tmp_path: Path) -> None:
+    assert call(start_proxy(), "POST", "/api/v1/verify").status == 403
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+    proxy = start_proxy(admin_token_file=token)
+    assert "unknown member 'rate'" in call(proxy, "POST", "/api/v1/verify", {"rate": 1}, token=TOKEN).detail
+    assert [line.get("done") for line in verify(proxy)] == [None, True]
+
+
+def test_no_flipped_byte_comes_into_memory_or_out_of_it(start_proxy: Start, origin: Origin, tmp_path: Path) -> None:
+    """Bodies that are read whole before any of it is sent: what isn't what was stored is fetched again, unasked."""
+    proxy = start_proxy(cache_verify_rate=0)
+    kept = {size: stored(proxy, origin, size, f"/memory/{size}") for size in (10, 10_000, 60_000)}
+    proxy.terminate()
+    assert proxy.wait() == 0
+    for _, body in kept.values():
+        flip(proxy, body, len(body) - 1)
+    proxy.start()
+    for size, (url, body) in kept.items():
+        for _ in range(2):
+            response = proxy.get(url)
+            assert (response.status, response.body) == (200, body)
+        assert origin.count(f"/memory/{size}") == 2
+    assert proxy.value("corrupt_entries_total") == len(kept)

@@ -116,3 +116,13 @@ def test_the_build_is_told(start_proxy: Callable[..., Proxy]) -> None:
     assert 'mitmproxy="' in line
     for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"):
         assert f"\nprocess_{name} " in text
+
+
+def test_who_wants_only_what_is_stored_gets_no_error(start_proxy: Callable[..., Proxy], origin: Origin) -> None:
+    """Peers ask so. It is a 504 (RFC 9111 §5.2.1.7), and nothing is wrong."""
+    proxy = start_proxy()
+    headers = (("Cache-Control", "only-if-cached"),)
+    assert proxy.get(origin.url("/absent"), headers=headers).status == 504
+    metrics = proxy.settled()
+    assert metrics.value("request_duration_seconds_count", path=way(proxy), served_from="absent") == 1
+    assert metrics.value("request_duration_seconds_count", served_from="error") == 0

@@ -4,7 +4,9 @@ in ``test_stopped.py``, SIGKILL in ``test_store.py``."""
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -47,7 +49,10 @@ def test_sigquit_ends_it_at_once_and_what_was_stored_is_there(start_proxy: Start
     proxy = start_proxy(shutdown_grace=120)
     url = origin.serve("/x", Reply(size=10_000))
     assert proxy.get(url, expect=10_000).ok
-    proxy.wait_until_idle()
+    # The row follows the body.
+    with closing(sqlite3.connect(f"file:{proxy.cache_dir}/index.sqlite?mode=ro", uri=True)) as database:
+        count = "SELECT count(*) FROM entries JOIN heads USING (id)"
+        proxy.eventually(lambda: database.execute(count).fetchone(), lambda found: found == (1,), told="the row")
     fetch = half_of_it(proxy, origin, Gate())
     proxy.signal(signal.SIGQUIT)
     assert proxy.wait() == -signal.SIGQUIT

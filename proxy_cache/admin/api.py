@@ -9,18 +9,23 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from . import entries, explain, openapi, purge, status
+from . import entries, explain, openapi, purge, verify
 from .endpoint import Endpoint
+from .events import Events
 from .guard import check_token
 from .problems import Problem
 from .proxy import Proxy
+from .snapshot import Snapshots
 
 PREFIX = "/api/v1"
 
 
-def endpoints(proxy: Proxy) -> tuple[Endpoint, ...]:
+def endpoints(proxy: Proxy, snapshots: Snapshots, events: Events) -> tuple[Endpoint, ...]:
     """All of them."""
-    found = (status.endpoint(proxy), entries.endpoint(proxy), explain.endpoint(proxy), purge.endpoint(proxy))
+    found = (
+        snapshots.endpoint(), events.endpoint(), entries.endpoint(proxy), explain.endpoint(proxy),
+        purge.endpoint(proxy), verify.endpoint(proxy),
+    )  # fmt: skip
     return (*found, openapi.endpoint(found, PREFIX))
 
 
@@ -29,11 +34,17 @@ class Api:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self.endpoints = endpoints(proxy)
+        snapshots = Snapshots(proxy)
+        self._events = Events(snapshots.read, proxy.failed)
+        self.endpoints = endpoints(proxy, snapshots, self._events)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         for endpoint in self.endpoints:
             router.add_route(endpoint.method, PREFIX + endpoint.path, self._checked(endpoint))
+
+    async def close(self, app: web.Application) -> None:
+        """The port closes: it would wait for streams that have no end of their own."""
+        self._events.close()
 
     def _checked(self, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:

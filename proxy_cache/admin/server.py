@@ -1,5 +1,5 @@
-"""The metrics port: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``, and the API. What may be asked by whom is
-decided in :mod:`.guard`."""
+"""The metrics port: ``/metrics``, ``/healthz``, ``/readyz``, ``/status``, the API, and the page that shows the latter.
+What may be asked by whom is decided in :mod:`.guard`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from ..settings import AdminSettings
-from . import guard
+from . import guard, page
 from .api import Api, problems
 from .listener import Listener
 
@@ -54,6 +54,8 @@ class AdminServer:
         app.router.add_get("/status", self._show_status)
         if self._api is not None:
             self._api.add_to(app.router)
+            app.on_shutdown.append(self._api.close)
+            page.add_to(app.router)
         # Counted from the start of the connection, or from its last response: so also for half a request.
         self._runner = web.AppRunner(
             app,

@@ -1,21 +1,20 @@
-"""``/api/v1/status``: everything that ``/status`` has, and more for people to look at."""
+"""What ``/api/v1/status`` has at hand: everything that ``/status`` has, and more for people to look at."""
 
 from __future__ import annotations
 
+import heapq
 import importlib.metadata
 import platform
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
-
-from aiohttp import web
 
 from .. import __version__
 from ..caching.fills.fill import Fill
 from ..caching.fills.request import FillState
 from ..caching.limiter import OriginLimiter
-from .endpoint import Endpoint, json_response
 from .proxy import Proxy
 from .totals import totals
 
@@ -23,12 +22,8 @@ VERSIONS: Final = {
     "version": __version__, "python": platform.python_version(), "mitmproxy": importlib.metadata.version("mitmproxy"),
 }  # fmt: skip
 
-
-def endpoint(proxy: Proxy) -> Endpoint:
-    async def handle(request: web.Request) -> web.Response:
-        return json_response(status(proxy))
-
-    return Endpoint("GET", "/status", handle, "What the proxy is doing now, and what it has done since its start.")
+FILLS_MAX: Final = 100
+"""Fills that are listed, the oldest ones; ``fills_running`` counts all of them."""
 
 
 def status(proxy: Proxy) -> dict[str, Any]:
@@ -42,7 +37,8 @@ def status(proxy: Proxy) -> dict[str, Any]:
     }
     if proxy.fills is not None and proxy.store is not None:
         fills, store = proxy.fills.fills(), proxy.store
-        found["fills"] = [shown(fill) for fill in fills]
+        found["fills"] = [shown(fill) for fill in heapq.nsmallest(FILLS_MAX, fills, key=attrgetter("started"))]
+        found["fills_running"] = len(fills)
         found["limiter"] = limiter(proxy.limiter, fills)
         found["store"] = {**found["store"], "disk_free_bytes": store.evictor.disk_free}
     return found

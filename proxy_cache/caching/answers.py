@@ -21,6 +21,7 @@ from ..store.store import Store
 from .fills.fill import Waiter
 from .fills.visit import Visit
 from .requirements import Requirements
+from .tracing import RequestTrace
 
 VISITS_MAX: Final = 32
 """Fills that are noted of one request. A client that reads a long body with many gaps comes to more."""
@@ -100,7 +101,7 @@ class Exchange:
 
     __slots__ = (
         "_requirements", "client", "collapsed", "directives", "gone", "headers", "is_closed", "key", "on_interim",
-        "peer", "policy", "queued_for", "source", "target", "visits", "waiter",
+        "peer", "policy", "queued_for", "source", "target", "trace", "visits", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +128,8 @@ class Exchange:
         """Takes a 1xx of the origin to the client, if it can be told (RFC 9110 §15.2)."""
         self.peer: WaitingPeer | None = None
         """If a peer has sent it, on behalf of ``client``."""
+        self.trace: RequestTrace | None = None
+        """If it is sampled."""
         self.waiter: Waiter | None = None
         self.source: BodySource | None = None
         self.visits: tuple[Visit, ...] = ()
@@ -158,6 +161,8 @@ class Exchange:
             joined = fill.started if waiter.leads else time.monotonic()
             waiter.visit = visit = Visit(fill.watch, joined, leads=waiter.leads)
             self.visits = (*self.visits, visit)
+            if self.trace is not None and fill.watch.trace is not None and not waiter.leads:
+                self.trace.shares(fill.watch.trace)
         return waiter
 
     def client_gone(self) -> None:

@@ -207,7 +207,7 @@ class Cache:
             return None
         request = FillRequest(
             key, exchange.target, exchange.headers, exchange.client, policy=exchange.policy,
-            from_peer=exchange.peer is not None,
+            from_peer=exchange.peer is not None, trace=exchange.trace,
         )  # fmt: skip
         try:
             waiter = exchange.waiter = listening(exchange, self.fills.start(request))

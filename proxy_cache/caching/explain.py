@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..semantics.headers import Headers
 from ..semantics.ranges import strong_validator
 from ..semantics.reuse import Decision, Reuse, decide, may_serve_stale
 from ..semantics.storing import speaks_of_resource
-from ..semantics.validation import conditional_headers, is_conditional, not_modified
-from ..semantics.vary import matches, mismatches
+from ..semantics.validation import conditional_headers, is_another_version, is_conditional, not_modified
+from ..semantics.vary import mismatches
 from ..store.entry import Entry
 from .answers import Exchange
 from .cache import Cache
@@ -119,7 +118,7 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
     entry = cache.planner.select(exchange.key, exchange.headers)
     decision = decide(exchange.directives, entry.response, now) if entry is not None else None
     if entry is not None and decision is not None and decision.reuse is Reuse.FRESH:
-        _serve(found, exchange, entry, decision, now)
+        _serve(found, exchange, entry, decision, now, needs_body=False)
         return found
     found.verdict = BYPASS
     found.fwd = cache.planner.forward_reason(exchange.key, decision)
@@ -144,13 +143,10 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
 
 def explanation_of(cache: Cache, exchange: Exchange, now: float) -> Explanation:
     """What is stored, and what is remembered."""
-    entries = cache.store.lookup(exchange.key)
+    entries, selected_one = cache.store.lookup(exchange.key), cache.planner.select(exchange.key, exchange.headers)
     return Explanation(
         MISS,
-        stored=[
-            facts_of(entry, exchange.policy, now, is_selected=matches(entry.response.vary, exchange.headers))
-            for entry in entries
-        ],
+        stored=[facts_of(entry, exchange.policy, now, is_selected=entry is selected_one) for entry in entries],
         recent=cache.fills.context.reasons.of(exchange.key),
     )
 
@@ -158,7 +154,9 @@ def explanation_of(cache: Cache, exchange: Exchange, now: float) -> Explanation:
 # -- from the store ---------------------------------------------------------------------------------------------------
 
 
-def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decision, now: float) -> None:
+def _serve(
+    found: Explanation, exchange: Exchange, entry: Entry, decision: Decision, now: float, *, needs_body: bool = True
+) -> None:
     response = entry.response
     spans = selected(exchange, response, entry.length)
     is_unchanged = is_conditional(exchange.headers) and not_modified(
@@ -177,7 +175,7 @@ def _serve(found: Explanation, exchange: Exchange, entry: Entry, decision: Decis
     elif spans is not None:
         found.status = 206
         found.sentences.append(Sentence("The range that is asked for is cut out of it: 206.", "RFC 9110 §15.3.7"))
-    if entry.spans is not None and first_gap(entry, spans) is not None:
+    if needs_body and entry.spans is not None and first_gap(entry, spans) is not None:
         found.verdict, found.fwd = PARTIAL, "partial"
         found.sentences.append(FORWARD["partial"].of(present=entry.present, length=entry.length))
         found.sentences.append(
@@ -217,9 +215,13 @@ def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
             sentences.append(
                 Sentence("This request can't be answered by filling its gaps: it asks for itself.", "RFC 9111 §3.4")
             )
-        else:
+        elif is_another_version(exchange.headers, entry.response):
             sentences.append(
                 Sentence("What is stored is another version than the one that the request names.", "RFC 9110 §13.1.1")
+            )
+        else:
+            sentences.append(
+                Sentence("What is stored is older than what the client has, as its condition tells.", "RFC 9111 §4.3.2")
             )
     return list(dict.fromkeys(sentences))
 
@@ -247,9 +249,8 @@ def _fetch(
     elif plan.stale is not None:
         found.sentences.append(Sentence("It has no validator: all of it is asked for again.", "RFC 9111 §4.3.1"))
     found.verdict = REVALIDATE if conditions and plan.stale is not None else MISS
-    found.sentences += about_fill(
-        exchange, request, is_uncacheable=_is_uncacheable(cache, exchange.key, exchange.headers)
-    )
+    is_uncacheable = cache.fills.keys.is_uncacheable(exchange.key, exchange.headers)
+    found.sentences += about_fill(exchange, request, is_uncacheable=is_uncacheable)
     context = cache.fills.context
     if not context.sources.begins_at_origin(request):
         at = home(exchange.key)
@@ -263,16 +264,12 @@ def _fetch(
         found.sentences.append(_if_the_origin_fails(exchange, plan.stale, now))
 
 
-def _is_uncacheable(cache: Cache, key: str, headers: Headers) -> bool:
-    return cache.fills.keys.is_uncacheable(key, headers)
-
-
 def _at_the_limiter(
     found: Explanation, cache: Cache, limiter: OriginLimiter, exchange: Exchange, stale: Entry | None, now: float
 ) -> None:
-    forecast = limiter.forecast(exchange.target.authority, exchange.client)
+    forecast = limiter.forecast(exchange.target.authority, exchange.client, exchange.policy.patience)
     found.sentences.append(SLOTS[forecast].of(in_flight=limiter.in_flight, queued=limiter.queued))
-    if forecast != "rejected":
+    if forecast in ("admitted", "queued"):
         return
     found.verdict, found.status = REFUSED, 503
     if stale is not None and has_it_all(exchange, stale) and cache.serving.may_use_stale(

@@ -31,7 +31,7 @@ class EntryFacts:
     """What there is to say of an entry, whoever asks for it."""
 
     is_selected: bool
-    """Whether the request's fields select it (RFC 9111 §4.1)."""
+    """Whether the request's fields select it, and not an older one (RFC 9111 §4.1)."""
     variant: dict[str, str | None]
     """The selecting fields and their values, credentials hidden; ``None``: the field was absent."""
     status: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..semantics import request_ids
 from ..semantics.dates import format_http_date
 from ..semantics.headers import Headers, field_line
 from ..semantics.status_fields import cache_status, proxy_status
@@ -32,12 +33,16 @@ class Heads:
 
     def __init__(self, via: str) -> None:
         self.via = via
+        self.has_request_ids = False
+        """Whether clients are told the ids of their requests, in place of what an origin has said (``request_id``)."""
         self._via = field_line(b"Via", f"1.1 {via}".encode("latin-1", "replace"))
 
     def own(self, headers: Headers, response: StoredResponse, status: str) -> Headers:
         """``headers`` with Via, Cache-Status and, where the origin has given none, Date."""
         if "date" not in headers:
             headers = headers.add("Date", format_http_date(response.response_time))  # RFC 9110 §6.6.1
+        if self.has_request_ids:
+            headers = headers.without(request_ids.FIELD.lower())
         return headers.plus(self._via, ((b"Cache-Status", status.encode("latin-1", "replace")), "cache-status", status))
 
     def overloaded(self, outcome: str, retry_after: int, fwd: str = "miss") -> Answer:

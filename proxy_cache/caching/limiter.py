@@ -199,14 +199,14 @@ class OriginLimiter:
         self.on_queued()
         return ticket, place
 
-    def forecast(self, host: str, client: str) -> str:
-        """What :meth:`enter` would do now: a slot at once (``admitted``), a place in the queue (``queued``), or
-        neither (``rejected``). Changes nothing."""
+    def forecast(self, host: str, client: str, patience: float | None = None) -> str:
+        """What would come of :meth:`enter` now: a slot at once (``admitted``), a place in the queue (``queued``), one
+        that ends at once (``timeout``: without any patience), or neither (``rejected``). Changes nothing."""
         if self._has_slot() and self._host_has_capacity(host):
             return "admitted"
         if self._is_at_client_limit(client) or (self.is_full and self._to_displace_for(client) is None):
             return "rejected"
-        return "queued"
+        return "queued" if (self.limits.queue_timeout if patience is None else patience) > 0 else "timeout"
 
     @property
     def is_full(self) -> bool:

@@ -303,7 +303,7 @@ class Planner:
                 retries = 0  # a stale answer at once is better than one after the third failure
         request = FillRequest(
             key, exchange.target, headers, exchange.client, candidates, exchange.policy, retries, private, keep, part,
-            is_short, from_peer=exchange.peer is not None,
+            is_short, from_peer=exchange.peer is not None, trace=exchange.trace,
         )  # fmt: skip
         return Fetch(request)
 

@@ -32,6 +32,7 @@ from ..store.store import Store
 from ..store.sweep import SweepError, Swept
 from .fills.request import FillRequest
 from .fills.table import FillTable
+from .recent_reasons import DROPPED
 
 __all__ = ["Everything", "Purged", "Purger", "SweepError", "Tag", "Url", "What", "Where"]
 
@@ -121,6 +122,8 @@ class Purger:
             for key in what.keys:
                 invalidated(key)
                 of_key = await sweeps.expire_key(key, now) if soft else sweeps.drop_key(key, now)
+                if of_key.entries:
+                    self._fills.context.reasons.note(key, DROPPED, "soft-purge" if soft else "purge")
                 swept.entries += of_key.entries
                 swept.size += of_key.size
             return swept

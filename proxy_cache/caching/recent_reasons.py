@@ -1,7 +1,8 @@
 """The latest reasons, by key, why a response was not stored, or a request not answered from what is: for those who ask
 later (:mod:`.explain`).
 
-Nothing is noted for hits, nor for misses that end well. Bounded in keys, in reasons a key, and in the text of each.
+Nothing is noted for hits, nor for misses that end well. Bounded in keys, in reasons a key, and in the text of each:
+some 10 MB at the most.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ERROR: Final = "error"
 OVERLOADED: Final = "overloaded"
 """No slot: ``rejected``, ``timeout``, ``canceled``."""
 DROPPED: Final = "dropped"
-"""It was stored, and removed: ``unsafe-method``, ``head``."""
+"""It was stored, and removed: ``unsafe-method``, ``head``, ``purge`` (of this URL); or made stale: ``soft-purge``."""
 KINDS: Final = (NOT_STORED, NOT_REUSED, ERROR, OVERLOADED, DROPPED)
 
 
@@ -42,7 +43,7 @@ class Reason:
     """One of :data:`KINDS`."""
     word: str
     status: int | None
-    """Of the origin's response."""
+    """Of the origin's response; of an error that of the answer to clients."""
     detail: str
     at: float
     """The last time (unix seconds)."""

@@ -40,7 +40,8 @@ WHY_NOT_STORED: Final[Mapping[str, Sentence]] = {
     ),
     "no-freshness": Sentence(
         "The response has neither a lifetime (max-age, s-maxage, Expires) nor a validator (ETag, Last-Modified), or "
-        "its status takes an explicit one.",
+        "its status takes an explicit one. (cache_default_ttl is for plain 200s without a query in the URL, to "
+        "requests without credentials.)",
         "RFC 9111 §3",
     ),
     "status": Sentence(
@@ -67,7 +68,7 @@ WHY_NOT_STORED: Final[Mapping[str, Sentence]] = {
         "The URL has a signature of its own, and neither the response (public, immutable, s-maxage) nor a rule says "
         "that it is for all.",
     ),
-    "invalidated": Sentence("An unsafe method changed the URL while it was fetched.", "RFC 9111 §4.4"),
+    "invalidated": Sentence("An unsafe method, or a purge, came for the URL while it was fetched.", "RFC 9111 §4.4"),
     "store": Sentence(
         "There was no room for it, or the disk failed: cache_proxy_store_failures_total says which.", "RFC 9111 §3"
     ),
@@ -165,6 +166,11 @@ SLOTS: Final[Mapping[str, Sentence]] = {
     "rejected": Sentence(
         "All slots are taken, and there is no place in the queue: 503 with Retry-After.", "RFC 9110 §15.6.4"
     ),
+    "timeout": Sentence(
+        "All slots are taken, and it may not wait for one (cache_queue_timeout, origin_queue_timeout): 503 with "
+        "Retry-After.",
+        "RFC 9110 §15.6.4",
+    ),
 }
 """By :meth:`.limiter.OriginLimiter.forecast`."""
 
@@ -180,6 +186,8 @@ _NOT_REUSED: Final[Mapping[str, Sentence]] = {
 _DROPPED: Final[Mapping[str, Sentence]] = {
     "unsafe-method": Sentence("It was dropped: an unsafe method succeeded on this URL.", "RFC 9111 §4.4"),
     "head": Sentence("It was dropped: a HEAD has shown that the origin has another version.", "RFC 9111 §4.3.5"),
+    "purge": Sentence("It was dropped: somebody has purged this URL."),
+    "soft-purge": Sentence("It was made stale: somebody has purged this URL softly."),
 }
 
 
@@ -187,9 +195,9 @@ def told(reason: Reason) -> Sentence:
     """A reason of :mod:`.recent_reasons` as a sentence."""
     word = reason.word
     if reason.kind == ERROR:
-        status = f", answered {reason.status}" if reason.status is not None else ""
+        why = "Rules of access forbid the way" if reason.status == 403 else "The origin gave no usable answer"
         section = "RFC 9209 §2.3" if word in PROXY_ERRORS else ""
-        return Sentence(f"The origin gave no usable answer: {word.replace('_', ' ')}{status}.", section)
+        return Sentence(f"{why}: {word.replace('_', ' ')}, answered {reason.status}.", section)
     tables = {
         NOT_STORED: WHY_NOT_STORED, NOT_REUSED: _NOT_REUSED, OVERLOADED: _OVERLOADED, DROPPED: _DROPPED,
     }  # fmt: skip

@@ -127,7 +127,7 @@ class Serving:
             part = self.planner.part_of(exchange, entry) if "range" in exchange.headers else None
             request = FillRequest(
                 key, exchange.target, headers, "", (entry,), exchange.policy, range_fetch=part,
-                from_peer=exchange.peer is not None,
+                from_peer=exchange.peer is not None, trace=exchange.trace,
             )  # fmt: skip
             self.fills.start(request, reads=False)
         except Overloaded as error:

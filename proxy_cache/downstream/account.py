@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from ..caching.answers import Answer, Exchange
-from ..caching.fills.visit import fetched_for
+from ..caching.fills.visit import fetched_for, phases_of, seconds_by_name, untraced_phases
+from ..caching.tracing import RequestTrace
 from ..observe.access_log import AccessLog
+from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
@@ -41,11 +43,22 @@ class Counts(Protocol):
     def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
         """A request took ``seconds``, and ``first_byte`` of them until the head of its answer was sent. ``path``:
         ``lane``, ``flow`` or ``refused``. ``served_from``: as in the access log, or ``canceled``: the client has left
-        before that."""
+        before that, or ``absent``: it wanted only what is stored (``only-if-cached``), which is nothing."""
 
     def fill_took(self, seconds: dict[str, float]) -> None: ...
 
     def tunnel_closed(self, seconds: float) -> None: ...
+
+
+class Tracer(Protocol):
+    """Traces requests."""
+
+    def begin(
+        self, headers: Headers, *, method: str = "GET", version: str = "1.1", started: float | None = None,
+        from_peer: bool = False,
+    ) -> RequestTrace | None:  # fmt: skip
+        """The trace of a request with these header fields, if it is sampled. ``version``: of HTTP; ``started``: by the
+        monotonic clock (now)."""
 
 
 class Accounts:
@@ -54,6 +67,11 @@ class Accounts:
     def __init__(self, counts: Counts, log: AccessLog, failed: Callable[[Exception], None]) -> None:
         self.is_logged = False
         """The option ``access_log``."""
+        self.has_request_ids = False
+        """The option ``request_id``."""
+        self.has_phases = False
+        """The option ``access_log_phases``."""
+        self.tracer: Tracer | None = None
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
         self._unfinished: set[RequestRecord] = set()
@@ -75,11 +93,33 @@ class Accounts:
                 await asyncio.wait_for(self._idle.wait(), patience)
         return not self._unfinished
 
-    def begin(self, exchange: Exchange | None = None) -> RequestRecord:
+    @property
+    def is_told(self) -> bool:
+        """Whether anybody wants to know how requests end."""
+        return self.is_logged or self.tracer is not None
+
+    def begin(self, exchange: Exchange | None = None, *, http11: bool = True) -> RequestRecord:
         """A request has come. It has to end with :meth:`ended`, also if there is no answer to it."""
         record = RequestRecord(exchange)
         self._unfinished.add(record)
+        if self.tracer is not None and exchange is not None:
+            self.trace(record, exchange.headers, version="1.1" if http11 else "1.0")
         return record
+
+    def trace(self, record: RequestRecord, headers: Headers, method: str = "GET", version: str = "1.1") -> None:
+        """Begin its trace, if it is to have one. ``version``: of HTTP. Never raises."""
+        tracer, exchange = self.tracer, record.exchange
+        if tracer is None or record.trace is not None:
+            return
+        try:
+            record.trace = tracer.begin(
+                headers, method=method, version=version, started=record.started,
+                from_peer=exchange is not None and exchange.peer is not None,
+            )  # fmt: skip
+            if exchange is not None:
+                exchange.trace = record.trace
+        except Exception as error:
+            self._failed(error)
 
     def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
         """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
@@ -133,7 +173,7 @@ class Accounts:
             self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
             if exchange is not None:
                 exchange.close()
-            if not self.is_logged:
+            if not self.is_logged and record.trace is None:
                 return
             queued = exchange.queued_for if exchange is not None else 0.0
             told = _told(headers, source, fwd, error, cut)
@@ -142,7 +182,12 @@ class Accounts:
             elif source == "error" and headers is not None:
                 note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
-            self._log.write(method, shown, status, size, seconds, source, queued, client, note, told)
+            if self.is_logged:
+                more = self._more(record) if self.has_request_ids or self.has_phases else ("", ())
+                self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more)
+            if record.trace is not None:
+                record.trace.phases(untraced_phases(exchange.visits, record.started) if exchange is not None else ())
+                record.trace.ended(method, shown, status, size, source, client, queued=queued, note=note, words=told)
         except Exception as failure:
             self._failed(failure)
 
@@ -151,7 +196,12 @@ class Accounts:
     ) -> None:
         counts, exchange = self._counts, record.exchange
         visits = exchange.visits if exchange is not None else ()
-        counts.request_ended(path, "canceled" if status == NO_STATUS else source, seconds, first_byte)
+        served_from = source
+        if status == NO_STATUS:
+            served_from = "canceled"
+        elif status == 504 and exchange is not None and exchange.directives.only_if_cached:
+            served_from = "absent"  # nothing is wrong: peers ask so, too
+        counts.request_ended(path, served_from, seconds, first_byte)
         if size:
             counts.served(source, size)
             if source in FROM_CACHE:
@@ -160,6 +210,17 @@ class Accounts:
                     counts.saved(size - fetched)
         if visits and visits[0].leads:
             counts.fill_took({LOOKUP: visits[0].joined - record.started})
+
+    def _more(self, record: RequestRecord) -> tuple[str, tuple[tuple[str, float], ...]]:
+        """The request's id, and the seconds of a miss's phases, as far as options ask for them."""
+        exchange, request_id = record.exchange, record.request_id
+        if exchange is None:
+            return request_id, ()
+        if self.has_request_ids:
+            request_id = request_id or exchange.headers.get(request_ids.FIELD.lower()) or ""
+        if not self.has_phases:
+            return request_id, ()
+        return request_id, tuple(seconds_by_name(phases_of(exchange.visits, record.started)).items())
 
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
@@ -172,16 +233,31 @@ class Accounts:
         self._counts.request_ended("refused", served_from, seconds, seconds)
         if size:
             self._counts.served(source, size)
-        if self.is_logged:
+        if self.is_told:
             told = " cut=client" if status == NO_STATUS else reasons(headers, source)
             note = explanation(headers) or note
-            self._log.write(method, redacted(url), status, size, seconds, source, 0.0, client, note, told)
+            self._tell(method, redacted(url), status, size, seconds, source, client, note, told)
 
     def tunnel_ended(self, target: str, client: str, size: int, seconds: float) -> None:
         """``size``: bytes both ways."""
         self._counts.tunnel_closed(seconds)
+        if self.is_told:
+            self._tell("CONNECT", redacted(target), 200, size, seconds, "tunnel", client)
+
+    def _tell(
+        self, method: str, url: str, status: int, size: int, seconds: float, source: str, client: str, note: str = "",
+        told: str = "",
+    ) -> None:  # fmt: skip
+        """A request is over that nothing was started for."""
         if self.is_logged:
-            self._log.write("CONNECT", redacted(target), 200, size, seconds, "tunnel", 0.0, client)
+            self._log.write(method, url, status, size, seconds, source, 0.0, client, note, told)
+        if self.tracer is not None:
+            trace = self.tracer.begin(_NO_FIELDS, method=method, started=time.monotonic() - seconds)
+            if trace is not None:
+                trace.ended(method, url, status, size, source, client, note=note, words=told)
+
+
+_NO_FIELDS: Final = Headers()
 
 
 def _told(headers: Headers | None, source: str, fwd: str, error: str, cut: str) -> str:

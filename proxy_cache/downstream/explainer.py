@@ -38,6 +38,7 @@ from ..store.entry import KEY_MAX
 from ..upstream.destinations import Denial
 from ..wire.requests import repeatable
 from .admission import Admission, Route
+from .users import Users
 
 URL_MAX: Final = KEY_MAX
 """Characters of a URL that is asked about, and of a field: what is behind longer URLs isn't stored."""
@@ -109,12 +110,13 @@ class Explainer:
     is another one."""
 
     def __init__(
-        self, via: str, admission: Admission, limiter: OriginLimiter, cache: Callable[[], Cache | None],
-        home: Callable[[str], str | None] = lambda key: None,
+        self, via: str, admission: Admission, limiter: OriginLimiter, users: Users, cache: Callable[[], Cache | None],
+        home: Callable[[str], str | None],
     ) -> None:  # fmt: skip
         self._via = via
         self._admission = admission
         self._limiter = limiter
+        self._users = users
         self._cache = cache
         self._home = home
         self.flow_for: Callable[[Target, bytes, Headers], Any] = lambda target, method, headers: None
@@ -141,10 +143,11 @@ class Explainer:
 
     def _explanation(self, question: Question, exchange: Exchange, cache: Cache, settings: Settings) -> Explanation:
         target, headers = question.target, question.headers
-        before: list[Sentence] = []
+        before: list[Sentence] = [_USERS] if self._users.is_on else []
         if question.method == "CONNECT" or self._is_in_a_tunnel(target, settings):
-            if (found := self._connect(question, exchange, cache, settings)) is not None:
-                return found
+            if (tunnel := self._connect(question, exchange, cache, settings)) is not None:
+                tunnel.sentences[:0] = before
+                return tunnel
             before.append(
                 Sentence("The host is one of intercept_hosts: TLS ends in this proxy, and what is inside is cached.")
             )
@@ -215,6 +218,11 @@ class Explainer:
             case Route.NO_FURTHER:
                 found.verdict, found.status, found.fwd = OWN, 200, ""
                 found.sentences.append(Sentence("Max-Forwards is 0: it is answered here.", "RFC 9110 §7.6.2"))
+            case Route.PURGE:
+                found.verdict, found.fwd = OWN, ""
+                found.sentences.append(
+                    Sentence("PURGE is answered here: it drops what is stored, with a token of admin_token_file.")
+                )
             case Route.LOOP:
                 found.status = 502
                 found.sentences.append(
@@ -223,11 +231,12 @@ class Explainer:
             case Route.DENIED:
                 found.status = 403
                 found.sentences.append(_denied(self._admission.access.refuses(target)))
-            case _:
+            case Route.UNAVAILABLE:
                 found.status = 503
                 found.sentences.append(_UNAVAILABLE)
 
 
+_USERS: Final = Sentence("Clients have to say who they are (proxyauth): 407 otherwise.", "RFC 9110 §15.5.8")
 _UNAVAILABLE: Final = Sentence("The proxy is starting, or stopping: 503.", "RFC 9110 §15.6.4")
 
 

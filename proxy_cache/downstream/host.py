@@ -11,7 +11,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.limits import HeadLimits
 from ..semantics.policy import Policy
-from ..wire.requests import Request
+from ..wire.requests import Parser, Request
 from .account import Accounts
 from .admission import Admission
 from .peer_requests import PeerRequests
@@ -33,6 +33,8 @@ class Host(Protocol):
     """Whether request targets are in absolute form: the proxy is one to its clients."""
     users: Users
     head_limits: HeadLimits
+    parse: Parser
+    """The one that gives requests ids, too, where they have some."""
     sends: CallBatch
     ends: CallBatch
     known: dict[bytes, tuple[Request, Target, str]]

@@ -25,7 +25,7 @@ from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
 from ..wire.credential_line import take_credential
-from ..wire.requests import Request, parse_request, with_line
+from ..wire.requests import Request, with_line
 from .admission import Route
 from .body_sender import CONGESTED
 from .host import Host
@@ -177,7 +177,7 @@ class Lane(asyncio.Protocol):
                 users = host.users
                 if users.is_on:
                     data, credential = take_credential(data, host.head_limits)
-                request = parse_request(data, host.head_limits)
+                request = host.parse(data, host.head_limits)
                 if request is None:
                     return
                 if isinstance(request, str):
@@ -256,7 +256,7 @@ class Lane(asyncio.Protocol):
             exchange = Exchange(target, request.headers(self.host.via), self.host.client, policy, fields.directives)
             if request.peer is not None:
                 self.host.peers.recognise(exchange, request.peer, self.host.client)
-            record = self.host.accounts.begin(exchange)
+            record = self.host.accounts.begin(exchange, http11=request.http11)
         except Exception as error:
             self.host.failed(error)
             self._transport.abort()

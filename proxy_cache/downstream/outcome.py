@@ -12,11 +12,10 @@ from functools import lru_cache
 from typing import Final
 
 from ..caching.limiter import Overloaded
+from ..observe.log_formats import NO_STATUS as NO_STATUS
 from ..semantics.headers import Headers
 from ..wire.responses import OriginError
 
-NO_STATUS: Final = 499
-"""Of requests whose clients left before they were sent a status, as nginx has it."""
 LEFT: Final = "client disconnected"
 """The note on a client that has left, however that showed."""
 

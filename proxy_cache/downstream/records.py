@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ..caching.answers import Exchange
+from ..caching.tracing import RequestTrace
 from .body_sender import BodySender
 
 
@@ -19,16 +20,20 @@ class RequestRecord:
         "is_passed_on",
         "made",
         "passed_on_at",
+        "request_id",
         "sender",
         "served_from",
         "size",
         "started",
         "status",
+        "trace",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange | None = None) -> None:
         self.started = time.monotonic()
         self.exchange = exchange
+        self.trace: RequestTrace | None = None
+        """If it is sampled."""
         self.sender: BodySender | None = None
         self.first: bytes | None = None
         """Bytes that were read from the body already."""
@@ -44,6 +49,8 @@ class RequestRecord:
         """When that was (monotonic clock)."""
         self.is_counted = False
         """Whether it was counted as forwarded."""
+        self.request_id = ""
+        """Its X-Request-Id, of a flow, where requests have one."""
         self.made: object = None
         """Our response to its flow. If the flow has another one, another addon has made that."""
 

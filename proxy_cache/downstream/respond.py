@@ -38,7 +38,7 @@ def _head(request: Request, answer: Answer) -> tuple[bytes, bool, bool]:
     """The head in bytes, whether the body is chunked, and whether the connection ends with it (RFC 9112 §9.6)."""
     headers, chunked, to_the_end = framed(answer, http11=request.http11)
     head = response_head(answer.status, answer.reason_phrase, headers)
-    persistence = CLOSE if to_the_end else request.persistence
+    persistence = CLOSE + request.id_line if to_the_end else request.persistence
     return with_line(head, persistence) if persistence else head, chunked, request.close or to_the_end
 
 

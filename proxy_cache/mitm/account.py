@@ -19,9 +19,11 @@ from .metadata import CUT, REFUSED
 def end_flow(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord, note: str, fwd: str) -> None:
     """``note``: of mitmproxy's ``error`` hook, if it was that. ``fwd``: why it was forwarded, if it was."""
     request, response = flow.request, flow.response
+    if accounts.tracer is not None:
+        begin_trace(accounts, flow, record)
     side = flow.metadata.get(CUT, "proxy") if note else ""
     note = LEFT if note.rstrip(".").lower() == LEFT else note
-    url = redacted(f"{request.scheme}://{request.host}:{request.port}{request.path}") if accounts.is_logged else ""
+    url = redacted(f"{request.scheme}://{request.host}:{request.port}{request.path}") if accounts.is_told else ""
     client = client_of(flow)
     refused = flow.metadata.get(REFUSED)
     if refused is not None:
@@ -50,8 +52,15 @@ def end_flow(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord, not
         error = _broken_off(note) if side == "origin" else ""
         accounts.ended(record, request.method, url, client, status, fwd=fwd, error=error, note=note)
         return
-    headers = Headers(response.headers.fields) if accounts.is_logged and record.served_from != "hit" else None
+    headers = Headers(response.headers.fields) if accounts.is_told and record.served_from != "hit" else None
     accounts.ended(record, request.method, url, client, status, headers, note=note)
+
+
+def begin_trace(accounts: Accounts, flow: http.HTTPFlow, record: RequestRecord) -> None:
+    """Unless it has one. A request of the cache's needs it before it asks anybody else, any other at its end."""
+    request, exchange = flow.request, record.exchange
+    headers = Headers(request.headers.fields) if exchange is None else exchange.headers
+    accounts.trace(record, headers, request.method, request.http_version.removeprefix("HTTP/").removesuffix(".0"))
 
 
 def _status(flow: http.HTTPFlow, record: RequestRecord, note: str, side: str) -> int:

@@ -73,6 +73,7 @@ class CacheAddon:
         options.load(loader)
         self.late_hooks.join()
         start.check_confdir(loader.master.options)
+        self.app.open_traces()
 
     def configure(self, updated: set[str]) -> None:
         self.observers.forget()

@@ -23,6 +23,7 @@ from ..caching.fills.head import ClientGone
 from ..downstream.admission import Route
 from ..downstream.body_sender import BodySender
 from ..downstream.records import RequestRecord
+from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.methods import is_safe
 from ..semantics.signatures import without_parameters
@@ -30,7 +31,7 @@ from ..wire.head_checks import RefusedHead
 from ..wire.responses import status_of
 from . import compat, plain_flows
 from .accept import Clients
-from .account import end_flow, end_refused
+from .account import begin_trace, end_flow, end_refused
 from .flows import (
     KILLED,
     address,
@@ -79,6 +80,11 @@ class FlowRequests:
         """The hook ``requestheaders``, see :mod:`.late_hooks`."""
         self._records[flow.id] = record = self.app.accounts.begin()
         self._by_client.setdefault(flow.client_conn.id, set()).add(flow)
+        if self.app.heads.has_request_ids:
+            headers = flow.request.headers
+            headers[request_ids.FIELD] = record.request_id = request_ids.taken_or_made(
+                headers.get_all(request_ids.FIELD)
+            )
         if flow.error is not None and flow.error.msg != Error.KILLED_MESSAGE:
             record.status = 400  # mitmproxy finds that it is none
         if flow.response is not None or flow.error is not None:
@@ -139,10 +145,14 @@ class FlowRequests:
             self._refuse(flow, error)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if flow.response is None or isinstance(flow.response.stream, BodySender):
+        if flow.response is None:
+            return
+        record = self._records.get(flow.id)
+        if record is not None and record.request_id:
+            flow.response.headers[request_ids.FIELD] = record.request_id
+        if isinstance(flow.response.stream, BodySender):
             return
         try:
-            record = self._records.get(flow.id)
             if flow.response.status_code == 101 or record is None:
                 return
             if flow.request.stream:
@@ -321,6 +331,8 @@ class FlowRequests:
             if (proof := flow.request.headers.get("cache-peer")) is not None and flow.request.method == "GET":
                 self.app.peer_requests.recognise(exchange, proof, address(flow.client_conn))
             record.exchange.gone = record.cut == "client"
+            if self.app.accounts.tracer is not None:
+                begin_trace(self.app.accounts, flow, record)
         return record.exchange
 
     async def _answer(self, flow: http.HTTPFlow) -> None:
@@ -399,9 +411,12 @@ class FlowRequests:
         """The answer where mitmproxy's own connection to an origin failed, with mitmproxy's words for why."""
         error = error_type(message)
         detail = message.removeprefix(KILLED).removeprefix(f"{error}: ")
+        response = refusal(self.app.heads, status_of(error), error, detail, forward_reason(flow))
         if (record := self._records.get(flow.id)) is not None:
             record.served_from, record.is_passed_on = "error", True
-        return refusal(self.app.heads, status_of(error), error, detail, forward_reason(flow))
+            if record.request_id:
+                response.headers[request_ids.FIELD] = record.request_id
+        return response
 
     def refused(self, client: Client, status: int, error: str, detail: str, *, has_flow: bool = False) -> http.Response:
         """The answer to a request that can't be read. ``has_flow``: one was made of its head, and will be accounted

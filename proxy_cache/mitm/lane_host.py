@@ -20,7 +20,8 @@ from ..downstream.users import Users
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.policy import Policy
-from ..wire.requests import Request
+from ..wire.request_ids import parse_with_id
+from ..wire.requests import Parser, Request, parse_request
 from .compat import handler_of
 from .filters import flow_of
 from .lanes import Lanes
@@ -65,6 +66,10 @@ class ClientLane:
         self.sends, self.ends = app.sends, app.ends
         self.head_limits = app.head_limits
         """As they were when the client connected: each request of a lane looks at them."""
+        self.parse: Parser = parse_request
+        if app.heads.has_request_ids:
+            self.parse = parse_with_id
+            self.lane_hit = self._hit_with_id  # type: ignore[method-assign]
         self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None
@@ -138,7 +143,7 @@ class ClientLane:
     @property
     def asks_clients(self) -> bool:
         settings = self._app.settings
-        return settings is None or settings.rules.ask_clients
+        return settings is None or settings.rules.ask_clients or self._app.heads.has_request_ids
 
     @property
     def half_closed_clients(self) -> bool:
@@ -150,6 +155,15 @@ class ClientLane:
         app.metrics.hit(size, seconds)
         if app.accounts.is_logged:
             app.access_log.hit(target.shown, status, size, seconds, request.user or self.client)
+
+    def _hit_with_id(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
+        """In place of :meth:`lane_hit` where requests have ids."""
+        app = self._app
+        seconds = time.monotonic() - started
+        app.metrics.hit(size, seconds)
+        if app.accounts.is_logged:
+            client = request.user or self.client
+            app.access_log.write("GET", target.shown, status, size, seconds, "hit", 0.0, client, request_id=request.id)
 
     def lane_target(self, text: str) -> Target | None:
         return self._lanes.targets.find(text, self.base)

@@ -81,6 +81,7 @@ class Lifecycle:
         settle_connection_lines(ctx.options)
         start.open_log(app.access_log)
         compat.tell()
+        app.traces.tell()
         if ctx.options.tune_event_loop:
             loop.report_disabled()
         raise_file_limit()

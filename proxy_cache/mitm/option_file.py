@@ -27,7 +27,7 @@ FILES = ("config.yaml", "config.yml")
 AT_START = frozenset(
     {
         "cache_dir", "cache_peer_mode", "cache_shared", "confdir", "dev_reload", "listen_host", "listen_port",
-        "metrics_listen", "mode", "scripts", "server", "termlog_verbosity", "tune_event_loop",
+        "metrics_listen", "mode", "request_id", "scripts", "server", "termlog_verbosity", "tune_event_loop",
     }
 )  # fmt: skip
 """Options that are read at the start only."""

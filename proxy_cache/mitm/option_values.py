@@ -28,8 +28,9 @@ from ..upstream.peers.peer import Peer, is_private
 from ..upstream.peers.settings import FleetSettings
 from ..upstream.shared.bucket import BadUrl, check_url
 from ..upstream.shared.store import SharedSettings
+from ..upstream.trace_context import RECIPIENTS
 from ..upstream.trust import BadCertificate, Trust
-from . import access_values, compat, rules
+from . import access_values, compat, log_values, rules
 from .filters import host_of_flow
 from .token_files import tokens
 
@@ -108,6 +109,8 @@ def parse(options: Any) -> Settings:
         spill_max=_byte_size("spill_max", options.spill_max),
         metrics_listen=_address("metrics_listen", options.metrics_listen),
         access_log=options.access_log,
+        log=log_values.access_log(options),
+        request_id=options.request_id,
         redaction=_redaction(options.log_redact),
         fast_lane=options.fast_lane,
         half_closed_clients=options.half_closed_clients,
@@ -301,6 +304,11 @@ def _origin(options: Any) -> OriginSettings:
             proxy = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             if urlsplit(proxy).scheme not in ("http", "https"):
                 raise exceptions.OptionsError(f"mode: fills cannot go through an upstream proxy of scheme {scheme}")
+    if options.trace_context_to_origins not in RECIPIENTS:
+        given = _short(options.trace_context_to_origins)
+        raise exceptions.OptionsError(
+            f"trace_context_to_origins: must be one of {', '.join(RECIPIENTS)}, not {given!r}"
+        )
     headers: tuple[tuple[str, str], ...] = ()
     if proxy and options.upstream_auth:
         if not compat.PARENT_AUTH.is_on:
@@ -315,6 +323,7 @@ def _origin(options: Any) -> OriginSettings:
         proxy_headers=headers,
         trust=_trust(options),
         head_limits=_head_limits(options),
+        trace_context_to=options.trace_context_to_origins,
     )
 
 

@@ -206,6 +206,11 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "Further tries of a fill after 408, 429, 500, 502, 503, 504, a timeout, or a refused or broken connection.",
     ),
     (
+        "trace_context_to_origins", str, "private",
+        "Which origins see traceparent, tracestate and baggage of fills: private (at addresses of this machine, or of "
+        "networks of one's own), all or none. What is only forwarded keeps them as the client has sent them.",
+    ),
+    (
         "origin_serve_stale_on_overload", bool, False,
         "Answer with a stale response, where none of its directives forbids that, rather than with 503 when a fill "
         "gets no slot in time.",
@@ -262,6 +267,24 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
         "Answer plain GETs without a mitmproxy flow, as long as no other addon and no option has to see flows.",
     ),
     ("access_log", bool, True, "Log one line per request, in place of mitmdump's own flow lines."),
+    (
+        "access_log_format", str, "line",
+        "line (for people), json (an object a line) or squid (Squid's native format, for the tools that read it).",
+    ),
+    (
+        "access_log_file", str, "",
+        "File that these lines are appended to, in place of mitmproxy's log. SIGHUP opens it anew, for logrotate.",
+    ),
+    (
+        "access_log_phases", bool, False,
+        "Say in a miss's line, too, how long each of its steps took (lookup, peer, shared, queue, connect, first_byte, "
+        "backoff, body). Not in Squid's format.",
+    ),
+    (
+        "request_id", bool, False,
+        "Give each request an X-Request-Id, the client's own if it has a good one: in the log, to the origin, and back "
+        "to the client. Read at start.",
+    ),
     (
         "log_redact", Sequence[str], [],
         "What of URLs is shown as *** in logs, beside what looks like a secret: names of parameters (ticket), or "

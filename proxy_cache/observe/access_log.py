@@ -1,7 +1,7 @@
-"""One line per request in the log (format: docs/access-log.md).
+"""One line per request in the log (formats: docs/access-log.md).
 
 A log record costs more than the rest of a hit. So if the log is printed (mitmdump), this module prints the lines
-itself, many at a time; otherwise (mitmweb) they are log records.
+itself, many at a time; otherwise (mitmweb) they are log records. With a file of their own they go there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
-from ..semantics.redaction import for_log, one_line
-from ..semantics.texts import brief
+from .log_file import LogFile
+from .log_formats import LoggedRequest, as_json, as_line, as_squid
 from .log_output import LogOutput, make_records_safe, output_for
 
 logger = logging.getLogger(__name__)
@@ -23,18 +25,39 @@ FLUSH_AFTER = 0.05
 """Seconds for which lines are collected."""
 LINES_MAX = 256
 """Lines that are printed at once: printing thousands would delay other requests."""
-METHOD_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """``format``: of :data:`.log_formats.NAMES`; ``file``: where the lines go, if not to mitmproxy's log."""
+
+    format: Literal["line", "json", "squid"] = "line"
+    file: Path | None = None
+    phases: bool = False
+    """Whether the steps of a miss are told."""
+
+
+Format: TypeAlias = Callable[[str, LoggedRequest], str]
+_FORMATS: dict[str, Format] = {"line": as_line, "json": as_json, "squid": as_squid}
 
 
 class AccessLog:
-    """Writes access lines to mitmproxy's log, and protects the log from all messages, and the proxy from a stalled log.
-    ``on_lost(lines)`` is called with the number of lines that could not be written."""
+    """Writes access lines to mitmproxy's log or to a file, and protects the log from all messages, and the proxy from a
+    stalled log. ``on_lost(lines)`` is called with the number of lines that could not be written."""
 
     def __init__(self, on_lost: Callable[[int], None] = lambda lines: None) -> None:
         self._on_lost = on_lost
+        self.settings = LogSettings()
+        self._format: Format = as_line
+        self._stamp = self._iso_time
+        self._file: LogFile | None = None
         self._lines: list[str] = []
         self._second, self._clock, self._zone = 0, "", ""
         self._millisecond, self._text = 0, ""
+        self._is_shown = True
+        """Whether mitmproxy's log shows lines of this level."""
+        self._is_printed = False
+        """Whether mitmproxy's log is printed."""
         self._print = False
         self._flush_is_due = False
         self._enabled = True
@@ -48,8 +71,8 @@ class AccessLog:
     def open(self, *, is_shown: bool, is_printed: bool, terminal: Any = None) -> None:
         """Start. ``is_shown``: whether the log shows lines of this level; ``is_printed``: whether they are printed, not
         recorded; ``terminal``: the addon that prints log records, to its attribute ``file``."""
-        self._enabled = is_shown
-        self._print = is_printed
+        self._is_shown, self._is_printed = is_shown, is_printed
+        self._choose_way()
         self._end_safety = make_records_safe(("proxy_cache", "mitmproxy", "asyncio", "aiohttp"))
         if is_printed:
             self._output = output_for(sys.stdout, self._on_lost)
@@ -58,28 +81,58 @@ class AccessLog:
                 self._terminal, self._terminal_file = terminal, sys.stdout
                 self._terminal.file = self._output
 
+    def configure(self, settings: LogSettings) -> None:
+        """Lines from now on are of this format, and go there. What goes by the format is chosen here, once, and not for
+        each line. A file that can't be opened is an error in the log, and lines go into that."""
+        if settings == self.settings:
+            return
+        self.flush()
+        if settings.file != self.settings.file:
+            self._use_file(settings.file)
+        self.settings = settings
+        self._format = _FORMATS[settings.format]
+        self._stamp = self._unix_time if settings.format == "squid" else self._iso_time
+        if settings.format == "line":
+            self.__dict__.pop("hit", None)
+        else:
+            self.hit = self._hit_in_format  # type: ignore[method-assign]
+
+    def _use_file(self, path: Path | None) -> None:
+        if self._file is not None:
+            self._file.close(0)  # its thread writes what waits
+            self._file = None
+        if path is not None:
+            try:
+                self._file = LogFile(path, self._on_lost)
+            except OSError as error:
+                logger.error("access_log_file: %s: %s", path, error.strerror)
+        self._choose_way()
+
+    def _choose_way(self) -> None:
+        self._enabled = self._is_shown or self._file is not None
+        self._print = self._is_printed or self._file is not None
+
     def write(
         self, method: str, url: str, status: int, size: int, seconds: float, served_from: str, queued: float,
-        client: str, note: str = "", reasons: str = "",
+        client: str, note: str = "", reasons: str = "", request_id: str = "",
+        phases: tuple[tuple[str, float], ...] = (),
     ) -> None:  # fmt: skip
-        """``TIME GET http://host/path 200 1024 B 12.3 ms miss queued=250ms fwd=uri-miss [127.0.0.1]``.
-
-        ``url``: redacted; ``reasons``: ``key=value``, each with a space before it.
-        """
-        if not self._enabled:
-            return
-        wait = f" queued={queued * 1000:.0f}ms" if queued >= 0.001 else ""
-        tail = f" ({for_log(brief(note))})" if note else ""
-        took = f"{seconds * 1000:.1f} ms"
-        word = method if method == "GET" else _word(method)
-        line = f"{self._stamp()}{word} {url} {status} {size} B {took} {served_from}{wait}{reasons} [{client}]{tail}"
-        self._append(line if line.isprintable() else one_line(line))
+        """A request is over. The parameters are those of :class:`.log_formats.LoggedRequest`."""
+        if self._enabled:
+            request = LoggedRequest(
+                method, url, status, size, seconds, served_from, queued, client, note, reasons, request_id, phases
+            )
+            self._append(self._format(self._stamp(), request))
 
     def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
         """The same for the most frequent case, a GET that is answered from memory (1.1 µs of 17, instead of 1.4)."""
         if self._enabled:
             took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            self._append(f"{self._stamp()}GET {url} {status} {size} B {took} ms hit [{client}]")
+            self._append(f"{self._iso_time()} GET {url} {status} {size} B {took} ms hit [{client}]")
+
+    def _hit_in_format(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
+        """In place of :meth:`hit` in another format than a line."""
+        self.write("GET", url, status, size, seconds, "hit", 0.0, client)
 
     def _append(self, line: str) -> None:
         if not self._print:
@@ -92,7 +145,7 @@ class AccessLog:
         elif len(self._lines) >= LINES_MAX:
             self.flush()
 
-    def _stamp(self) -> str:
+    def _iso_time(self) -> str:
         """The time of day, in ISO 8601 with milliseconds and zone."""
         now = int(time.time() * 1000)
         if now != self._millisecond:
@@ -102,9 +155,13 @@ class AccessLog:
                 self._second = second
                 local = time.localtime(second)
                 zone = time.strftime("%z", local)
-                self._clock, self._zone = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:-2]}:{zone[-2:]} "
+                self._clock, self._zone = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:-2]}:{zone[-2:]}"
             self._text = f"{self._clock}{left:03d}{self._zone}"
         return self._text
+
+    @staticmethod
+    def _unix_time() -> str:
+        return f"{time.time():.3f}"
 
     def _flush_now(self) -> None:
         self._flush_is_due = False
@@ -115,6 +172,9 @@ class AccessLog:
         if not lines:
             return
         text = "\n".join(lines) + "\n"
+        if self._file is not None:
+            self._file.write(text, len(lines))
+            return
         if self._output is not None:
             self._output.write(text)
             return
@@ -124,16 +184,23 @@ class AccessLog:
         except (OSError, ValueError):
             self._on_lost(len(lines))
 
+    def reopen(self) -> None:
+        """The file may have been renamed: further lines go into a new one."""
+        self.flush()
+        if self._file is not None:
+            self._file.reopen()
+        elif self.settings.file is not None:
+            self._use_file(self.settings.file)
+
     def close(self) -> None:
         self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._choose_way()
         self._end_safety()
         if self._terminal is not None and self._terminal.file is self._output:
             self._terminal.file = self._terminal_file
         if self._output is not None:
             self._output.close()
             self._output = None
-
-
-def _word(method: str) -> str:
-    """A method as one word of a line: clients may send anything."""
-    return method if method.isalpha() and len(method) <= METHOD_MAX else method[:METHOD_MAX].replace(" ", "%20")

@@ -39,7 +39,7 @@ class LogFiles:
                     if (now.st_dev, now.st_ino) == (old.st_dev, old.st_ino):
                         continue
                 if path not in opened:
-                    opened[path] = _open_like(path, old)
+                    opened[path] = open_like(path, old)
             for descriptor, path in self._paths.items():
                 if path in opened:
                     os.dup2(opened[path], descriptor)  # inheritable, as it was
@@ -49,9 +49,9 @@ class LogFiles:
         return [Path(path).name for path in opened]
 
 
-def _open_like(path: str, old: os.stat_result) -> int:
-    """Open the file with this name; a new one gets the mode of the old one."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+def open_like(path: str, old: os.stat_result, more_flags: int = 0) -> int:
+    """Open the file with this name; a new one gets the mode of the old one. Raises ``OSError``."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | more_flags
     try:
         return os.open(path, flags)
     except FileNotFoundError:

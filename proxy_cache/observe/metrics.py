@@ -36,8 +36,8 @@ Others count as ``other``."""
 
 FROM_CACHE = ("hit", "revalidated", "stale", "miss", "coalesced")
 PATHS = {
-    "lane": (*FROM_CACHE, "error", "canceled"),
-    "flow": (*FROM_CACHE, "forwarded", "error", "addon", "own", "canceled"),
+    "lane": (*FROM_CACHE, "error", "absent", "canceled"),
+    "flow": (*FROM_CACHE, "forwarded", "error", "addon", "own", "absent", "canceled"),
     "refused": ("error", "addon", "canceled"),
 }
 """What may have answered requests, with where the answers were from."""

@@ -25,7 +25,7 @@ _NODE: Final = re.compile(r"_(?:[A-Za-z0-9.-]|_[0-9A-F]{2})+")
 def user_name(user: str) -> str:
     """The name of a client that has proven to be this user. A name's name is itself."""
     name = _OTHER.sub(lambda found: b"%%%02X" % found[0][0], user.encode("utf-8", "replace")).decode("ascii")
-    if not name or _is_address(name) or name == "unknown":
+    if not name or is_address(name) or name == "unknown":
         name = f"user:{name}"  # no user has a colon in its name (RFC 7617 §2)
     if len(name) > NAME_MAX:
         begins = name[: NAME_MAX - 17]
@@ -35,7 +35,8 @@ def user_name(user: str) -> str:
     return name
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an address of IPv4 or IPv6."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -49,7 +50,7 @@ def node(client: str) -> str:
     user's name as an obfuscated identifier (§6.3)."""
     if not client or client == "unknown":
         return "unknown"
-    if _is_address(client):
+    if is_address(client):
         return f'"[{client}]"' if ":" in client else client
     return "_" + _NOT_IN_NODE.sub(lambda found: f"_{ord(found[0]):02X}", client)
 

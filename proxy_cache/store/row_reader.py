@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .entry import Entry
-from .rows import FoundRow, connect, ids_after, keys_after, read_entries
+from .rows import FoundRow, connect, corrupt_rows, ids_after, keys_after, read_entries
 
 
 class RowReader:
@@ -28,6 +28,10 @@ class RowReader:
     def ids_after(self, entry_id: int, limit: int) -> list[int]:
         """The next ids in ascending order."""
         return ids_after(self._database(), entry_id, limit)
+
+    def corrupt(self, ids: Iterable[int]) -> set[int]:
+        """See :func:`.rows.corrupt_rows`."""
+        return corrupt_rows(self._database(), ids)
 
     def keys_after(self, entry_id: int, limit: int, needle: bytes | None) -> tuple[list[FoundRow], int]:
         """See :func:`.rows.keys_after`."""

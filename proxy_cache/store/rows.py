@@ -226,6 +226,23 @@ def read_entries(
     return entries, useless
 
 
+def corrupt_rows(database: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
+    """Those of these ids whose rows differ from what was written."""
+    corrupt = set()
+    for number in ids:
+        row = database.execute(
+            f"SELECT {_HEAD}, used, written, place, hash FROM heads JOIN entries USING (id) WHERE id = ?", (number,)
+        ).fetchone()
+        try:
+            if row is not None:
+                _check_seal(row[:-1])
+                if row[-1] != key_hash(row[1]):
+                    corrupt.add(number)  # it would never be found
+        except CorruptRow:
+            corrupt.add(number)
+    return corrupt
+
+
 def ids_after(database: sqlite3.Connection, entry_id: int, limit: int) -> list[int]:
     """The next ids in ascending order, at most ``limit``."""
     return [found for (found,) in database.execute(_IDS_AFTER, (entry_id, limit))]

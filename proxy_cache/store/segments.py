@@ -290,7 +290,9 @@ def _checked(entry: Entry, data: bytes) -> bytes:
     if len(data) != _HEADER.size + entry.length:
         raise TornFile(errno.EIO, f"the segment ends {_HEADER.size + entry.length - len(data)} bytes early")
     if _HEADER.unpack_from(data) != (entry.id, entry.length):
-        raise TornFile(errno.ENOENT, "the body is not in its segment any more")
+        if any(data[: _HEADER.size]):
+            raise CorruptBody(errno.EIO, "what is there is not the body that was stored")
+        raise TornFile(errno.ENOENT, "the body is not in its segment any more")  # its blocks were freed
     body = data[_HEADER.size :]
     if entry.sums and not is_intact(entry.sums, body):
         raise CorruptBody(errno.EIO, "the body is not what was stored")

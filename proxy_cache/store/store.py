@@ -18,6 +18,7 @@ from .entry import Entry
 from .eviction import Evictor, Quota
 from .files import BodyFiles
 from .folder import FolderLock, InUse
+from .full_check import FullCheck
 from .index import NEVER, Index
 from .listing import Listing
 from .memory import MemoryTier
@@ -79,6 +80,7 @@ class Store:
         self._clock_timer: asyncio.TimerHandle | None = None
         bodies = StoredBodies(self.index, self.files, self._segments, self.memory, self.trouble, on_corruption)
         self.verifier = Verifier(self.index, bodies, self.trouble, self._wait_until_loaded)
+        self.full_check = FullCheck(self.index, bodies, self.verifier)
         additions = Additions(
             self.index, bodies, self.memory, self._pending, self.pipes, self.spill, self.evictor, self.trouble,
             self._clock, self._clock_set_back, lambda entry: self.verifier.sum_soon(entry),

@@ -144,6 +144,12 @@ class StoredBodies:
         """Remove an entry whose row makes no sense."""
         self.delete(self._index.remove_row(entry_id))
 
+    def drop_row(self, entry_id: int) -> None:
+        """Remove an entry whose row is not what was written, unless that has been done."""
+        if dropped := self._index.remove_row(entry_id):
+            self._on_corruption()
+            self.delete(dropped)
+
     def delete(self, dropped: list[Dropped]) -> None:
         """Delete the files of entries that the index has dropped."""
         if files := self.files.forget(dropped):

@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..semantics.spans import Spans
 from .checksums import BLOCK, BlockToCheck, CorruptBody, blocks, check, is_intact, of_body, packed
@@ -31,6 +31,8 @@ from .memory import LARGEST
 from .stored_bodies import StoredBodies
 from .trouble import Trouble
 from .worker import Worker
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +145,10 @@ class Verifier:
         """Wait for the thread. Blocks."""
         self._worker.close()
 
+    def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Call something that reads the index or a body in the thread of these checks."""
+        return self._worker.run(function, *arguments)
+
     # -- one entry ----------------------------------------------------------------------------------------------
 
     async def verify(self, entry: Entry) -> Verdict:
@@ -150,7 +156,7 @@ class Verifier:
         callers with the same entry share one check."""
         task = self._under_way.get(entry.id)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._verify(entry))
+            task = asyncio.get_running_loop().create_task(self.compare(entry))
             if not task.done():  # tasks start at once in mitmproxy's loop
                 self._under_way[entry.id] = task
                 task.add_done_callback(lambda _: self._under_way.pop(entry.id))
@@ -188,8 +194,9 @@ class Verifier:
             self._bodies.drop_unreadable(entry, CorruptBody(errno.EIO, "the body in memory is not what was stored"))
         return entry in self._index
 
-    async def _verify(self, entry: Entry, between: Callable[[int], Any] | None = None) -> Verdict:
-        """``between(count)`` is awaited after every ``count`` bytes."""
+    async def compare(self, entry: Entry, between: Callable[[int], Any] | None = None) -> Verdict:
+        """Like :meth:`verify`, for who shares it with nobody. ``between(count)`` is awaited after every ``count``
+        bytes."""
         if not entry.row:
             return Verdict.GONE
         if entry.unwritten is not None:
@@ -201,6 +208,8 @@ class Verifier:
                 body = await self._bodies.read_segment(entry)
                 if not is_known and entry.row:
                     self._index.add_sums(entry, of_body([body]))
+                if between is not None:
+                    await between(entry.length)
             else:
                 is_known = await self._verify_file(entry, between)
         except (OSError, ValueError) as error:
@@ -287,7 +296,7 @@ class Verifier:
                     await self._until_quiet(QUIET_SOON, fills=False)
                     entry = await self.entry(self._unsummed[0])
                     if entry is not None:
-                        await self._verify(entry, self._quickly)
+                        await self.compare(entry, self._quickly)
                     self._unsummed.popleft()
                 elif self.rate and time.time() >= self._next_walk:
                     await self._until_quiet(QUIET_FOR)
@@ -348,8 +357,8 @@ class Verifier:
         for entry_id in ids:
             entry = await self.entry(entry_id)
             if entry is not None:
-                await self._verify(entry, self._slowly)
-                if entry.location or entry.unwritten is not None:
+                await self.compare(entry, self._slowly)
+                if entry.unwritten is not None:
                     await self._slowly(entry.length)
             else:
                 await self._slowly(0)

@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import select
-import ssl
 import termios
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from ..store.pipes import SPLICE_MIN
 from ..wire.response_reader import MAX_INTERIM, ResponseReader
 from ..wire.responses import OriginError
 from .response import OriginResponse
-from .trust import ENDS, error_of_end
+from .trust import ENDS, error_of_end, was_closed
 
 INTERIM_TIMES: Final = 4
 """Timeouts for which 1xx responses of an origin may delay the final one, counted from the request."""
@@ -85,6 +84,8 @@ class OriginConnection(asyncio.Protocol):
         self.absolute = absolute
         """Whether requests have the absolute form, for a parent proxy (RFC 9112 §3.2.2)."""
         self.generation = generation
+        self.is_told_traces = True
+        """Whether requests keep their trace context (:mod:`.trace_context`)."""
         self.idle_since = 0.0
         """When it became idle (monotonic clock)."""
         self._is_lost = False
@@ -428,16 +429,6 @@ class OriginConnection(asyncio.Protocol):
             self.close()
         if response is not None:
             response.end()
-
-
-def was_closed(tls: ssl.SSLObject) -> bool:
-    """Whether a closing alert was received (RFC 8446 §6.1). All earlier bytes must have been read."""
-    try:
-        return not tls.read(1)
-    except ssl.SSLZeroReturnError:  # both sides have sent one
-        return True
-    except ssl.SSLError:  # nothing to read yet
-        return False
 
 
 def _tell(waiting: asyncio.Future[OriginResponse], answer: Outcome) -> None:

@@ -28,6 +28,7 @@ from .dial import Dialler, Parent
 from .pool import Pool
 from .response import OriginResponse
 from .stopwatch import BACKOFF, CONNECT, FIRST_BYTE, Stopwatch
+from .trace_context import Recipients, is_told, without_context
 from .trust import SYSTEM, Contexts, Trust
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class OriginSettings:
     proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     trust: Trust = SYSTEM
     head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
+    trace_context_to: Recipients = "private"
 
 
 class OriginClient:
@@ -184,7 +186,8 @@ class OriginClient:
                     with watch.begin(CONNECT):
                         connection = await self._connect(target)
                 with watch.begin(FIRST_BYTE) as lap:
-                    response = await connection.exchange(_request_head(target, headers, connection), on_interim)
+                    head = _request_head(target, watch.carried(headers, lap), connection)
+                    response = await connection.exchange(head, on_interim)
                     lap.outcome = str(response.status)
                 return response
             except ConnectionExpired:
@@ -215,6 +218,10 @@ class OriginClient:
             absolute=through_proxy, generation=generation, timeout=settings.timeout, min_pace=settings.min_pace,
             limits=settings.head_limits, on_idle=pool.put_back, on_lost=pool.remove,
         )  # fmt: skip
+        connection.is_told_traces = is_told(
+            settings.trace_context_to, target.host, transport.get_extra_info("peername"),
+            through_parent=parent is not None,
+        )  # fmt: skip
         pool.add(connection)
         return connection
 
@@ -227,6 +234,8 @@ def _request_head(target: Target, headers: Headers, connection: OriginConnection
     authority, form = authority_of(target), path_of(target)
     if connection.absolute:
         form = b"http://" + authority + form
+    if not connection.is_told_traces:
+        headers = without_context(headers)
     count = connection.prefix_count + len(headers.fields)
     return request_head(b"GET", form, authority, connection.prefix + headers.lines, count)
 

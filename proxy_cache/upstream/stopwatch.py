@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, NamedTuple, Self
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol, Self
 
+from ..semantics.headers import Headers
 from ..wire.responses import OriginError
 
 LOOKUP: Final = "lookup"
@@ -82,13 +84,28 @@ class Lap:
         self.end("" if error is None else word_for(error))
 
 
+class FillTrace(Protocol):
+    """The trace of a fill that is sampled."""
+
+    def carried(self, headers: Headers, lap: Lap) -> Headers:
+        """The header of a request to an origin or a peer, which this phase waits for, with the context of the trace."""
+
+    def ended(self, outcome: str, laps: Iterable[Lap]) -> None:
+        """The fill is over. ``outcome``: as ``origin_fetches_total`` names it; empty if no source was asked."""
+
+
 class Stopwatch:
     """The phases of one fill, in the order in which they began."""
 
-    __slots__ = ("laps",)
+    __slots__ = ("laps", "trace")
 
-    def __init__(self) -> None:
+    def __init__(self, trace: FillTrace | None = None) -> None:
         self.laps: list[Lap] = []
+        self.trace = trace
+
+    def carried(self, headers: Headers, lap: Lap) -> Headers:
+        """The header of a request that ``lap`` waits for, as it goes out."""
+        return headers if self.trace is None else self.trace.carried(headers, lap)
 
     def begin(self, name: str, source: str = "origin", at: float | None = None) -> Lap:
         """A phase begins now, or began ``at`` (monotonic clock)."""

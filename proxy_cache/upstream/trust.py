@@ -171,6 +171,16 @@ def error_of_end(error: BaseException | None) -> str:
     return alert if tls_error(error) == alert else terminated
 
 
+def was_closed(tls: ssl.SSLObject) -> bool:
+    """Whether a closing alert was received (RFC 8446 §6.1). All earlier bytes must have been read."""
+    try:
+        return not tls.read(1)
+    except ssl.SSLZeroReturnError:  # both sides have sent one
+        return True
+    except ssl.SSLError:  # nothing to read yet
+        return False
+
+
 def _show(context: ssl.SSLContext, file: str) -> None:
     try:
         context.load_cert_chain(file, password=_no_password)

@@ -7,9 +7,10 @@ are :data:`UNUSUAL` and left to mitmproxy, unread, so that nothing here depends 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from ..semantics.directives import NOTHING, CacheControl, request_cache_control
 from ..semantics.headers import Headers, connection_options, end_to_end
@@ -17,6 +18,7 @@ from ..semantics.keys import Target
 from ..semantics.limits import DEFAULT_HEAD_LIMITS, HeadLimits
 from ..semantics.peer_fields import taken_off
 from ..semantics.ranges import RangeSpec
+from ..semantics.request_ids import FIELD
 from ..semantics.targets import TargetError, absolute, is_host_field
 from ..semantics.validation import is_conditional
 
@@ -53,6 +55,8 @@ class RequestFields:
     close: bool | None
     """Whether the connection ends with the response; ``None``: depends on the version (RFC 9112 §9.3)."""
     via: tuple[str, ...]
+    is_untraced: bool = False
+    """Whether it is known that they have no ``traceparent``. (Who traces finds out; nobody else asks.)"""
     _forward: Headers | None = None
     _for_peer: tuple[Headers, str, str | None] | None = None
 
@@ -92,11 +96,21 @@ class Request:
     """Cache-Peer: a peer's proof that it is one, which is another one in each request."""
     user: str | None = None
     """Who has proven to have sent it, where clients have to."""
+    id: str = ""
+    """Its X-Request-Id, where requests have one, and"""
+    id_line: bytes = b""
+    """the field line that tells the client. ``persistence`` ends with it."""
 
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""
         headers = self.fields.forward(via)
+        if self.id:
+            headers = headers.without(FIELD.lower()).add(FIELD, self.id)
         return headers if self.range is None else headers.add("Range", self.range_value)
+
+
+Parser: TypeAlias = Callable[[bytes, HeadLimits], Request | Literal["unusual"] | None]
+"""Like :func:`parse_request`."""
 
 
 def parse_request(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Request | Literal["unusual"] | None:

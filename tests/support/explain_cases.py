@@ -230,7 +230,7 @@ REQUESTS = [
     ),
     used(
         "`max-age=n`", "older", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH, AGED,
-        ask=get(cc("max-age=50")),
+        ask=get(cc("max-age=90")),
     ),
     used(
         "`max-age=n`", "0", "revalidate", "The request's max-age", "RFC 9111 §5.2.1.1", FRESH,
@@ -240,7 +240,7 @@ REQUESTS = [
         "`max-age=n`", "immutable", "hit", "immutable", "RFC 8246 §2.1", cc("max-age=3600, immutable"),
         ask=get(cc("max-age=0")),
     ),
-    used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=50"))),
+    used("`max-age=n`", "younger", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=get(cc("max-age=90"))),
     used(
         "`min-fresh=n`", "more than is left", "revalidate", "min-fresh", "RFC 9111 §5.2.1.3", FRESH, AGED,
         ask=get(cc("min-fresh=3590")),
@@ -368,6 +368,10 @@ VALIDATION = [
         "an answer that may not be stored", "says nothing about the stored one",
         (reply(ETAG, cc("max-age=60"), AGED), reply(cc("no-store")), reply(ETAG, cc("max-age=60"), AGED)),
         "revalidate", "has been stale for", "RFC 9111 §4.2", (Ask(), get(COOKIE)), not_stored="no-store",
+    ),
+    Case(
+        "HEAD", "of what is stored in part", (reply(FRESH, ETAG, PARTS, size=MANY_BLOCKS),), "hit", "fresh for another",
+        "RFC 9111 §4.2", (get(RANGE),), Ask(method="HEAD"),
     ),
     used("HEAD", "fresh", "hit", "fresh for another", "RFC 9111 §4.2", FRESH, ask=Ask(method="HEAD")),
     used(

@@ -525,6 +525,10 @@ def test_a_slot_ends_with_its_outcome_and_the_time_to_the_first_byte() -> None:
     run(story)
 
 
+def counts(limiter: OriginLimiter) -> tuple[int, int, dict[str, int]]:
+    return limiter.in_flight, limiter.queued, limiter.snapshot()["queued_per_client"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_forecast_is_what_happens(seed: int) -> None:
     async def story() -> None:
@@ -534,9 +538,10 @@ def test_a_forecast_is_what_happens(seed: int) -> None:
         for _ in range(200):
             client, host = rng.choice("abc"), rng.choice("hi")
             forecast = harness.limiter.forecast(host, client)
-            before = repr(harness.limiter)
+            before = counts(harness.limiter)
             assert harness.limiter.forecast(host, client) == forecast
-            assert repr(harness.limiter) == before
+            assert harness.limiter.forecast(host, client, 0) == ("timeout" if forecast == "queued" else forecast)
+            assert counts(harness.limiter) == before
             if forecast == "rejected":
                 with pytest.raises(Overloaded):
                     harness.enter(client, host)

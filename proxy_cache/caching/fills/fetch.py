@@ -65,8 +65,8 @@ class Fetch:
         """Go, in this turn if that takes no waiting: with a slot, and an open connection."""
         fill = self._fill
         request = fill.request
-        if has_slot and not request.candidates and request.range_fetch is None:
-            # Validations and spans have more steps than the callbacks know.
+        if has_slot and not request.candidates and request.range_fetch is None and fill.watch.trace is None:
+            # Validations, spans and traces have more steps than the callbacks know.
             self._asked = fill.context.sources.ask_now(request.target, request.headers, self._interim, self._answered)
             if self._asked is not None:
                 fill.slot.asked = fill.started

@@ -79,7 +79,7 @@ class Fill:
         self.request = request
         self.state = FillState.QUEUED
         self.started = time.monotonic()
-        self.watch = Stopwatch()
+        self.watch = Stopwatch(None if request.trace is None else request.trace.fill(request.target))
         self.slot = OriginSlot(context.limiter, request.target.authority, self.watch)
         self.stop_fetch: Callable[[], None] | None = None
         """While it is fetched. (Who fetches knows this fill: a circle that is left would keep the body's tail until the
@@ -256,6 +256,8 @@ class Fill:
             self._is_noted(outcome)  # (nothing was kept of it)
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
+        if self.watch.trace is not None:
+            self.watch.trace.ended(outcome, self.watch.laps)
 
     def _is_not_stored(self, why: str) -> None:
         self.context.events.not_stored(why)

@@ -10,6 +10,7 @@ from ...semantics.headers import Headers
 from ...semantics.keys import Target
 from ...semantics.policy import BY_THE_BOOK, Policy
 from ...store.index import Entry
+from ..tracing import RequestTrace
 from .known_heads import REVALIDATING
 from .range_fetch import RangeFetch
 
@@ -52,6 +53,8 @@ class FillRequest:
     """Asked for beside a fill that will have it later: only a 206 will do."""
     from_peer: bool = False
     """Whether it is a peer that has asked, on behalf of ``client``."""
+    trace: RequestTrace | None = field(default=None, repr=False)
+    """Of the request that it is started for, if that is sampled."""
 
     @property
     def is_personal(self) -> bool:

@@ -40,6 +40,16 @@ def phases_of(visits: Sequence[Visit], started: float, ended: float | None = Non
     return sorted(phases, key=lambda phase: phase.started)
 
 
+def untraced_phases(visits: Sequence[Visit], started: float) -> list[Phase]:
+    """Those phases of a request that no trace of a fill has: ``lookup``, the waits for fills that others have started,
+    and, where those are not traced, what they did meanwhile. As :func:`phases_of` has them."""
+    phases = phases_of([visit for visit in visits if visit.watch.trace is None], started)
+    phases = [phase for phase in phases if phase.name != LOOKUP]
+    now = time.monotonic()
+    waits = [Phase("wait", visit.joined, visit.left or now) for visit in visits if not visit.leads]
+    return [Phase(LOOKUP, started, visits[0].joined), *waits, *phases] if visits else []
+
+
 def seconds_by_name(phases: Iterable[Phase]) -> dict[str, float]:
     """The seconds of each phase, tries added up, in the order of :data:`~...upstream.stopwatch.PHASES`."""
     seconds: dict[str, float] = {}

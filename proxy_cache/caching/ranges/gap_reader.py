@@ -118,6 +118,7 @@ class GapReader:
             exchange.key, exchange.target, headers, exchange.client,
             policy=exchange.policy, keep=not exchange.directives.no_store, range_fetch=part,
             for_whole=self._whole and not beside, beside=beside, from_peer=exchange.peer is not None,
+            trace=exchange.trace,
         )  # fmt: skip
         return self._exchange.visit(self._table.start(request))
 

@@ -137,6 +137,7 @@ class PeerSource:
         on_interim: Callable[[int, Headers], None] | None,
     ) -> OriginResponse | None:
         with request.watch.begin(PEER, attempt.peer.url) as lap:
+            headers = request.watch.carried(headers, lap)
             response, lap.outcome = await self._asked(attempt, request, headers, on_interim)
         self._events.peer_asked(lap.outcome, lap.seconds)
         return response

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
+from ...semantics.headers import Headers
 from ...wire.responses import OriginError
 from ..response import OriginResponse
 from ..source import SourceRequest, Wanted
@@ -59,15 +60,18 @@ class SiblingSource:
 
     async def _ask(self, attempt: Attempt, request: SourceRequest) -> OriginResponse | None:
         with request.watch.begin(PEER, attempt.peer.url) as lap:
-            response, lap.outcome = await self._asked(attempt, request)
+            headers = request.watch.carried(request.headers, lap)
+            response, lap.outcome = await self._asked(attempt, request, headers)
         if lap.outcome != "skipped":
             self._events.peer_asked(lap.outcome, lap.seconds)
         return response
 
-    async def _asked(self, attempt: Attempt, request: SourceRequest) -> tuple[OriginResponse | None, str]:
+    async def _asked(
+        self, attempt: Attempt, request: SourceRequest, headers: Headers
+    ) -> tuple[OriginResponse | None, str]:
         """The response, if it has it, and the outcome."""
         peer = attempt.peer
-        headers = request.headers.add("Cache-Control", "only-if-cached")
+        headers = headers.add("Cache-Control", "only-if-cached")
         try:
             response = await self._client.get((peer.scheme, peer.authority), request.target, headers, None)
         except TooLarge:

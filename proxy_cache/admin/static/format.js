@@ -1,0 +1,48 @@
+// Numbers as people read them.
+
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+/** Between a number and its unit, where no line may break. */
+const GAP = "\u00a0";
+const plain = new Intl.NumberFormat("en");
+
+/** `1234` → `1,234`; what is unknown is a dash. */
+export const count = (number) => (Number.isFinite(number) ? plain.format(number) : "–");
+
+/** Bytes with three digits: `1.23 MB`. */
+export function bytes(size) {
+  if (!Number.isFinite(size)) return "–";
+  let unit = 0;
+  // 999.5 would be shown as 1000.
+  while (Math.abs(size) >= 999.5 && unit < UNITS.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  const digits = unit === 0 || Math.abs(size) >= 99.95 ? 0 : Math.abs(size) >= 9.995 ? 1 : 2;
+  return size.toFixed(digits) + GAP + UNITS[unit];
+}
+
+/** A ratio of 0 to 1 as `93.1 %`. Only all of it is 100 %. */
+export function percent(ratio) {
+  if (!Number.isFinite(ratio)) return "–";
+  const tenths = Math.floor(ratio * 1000 + 1e-9);
+  return `${(tenths / 10).toFixed(tenths === 0 || tenths === 1000 ? 0 : 1)}${GAP}%`;
+}
+
+/** Seconds as `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 10) return `${seconds.toFixed(1)}${GAP}s`;
+  const whole = Math.round(seconds);
+  const pairs = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]];
+  for (const [large, largeName, small, smallName] of pairs) {
+    if (whole >= large) {
+      const rest = Math.floor((whole % large) / small);
+      const parts = [Math.floor(whole / large), largeName, ...(rest ? [rest, smallName] : [])];
+      return parts.join(GAP);
+    }
+  }
+  return `${whole}${GAP}s`;
+}
+
+/** `1 entry`, `2 entries`. */
+export const counted = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
