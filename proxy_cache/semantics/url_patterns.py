@@ -9,6 +9,8 @@ from typing import Final
 PATTERN_MAX: Final = 8192
 """Characters of a pattern."""
 STARS_MAX: Final = 32
+_PORT: Final = re.compile(r":[0-9]++$")
+_STARS: Final = re.compile(r"\*++")
 _HOST: Final = re.compile(r"(?:\*\.)?(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(?::[0-9]{1,5})?")
 
 
@@ -29,7 +31,7 @@ class HostPattern:
         if self.text.rpartition(":")[2].isdigit() and not self.text.endswith("]"):
             name = authority
         else:
-            name = authority.rpartition(":")[0] if re.search(r":[0-9]+$", authority) else authority
+            name = authority.rpartition(":")[0] if _PORT.search(authority) else authority
         return name.endswith(self.text[1:]) if self.text.startswith("*") else name == self.text
 
 
@@ -45,7 +47,7 @@ class UrlPattern:
         text = self.text if "://" in self.text else f"http*://{self.text}"
         if not self.text.strip() or len(text) > PATTERN_MAX:
             raise ValueError(f"must have from 1 to {PATTERN_MAX} characters")
-        parts = re.split(r"\*+", text)
+        parts = _STARS.split(text)
         if len(parts) > STARS_MAX:
             raise ValueError(f"must not have more than {STARS_MAX - 2} stars")
         object.__setattr__(self, "_parts", tuple(parts))
