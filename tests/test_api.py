@@ -9,7 +9,7 @@ import pytest
 
 from proxy_cache import __version__
 from tests.support.agents import results
-from tests.support.api import call
+from tests.support.api import TOKEN, call, token_file
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -104,3 +104,92 @@ def test_a_file_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
         assert "admin_token_file: " in proxy.text()
     finally:
         proxy.close()
+
+
+# -- what is stored ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(start_proxy: Callable[..., Proxy], origin: Origin, tmp_path: Path) -> Proxy:
+    """A proxy with 25 entries of growing size, some of them tagged, stale, or used."""
+    proxy = start_proxy(admin_token_file=token_file(tmp_path))
+    for number in range(25):
+        lifetime = 1 if number >= 20 else 3600
+        headers = [("Cache-Control", f"max-age={lifetime}"), ("Age", "2"), ("ETag", f'"{number}"')]
+        if number % 5 == 0:
+            headers.append(("Surrogate-Key", "five all"))
+        origin.serve(f"/list/{number:02}", Reply(size=1000 * (number + 1), headers=tuple(headers)))
+        assert proxy.get(origin.url(f"/list/{number:02}")).ok
+    proxy.wait_until_idle()
+    for number in (3, 3, 3, 4):
+        assert proxy.get(origin.url(f"/list/{number:02}")).hit
+    return proxy
+
+
+def listed(proxy: Proxy, query: str) -> list[int]:
+    answer = call(proxy, "GET", f"/api/v1/entries?{query}")
+    assert answer.status == 200, answer.body
+    return [int(entry["url"][-2:]) for entry in answer.json["entries"]]
+
+
+def test_what_is_stored_is_listed(filled: Proxy, origin: Origin) -> None:
+    assert listed(filled, "") == list(range(25))
+    assert listed(filled, f"host=127.0.0.1:{origin.port}&match=*/list/0*") == list(range(10))
+    assert listed(filled, "host=other.example") == []
+    assert listed(filled, "tag=five") == [0, 5, 10, 15, 20]
+    assert listed(filled, "tag=fiv") == []
+    assert listed(filled, "larger_than=23000") == [23, 24]
+    assert listed(filled, "larger_than=1k&smaller_than=3k") == [1, 2]
+    assert listed(filled, "state=stale") == list(range(20, 25))
+    assert listed(filled, "older_than=1h") == []
+    assert len(listed(filled, "newer_than=1h&state=fresh")) == 20
+    assert listed(filled, "min_hits=3") == [3]
+    assert listed(filled, "sort=hits&limit=2") == [3, 4]
+    assert listed(filled, "sort=size&limit=3") == [24, 23, 22]
+    entry = call(filled, "GET", "/api/v1/entries?match=*/list/05").json["entries"][0]
+    assert entry.pop("url") == origin.url("/list/05")
+    for name in ("stored_at", "fresh_until", "age_seconds"):
+        assert entry.pop(name) is not None
+    assert entry == {
+        "status": 200, "size_bytes": 6000, "present_bytes": 6000, "state": "fresh", "hits": 0, "last_hit_at": None,
+        "vary": {}, "etag": '"5"', "last_modified": None, "tags": ["five", "all"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("sort", ["", "url", "size", "age", "hits"])
+def test_pages_follow_each_other(sort: str, filled: Proxy) -> None:
+    seen: list[int] = []
+    query, cursor = f"limit=7{f'&sort={sort}' if sort else ''}", ""
+    while True:
+        page = call(filled, "GET", f"/api/v1/entries?{query}{cursor}").json
+        assert page.get("total") == (25 if sort else None)
+        seen += [int(entry["url"][-2:]) for entry in page["entries"]]
+        if page["next"] is None:
+            break
+        assert len(page["entries"]) == 7
+        cursor = f"&cursor={page['next']}"
+    assert len(seen) == 25
+    assert set(seen) == set(range(25))
+
+
+def test_secrets_in_urls_are_for_who_has_the_token(filled: Proxy, origin: Origin) -> None:
+    url = origin.url("/private?token=a-secret-of-somebody")
+    assert filled.get(url).ok
+    filled.wait_until_idle()
+    path = "/api/v1/entries?match=*/private*"
+    assert call(filled, "GET", path).json["entries"][0]["url"] == origin.url("/private?token=***")
+    assert call(filled, "GET", path, token=TOKEN).json["entries"][0]["url"] == url
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "host=a/b", "match=", "tag=a,b", "tag=", "larger_than=big", "larger_than=-1", "older_than=yesterday", "limit=0",
+        "limit=1001", "limit=%D9%A3", "sort=colour", "state=rotten", "min_hits=x", "cursor=x", "cursor=bnVsbA",
+        "sort=url&cursor=WzEsIDFd", "limit=1&limit=2", "colour=red",
+    ],
+)  # fmt: skip
+def test_a_list_that_makes_no_sense_is_refused_by_name(query: str, proxy: Proxy) -> None:
+    answer = call(proxy, "GET", f"/api/v1/entries?{query}")
+    assert answer.status == 400
+    assert query.rpartition("&")[2].partition("=")[0] in answer.detail

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.agents import results
+from tests.support.agents import Response, results
 from tests.support.api import TOKEN, call, token_file
 from tests.support.content import content
 from tests.support.origin import Gate, Origin, Reply
@@ -270,3 +271,84 @@ def test_without_a_token_file_nobody_may(start_proxy: Callable[..., Proxy], orig
     assert "admin_token_file" in (answer.header("Proxy-Status") or "")
     assert proxy.get(url).hit
     assert origin.count(method="PURGE") == 0
+
+
+# -- under load, and after a crash -------------------------------------------------------------------------------
+
+
+def test_nothing_purged_is_served_under_load(guarded: Callable[..., Proxy], origin: Origin) -> None:
+    """Agents ask all the time, while the origin's responses change and are purged. What they ask for after the answer
+    is of the version that the origin had by then, or of a later one."""
+    proxy = guarded(origin_max_in_flight=8, origin_queue_timeout=60)
+    paths = [f"/load/{number}" for number in range(12)]
+    ways: list[list[dict[str, Any]]] = [
+        [{"url": origin.url(path)} for path in paths],
+        [{"host": "127.0.0.1"}],
+        [{"match": "*/load/*"}],
+        [{"tag": "load"}],
+        [{"all": True}],
+    ]
+    stop, wrong = threading.Event(), list[tuple[str, Response, int]]()
+    served = purged = 0
+
+    def release(number: int) -> None:
+        for path in paths:
+            origin.serve(path, version(f"{number:03}", 3000, tags="load"))
+
+    def ask(path: str) -> None:
+        nonlocal served
+        while not stop.is_set():
+            least = purged
+            response = proxy.get(origin.url(path))
+            served += 1
+            found = (response.header("ETag") or '"0"').strip('"')
+            if not response.ok or response.body != content(found, 3000) or int(found) < least:
+                wrong.append((path, response, least))
+
+    release(0)
+    agents = [threading.Thread(target=ask, args=(path,)) for path in paths[:6] * 2]
+    for agent in agents:
+        agent.start()
+    try:
+        for number, bodies in enumerate(ways * 3, 1):
+            release(number)
+            for body in bodies:
+                purge(proxy, **body)
+            purged, before = number, served
+            proxy.eventually(lambda before=before: served - before >= 40 or wrong, told="requests between purges")
+    finally:
+        stop.set()
+        for agent in agents:
+            agent.join()
+    assert not wrong
+    assert proxy.value("hits_total") > 0
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_a_purge_outlives_a_crash_right_after_its_answer(
+    soft: bool, guarded: Callable[..., Proxy], origin: Origin
+) -> None:
+    proxy = guarded()
+    sizes = {"/small": 1000, "/file": 100_000, "/large": 3_000_000, "/kept": 1000}
+    for path, size in sizes.items():
+        stored(proxy, origin, path, version("old", size, tags="gone" if path != "/kept" else ""))
+    assert purge(proxy, tag="gone", soft=soft)["purged"] == 3
+    proxy.kill9()
+    proxy.start()
+    for path, size in sizes.items():
+        response = proxy.get(origin.url(path))
+        assert response.body == content("old", size)
+        status = response.header("Cache-Status") or ""
+        assert ("hit" if path == "/kept" else "fwd=stale" if soft else "fwd=uri-miss") in status
+
+
+def test_entries_that_are_not_in_memory_are_found(guarded: Callable[..., Proxy], origin: Origin) -> None:
+    proxy = guarded()
+    for number in range(300):
+        assert proxy.get(origin.serve(f"/many/{number}", version("old", 100, tags="odd" if number % 2 else "even"))).ok
+    proxy.wait_until_idle()
+    proxy.restart()
+    assert purge(proxy, tag="odd", soft=True)["purged"] == 150
+    assert purge(proxy, match="*/many/1*")["purged"] == 111
+    assert purge(proxy, host="127.0.0.1")["purged"] == 189
+    assert proxy.status()["store"]["entries"] == 0

@@ -48,7 +48,7 @@ class Endpoint:
 
     def check_query(self, request: web.Request) -> None:
         """Raises :class:`Problem` that names what is unknown, lacking, or there twice."""
-        given = list(request.query.keys())
+        given = [name for name, _ in request.query.items()]
         if unknown := sorted(set(given).difference(one.name for one in self.parameters)):
             raise Problem(400, f"unknown parameter {shown(unknown[0])}; {known(one.name for one in self.parameters)}")
         for one in self.parameters:

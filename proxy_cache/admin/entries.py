@@ -19,6 +19,7 @@ from ..semantics.redaction import redacted
 from ..semantics.tags import is_tag, tags_of
 from ..semantics.url_patterns import HostPattern, UrlPattern
 from ..settings import AdminSettings
+from ..store.entry import Entry
 from ..store.listing import Listed, Page, Position, Wish
 from ..store.sweep import SweepError
 from .endpoint import Endpoint, Parameter, json_response, shown
@@ -31,9 +32,9 @@ _SIZE: Final = re.compile(r"([0-9]{1,18})([kmgt]?)b?", re.IGNORECASE)
 _AGE: Final = re.compile(r"([0-9]{1,12})([smhdw]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SORTS: Final[dict[str, tuple[Callable[[Listed], Any], bool]]] = {
-    "url": (lambda one: one.entry.key, False),
-    "size": (lambda one: one.entry.length, True),
-    "age": (lambda one: one.entry.response.response_time, False),
+    "url": (lambda one: one.key, False),
+    "size": (lambda one: one.length, True),
+    "age": (lambda one: one.stored, False),
     "hits": (lambda one: one.hits, True),
 }
 _SIZES: Final = {"type": "string", "pattern": "^[0-9]{1,18}[kmgtKMGT]?[bB]?$", "examples": ["10m"]}
@@ -125,26 +126,32 @@ def wish(query: dict[str, str], now: float) -> Wish:
     return Wish(
         where, lambda one: all(check(one) for check in checks), _number(query, "limit", 100, range(1, LIMIT_MAX + 1)),
         sorted_by, descending, _position(cursor, sort) if cursor is not None else None,
+        _state(query, now),
     )  # fmt: skip
 
 
 def _checks(query: dict[str, str], now: float) -> list[Callable[[Listed], bool]]:
     checks: list[Callable[[Listed], bool]] = []
     if (larger := _size(query, "larger_than")) is not None:
-        checks.append(lambda one: one.entry.length > larger)
+        checks.append(lambda one: one.length > larger)
     if (smaller := _size(query, "smaller_than")) is not None:
-        checks.append(lambda one: one.entry.length < smaller)
+        checks.append(lambda one: one.length < smaller)
     if (older := _age(query, "older_than")) is not None:
-        checks.append(lambda one: now - one.entry.response.response_time > older)
+        checks.append(lambda one: now - one.stored > older)
     if (newer := _age(query, "newer_than")) is not None:
-        checks.append(lambda one: now - one.entry.response.response_time < newer)
+        checks.append(lambda one: now - one.stored < newer)
     if least := _number(query, "min_hits", 0, range(2**62)):
         checks.append(lambda one: one.hits >= least)
-    if (state := query.get("state")) is not None:
-        if state not in ("fresh", "stale"):
-            raise Problem(400, f"state must be fresh or stale, not {shown(state)}")
-        checks.append(lambda one: (now < one.entry.response.fresh_until) == (state == "fresh"))
     return checks
+
+
+def _state(query: dict[str, str], now: float) -> Callable[[Entry], bool] | None:
+    state = query.get("state")
+    if state is None:
+        return None
+    if state not in ("fresh", "stale"):
+        raise Problem(400, f"state must be fresh or stale, not {shown(state)}")
+    return lambda entry: (now < entry.response.fresh_until) == (state == "fresh")
 
 
 def _number(query: dict[str, str], name: str, default: int, allowed: range) -> int:
@@ -197,14 +204,13 @@ def _position(cursor: str, sort: str | None) -> Position:
 
 def _shown_page(page: Page, now: float, *, whole: bool) -> dict[str, Any]:
     return {
-        "entries": [_shown(one, now, whole=whole) for one in page.listed],
+        "entries": [_shown(one, one.entry, now, whole=whole) for one in page.listed if one.entry is not None],
         "next": _cursor(page.end) if page.end is not None else None,
         **({"total": page.total} if page.total is not None else {}),
     }
 
 
-def _shown(one: Listed, now: float, *, whole: bool) -> dict[str, Any]:
-    entry = one.entry
+def _shown(one: Listed, entry: Entry, now: float, *, whole: bool) -> dict[str, Any]:
     response = entry.response
     is_fresh = now < response.fresh_until
     return {

@@ -237,19 +237,19 @@ class Index:
     def hold(self, entry: Entry) -> bool:
         """Make an entry that was just read the one object of its id, outside the working set. Returns whether it is
         stored. Not to be called while its key is being loaded."""
-        row = self._row_of(entry)
+        row = self._row_of(entry.id, entry.key)
         if row:
             entry.row, entry.used = row, self._columns.used[row]
             self._steps.correct(entry.id, entry.response, time.time())
             self._alive[entry.id] = entry
         return row != 0
 
-    def _row_of(self, entry: Entry) -> int:
-        return next((row for row in self._columns.find(key_hash(entry.key)) if self._columns.ids[row] == entry.id), 0)
+    def _row_of(self, entry_id: int, key: str) -> int:
+        return next((row for row in self._columns.find(key_hash(key)) if self._columns.ids[row] == entry_id), 0)
 
-    def uses(self, entry: Entry) -> tuple[int, float] | None:
-        """The hits of an entry that was just read, and the time of the last use (unix time); ``None`` if it is gone."""
-        row = self._row_of(entry)
+    def uses(self, entry_id: int, key: str) -> tuple[int, float] | None:
+        """The hits of an entry, and the time of the last use (unix time); ``None`` if it is gone."""
+        row = self._row_of(entry_id, key)
         return (self._columns.hits[row], self._columns.used[row]) if row else None
 
     def remove_row(self, entry_id: int) -> list[Dropped]:

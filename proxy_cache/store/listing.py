@@ -27,19 +27,27 @@ Position: TypeAlias = tuple[Any, int]
 """Where a page ends: what it is sorted by, and the id."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Listed:
-    """One entry; how often it was used since the proxy has started, and when last (unix time)."""
+    """One entry, by what is quickly read of it; ``entry`` itself if it is on a page, or was asked for."""
 
-    entry: Entry
+    id: int
+    key: str
+    length: int
+    """Of the body, in bytes."""
+    stored: float
+    """When the response, or its last validation, has come (unix time)."""
     hits: int
+    """Since the proxy has started."""
     used: float
+    """The last use (unix time)."""
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be listed. ``where`` the entries are, by key and fields; and what else they are (``suits``). In the
-    order of ``sorted_by``, or of ids."""
+    """What is to be listed. ``where`` the entries are, by key and fields; what else they are by what is quickly read
+    (``suits``), and by the rest (``entry_suits``). In the order of ``sorted_by``, or of ids."""
 
     where: Matcher
     suits: Callable[[Listed], bool]
@@ -47,6 +55,7 @@ class Wish:
     sorted_by: Callable[[Listed], Any] | None = None
     descending: bool = False
     after: Position | None = None
+    entry_suits: Callable[[Entry], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,9 @@ class Listing:
         async with self._places:
             await self._index.synced(durable=False)  # with what was stored just now
             try:
-                return await (self._by_id(wish) if wish.sorted_by is None else self._sorted(wish, wish.sorted_by))
+                page = await (self._by_id(wish) if wish.sorted_by is None else self._sorted(wish, wish.sorted_by))
+                await self._worker.run(self._read_entries, page.listed)
+                return page
             except sqlite3.Error as error:
                 self._trouble.disk_error("read", error)
                 raise SweepError("the index on disk can't be read") from error
@@ -91,11 +102,11 @@ class Listing:
             if not last:
                 break
         listed = found[: wish.limit]
-        return Page(listed, (None, listed[-1].entry.id) if len(found) > wish.limit else None)
+        return Page(listed, (None, listed[-1].id) if len(found) > wish.limit else None)
 
     async def _sorted(self, wish: Wish, sorted_by: Callable[[Listed], Any]) -> Page:
         def position(one: Listed) -> Position:
-            return sorted_by(one), one.entry.id
+            return sorted_by(one), one.id
 
         best: list[Listed] = []
         total, last = 0, 0
@@ -115,12 +126,23 @@ class Listing:
         """In the thread: of the next rows those that are wished for, and the last id; 0: there are no more."""
         needle = wish.where.needle
         rows, last = self._index.rows.keys_after(after, SLICE if needle is None else LOOK_THROUGH, needle)
-        ids = [row_id for row_id, key, packed in rows if wish.where.matches(key, Headers.of_packed(packed))]
-        if not ids:
-            return [], last
-        entries, _ = self._index.rows.entries(None, ids)
-        listed = [Listed(entry, *uses) for entry in entries if (uses := self._index.uses(entry)) is not None]
-        return [one for one in listed if wish.suits(one)], last
+        listed = []
+        for row_id, key, packed, length, stored in rows:
+            if wish.where.matches(key, Headers.of_packed(packed)):
+                uses = self._index.uses(row_id, key)
+                if uses is not None and wish.suits(one := Listed(row_id, key, length, stored, *uses)):
+                    listed.append(one)
+        if wish.entry_suits is not None:
+            self._read_entries(listed)
+            listed = [one for one in listed if one.entry is not None and wish.entry_suits(one.entry)]
+        return listed, last
+
+    def _read_entries(self, listed: list[Listed]) -> None:
+        """In the thread. What is gone by now has none."""
+        entries, _ = self._index.rows.entries(None, [one.id for one in listed if one.entry is None])
+        by_id = {entry.id: entry for entry in entries}
+        for one in listed:
+            one.entry = one.entry or by_id.get(one.id)
 
 
 def _is_behind(position: Position, end: Position, *, descending: bool) -> bool:

@@ -77,8 +77,8 @@ NOT_AFTER = (
     "UPDATE entries SET used = min(used, :now), written = min(written, :now) WHERE used > :now OR written > :now"
 )
 _IDS_AFTER = "SELECT id FROM heads WHERE id > ? ORDER BY id LIMIT ?"
-FoundRow: TypeAlias = tuple[int, str, bytes]
-"""Id, key and packed header fields."""
+FoundRow: TypeAlias = tuple[int, str, bytes, int, float]
+"""Id, key, packed header fields, length of the body, and when it has come (unix time)."""
 SCAN = "SELECT id, hash, blocks, used, place FROM entries ORDER BY used"
 
 
@@ -251,15 +251,15 @@ def ids_after(database: sqlite3.Connection, entry_id: int, limit: int) -> list[i
 def keys_after(
     database: sqlite3.Connection, entry_id: int, limit: int, needle: bytes | None
 ) -> tuple[list[FoundRow], int]:
-    """Id, key and header fields of the next ``limit`` rows by id; if there is a ``needle``, only of those with that in
-    their header fields. And the last of the ids, 0 if there are no more."""
+    """The next ``limit`` rows by id; if there is a ``needle``, only those with that in their header fields. And the
+    last of the ids, 0 if there are no more."""
     (last,) = database.execute(f"SELECT max(id) FROM ({_IDS_AFTER})", (entry_id, limit)).fetchone()
     if last is None:
         return [], 0
     # SQLite looks through the fields without Python's lock.
     condition = "" if needle is None else " AND instr(headers, ?)"
     found = database.execute(
-        f"SELECT id, key, headers FROM heads WHERE id > ? AND id <= ?{condition}",
+        f"SELECT id, key, headers, length, response_time FROM heads WHERE id > ? AND id <= ?{condition}",
         (entry_id, last) if needle is None else (entry_id, last, needle),
     )
     return found.fetchall(), last

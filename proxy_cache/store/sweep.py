@@ -197,4 +197,6 @@ class Sweeps:
         """In the thread: of the next rows those that are meant, and the last id that was looked at; 0: it is done."""
         limit = SLICE if matcher.needle is None else LOOK_THROUGH
         rows, last = self._index.rows.keys_after(after, limit, matcher.needle)
-        return [(row_id, key) for row_id, key, packed in rows if matcher.matches(key, Headers.of_packed(packed))], last
+        return [
+            (row_id, key) for row_id, key, packed, *_ in rows if matcher.matches(key, Headers.of_packed(packed))
+        ], last
