@@ -6,6 +6,7 @@ to the cache and not to a client: it writes at the origin's speed, and every cli
 
 The rooms, from the door to the ground; imports run down this list and never up (tests/unit/test_rooms.py):
 
+- ``preflight``: a look at the options and what they need, before a start;
 - ``mitm``: mitmproxy's hooks, options and layers; the only room that imports mitmproxy;
 - ``app``: builds all below from ``settings``, hands new ones on, drains and stops; knows no mitmproxy;
 - ``admin``: the metrics port: metrics, health, the API, and who may ask;
@@ -19,8 +20,8 @@ The rooms, from the door to the ground; imports run down this list and never up 
 - ``semantics``: RFC 9110 and 9111 as pure functions.
 
 ``observe`` (metrics, logs) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.
-``cli`` is the command ``proxy-cache``, for the machines of clients and to start the proxy: it imports none of these,
-nor they it.
+``cli`` is the command ``proxy-cache``: it asks a proxy that runs, is for the machines of clients, and starts the proxy;
+it imports none of these (but ``check`` the ``preflight``), nor they it.
 """
 
 __version__ = "0.1.0"

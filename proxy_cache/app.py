@@ -26,6 +26,7 @@ from .downstream.admission import Admission
 from .downstream.explainer import Explainer
 from .downstream.peer_requests import PeerRequests
 from .downstream.users import Users
+from .downstream.warm_requests import WarmRequests
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, method_label
 from .observe.traces import Traces
@@ -72,6 +73,7 @@ class App:
         self.traces = Traces()
         self.access = Access(self.metrics.access_denied_for)
         self.admission = Admission(self.via, self.access)
+        self.warm_requests = WarmRequests(self.via, self.admission)
         self.peer_requests = PeerRequests()
         self.users = Users()
         self.limiter = OriginLimiter(observe=self.metrics.queue_waited)

@@ -19,6 +19,8 @@ from tests.support.proxy import Proxy
 
 ONCE = {
     "test_api",
+    "test_cli",
+    "test_warm",
     "test_clock",
     "test_contention",
     "test_corruption",

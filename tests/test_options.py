@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy_cache.preflight.checks import check
+from proxy_cache.preflight.finding import FAULT
 from tests.support.proxy import START_TIMEOUT, Proxy
 from tests.support.tools import free_port
 
@@ -27,6 +29,9 @@ def refused(folder: Path, name: str, value: object, shown: str = "", **others: o
     lines = [line for line in proxy.log if (shown or name) in line]
     assert len(lines) == 1, text
     assert len(lines[0]) < 400
+    foretold = [one.subject for one in check(proxy.command()[1:]) if one.level == FAULT]
+    assert foretold, "`proxy-cache check` finds nothing wrong with it"
+    assert shown or name in foretold
     return lines[0]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from . import entries, explain, openapi, purge, verify
+from . import entries, explain, openapi, purge, verify, warm
 from .endpoint import Endpoint
 from .events import Events
 from .guard import check_token
@@ -24,7 +24,7 @@ def endpoints(proxy: Proxy, snapshots: Snapshots, events: Events) -> tuple[Endpo
     """All of them."""
     found = (
         snapshots.endpoint(), events.endpoint(), entries.endpoint(proxy), explain.endpoint(proxy),
-        purge.endpoint(proxy), verify.endpoint(proxy),
+        purge.endpoint(proxy), verify.endpoint(proxy), warm.endpoint(proxy),
     )  # fmt: skip
     return (*found, openapi.endpoint(found, PREFIX))
 

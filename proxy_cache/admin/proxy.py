@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ..caching.cache import Cache
 from ..caching.fills.table import FillTable
 from ..caching.limiter import OriginLimiter
 from ..caching.purge import Purger
 from ..downstream.account import Accounts
 from ..downstream.explainer import Explainer
+from ..downstream.warm_requests import WarmRequests
 from ..observe.metrics import Metrics
 from ..settings import Settings
 from ..store.store import Store
@@ -21,6 +23,8 @@ class Proxy(Protocol):
     store: Store | None
     fills: FillTable | None
     purger: Purger | None
+    cache: Cache | None
+    warm_requests: WarmRequests
     limiter: OriginLimiter
     accounts: Accounts
     explainer: Explainer

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from .command import BadInput
+
 SYSTEM: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
@@ -31,10 +33,6 @@ certificate alone."""
 JAVA_PASSWORD: Final = "changeit"
 """Of Java's own store, too: there is no secret in it."""
 _BLOCK: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
-
-
-class BadInput(Exception):
-    """One line for the user, which names the option."""
 
 
 def proxy_ca(confdir: Path, file: Path | None) -> list[bytes]:

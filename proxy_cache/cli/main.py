@@ -1,104 +1,63 @@
-"""The command ``proxy-cache``: its subcommands, and ``env``, exports with which build tools use the proxy."""
+"""The command ``proxy-cache``: the table of its subcommands, and how each of them ends."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Final
 
 from .. import __version__
-from . import run
-from .certificates import BadInput, as_java_store, as_pem, proxy_ca, system_store, write
-from .variables import NO_PROXY, SHELLS, Files, ProxyUrl, printed, variables
+from . import check, entries, env, explain, purge, run, status, top, verify, warm
+from .command import FAILED, OK, BadInput, Command, Environment
+from .text import printable
 
-_ENV = """\
-Print the variables with which build tools use the proxy and trust its CA, and write the bundle that they name: the
-system's certificates and the proxy's CA. What each tool needs is told in docs/https.md.
-
-  sh      eval "$(proxy-cache env --proxy http://proxy.example:8080)"
-  fish    proxy-cache env --shell fish | source
-  github  proxy-cache env --shell github >> "$GITHUB_ENV"
-  docker  proxy-cache env --shell docker > proxy.env
-          docker run --env-file proxy.env -v FOLDER:FOLDER:ro ...   (FOLDER: of the bundle)
-"""
+COMMANDS: Final[tuple[Command, ...]] = (
+    status.COMMAND, top.COMMAND, explain.COMMAND, entries.LS, entries.FIND, purge.COMMAND, warm.COMMAND, verify.COMMAND,
+    check.COMMAND, run.RUN, run.ADDON_PATH, env.COMMAND,
+)  # fmt: skip
+"""In the order of ``--help``."""
+INTERRUPTED: Final = 130
+"""As shells have it for SIGINT."""
 
 
-def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
-    """The command. Returns its exit status: 0, or 2 for bad input, with one line that says what is wrong."""
+def main(arguments: Sequence[str] | None = None, environment: Environment | None = None) -> int:
+    """The command. Returns its exit status (:mod:`.command`); what is wrong is said in one line on standard error."""
     environment = os.environ if environment is None else environment
-    options = _parser(environment).parse_args(arguments)
+    parser = _parser(environment)
+    options, more = parser.parse_known_args(arguments)
+    options.more = more
+    if more and not options.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         status: int = options.run(options, environment)
         sys.stdout.flush()
     except BadInput as error:
-        print(f"proxy-cache {options.command}: {error}", file=sys.stderr)
-        return 2
+        print(f"proxy-cache {options.command}: {printable(str(error))}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="proxy-cache", description="For the clients of proxy-cache, and to start it.")
+def _parser(environment: Environment) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proxy-cache", description="Looks into a running proxy, changes what it has stored, and helps to set up.",
+        epilog="Exit status: 0, 1 for a negative answer (nothing found, something corrupt, a fault), 2 for bad input "
+        "or a proxy that can't be reached. Each command has a --help of its own.",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    env = commands.add_parser(
-        "env", help="print the variables of build tools, and write a bundle of certificates", description=_ENV,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    data = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    env.add_argument("--shell", choices=SHELLS, default="sh", help="who is to read it (default: %(default)s)")
-    env.add_argument(
-        "--proxy", metavar="URL", default="http://127.0.0.1:8080",
-        help="where clients find the proxy, http://[USER:PASSWORD@]HOST:PORT (default: %(default)s)",
-    )  # fmt: skip
-    env.add_argument(
-        "--no-proxy", metavar="HOSTS", default=None,
-        help=f"what is asked without the proxy (default: NO_PROXY as it is, else {NO_PROXY})",
-    )  # fmt: skip
-    env.add_argument(
-        "--confdir", metavar="FOLDER", type=Path, default=Path("~/.mitmproxy"),
-        help="mitmproxy's folder, for its CA (default: %(default)s)",
-    )  # fmt: skip
-    env.add_argument("--ca", metavar="FILE", type=Path, help="the proxy's CA, where its folder is on another machine")
-    env.add_argument(
-        "--system", metavar="FILE", type=Path,
-        help="the system's certificates (default: SSL_CERT_FILE, or where the system has them)",
-    )  # fmt: skip
-    env.add_argument(
-        "--bundle", metavar="FILE", type=Path, default=Path(data, "proxy-cache", "ca-bundle.pem"),
-        help="where the bundle goes; the CA alone (.ca.pem) and Java's form of it (.jks) go beside it "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    env.set_defaults(run=_env)
-    start = commands.add_parser("run", help=run.RUN_HELP, add_help=False)
-    run.add_run_arguments(start, environment)
-    start.set_defaults(run=run.run)
-    commands.add_parser("addon-path", help=run.ADDON_PATH_HELP).set_defaults(run=run.print_addon_path)
+    for command in COMMANDS:
+        added = commands.add_parser(
+            command.name, help=command.help, description=command.description or f"{command.help.capitalize()}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=not command.takes_more, add_help=command.has_help,
+        )  # fmt: skip
+        command.add_arguments(added, environment)
+        added.set_defaults(run=command.run, takes_more=command.takes_more)
     return parser
-
-
-def _env(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    proxy = ProxyUrl.of(options.proxy)
-    no_proxy = options.no_proxy
-    if no_proxy is None:
-        no_proxy = environment.get("no_proxy") or environment.get("NO_PROXY") or NO_PROXY
-    bundle = options.bundle.expanduser().absolute()
-    if bundle.is_dir():
-        raise BadInput(f"--bundle: {bundle} is a folder; name a file")
-    files = Files(bundle, bundle.with_suffix(".ca.pem"), bundle.with_suffix(".jks"))
-    if bundle == files.java:
-        raise BadInput("--bundle: the bundle is PEM (.pem, .crt), and Java's form of it goes beside it (.jks)")
-    authority = proxy_ca(options.confdir.expanduser(), options.ca)
-    source, system = system_store(options.system, environment, bundle)
-    text = printed(options.shell, variables(proxy, no_proxy, files, {} if options.shell == "docker" else environment))
-    together = list(dict.fromkeys([*system, *authority]))
-    write("--bundle", files.bundle, as_pem(together).encode())
-    write("--bundle", files.authority, as_pem(authority).encode())
-    write("--bundle", files.java, as_java_store(together))
-    print(f"proxy-cache env: wrote {bundle} ({len(together)} certificates, from {source})", file=sys.stderr)
-    sys.stdout.write(text)
-    return 0

@@ -6,26 +6,23 @@ import argparse
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from .certificates import BadInput
+from .command import OK, BadInput, Command, Environment
 
 ADDON: Final = Path(__file__).resolve().parents[1] / "mitm" / "script" / "cache.py"
 """The script for mitmdump's ``-s``."""
-RUN_HELP: Final = "start the proxy: mitmdump with the cache; all arguments are mitmdump's"
-ADDON_PATH_HELP: Final = 'print the script to start it with: mitmdump -s "$(proxy-cache addon-path)"'
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser, environment: Environment) -> None:
     parser.prefix_chars = "\0"  # so that no argument looks like an option of ours
     parser.add_argument(
         "arguments", nargs="*", metavar="ARGUMENT", help="of mitmdump, such as --set cache_max_size=20g"
     )
 
 
-def run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+def _run(options: argparse.Namespace, environment: Environment) -> int:
     """Become mitmdump: same process, so signals and the exit status are its own. Raises :class:`BadInput`."""
     mitmdump = _mitmdump()
     sys.stdout.flush()
@@ -35,9 +32,13 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
         raise BadInput(f"{mitmdump} cannot be started: {error.strerror}") from error
 
 
-def print_addon_path(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+def _no_arguments(parser: argparse.ArgumentParser, environment: Environment) -> None:
+    """There are none."""
+
+
+def _print_addon_path(options: argparse.Namespace, environment: Environment) -> int:
     print(ADDON)
-    return 0
+    return OK
 
 
 def _mitmdump() -> Path:
@@ -47,3 +48,13 @@ def _mitmdump() -> Path:
         if os.access(folder / "mitmdump", os.X_OK):
             return folder / "mitmdump"
     raise BadInput(f"there is no mitmdump in {' or '.join(map(str, folders))}: mitmproxy has to be installed there")
+
+
+RUN = Command(
+    "run", "start the proxy: mitmdump with the cache; all arguments are mitmdump's", _add_run_arguments, _run,
+    has_help=False,
+)  # fmt: skip
+ADDON_PATH = Command(
+    "addon-path", 'print the script to start it with: mitmdump -s "$(proxy-cache addon-path)"', _no_arguments,
+    _print_addon_path,
+)  # fmt: skip

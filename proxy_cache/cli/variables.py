@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from .certificates import JAVA_PASSWORD, BadInput
+from .certificates import JAVA_PASSWORD
+from .command import BadInput
 
 SHELLS: Final = ("sh", "fish", "github", "docker")
 NO_PROXY: Final = "localhost,127.0.0.1,::1"

@@ -52,7 +52,7 @@ class CacheAddon:
 
     def __init__(self) -> None:
         self.app = app = App()
-        app.explainer.flow_for = made_up_flow
+        app.explainer.flow_for = app.warm_requests.flow_for = made_up_flow
         self.observers = FlowObservers(app.users)
         self.dialling = MitmproxyDialling(app.dialler)
         self.forward_trust = ForwardTrust()

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn."""
+FILES_MAX = 65536
+"""Descriptors that the limit is raised to at the start."""
 
 
 async def stop_listening(proxyserver: Any) -> None:
@@ -85,7 +87,7 @@ def human_size(size: int) -> str:
 def raise_file_limit() -> None:
     """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    limit = min(hard, FILES_MAX) if hard != resource.RLIM_INFINITY else FILES_MAX
     if soft < limit:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

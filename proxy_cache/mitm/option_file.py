@@ -81,7 +81,7 @@ class OptionFile:
         mitmproxy has not given the options that it does not know to their addons yet."""
         self._command_line = command_line(options)
         try:
-            self._was_there, self._values = _read(options)
+            self._was_there, self._values = read_file(options)
         except exceptions.OptionsError:
             return  # it has changed since mitmproxy read it
         again: dict[str, list[str]] = {}
@@ -98,10 +98,10 @@ class OptionFile:
     def read_again(self, options: Any) -> str:
         """Apply what has changed: in words, what that was. Raises ``OptionsError``, with one line, if something is
         wrong with it; nothing is changed then."""
-        is_there, values = _read(options)
+        is_there, values = read_file(options)
         if self._was_there and not is_there:
             raise exceptions.OptionsError(f"{_folder(options) / FILES[0]} is gone (an empty one means: all defaults)")
-        values = _checked(options, values)
+        values = check_values(options, values)
         changes: dict[str, Any] = {}
         later: dict[str, Any] = {}
         told, kept = [], []
@@ -136,7 +136,7 @@ class OptionFile:
         return "; ".join(words)
 
 
-def _checked(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def check_values(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The same, each of its option's type. Raises ``OptionsError``."""
     values = {name: number_as_size(name, value) for name, value in values.items()}
     for name, value in values.items():
@@ -221,7 +221,7 @@ def _folder(options: Any) -> Path:
     return Path(options.confdir).expanduser()
 
 
-def _read(options: Any) -> tuple[bool, dict[str, Any]]:
+def read_file(options: Any) -> tuple[bool, dict[str, Any]]:
     """Whether there is a file, and what it says. Raises ``OptionsError`` with one line."""
     found, values = False, {}
     for name in FILES:
