@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -51,6 +52,8 @@ class Way:
         self.answer: bytes | None = None
         """All that the client was sent, where it has stayed."""
         self.lines_before = 0
+        self.has_held = False
+        """Whether another request had the slot when counting began."""
         self._before: Metrics | None = None
 
     # -- what a case does ------------------------------------------------------------------------------------
@@ -99,6 +102,7 @@ class Way:
         first = self.proxy.start_get(self.origin.serve(f"{self.path}/first", Reply(gate=gate, headers=(FRESH,))))
         self.origin.wait_for(f"{self.path}/first")
         self.measure(while_idle=False)
+        self.has_held = True
 
         def end() -> None:
             gate.open()
@@ -129,10 +133,49 @@ class Way:
             texts.append(" ".join([str(line.status), str(line.bytes), line.source, *keys, *note]))
         return sorted(texts)
 
-    def counts(self) -> str:
-        """Every counter that has changed, and by how much."""
+    def counts(self, told: list[str]) -> str:
+        """Every counter that has changed, and by how much, after these lines."""
         assert self._before is not None
-        return " ".join(sorted(changes(self._before, self.proxy.settled())))
+        after = self.proxy.settled()
+        check_what_follows(self, self._before, after, told)
+        return " ".join(sorted(changes(self._before, after)))
+
+
+BY_REQUEST = (
+    "request_duration_seconds", "time_to_first_byte_seconds", "miss_phase_seconds", "origin_bytes", "bytes_saved",
+)  # fmt: skip
+"""Counters that follow from the lines and from other counters: see :func:`check_what_follows`."""
+
+
+def check_what_follows(way: Way, before: Metrics, after: Metrics, told: list[str]) -> None:
+    """Each request has been timed once, by its path and how it ended, and bytes from origins are counted alike."""
+
+    def by(name: str, *labels: str) -> Counter[tuple[str, ...]]:
+        found: Counter[tuple[str, ...]] = Counter()
+        for sample, has, value in after.samples:
+            if sample == Metrics.PREFIX + name and (change := int(value - before.value(name, **has))):
+                found[tuple(has[label] for label in labels)] += change
+        return found
+
+    in_lane = way.name == "lane" and way.method == "GET"
+    ended = Counter(
+        ("lane" if in_lane and "error=proxy_loop_detected" not in line else "flow", served_from(line)) for line in told
+    )
+    if way.has_held:
+        ended["lane" if way.name in ("lane", "posted") else "flow", "miss"] += 1
+    assert by("request_duration_seconds_count", "path", "served_from") == ended, way.name
+    first_bytes = Counter((source,) for _, source in ended.elements())
+    assert by("time_to_first_byte_seconds_count", "served_from") == first_bytes, way.name
+    from_origins = by("fetched_bytes_total", "source")["origin",] + by("bytes_served_total", "source")["forwarded",]
+    assert by("origin_bytes_total")[()] == from_origins, way.name
+
+
+def served_from(line: str) -> str:
+    """The label of a request with this line."""
+    status, _, source, *keys = line.split(" ")
+    if status == "499":
+        return "canceled"
+    return "absent" if status == "504" and "detail=only-if-cached" in keys else source
 
 
 def changes(before: Metrics, after: Metrics) -> Iterator[str]:
@@ -140,7 +183,7 @@ def changes(before: Metrics, after: Metrics) -> Iterator[str]:
         if name.startswith(Metrics.PREFIX) and name.endswith(("_total", "_count")):
             change = value - before.value(name, **labels)
             label = f"{{{','.join(labels.values())}}}" if labels else ""
-            if change:
+            if change and not name.removeprefix(Metrics.PREFIX).startswith(BY_REQUEST):
                 yield f"{name.removeprefix(Metrics.PREFIX).removesuffix('_total')}{label}={change:.0f}"
 
 
@@ -613,7 +656,8 @@ def seen(proxy: Proxy, origin: Origin, case: Case, name: str) -> Seen:
         assert proxy.set_option(case.option) == "ok"
     try:
         case.play(way)
-        lines, counts = way.told(len(case.lines) if name in CACHED else 1), way.counts()
+        lines = way.told(len(case.lines) if name in CACHED else 1)
+        counts = way.counts(lines)
     finally:
         if case.option:
             assert proxy.set_option(f"{option}={before}") == "ok"

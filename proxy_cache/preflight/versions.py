@@ -16,6 +16,8 @@ PYTHON: Final = (3, 11)
 MITMPROXY: Final = ((11, 0, 2), (13,))
 """From, and up to but without."""
 
+_NUMBER: Final = re.compile(r"\d+")
+
 
 def check() -> Iterator[Finding]:
     python = platform.python_version()
@@ -27,7 +29,7 @@ def check() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         mitmproxy = "unknown"
     first, beyond = MITMPROXY
-    found = tuple(int(digits) for digits in re.findall(r"\d+", mitmproxy)[:3])
+    found = tuple(int(digits) for digits in _NUMBER.findall(mitmproxy)[:3])
     if first <= found < beyond:
         yield Finding("mitmproxy", OK, mitmproxy)
     else:

@@ -1,14 +1,16 @@
 """No parser takes more time than in proportion to its input: untrusted input is parsed in the one loop that serves all
 clients.
 
-The tests measure growth, by the CPU time of this thread: four times the input may take about four times as long; a
-quadratic parser takes sixteen times. No absolute time is ever too long.
+The tests measure growth, by the CPU time of this thread: eight times the input takes about eight times as long, or,
+where memory and caches are busy with other things, twice that; a quadratic parser takes 64 times. No absolute time is
+ever too long.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import importlib
 import pkgutil
 import re
@@ -49,29 +51,38 @@ from tests.support.shapes import SHAPES, Shape
 from . import NOW
 
 SIZE = 16 * 1024
-"""Bytes of the smaller input; the larger has four times as many."""
+"""Bytes of the smaller input."""
+MORE = 8
+"""How many times as many the larger has."""
 TRIES = 6
 TOO_SMALL = 0.003
-"""Seconds of CPU time that the larger input may take without a look at the growth. At sixteen times as much for four
-times the bytes, less than this for 64 kB would be no harm."""
-GROWTH = 8.0
+"""Seconds of CPU time that the larger input may take without a look at the growth. A parser that takes
+less than this for 128 kB does no harm."""
+GROWTH = 24.0
 UNLIMITED = HeadLimits(1 << 30, 1 << 30, 1 << 30)
 
 
 def cost(work: Callable[[], object], runs: int) -> float:
-    """The least time of ``work``, in seconds of this thread's CPU."""
+    """The least time of ``work``, in seconds of this thread's CPU. Without the collector: what it takes depends on how
+    much there is in the process, and the larger input is the one that sets it off."""
     times = []
-    for _ in range(runs):
-        started = time.thread_time()
-        work()
-        times.append(time.thread_time() - started)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(runs):
+            started = time.thread_time()
+            work()
+            times.append(time.thread_time() - started)
+    finally:
+        if collects:
+            gc.enable()
     return min(times)
 
 
 def growth(work: Callable[[int], Callable[[], object]]) -> float:
-    """The growth of the time for four times the size. Other load on the machine makes it look larger, so the least of
-    several tries counts, and a single good one is enough."""
-    small, large = work(SIZE), work(4 * SIZE)
+    """The growth of the time for :data:`MORE` times the size. Other load on the machine makes it look larger, so the
+    least of several tries counts, and a single good one is enough."""
+    small, large = work(SIZE), work(MORE * SIZE)
     least = float("inf")
     for attempt in range(TRIES):
         more = cost(large, 1 + attempt)
@@ -316,7 +327,7 @@ def test_every_pattern_is_linear(name: str) -> None:
             return run
 
         times = growth(work)
-        assert times < GROWTH, f"{pattern.pattern!r}: {times:.1f} times as long for 4 times {make(40)!r}"
+        assert times < GROWTH, f"{pattern.pattern!r}: {times:.1f} times as long for {MORE} times {make(40)!r}"
 
 
 # -- every parser --------------------------------------------------------------------------------------------------
@@ -504,7 +515,7 @@ def test_every_parser_is_linear(name: str) -> None:
     assert len(SHAPES) >= 50
     for shape in SHAPES:
         times = growth(lambda size, shape=shape: PARSERS[name](shape, size))  # type: ignore[misc]
-        assert times < GROWTH, f"{shape.name}: {times:.1f} times as long for 4 times the bytes"
+        assert times < GROWTH, f"{shape.name}: {times:.1f} times as long for {MORE} times the bytes"
 
 
 # -- bodies in chunks ----------------------------------------------------------------------------------------------
@@ -584,4 +595,4 @@ def test_bodies_in_chunks_are_linear(monkeypatch: pytest.MonkeyPatch, name: str,
         return growth(work)
 
     times = asyncio.run(measured())
-    assert times < GROWTH, f"{times:.1f} times as long for 4 times the bytes"
+    assert times < GROWTH, f"{times:.1f} times as long for {MORE} times the bytes"
