@@ -2,6 +2,7 @@
 
     just bench-ab main                      about five minutes
     just bench-ab ../before --seconds 1     another checkout, and rougher
+    just bench-ab main --set access_log_format=json    what an option costs, that only this checkout is started with
 
 Both proxies run on the same core, one is asked at a time, nginx and wrk have another core. Each ratio is of two
 neighbouring runs (new/old: requests a second, more is better; CPU time, less is better), and the medians are told.
@@ -83,6 +84,8 @@ def compare(
         for which, root in (("old", before), ("new", ROOT)):
             script, cache = root / "addons" / "cache.py", folder / f"cache-{which}-{size}"
             arguments = ["-s", str(script), "--set", f"cache_dir={cache}", "--set", "metrics_listen=127.0.0.1:0"]
+            for option in options.set if which == "new" else ():
+                arguments += ["--set", option]
             pair[which] = stack.enter_context(Mitmdump(which, arguments, folder / f"conf-{which}", proxy_core))
         for proxy in pair.values():
             proxy.wait_until_listening()
@@ -124,6 +127,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=positive, default=2, help="length of one measurement (2)")
     parser.add_argument("--sizes", type=names(tuple(SIZES)), help=f"of {', '.join(SIZES)} (those that suit the kind)")
     parser.add_argument("--kinds", type=names(tuple(KINDS)), default=list(KINDS), help=f"of: {', '.join(KINDS)}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option that this checkout alone has"
+    )
     return parser.parse_args()
 
 
