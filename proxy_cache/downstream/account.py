@@ -20,7 +20,6 @@ from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
-from ..upstream.stopwatch import LOOKUP
 from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
 from .records import RequestRecord
 
@@ -45,7 +44,8 @@ class Counts(Protocol):
         ``lane``, ``flow`` or ``refused``. ``served_from``: as in the access log, or ``canceled``: the client has left
         before that, or ``absent``: it wanted only what is stored (``only-if-cached``), which is nothing."""
 
-    def fill_took(self, seconds: dict[str, float]) -> None: ...
+    def looked_up(self, seconds: float) -> None:
+        """So long after a request had come a fill was started for it."""
 
     def tunnel_closed(self, seconds: float) -> None: ...
 
@@ -209,7 +209,7 @@ class Accounts:
                 if fetched is not None and fetched < size:
                     counts.saved(size - fetched)
         if visits and visits[0].leads:
-            counts.fill_took({LOOKUP: visits[0].joined - record.started})
+            counts.looked_up(visits[0].joined - record.started)
 
     def _more(self, record: RequestRecord) -> tuple[str, tuple[tuple[str, float], ...]]:
         """The request's id, and the seconds of a miss's phases, as far as options ask for them."""

@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-from .histograms import PlainHistogram
+from .histograms import PlainHistogram, Series
 
 PREFIX = "cache_proxy"
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
@@ -178,9 +178,11 @@ class Metrics(Collector):
                 self.request_duration.labels(path, served_from)
                 self.time_to_first_byte.labels(served_from)
         self._phases = {phase: self.miss_phases.labels(phase) for phase in MISS_PHASES}
+        self._lookups = self._phases["lookup"]
         self._not_stored = {reason: self.not_stored_responses.labels(reason) for reason in NOT_STORED}
 
         # Looking up a child by its label takes longer than counting.
+        self._requests: dict[tuple[str, str], tuple[Series, Series]] = {}
         self._fetches: dict[str, Counter] = {}
         self._served: dict[str, Counter] = {}
         self._hit_bytes = self.bytes_served.labels("hit")
@@ -198,6 +200,10 @@ class Metrics(Collector):
         """A fill is over: seconds by phase."""
         for phase, spent in seconds.items():
             self._phases[phase].observe(spent)
+
+    def looked_up(self, seconds: float) -> None:
+        """So long after a request had come a fill was started for it."""
+        self._lookups.observe(seconds)
 
     def fetched(self, source: str, size: int) -> None:
         self._add(self._fetched[source], size)
@@ -221,8 +227,12 @@ class Metrics(Collector):
 
     def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
         """See :class:`..downstream.account.Counts`. Hits of the lane come by :meth:`hit`."""
-        self.request_duration.labels(path, served_from).observe(seconds)
-        self.time_to_first_byte.labels(served_from).observe(first_byte)
+        series = self._requests.get((path, served_from))
+        if series is None:
+            series = self.request_duration.labels(path, served_from), self.time_to_first_byte.labels(served_from)
+            self._requests[path, served_from] = series
+        series[0].observe(seconds)
+        series[1].observe(first_byte)
 
     def tunnel_closed(self, seconds: float) -> None:
         """A tunnel that was open for so many seconds."""
