@@ -57,8 +57,8 @@ class RequestRecord:
     def head_sent_by(self, ended: float) -> float:
         """When the head of the answer was sent, of a request that has ended then. (Monotonic clock.) Of an answer that
         was all there, it was sent with its body."""
-        begun = self.sender.begun_at if self.sender is not None else self.passed_on_at
-        return begun or ended
+        head_sent_at = self.sender.begun_at if self.sender is not None else self.passed_on_at
+        return head_sent_at or ended
 
     @property
     def is_begun(self) -> bool:
