@@ -883,9 +883,10 @@ def test_uses_are_counted_also_while_an_entry_is_not_loaded(tmp_path: Path) -> N
         assert store.index.hits(entry) == 3
         del entry
         unload(store)
-        assert store.index.in_memory() == []
+        await written(store)  # until then its row is only in memory
+        assert "key:popular" not in [other.key for other in store.index.in_memory()]
         (entry,) = await find(store, "key:popular")
-        assert store.index.in_memory() == [entry]
+        assert entry in store.index.in_memory()
         assert store.index.hits(entry) == 3
         store.remove(entry)
         assert store.index.hits(entry) == 0
