@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.support.certificates import self_signed, server_context
 from tests.support.intercepted import InterceptedWire, ca_of, trusting
 from tests.support.origin import Echo, Origin
 from tests.support.proxy import Proxy
+
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    # As in the background of a shell (POSIX, 2.12 Signals and Error Handling). What is started here would ignore it.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 ONCE = {
     "test_api",
