@@ -259,6 +259,9 @@ def test_whoever_may_not_purges_nothing(
     answer = proxy.request("PURGE", url, headers=headers, body=b"hello" if status == 400 else b"")
     assert answer.status == status
     assert (answer.header("WWW-Authenticate") == "Bearer") == (status == 401)
+    if status == 401:
+        assert answer.body.startswith(b"401 Unauthorized: ")
+        assert (answer.header("Cache-Status") or "").endswith("; detail=http_request_denied"), "a word, as in the log"
     assert proxy.get(url).hit
     assert origin.count(method="PURGE") == 0
 
