@@ -139,6 +139,10 @@ def test_ls_and_find(scene: Scene) -> None:
     assert scene.command("find", "*nothing*").status == 1
     assert len(scene.command("ls", "-n", "2", "--json").json["entries"]) == 2
     assert "and more: the first 2 are shown" in scene.command("ls", "-n", "2").out
+    cut = scene.command("ls", "-1", "-n", "2")
+    assert (cut.status, len(cut.out.splitlines())) == (0, 2)
+    assert cut.err == "proxy-cache ls: and more: the first 2 are listed (-n COUNT; -n 0: all)\n"
+    assert scene.command("ls", "-1", "-n", "3").err == ""
     assert "hunter2" not in ProxyCache(scene.proxy)("ls").out
     assert "large.whl" in scene.command.on_terminal("ls", columns=60).out
     assert "state" in scene.command("ls", "--state", "rotten").err

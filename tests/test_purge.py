@@ -68,6 +68,17 @@ def test_a_url_is_gone_with_all_its_variants(guarded: Callable[..., Proxy], orig
     assert purge(proxy, url=origin.url("/never"))["purged"] == 0
 
 
+def test_the_age_in_a_list_is_the_time_since_it_was_stored(guarded: Callable[..., Proxy], origin: Origin) -> None:
+    """As for ``older_than``: neither what an ``Age`` of the origin's adds to it, nor what a soft purge does."""
+    proxy = guarded()
+    url = stored(proxy, origin, "/aged", Reply(size=10, headers=(("Cache-Control", "max-age=86400"), ("Age", "7200"))))
+    path = "/api/v1/entries?newer_than=1h"
+    for state in ("fresh", "stale"):
+        (entry,) = call(proxy, "GET", path).json["entries"]
+        assert (entry["state"], entry["age_seconds"] < 3600) == (state, True)
+        purge(proxy, url=url, soft=True)
+
+
 @pytest.mark.parametrize("size", [1000, 100_000, 3_000_000], ids=["segment", "file", "large"])
 def test_bodies_are_freed(size: int, guarded: Callable[..., Proxy], origin: Origin) -> None:
     proxy = guarded()
@@ -259,6 +270,9 @@ def test_whoever_may_not_purges_nothing(
     answer = proxy.request("PURGE", url, headers=headers, body=b"hello" if status == 400 else b"")
     assert answer.status == status
     assert (answer.header("WWW-Authenticate") == "Bearer") == (status == 401)
+    if status == 401:
+        assert answer.body.startswith(b"401 Unauthorized: ")
+        assert (answer.header("Cache-Status") or "").endswith("; detail=http_request_denied"), "a word, as in the log"
     assert proxy.get(url).hit
     assert origin.count(method="PURGE") == 0
 

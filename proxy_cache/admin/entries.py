@@ -219,7 +219,7 @@ def _shown(one: Listed, entry: Entry, now: float, *, whole: bool) -> dict[str, A
         "size_bytes": entry.length,
         "present_bytes": entry.present,
         "stored_at": _moment(response.response_time),
-        "age_seconds": response.age(now),
+        "age_seconds": max(0, int(now - one.stored)),  # not the origin's Age: as older_than has it
         "fresh_until": _moment(response.response_time + response.lifetime - response.initial_age),
         "state": "fresh" if is_fresh else "stale",
         "hits": one.hits,

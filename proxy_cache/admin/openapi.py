@@ -20,13 +20,14 @@ _ERRORS: Final = {
     400: "A parameter or a member of the body is unknown, or has a bad value.",
     403: "A page of another site asks; or what changes something is off, for want of the option admin_token_file.",
     421: "Host is none of this machine's names, nor in the option admin_hosts.",
+    500: "Something has failed here, such as the disk; detail says what.",
+    503: "The proxy is starting or stopping, or serves as many already as it can.",
 }
 _ERRORS_OF_CHANGES: Final = {
     401: "No token, or none that is in the file of admin_token_file.",
     408: "The body has not come in time.",
     413: "The body is too long.",
     415: "The body is not application/json.",
-    503: "The proxy is starting or stopping.",
 }
 
 

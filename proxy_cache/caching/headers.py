@@ -15,6 +15,7 @@ NAME = "proxy-cache"
 """How this cache calls itself in ``Cache-Status`` and ``Proxy-Status``."""
 REASONS = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
@@ -59,7 +60,7 @@ class Heads:
             fields = fields.add("Retry-After", str(retry_after))
         fields = fields.add("Cache-Control", "no-store")
         fields = fields.add("Proxy-Status", proxy_status(NAME, error, detail=detail))
-        is_word = error == "connection_limit_reached" or (error == "http_request_denied" and code != 403)
+        is_word = error == "connection_limit_reached" or (error == "http_request_denied" and code == 504)
         reason = detail if is_word else error
         fields = fields.add("Cache-Status", cache_status(NAME, fwd=fwd, detail=reason))
         fields = fields.add("Via", f"1.1 {self.via}")

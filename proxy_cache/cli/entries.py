@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -69,8 +70,11 @@ def _run(options: argparse.Namespace, environment: Environment) -> int:
         output.table(_table(entries))
     if not entries and not options.json and not options.urls:
         output.line("nothing is stored" if not _parameters(options) else "nothing is found", "weak")
-    elif pages.cursor is not None and not options.json and not options.urls:
-        output.line(f"and more: the first {len(entries)} are shown (--limit)", "weak")
+    elif pages.cursor is not None and options.urls:
+        more = f"and more: the first {len(entries)} are listed (-n COUNT; -n 0: all)"
+        print(f"proxy-cache {options.command}: {more}", file=sys.stderr)  # standard output has nothing but URLs
+    elif pages.cursor is not None and not options.json:
+        output.line(f"and more: the first {len(entries)} are shown (-n COUNT; -n 0: all)", "weak")
     return OK if entries else NEGATIVE
 
 

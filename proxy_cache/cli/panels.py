@@ -28,7 +28,7 @@ def summary(status: Mapping[str, Any]) -> Table:
     table.add(
         "hits",
         f"{share(hits, asked)} (hit {count(hits)}, miss {count(totals.get('misses'))}, "
-        f"coalesced {count(totals.get('coalesced'))})",
+        f"of these coalesced {count(totals.get('coalesced'))})",
     )
     table.add(
         "bytes",
@@ -44,7 +44,7 @@ def summary(status: Mapping[str, Any]) -> Table:
 
 def answered(totals: Mapping[str, Any]) -> int:
     """Answers of the cache: those that its hits are a share of."""
-    return int(totals.get("hits", 0) + totals.get("misses", 0) + totals.get("coalesced", 0))
+    return int(totals.get("hits", 0) + totals.get("misses", 0))  # coalesced ones are among the misses
 
 
 def stored(store: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ it goes on until q or Ctrl-C. Into a pipe goes one look; -n COUNT: so many.
 INTERVAL: Final = 2.0
 SHORTEST: Final = 0.2
 """Seconds."""
-_COUNTED: Final = ("hits", "misses", "coalesced", "bytes_served", "origin_bytes")
+_COUNTED: Final = ("hits", "misses", "bytes_served", "origin_bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,18 @@ def test_an_answer_that_breaks_off_is_no_success(service: Service, capsys: pytes
     assert "ended after 1 of 2" in run(capsys, "warm", "http://a/", "http://b/", "--api", service.url)[2]
 
 
+@pytest.mark.parametrize("command", ["status", "top"])
+def test_a_coalesced_answer_is_a_miss_once(command: str, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in the metrics, where ``misses_total`` has it: the hit ratio is that of the status page and of the alerts."""
+    totals = {"hits": 8, "misses": 2, "coalesced": 1}
+    service.answers(200, "application/json", json.dumps({"uptime_seconds": 5.0, "totals": totals}).encode())
+    status, out, _ = run(capsys, command, "--api", service.url)
+    assert status == 0
+    assert "80.0 %" in out
+    if command == "top":
+        assert "2.0/s" in out
+
+
 def test_what_a_proxy_names_does_nothing_to_a_terminal(service: Service) -> None:
     """Neither by escape sequences nor by Rich's markup."""
     url = "http://a/\x1b]0;owned\x07\x9b2J[bold]x[/bold]\u202e"

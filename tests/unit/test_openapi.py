@@ -23,6 +23,13 @@ def test_what_is_described_is_what_is_there() -> None:
     assert {path for _, path in told} >= {f"{PREFIX}/status", f"{PREFIX}/openapi.json"}
 
 
+def test_every_endpoint_may_fail_or_be_too_busy() -> None:
+    """``/events`` takes so many listeners, and the others need a proxy that runs and a disk that works."""
+    for path in describe(Api(App()).endpoints, PREFIX)["paths"].values():
+        for operation in path.values():
+            assert {"500", "503"} <= operation["responses"].keys()
+
+
 def test_everything_has_a_name_and_a_summary_of_its_own() -> None:
     operations = [
         operation for path in describe(Api(App()).endpoints, PREFIX)["paths"].values() for operation in path.values()
