@@ -333,6 +333,7 @@ def test_who_asks_the_moment_the_answer_comes_is_served() -> None:
     """mitmproxy's tasks run at once, and this one ends at once. Whoever has sent a request waits for no further bytes
     of its client."""
     served: list[str | None] = []
+    raised: list[Exception] = []
 
     class Served(Exception):
         pass
@@ -351,7 +352,7 @@ def test_who_asks_the_moment_the_answer_comes_is_served() -> None:
         host: Any = SimpleNamespace(
             known={}, users=users, head_limits=DEFAULT_HEAD_LIMITS, address="10.0.0.7", client="", absolute=True,
             lane_cache=object, lane_target=lambda text: text, admission=SimpleNamespace(route=lambda *_: Route.CACHE),
-            lane_policy=policy, failed=lambda error: None,
+            lane_policy=policy, parse=parse_request, failed=raised.append,
         )  # fmt: skip
         lane = Lane(host, SimpleNamespace(transport=transport), asyncio.Protocol(), attached=False)  # type: ignore[arg-type]
         lane.data_received(
@@ -361,3 +362,4 @@ def test_who_asks_the_moment_the_answer_comes_is_served() -> None:
 
     asyncio.run(run())
     assert served == ["alice"]
+    assert [type(error) for error in raised] == [Served]
