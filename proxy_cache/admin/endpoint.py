@@ -88,4 +88,10 @@ async def json_body(request: web.Request, names: Iterable[str]) -> dict[str, Any
 
 
 def json_response(value: Any) -> web.Response:
-    return web.Response(text=json.dumps(value, ensure_ascii=False), content_type="application/json", charset="utf-8")
+    """In ASCII: in a terminal no byte of what clients and origins have sent is a control character."""
+    return json_text(json.dumps(value))
+
+
+def json_text(text: str) -> web.Response:
+    """The same of JSON as it was written down."""
+    return web.Response(text=text, content_type="application/json", charset="utf-8")
