@@ -65,6 +65,35 @@ def test_many_who_say_nothing_keep_nobody_out() -> None:
     serving(work)
 
 
+def test_what_is_no_request_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(host: str, port: int) -> None:
+        for line in (b"GET * HTTP/1.1", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost : x", b"\x16\x03\x01"):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(line + b"\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.0 400")
+            writer.close()
+
+    serving(work)
+    assert not caplog.records
+
+
+def test_our_own_faults_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        server = AdminServer(CollectorRegistry(), broken, dict)
+        host, port = await server.start("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(REQUEST.replace(b"/metrics", b"/readyz"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 500")
+        writer.close()
+        await server.stop()
+
+    asyncio.run(work())
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_it_answers_when_no_descriptor_is_left() -> None:
     async def work(host: str, port: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
