@@ -53,6 +53,15 @@ def test_the_status_is_a_superset_of_the_plain_one(start_proxy: Callable[..., Pr
     results([fetch, queued])
 
 
+def test_a_body_that_is_not_coded_as_it_says_is_the_callers_fault(
+    start_proxy: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    proxy = start_proxy(admin_token_file=token_file(tmp_path))
+    for token, status in ((TOKEN, 400), (None, 401)):
+        answer = call(proxy, "POST", "/api/v1/purge", {"all": True}, token=token, Content_Encoding="gzip")
+        assert (answer.status, bool(answer.detail)) == (status, True)
+
+
 def test_errors_are_problems_that_name_what_is_wrong(start_proxy: Callable[..., Proxy]) -> None:
     proxy = start_proxy()
     assert "'colour'" in call(proxy, "GET", "/api/v1/status?colour=red").detail

@@ -78,7 +78,7 @@ async def json_body(request: web.Request, names: Iterable[str]) -> dict[str, Any
             value = json.loads(await request.text())
     except TimeoutError:
         raise Problem(408, "the body has not come in time") from None
-    except (ValueError, LookupError, RecursionError):
+    except (ValueError, LookupError, RecursionError, web.RequestPayloadError):
         raise Problem(400, "the body is no JSON") from None
     if not isinstance(value, dict):
         raise Problem(400, "the body must be a JSON object")

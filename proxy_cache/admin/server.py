@@ -121,8 +121,8 @@ class AdminServer:
 
 
 def _log_of_our_faults() -> logging.Logger:
-    """aiohttp's log, without a traceback for each request that is none: anybody could fill the disk with them, and end
-    mitmdump while it starts, since that takes any error in the log for its own."""
+    """aiohttp's log, without a traceback for each request that is none, or whose client has left: anybody could fill
+    the disk with them, and end mitmdump while it starts, since that takes any error in the log for its own."""
     log = logging.getLogger(__name__)
     log.addFilter(_is_our_fault)
     return log
@@ -130,7 +130,7 @@ def _log_of_our_faults() -> logging.Logger:
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
 async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:

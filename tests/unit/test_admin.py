@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from proxy_cache.admin import listener as listening
@@ -74,6 +75,34 @@ def test_what_is_no_request_fills_no_log(caplog: pytest.LogCaptureFixture) -> No
             writer.close()
 
     serving(work)
+    assert not caplog.records
+
+
+def test_a_client_that_leaves_in_the_middle_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    reading = asyncio.Event()
+
+    async def echo(request: web.Request) -> web.Response:
+        reading.set()
+        return web.Response(body=await request.read())
+
+    class Echo:
+        def add_to(self, router: web.UrlDispatcher) -> None:
+            router.add_post("/echo", echo)
+
+        async def close(self, app: web.Application) -> None:
+            pass
+
+    async def work() -> None:
+        server = AdminServer(CollectorRegistry(), lambda: True, dict, Echo())  # type: ignore[arg-type]
+        host, port = await server.start("127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        await reading.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.05)  # the server hears of it, and its handler ends
+        await server.stop()
+
+    asyncio.run(work())
     assert not caplog.records
 
 
