@@ -46,6 +46,7 @@ from .upstream.peers.peer_source import PeerSource
 from .upstream.peers.settings import FleetSettings, Keeping
 from .upstream.peers.sibling_source import SiblingSource
 from .upstream.shared.bucket import BadUrl
+from .upstream.shared.layout import scopes_of
 from .upstream.shared.store import SharedSettings, SharedStore
 from .upstream.source import OriginSource, Source, Sources
 
@@ -147,7 +148,8 @@ class App:
             sources.before = (*self._peers(settings.fleet), *sources.before)
         self.peer_requests.tokens = settings.fleet.client.tokens
         if self.shared is not None and settings.shared is not None:
-            self.shared.configure(settings.shared)
+            rules = settings.rules
+            self.shared.configure(settings.shared, () if rules.are_none else scopes_of(rules.ignored_parameters))
         if self.cache is not None:
             self.cache.serving.settings = settings.cache
 

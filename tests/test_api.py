@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,15 @@ def test_the_status_is_a_superset_of_the_plain_one(start_proxy: Callable[..., Pr
     assert status["totals"]["bytes_saved"] == 2000
     gate.open()
     results([fetch, queued])
+
+
+def test_a_body_that_is_not_coded_as_it_says_is_the_callers_fault(
+    start_proxy: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    proxy = start_proxy(admin_token_file=token_file(tmp_path))
+    for token, status in ((TOKEN, 400), (None, 401)):
+        answer = call(proxy, "POST", "/api/v1/purge", {"all": True}, token=token, Content_Encoding="gzip")
+        assert (answer.status, bool(answer.detail)) == (status, True)
 
 
 def test_errors_are_problems_that_name_what_is_wrong(start_proxy: Callable[..., Proxy]) -> None:
@@ -179,6 +190,35 @@ def test_secrets_in_urls_are_for_who_has_the_token(filled: Proxy, origin: Origin
     path = "/api/v1/entries?match=*/private*"
     assert call(filled, "GET", path).json["entries"][0]["url"] == origin.url("/private?token=***")
     assert call(filled, "GET", path, token=TOKEN).json["entries"][0]["url"] == url
+
+
+def test_secrets_in_urls_are_not_told_by_lists(filled: Proxy, origin: Origin) -> None:
+    """Neither by a cursor, nor by what matches them, nor by their place among others."""
+    urls = [origin.url(f"/private?token={secret}-of-somebody") for secret in ("first-secret", "other-secret")]
+    for url in urls:
+        assert filled.get(url).ok
+    filled.wait_until_idle()
+
+    def found(query: str, token: str | None = None) -> list[str]:
+        return [entry["url"] for entry in call(filled, "GET", f"/api/v1/entries?{query}", token=token).json["entries"]]
+
+    assert found("match=*token=first*") == []
+    assert found("match=*token=first*", TOKEN) == urls[:1]
+    assert len(found("match=*/private?token=***")) == 2
+    page = call(filled, "GET", "/api/v1/entries?match=*/private*&sort=url&limit=1").json
+    assert b"secret" not in base64.urlsafe_b64decode(page["next"] + "==")
+    assert len(found(f"match=*/private*&sort=url&limit=1&cursor={page['next']}")) == 1
+    between = base64.urlsafe_b64encode(json.dumps([origin.url("/private?token=m"), 1]).encode()).decode().rstrip("=")
+    assert len(found(f"match=*/private*&sort=url&cursor={between}")) in (0, 2)
+
+
+def test_lists_are_ascii(filled: Proxy, origin: Origin) -> None:
+    """So that what an origin has sent does nothing to a terminal."""
+    filled.get(origin.serve("/odd", Reply(headers=(("Cache-Control", "max-age=60"), ("ETag", '"\x9b31m"')))))
+    filled.wait_until_idle()
+    answer = call(filled, "GET", "/api/v1/entries?match=*/odd")
+    assert answer.body.isascii()
+    assert answer.json["entries"][0]["etag"] == '"\x9b31m"'
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -137,6 +139,22 @@ def test_it_ends_with_the_connection(start: START, origin: Origin) -> None:
     gate.open()
     proxy.wait_until_idle()
     assert sum(origin.count(f"/{number}") for number in range(20)) == 1
+
+
+def test_a_client_that_has_gone_at_once_is_no_error(start: START, origin: Origin) -> None:
+    """Before the head of the answer. (The log is looked at at the end.)"""
+    proxy = start()
+    assert proxy.metrics_address is not None
+    url = origin.serve("/warmed", Reply(size=100))
+    body = json.dumps({"urls": [url]}).encode()
+    for _ in range(30):
+        with socket.create_connection(proxy.metrics_address) as connection:
+            connection.sendall(
+                b"POST /api/v1/warm HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b" % (TOKEN.encode(), len(body), body)
+            )
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    proxy.eventually(lambda: proxy.status()["fills"], lambda fills: not fills)
 
 
 def test_variants_are_warmed_by_the_fields_they_vary_by(start: START, origin: Origin) -> None:

@@ -78,7 +78,7 @@ async def json_body(request: web.Request, names: Iterable[str]) -> dict[str, Any
             value = json.loads(await request.text())
     except TimeoutError:
         raise Problem(408, "the body has not come in time") from None
-    except (ValueError, LookupError, RecursionError):
+    except (ValueError, LookupError, RecursionError, web.RequestPayloadError):
         raise Problem(400, "the body is no JSON") from None
     if not isinstance(value, dict):
         raise Problem(400, "the body must be a JSON object")
@@ -88,4 +88,10 @@ async def json_body(request: web.Request, names: Iterable[str]) -> dict[str, Any
 
 
 def json_response(value: Any) -> web.Response:
-    return web.Response(text=json.dumps(value, ensure_ascii=False), content_type="application/json", charset="utf-8")
+    """In ASCII: in a terminal no byte of what clients and origins have sent is a control character."""
+    return json_text(json.dumps(value))
+
+
+def json_text(text: str) -> web.Response:
+    """The same of JSON as it was written down."""
+    return web.Response(text=text, content_type="application/json", charset="utf-8")

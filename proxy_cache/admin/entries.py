@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -16,18 +17,20 @@ from aiohttp import web
 from ..caching.purge import HIDDEN
 from ..semantics.headers import Headers
 from ..semantics.redaction import redacted
-from ..semantics.tags import is_tag, tags_of
+from ..semantics.tags import has_tag, is_tag, tags_of
 from ..semantics.url_patterns import HostPattern, UrlPattern
 from ..settings import AdminSettings
 from ..store.entry import Entry
 from ..store.listing import Listed, Page, Position, Wish
 from ..store.sweep import SweepError
-from .endpoint import Endpoint, Parameter, json_response, shown
+from .endpoint import Endpoint, Parameter, json_text, shown
 from .guard import bears_token
 from .problems import Problem
 from .proxy import Proxy
 
 LIMIT_MAX: Final = 1000
+TURN: Final = 0.002
+"""Seconds at a stretch that entries are written down for."""
 _SIZE: Final = re.compile(r"([0-9]{1,18})([kmgt]?)b?", re.IGNORECASE)
 _AGE: Final = re.compile(r"([0-9]{1,12})([smhdw]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -73,12 +76,12 @@ def endpoint(proxy: Proxy) -> Endpoint:
         if store is None or not store.is_open:
             raise Problem(503, "the proxy is starting or stopping")
         now = time.time()
+        whole = bears_token(request.headers.get("Authorization"), settings.admin if settings else AdminSettings())
         try:
-            page = await store.listing.page(wish(dict(request.query), now))
+            page = await store.listing.page(wish(dict(request.query), now, whole=whole))
         except SweepError as error:
             raise Problem(500, str(error)) from error
-        whole = bears_token(request.headers.get("Authorization"), settings.admin if settings else AdminSettings())
-        return json_response(_shown_page(page, now, whole=whole))
+        return json_text(await _shown_page(page, now, whole=whole))
 
     return Endpoint(
         "GET", "/entries", handle, "What is stored.",
@@ -91,6 +94,8 @@ class _Where:
     pattern: HostPattern | None
     like: UrlPattern | None
     tag: str | None
+    shown: Callable[[str], str]
+    """What is shown of a URL. Only that may match: else a few patterns would tell the rest, letter by letter."""
 
     @property
     def needle(self) -> bytes | None:
@@ -101,17 +106,21 @@ class _Where:
             return False
         if not all(one is None or one.matches(key) for one in (self.pattern, self.like)):
             return False
-        return self.tag is None or self.tag in tags_of(headers)
+        if self.like is not None and not self.like.matches(self.shown(key)):
+            return False
+        return self.tag is None or has_tag(headers, self.tag)
 
 
-def wish(query: dict[str, str], now: float) -> Wish:
-    """What is to be listed. Raises :class:`Problem`."""
+def wish(query: dict[str, str], now: float, *, whole: bool) -> Wish:
+    """What is to be listed. ``whole``: for somebody who may see whole URLs. Raises :class:`Problem`."""
+    shown_url = str if whole else redacted
     try:
         host, match = query.get("host"), query.get("match")
         where = _Where(
             HostPattern(host) if host is not None else None,
             UrlPattern(match) if match is not None else None,
             query.get("tag"),
+            shown_url,
         )
     except ValueError as error:
         raise Problem(400, f"host or match: {error}") from error
@@ -122,10 +131,15 @@ def wish(query: dict[str, str], now: float) -> Wish:
     if sort is not None and sort not in _SORTS:
         raise Problem(400, f"sort must be one of {', '.join(_SORTS)}, not {shown(sort)}")
     sorted_by, descending = _SORTS[sort] if sort is not None else (None, False)
+
+    def url(one: Listed) -> str:
+        # As it is shown: a cursor has it, and the place of a secret in the order would tell it.
+        return shown_url(one.key)
+
     cursor = query.get("cursor")
     return Wish(
         where, lambda one: all(check(one) for check in checks), _number(query, "limit", 100, range(1, LIMIT_MAX + 1)),
-        sorted_by, descending, _position(cursor, sort) if cursor is not None else None,
+        url if sort == "url" else sorted_by, descending, _position(cursor, sort) if cursor is not None else None,
         _state(query, now),
     )  # fmt: skip
 
@@ -202,12 +216,18 @@ def _position(cursor: str, sort: str | None) -> Position:
 # -- what is shown -----------------------------------------------------------------------------------------------
 
 
-def _shown_page(page: Page, now: float, *, whole: bool) -> dict[str, Any]:
-    return {
-        "entries": [_shown(one, one.entry, now, whole=whole) for one in page.listed if one.entry is not None],
-        "next": _cursor(page.end) if page.end is not None else None,
-        **({"total": page.total} if page.total is not None else {}),
-    }
+async def _shown_page(page: Page, now: float, *, whole: bool) -> str:
+    """As JSON, with turns for everybody else in between: the entries of one page may have a million tags."""
+    entries, until = [], time.monotonic() + TURN
+    for one in page.listed:
+        if one.entry is not None:
+            entries.append(json.dumps(_shown(one, one.entry, now, whole=whole)))
+        if time.monotonic() >= until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + TURN
+    end = json.dumps(_cursor(page.end) if page.end is not None else None)
+    total = f', "total": {page.total}' if page.total is not None else ""
+    return f'{{"entries": [{", ".join(entries)}], "next": {end}{total}}}'
 
 
 def _shown(one: Listed, entry: Entry, now: float, *, whole: bool) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Events:
             while True:
                 status = await self._read()
                 # As JSON it has no line breaks: each would begin another field (HTML §9.2.6).
-                self._event = f"event: status\ndata: {json.dumps(status, ensure_ascii=False)}\n\n".encode()
+                self._event = f"event: status\ndata: {json.dumps(status)}\n\n".encode()
                 self._wake()
                 await asyncio.sleep(INTERVAL)
         except Exception as error:

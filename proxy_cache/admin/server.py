@@ -4,10 +4,12 @@ What may be asked by whom is decided in :mod:`.guard`."""
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -60,6 +62,7 @@ class AdminServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_log_of_our_faults(),
             handle_signals=False,
             keepalive_timeout=IDLE_MAX,
             lingering_time=1.0,
@@ -115,6 +118,19 @@ class AdminServer:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         return web.json_response(self._status())
+
+
+def _log_of_our_faults() -> logging.Logger:
+    """aiohttp's log, without a traceback for each request that is none, or whose client has left: anybody could fill
+    the disk with them, and end mitmdump while it starts, since that takes any error in the log for its own."""
+    log = logging.getLogger(__name__)
+    log.addFilter(_is_our_fault)
+    return log
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
 async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:

@@ -87,9 +87,9 @@ def _texts(value: Any, name: str, most: int) -> list[str]:
 async def _told(request: web.Request, outcomes: AsyncGenerator[Warmed | Running, None]) -> web.StreamResponse:
     """Whether somebody still listens shows when the next line is written, a second later at the latest."""
     response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
-    await response.prepare(request)
     async with contextlib.aclosing(outcomes):
         try:
+            await response.prepare(request)
             async for one in outcomes:
                 await response.write(json.dumps(_line(one)).encode() + b"\n")
             await response.write_eof()

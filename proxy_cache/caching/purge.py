@@ -26,7 +26,7 @@ from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.signatures import without_parameters
 from ..semantics.stored import StoredResponse
-from ..semantics.tags import tags_of
+from ..semantics.tags import has_tag
 from ..semantics.url_patterns import HostPattern, UrlPattern
 from ..store.store import Store
 from ..store.sweep import SweepError, Swept
@@ -74,7 +74,7 @@ class Tag:
         return self.tag.encode("ascii")
 
     def matches(self, key: str, headers: Headers) -> bool:
-        return self.needle in headers.packed() and self.tag in tags_of(headers)
+        return self.needle in headers.packed() and has_tag(headers, self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,9 @@ class Purger:
         # From here on nothing that is under way is stored, or found by others; what is asked for now is newer.
         now = time.time()
         fills = self._fills.purge(_concerns(what))
+        for fill in fills:  # no sweep finds their keys, if they are not stored here yet
+            if fill.head is not None or not isinstance(what, Tag):
+                self._fills.context.sources.invalidated(fill.request.key)
         self._forget_heads(what)
         swept = await self._sweep(what, now, soft=soft)
         await self._sweeps.settle()

@@ -10,6 +10,7 @@ PATTERN_MAX: Final = 8192
 """Characters of a pattern."""
 STARS_MAX: Final = 32
 _PORT: Final = re.compile(r":[0-9]++$")
+_DEFAULT_PORTS: Final = {"http:": 80, "https:": 443}
 _STARS: Final = re.compile(r"\*++")
 _HOST: Final = re.compile(r"(?:\*\.)?(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(?::[0-9]{1,5})?")
 
@@ -27,9 +28,9 @@ class HostPattern:
             raise ValueError("not a host such as packages.example.com, *.example.com or packages.example.com:8080")
 
     def matches(self, url: str) -> bool:
-        authority = url.split("/", 3)[2]
-        if self.text.rpartition(":")[2].isdigit() and not self.text.endswith("]"):
-            name = authority
+        scheme, _, authority, *_ = url.split("/", 3)
+        if _PORT.search(self.text):
+            name = authority if _PORT.search(authority) else f"{authority}:{_DEFAULT_PORTS[scheme]}"
         else:
             name = authority.rpartition(":")[0] if _PORT.search(authority) else authority
         return name.endswith(self.text[1:]) if self.text.startswith("*") else name == self.text

@@ -6,7 +6,7 @@ import pytest
 
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.stored import StoredResponse
-from proxy_cache.semantics.tags import TAGS_MAX, is_tag, tags_of
+from proxy_cache.semantics.tags import TAGS_MAX, has_tag, is_tag, tags_of
 from proxy_cache.semantics.url_patterns import HostPattern, UrlPattern
 
 
@@ -59,6 +59,11 @@ def test_stars_stand_for_any_characters(pattern: str, url: str, *, is_meant: boo
         ("[::1]:8000", "http://[::1]/", False),
         ("[::1]", "http://[::1]/", True),
         ("10.0.0.1", "http://10.0.0.1:3000/", True),
+        ("a.example:80", "http://a.example/", True),
+        ("a.example:443", "http://a.example/", False),
+        ("a.example:443", "https://a.example/", True),
+        ("[::1]:443", "https://[::1]/", True),
+        ("1234", "http://1234/", True),
     ],
 )
 def test_hosts_are_meant_on_all_ports_or_one(pattern: str, url: str, *, is_meant: bool) -> None:
@@ -85,6 +90,13 @@ def test_tags_are_words_or_members() -> None:
     headers = Headers().add("Surrogate-Key", "a  b\tA a").add("cache-tag", "c d, b,,e ").add("Surrogate-Key", "f,g h")
     assert tags_of(headers) == ("a", "b", "A", "h", "e")
     assert tags_of(Headers()) == ()
+
+
+def test_one_tag_is_found_as_among_all() -> None:
+    headers = Headers().add("Surrogate-Key", "a  b\tA a").add("cache-tag", "c d, b,,e ").add("Surrogate-Key", "f,g h")
+    assert all(has_tag(headers, tag) for tag in tags_of(headers))
+    assert not any(has_tag(headers, tag) for tag in ("B", "c", "d", "f", "g", "C"))
+    assert not has_tag(Headers(), "a")
 
 
 def test_tags_are_bounded() -> None:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from proxy_cache.admin import listener as listening
@@ -63,6 +64,63 @@ def test_many_who_say_nothing_keep_nobody_out() -> None:
             writer.close()
 
     serving(work)
+
+
+def test_what_is_no_request_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(host: str, port: int) -> None:
+        for line in (b"GET * HTTP/1.1", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost : x", b"\x16\x03\x01"):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(line + b"\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.0 400")
+            writer.close()
+
+    serving(work)
+    assert not caplog.records
+
+
+def test_a_client_that_leaves_in_the_middle_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    reading = asyncio.Event()
+
+    async def echo(request: web.Request) -> web.Response:
+        reading.set()
+        return web.Response(body=await request.read())
+
+    class Echo:
+        def add_to(self, router: web.UrlDispatcher) -> None:
+            router.add_post("/echo", echo)
+
+        async def close(self, app: web.Application) -> None:
+            pass
+
+    async def work() -> None:
+        server = AdminServer(CollectorRegistry(), lambda: True, dict, Echo())  # type: ignore[arg-type]
+        host, port = await server.start("127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        await reading.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.05)  # the server hears of it, and its handler ends
+        await server.stop()
+
+    asyncio.run(work())
+    assert not caplog.records
+
+
+def test_our_own_faults_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        server = AdminServer(CollectorRegistry(), broken, dict)
+        host, port = await server.start("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(REQUEST.replace(b"/metrics", b"/readyz"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 500")
+        writer.close()
+        await server.stop()
+
+    asyncio.run(work())
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_it_answers_when_no_descriptor_is_left() -> None:

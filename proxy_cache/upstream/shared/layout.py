@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,6 +72,13 @@ def scope_of(policy: Policy) -> str:
     if not policy.ignore_authorization and not policy.key_ignores:
         return ""
     return "\n".join((str(policy.ignore_authorization), *sorted(policy.key_ignores)))
+
+
+def scopes_of(ignored_parameters: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """All that rules with these sets of ignored parameters may give."""
+    for ignored in ((), *ignored_parameters):
+        yield scope_of(Policy(key_ignores=ignored))
+        yield scope_of(Policy(ignore_authorization=True, key_ignores=ignored))
 
 
 def digest_of_key(key: str, scope: str = "") -> str:

@@ -88,17 +88,14 @@ class SharedSource:
         """Names, and until when, by the monotonic clock."""
         self._feeds: set[BodyFeed] = set()
         self._places = asyncio.Semaphore(PLACES)
-        self._scopes = {""}
-        """As many as there are rules."""
+        self.scopes = {""}
+        """Of all rules there are, or were: under each of them a key may have an object."""
 
     def may_have(self, wanted: Wanted) -> bool:
         return self.breaker.lets_pass and not wanted.is_personal
 
     async def get(self, request: SourceRequest) -> OriginResponse | None:
-        scope = scope_of(request.wanted.policy)
-        if scope:
-            self._scopes.add(scope)
-        name = name_of(request.wanted.key, scope)
+        name = name_of(request.wanted.key, scope_of(request.wanted.policy))
         if request.headers.has_any(_NOT_FOR_US) or self._is_distrusted(name) or not self.breaker.lets_pass:
             return None
         with request.watch.begin(SHARED, "shared") as lap:
@@ -143,7 +140,7 @@ class SharedSource:
 
     def invalidated(self, key: str) -> None:
         """See :class:`~..source.Source`."""
-        for scope in self._scopes:
+        for scope in self.scopes:
             self.drop(name_of(key, scope))
 
     def drop(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +56,10 @@ class SharedStore:
         except Changed:
             return
 
-    def configure(self, settings: SharedSettings) -> None:
-        """Where it is stays as it was at the start."""
+    def configure(self, settings: SharedSettings, scopes: Iterable[str] = ()) -> None:
+        """Where it is stays as it was at the start. ``scopes``: of the rules, see :func:`~.layout.scope_of`."""
         self._writer.mode = settings.write
+        self.source.scopes.update(scopes)
 
     @property
     def is_up(self) -> bool:
