@@ -166,13 +166,16 @@ def test_an_origin_in_trouble(start_proxy: Start, origin: Origin, reply: Reply, 
 
 
 def test_what_is_stored_bridges_an_outage(start_proxy: Start, origin: Origin) -> None:
-    proxy = start_proxy(origin_retries=1)
+    proxy, gate = start_proxy(origin_retries=1), Gate()
     stale = ("Cache-Control", "max-age=60, stale-if-error=600"), ("Age", "100"), ETAG
-    url = origin.serve("/index", Reply(size=20_000, headers=stale), Reply(status=500))
+    url = origin.serve("/index", Reply(size=20_000, headers=stale), Reply(status=500, gate=gate))
     assert proxy.get(url).ok
     proxy.wait_until_idle()
-    assert all_ok([proxy.start_get(url, expect=20_000) for _ in range(MANY)])
-    assert origin.count("/index") < 12
+    fetches = [proxy.start_get(url, expect=20_000) for _ in range(MANY)]
+    proxy.wait_for_waiters(MANY)
+    gate.open()
+    assert all_ok(fetches)
+    assert origin.count("/index") == 2  # one validation for all
     calm(proxy)
 
 
