@@ -69,7 +69,8 @@ class ClientLane:
         self.parse: Parser = parse_request
         if app.heads.has_request_ids:
             self.parse = parse_with_id
-            self.lane_hit = self._hit_with_id  # type: ignore[method-assign]
+            # Not by an assignment, which the compiler would note: every call of lane_hit() would be slower.
+            object.__setattr__(self, "lane_hit", self._hit_with_id)
         self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None

@@ -95,7 +95,8 @@ class AccessLog:
         if settings.format == "line":
             self.__dict__.pop("hit", None)
         else:
-            self.hit = self._hit_in_format  # type: ignore[method-assign]
+            # Not by an assignment, which the compiler would note: every call of hit() would be slower.
+            object.__setattr__(self, "hit", self._hit_in_format)
 
     def _use_file(self, path: Path | None) -> None:
         if self._file is not None:
