@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .agents import Wire
 from .origin import PATIENCE, Origin
 from .proxy import Proxy
+
+T = TypeVar("T")
 
 
 def ca_of(proxy: Proxy) -> Path:
@@ -57,13 +62,39 @@ def is_intercepted(wire: Wire) -> bool:
 
 
 class StrictSocket(ssl.SSLSocket):
-    """To whom an end without TLS' own (RFC 8446 §6.1) is a connection that has broken off."""
+    """To whom an end without TLS' own (RFC 8446 §6.1) is a connection that has broken off.
+
+    One thread may send while another one reads: OpenSSL takes one of them at a time, and nobody waits inside it.
+    """
+
+    _turn = threading.Lock()
 
     def recv(self, *arguments: Any) -> bytes:
         try:
-            return super().recv(*arguments)
+            return self._in_turn(super().recv, *arguments)
         except ssl.SSLEOFError as error:
             raise ConnectionResetError(str(error)) from error
+
+    def send(self, *arguments: Any) -> int:
+        return self._in_turn(super().send, *arguments)
+
+    def _in_turn(self, act: Callable[..., T], *arguments: Any) -> T:
+        while True:
+            with self._turn:
+                timeout = self.gettimeout()
+                self.settimeout(0)
+                try:
+                    return act(*arguments)
+                except ssl.SSLWantReadError:
+                    ready = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    ready = select.POLLOUT
+                finally:
+                    self.settimeout(timeout)
+            waiting = select.poll()
+            waiting.register(self, ready)
+            if not waiting.poll(None if timeout is None else timeout * 1000):
+                raise TimeoutError(f"nothing within {timeout} s")
 
 
 class InterceptedWire(Wire):
