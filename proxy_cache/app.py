@@ -77,7 +77,7 @@ class App:
         self.warm_requests = WarmRequests(self.via, self.admission)
         self.peer_requests = PeerRequests()
         self.users = Users()
-        self.limiter = OriginLimiter(observe=self.metrics.queue_waited)
+        self.limiter = self._make_limiter()
         self.collector = Collector(self._activity)
         self.names = Names(on_end=self.metrics.name_looked_up)
         self.dialler = Dialler(self.names, self.access)
@@ -94,7 +94,7 @@ class App:
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
         """The addresses and ports that clients are served on."""
         self.keeping = Keeping("always")
-        self.fleet = PeerFleet(self.names, lambda: self.listening_on())
+        self.fleet = self._make_fleet()
         self.explainer = Explainer(
             self.via, self.admission, self.limiter, self.users, lambda: self.cache, self.fleet.home_of
         )
@@ -110,7 +110,17 @@ class App:
         """Set when the start is over, well or not."""
         self.tunnels_open = 0
 
+    def _make_limiter(self) -> OriginLimiter:
+        return OriginLimiter(observe=self.metrics.queue_waited)
+
+    def _make_fleet(self) -> PeerFleet:
+        return PeerFleet(self.names, lambda: self.listening_on())
+
     # -- settings -------------------------------------------------------------------------------------------------
+
+    def problem_with(self, settings: Settings) -> str:
+        """Why these settings can't be taken, though each option is right, in one line; empty if they can."""
+        return ""
 
     def configure(self, settings: Settings) -> None:
         """Hand settings on to all that go by them, at the start and while running. This is the only place."""

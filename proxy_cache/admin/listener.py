@@ -36,7 +36,10 @@ class Listener:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen. Returns the first address. Raises ``OSError``."""
+        """Listen. ``host`` may be the path of a Unix socket. Returns the first address. Raises ``OSError``."""
+        if host.startswith("/"):
+            self._open_unix(host)
+            return host, 0
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
@@ -52,16 +55,34 @@ class Listener:
         except OSError:
             self.close()
             raise
-        self._keep_reserve()
-        for listening in self._sockets:
-            loop.add_reader(listening.fileno(), self._accept, listening)
+        self._begin()
         name = self._sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
+    def _open_unix(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sockets.append(listening)
+        try:
+            listening.setblocking(False)
+            listening.bind(path)
+            listening.listen(CONNECTIONS_MAX)
+        except OSError:
+            self.close()
+            raise
+        self._begin()
+
+    def _begin(self) -> None:
+        self._keep_reserve()
+        for listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening.fileno(), self._accept, listening)
+
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens."""
-        return [(str(name[0]), int(name[1])) for name in (each.getsockname() for each in self._sockets)]
+        """Where it listens on the network."""
+        internet = (each for each in self._sockets if each.family != socket.AF_UNIX)
+        return [(str(name[0]), int(name[1])) for name in (each.getsockname() for each in internet)]
 
     def close(self) -> None:
         """Accept no more. (Open connections are closed by the owner of their protocol.)"""

@@ -8,6 +8,7 @@ here writes to a client.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target, related_targets
@@ -47,6 +48,8 @@ class Cache:
         hits = PreparedHits(store, heads)
         self.ready, self.ready_range, self.ready_with_digest = hits.find, hits.find_range, hits.find_with_digest
         """What most hits are answered with, see :mod:`.prepared`."""
+        self.on_invalidated: Callable[[str], None] = lambda key: None
+        """Told of keys that an unsafe method has changed."""
 
     # -- the story of one GET -----------------------------------------------------------------------------------
 
@@ -177,6 +180,7 @@ class Cache:
                 self.fills.context.reasons.note(changed, DROPPED, "unsafe-method")
             self.fills.invalidate(changed)
             self.store.remove_key(changed)
+            self.on_invalidated(changed)
 
     # -- without waiting --------------------------------------------------------------------------------------------
 

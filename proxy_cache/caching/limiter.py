@@ -84,7 +84,7 @@ class Place:
 
     def leave(self) -> None:
         """The flow no longer waits: its client went away, or it got what it wanted elsewhere. Idempotent."""
-        self.ticket.limiter._leave(self, "canceled")
+        self.ticket.limiter.leave_place(self, "canceled")
 
 
 class Ticket:
@@ -109,7 +109,7 @@ class Ticket:
         """
         if self.state is not TicketState.QUEUED:
             return None
-        return self.limiter._join(self, client, on_end, patience)
+        return self.limiter.join_ticket(self, client, on_end, patience)
 
     async def admission(self) -> None:
         """Wait for the slot. Ends with ``CancelledError`` when there will be none."""
@@ -125,7 +125,7 @@ class Ticket:
         ``outcome``: of the exchange, as ``origin_fetches_total`` names it; ``first_byte``: seconds
         from the origin's being asked to its response, ``None`` if there was none.
         """
-        self.limiter._end(self, outcome, first_byte)
+        self.limiter.end_ticket(self, outcome, first_byte)
 
     def __repr__(self) -> str:
         return f"<Ticket {self.seq} {redacted(self.host)} {self.state.value}, {len(self.places)} waiting>"
@@ -176,6 +176,11 @@ class OriginLimiter:
     def queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def has_queue(self) -> bool:
+        """Whether a fill waits, here or in another process that shares the slots."""
+        return bool(self._queue)
+
     def enter(
         self, host: str, client: str, on_end: Callable[[Overloaded], None], patience: float | None = None
     ) -> tuple[Ticket, Place | None]:
@@ -199,6 +204,13 @@ class OriginLimiter:
         self.on_queued()
         return ticket, place
 
+    def adopt(self, host: str) -> Ticket:
+        """A ticket for a fill that runs already, whatever the limits say."""
+        self._seq += 1
+        ticket = Ticket(self, host, self._seq, self._clock())
+        self._admit(ticket)
+        return ticket
+
     def forecast(self, host: str, client: str, patience: float | None = None) -> str:
         """What would come of :meth:`enter` now: a slot at once (``admitted``), a place in the queue (``queued``), one
         that ends at once (``timeout``: without any patience), or neither (``rejected``). Changes nothing."""
@@ -212,6 +224,16 @@ class OriginLimiter:
     def is_full(self) -> bool:
         """Whether the queue has no place left."""
         return len(self._queue) >= self.limits.queue_max
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether all slots are taken."""
+        return not self._has_slot()
+
+    @property
+    def hosts_waited_for(self) -> list[str]:
+        """The hosts of what is queued."""
+        return list(self._queued_per_host)
 
     def is_waited_for(self, ticket: Ticket) -> bool:
         """Whether somebody in the queue could run if this ticket gave its slot back."""
@@ -335,7 +357,10 @@ class OriginLimiter:
                 break
         return None
 
-    def _join(self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None) -> Place:
+    def join_ticket(
+        self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None
+    ) -> Place:
+        """See :meth:`Ticket.join`."""
         if self._is_at_client_limit(client) and not self._clients.has(client, ticket):
             self._reject()
         return self._add_place(ticket, client, on_end, patience)
@@ -388,11 +413,13 @@ class OriginLimiter:
         if outcome != "canceled":
             place.on_end(Overloaded(outcome, self.retry_after(), self._clock() - place.since))
 
-    def _leave(self, place: Place, outcome: str) -> None:
+    def leave_place(self, place: Place, outcome: str) -> None:
+        """See :meth:`Place.leave`."""
         self._drop_place(place, outcome)
         self._set_timer()
 
-    def _end(self, ticket: Ticket, outcome: str, first_byte: float | None) -> None:
+    def end_ticket(self, ticket: Ticket, outcome: str, first_byte: float | None) -> None:
+        """See :meth:`Ticket.end`."""
         if ticket.state is TicketState.ACTIVE:
             # The race this covers: _pump admits the ticket, and before its task runs again that task is cancelled.
             # The slot is held all the same and comes back here, through the task's ``finally``.

@@ -102,6 +102,8 @@ class Purger:
 
     def __init__(self, store: Store, fills: FillTable) -> None:
         self._fills = fills
+        self._invalidated = fills.context.sources.invalidated
+        """Has other places told of a key."""
         self._sweeps = store.sweeps
         self._one_sweep = asyncio.Lock()
 
@@ -112,14 +114,14 @@ class Purger:
         fills = self._fills.purge(_concerns(what))
         for fill in fills:  # no sweep finds their keys, if they are not stored here yet
             if fill.head is not None or not isinstance(what, Tag):
-                self._fills.context.sources.invalidated(fill.request.key)
+                self._invalidated(fill.request.key)
         self._forget_heads(what)
         swept = await self._sweep(what, now, soft=soft)
         await self._sweeps.settle()
         return Purged(swept.entries, swept.size, len(fills))
 
     async def _sweep(self, what: What, now: float, *, soft: bool) -> Swept:
-        sweeps, invalidated = self._sweeps, self._fills.context.sources.invalidated
+        sweeps, invalidated = self._sweeps, self._invalidated
         if isinstance(what, Url):
             swept = Swept()
             for key in what.keys:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ from .command import OK, BadInput, Command, Environment
 
 ADDON: Final = Path(__file__).resolve().parents[1] / "mitm" / "script" / "cache.py"
 """The script for mitmdump's ``-s``."""
+WORKERS: Final = "--workers"
+WORKERS_MAX: Final = 64
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser, environment: Environment) -> None:
@@ -23,13 +26,36 @@ def _add_run_arguments(parser: argparse.ArgumentParser, environment: Environment
 
 
 def _run(options: argparse.Namespace, environment: Environment) -> int:
-    """Become mitmdump: same process, so signals and the exit status are its own. Raises :class:`BadInput`."""
+    """Become mitmdump: same process, so signals and the exit status are its own. With several workers start as many of
+    them, and stay. Raises :class:`BadInput`."""
+    workers, arguments = _workers(options.arguments)
     mitmdump = _mitmdump()
+    command = [str(mitmdump), "-s", str(ADDON), *arguments]
     sys.stdout.flush()
+    if workers > 1:
+        from ..workers.start import run
+
+        return run(workers, command, environment)
     try:
-        os.execve(mitmdump, [str(mitmdump), "-s", str(ADDON), *options.arguments], environment)
+        os.execve(mitmdump, command, environment)
     except OSError as error:
         raise BadInput(f"{mitmdump} cannot be started: {error.strerror}") from error
+
+
+def _workers(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """``--workers N`` of the arguments, and all others."""
+    rest, given = [], "1"
+    words = iter(arguments)
+    for word in words:
+        if word == WORKERS:
+            given = next(words, "")
+        elif word.startswith(f"{WORKERS}="):
+            given = word.partition("=")[2]
+        else:
+            rest.append(word)
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= WORKERS_MAX):
+        raise BadInput(f"{WORKERS}: a number from 1 to {WORKERS_MAX} is needed, not {given[:40]!r}")
+    return int(given), rest
 
 
 def _no_arguments(parser: argparse.ArgumentParser, environment: Environment) -> None:

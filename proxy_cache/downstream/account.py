@@ -71,6 +71,8 @@ class Accounts:
         """The option ``request_id``."""
         self.has_phases = False
         """The option ``access_log_phases``."""
+        self.counts_peers = True
+        """Whether requests of peers are counted and logged as those of clients are."""
         self.tracer: Tracer | None = None
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
@@ -123,9 +125,14 @@ class Accounts:
 
     def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
         """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
-        self._counts.answered(answer.served_from, exchange is not None and exchange.collapsed)
+        if not self._is_left_out(exchange):
+            self._counts.answered(answer.served_from, exchange is not None and exchange.collapsed)
         if exchange is not None and exchange.peer is not None:
             exchange.peer.answered(answer)
+
+    def _is_left_out(self, exchange: Exchange | None) -> bool:
+        """Whether a request is neither counted nor logged."""
+        return not self.counts_peers and exchange is not None and exchange.peer is not None
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
@@ -170,10 +177,14 @@ class Accounts:
                 source, size, headers = "error", 0, None
             ended = time.monotonic()
             seconds = ended - record.started
-            self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
+            is_logged = self.is_logged
+            if self._is_left_out(exchange):
+                is_logged = False
+            else:
+                self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
             if exchange is not None:
                 exchange.close()
-            if not self.is_logged and record.trace is None:
+            if not is_logged and record.trace is None:
                 return
             queued = exchange.queued_for if exchange is not None else 0.0
             told = _told(headers, source, fwd, error, cut)
@@ -182,7 +193,7 @@ class Accounts:
             elif source == "error" and headers is not None:
                 note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
-            if self.is_logged:
+            if is_logged:
                 more = self._more(record) if self.has_request_ids or self.has_phases else ("", ())
                 self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more)
             if record.trace is not None:

@@ -43,6 +43,8 @@ class Clients:
         self.lanes = Lanes(app, observers)
         self.interceptor = Interceptor(app, self.open_inside, observers.watch_connects)
         self.lanes.take_connect = self.interceptor.take
+        self.peers_port = -1
+        """Where nobody but the other workers of this machine connects (see :mod:`.worker`)."""
         self._observers = observers
         self._admitted: set[str] = set()
         """Addresses that mitmproxy (its options ``block_global`` and ``block_private``) has let in."""
@@ -58,11 +60,16 @@ class Clients:
 
     def turn_away(self, transport: Any) -> asyncio.Protocol | None:
         """What answers a new connection of a client that is not served (``access_clients``); ``None``: it is."""
-        peername, settings = transport.get_extra_info("peername"), self.app.settings
+        peername = transport.get_extra_info("peername")
         client = str(peername[0]) if peername else "unknown"
-        if settings is None or settings.serves(client):
+        if self.serves(client, transport.get_extra_info("sockname")):
             return None
         return TurnedAway(transport, client, self.app.heads, self.app.accounts, self.app.access)
+
+    def serves(self, client: str, at: Any) -> bool:
+        """Whether a client is served that has connected to this address of ours."""
+        settings = self.app.settings
+        return settings is None or settings.serves(client) or (bool(at) and at[1] == self.peers_port)
 
     def _host(self, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None) -> ClientLane:
         if (tracer := self.app.traces.tracer) is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, exceptions, http
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
     from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
+    from .worker import Worker
+
 if compat.LAYERS.is_on:
     try:
         from . import layers
@@ -45,13 +48,23 @@ if compat.LAYERS.is_on:
 logger = logging.getLogger(__name__)
 
 
+def _worker() -> Worker | None:
+    """What this process is, if it is one of several (``proxy-cache run --workers``). Not imported otherwise."""
+    if "PROXY_CACHE_WORKER" not in os.environ:
+        return None
+    from .worker import Worker
+
+    return Worker(os.environ)
+
+
 class CacheAddon:
     """The addon: one proxy, and what ties it to mitmproxy."""
 
     name = ADDON_NAME
 
     def __init__(self) -> None:
-        self.app = app = App()
+        self.worker = _worker()
+        self.app = app = self.worker.app if self.worker is not None else App()
         app.explainer.flow_for = app.warm_requests.flow_for = made_up_flow
         self.observers = FlowObservers(app.users)
         self.dialling = MitmproxyDialling(app.dialler)
@@ -63,6 +76,8 @@ class CacheAddon:
         self.late_hooks = LateHooks(self.flows)
         self.reload = Reload(app, self.forward_trust, self.clients.interceptor.distrusting.clear)
         self.lifecycle = Lifecycle(app, self.clients, self.flows, self.dialling, self.reload)
+        if self.worker is not None:
+            self.worker.join(self.clients, self.lifecycle)
 
     # -- options, start and stop ----------------------------------------------------------------------------------
 
@@ -71,6 +86,8 @@ class CacheAddon:
         compat.check_addons(loader.master.addons)
         self.reload.load(loader.master.options)
         options.load(loader)
+        if self.worker is not None:
+            self.worker.load(loader.master.options)
         self.late_hooks.join()
         start.check_confdir(loader.master.options)
         self.app.open_traces()
@@ -86,6 +103,8 @@ class CacheAddon:
             return
         try:
             settings = option_values.parse(ctx.options)
+            if problem := self.app.problem_with(settings):
+                raise exceptions.OptionsError(problem)
             if settings.intercept.hosts and "intercept_hosts" in updated:
                 intercept.check_ca()
         except exceptions.OptionsError as error:
@@ -96,7 +115,8 @@ class CacheAddon:
             return
         self.app.configure(settings)
         if settings.clients:
-            close_refused(ctx.master.addons.get("proxyserver"), self.clients.lanes, settings.serves)
+            serves = settings.serves if self.worker is None else self.worker.serves(settings.serves)
+            close_refused(ctx.master.addons.get("proxyserver"), self.clients.lanes, serves)
         self.forward_trust.use(settings.origin.trust)
         access_values.tell_beyond_parent(settings.destinations)
 
@@ -145,7 +165,7 @@ class CacheAddon:
 
     def client_connected(self, client: Client) -> None:
         try:
-            if self.app.settings is not None and not self.app.settings.serves(address(client)):
+            if not self.clients.serves(address(client), client.sockname):
                 client.error = client.error or "access_clients"  # mitmproxy closes the connection
                 self.app.access.client_denied(address(client))
             self.clients.connected(client)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from mitmproxy import ctx
 
@@ -41,6 +43,9 @@ class Lifecycle:
     ) -> None:
         self._app, self._clients, self._flows, self._dialling, self._reload = app, clients, flows, dialling, reload
         self._starting: asyncio.Task[None] | None = None
+        self.listen_beside: Callable[[Any], Awaitable[None]] | None = None
+        """Opens and closes what listens besides mitmproxy, which it is given its ``proxyserver`` for."""
+        self.close_beside: Callable[[], None] = lambda: None
 
     def start(self) -> asyncio.Task[None]:
         # A task and not a coroutine: on a reload mitmproxy calls the hook for it where it cannot await.
@@ -89,6 +94,8 @@ class Lifecycle:
         await listen_again(proxyserver)
         app.listening_on = partial(addresses_of, proxyserver)
         welcome_bursts(proxyserver, clients, tuned=ctx.options.tune_event_loop)
+        if self.listen_beside is not None:
+            await self.listen_beside(proxyserver)
         collector.tune()
         app.names.install(asyncio.get_running_loop())
         self._dialling.install()
@@ -146,6 +153,7 @@ class Lifecycle:
         proxyserver = ctx.master.addons.get("proxyserver")
         if proxyserver:
             await stop_listening(proxyserver)
+        self.close_beside()
         app.names.uninstall()
         app.collector.stop()
         if app.is_running:

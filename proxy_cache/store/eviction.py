@@ -30,6 +30,8 @@ class Quota:
     """Left free on the disk."""
     max_object: int | float = 1.0
     """Of one response; a fraction is of ``max_size``."""
+    users: int = 1
+    """So many caches that take as much as this one are on the disk, this one among them."""
 
 
 class Evictor:
@@ -81,8 +83,8 @@ class Evictor:
 
     @property
     def obtainable(self) -> int:
-        """Bytes of the disk that are free, or ours."""
-        return self.disk_free + self._index.size
+        """Bytes of the disk that are free, or ours (all users')."""
+        return self.disk_free + self._index.size * self._quota.users
 
     @property
     def disk_free(self) -> int:

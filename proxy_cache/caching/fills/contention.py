@@ -54,7 +54,7 @@ class Contention:
         now = loop.time()
         for fill in self._fills():
             self._let_give_way(fill, now)
-        if limiter.queued:
+        if limiter.has_queue:
             self._next_look = loop.call_later(LOOK_EVERY, self._look)
 
     def _let_give_way(self, fill: Fill, now: float) -> None:

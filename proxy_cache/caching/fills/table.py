@@ -177,12 +177,16 @@ class FillTable:
 
     def invalidate(self, key: str) -> None:
         """An unsafe method succeeded on this URL: what is being fetched now may be from before (RFC 9111 §4.4)."""
+        self.doom(key)
+        self.context.sources.invalidated(key)
+
+    def doom(self, key: str) -> None:
+        """What is being fetched for this key is for those alone who have asked for it already."""
         self._joinable.pop(key, None)
         self.keys.heads.discard(key)
         for fill in self._running:
             if fill.request.key == key:
                 fill.doomed = True
-        self.context.sources.invalidated(key)
 
     def purge(self, concerns: Callable[[FillRequest, StoredResponse | None], bool]) -> list[Fill]:
         """What these fetch is from before a purge: whoever waits for it gets it, but nobody else, and it is not stored.

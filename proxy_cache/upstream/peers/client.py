@@ -44,6 +44,8 @@ class PeerSettings:
     head_limits: HeadLimits = DEFAULT_HEAD_LIMITS
     longest: float = 660.0
     """Seconds to the head of a response, whatever 102 say: as long as a home may need that does what it should."""
+    greeting: bytes = field(default=b"", repr=False)
+    """What a connection to a peer begins with, before its first request."""
 
     @property
     def token(self) -> str:
@@ -131,6 +133,8 @@ class PeerClient:
         if not settings.token and (peer[0] != "http" or address is None or not is_private(address)):
             transport.abort()
             raise OriginError("connection_refused", "not a private address, and no cache_peer_token_file")
+        if settings.greeting:
+            transport.write(settings.greeting)
         connection = OriginConnection(
             transport, peer, b"", absolute=True, generation=generation, timeout=settings.timeout,
             body_timeout=settings.body_timeout, interim_for=float("inf"), interims_max=INTERIMS_MAX,

@@ -25,11 +25,13 @@ class Peer:
     """An address or a name, as :func:`host_and_port` returns it; IPv6 without brackets."""
     port: int
     is_self: bool = False
+    name: str = ""
+    """In place of its URL in the fleet, where that doesn't last."""
     url: str = field(init=False, compare=False)
     """Its name in the fleet: ``http://host:port``, always with the port, an IPv6 address in brackets."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", f"{self.scheme}://{self.authority}")
+        object.__setattr__(self, "url", self.name or f"{self.scheme}://{self.authority}")
 
     @property
     def authority(self) -> str:

@@ -1,0 +1,103 @@
+"""A worker's proxy: an :class:`~..app.App` that has its share of the limits, and does with the other workers what a
+single process does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..app import App, StartError
+from ..caching.limiter import OriginLimiter
+from ..settings import Settings
+from ..upstream.peers.client import PeerClient
+from ..upstream.peers.fleet import PeerFleet
+from ..upstream.peers.peer_source import PeerSource
+from ..upstream.peers.settings import FleetSettings, Keeping
+from ..upstream.source import Source
+from .channel import Channel
+from .limiter import WorkerLimiter
+from .purging import PurgesOfAll
+from .role import take_role
+from .share import problem_with, share_of
+from .siblings import Siblings
+
+
+class WorkerApp(App):
+    """``parent_has_gone()`` is called when nobody would start this process again, or stop it."""
+
+    def __init__(self, environment: Mapping[str, str], parent_has_gone: Callable[[], None]) -> None:
+        self.role, end = take_role(environment)
+        self._channel = Channel(parent_has_gone)
+        super().__init__()
+        self.accounts.counts_peers = False
+        self._metrics_listen: tuple[str, int] | None = None
+        """As the operator has set it: it is the parent that listens there."""
+        self._beside: list[tuple[str, int]] = []
+        """Where the parent listens."""
+        self._reply: asyncio.Future[tuple[str, list[tuple[str, int]]]] | None = None
+        self._channel.handle({"open": self._may_open})
+        self._opening = asyncio.get_running_loop().create_task(self._channel.open(end))
+
+    # -- what an App has by itself ------------------------------------------------------------------------------------
+
+    def _make_limiter(self) -> OriginLimiter:
+        limiter = WorkerLimiter(self.metrics.queue_waited, self._channel.send)
+        self._channel.handle(limiter.messages)
+        return limiter
+
+    def _make_fleet(self) -> PeerFleet:
+        return Siblings(self.role, self.names)
+
+    def _peers(self, settings: FleetSettings) -> tuple[Source, ...]:
+        self.peers = PeerClient(settings.client, self.peer_dialler)
+        self.peer_requests.is_on = True
+        self.keeping = Keeping(settings.keep)
+        self._siblings = PeerSource(self.fleet, self.peers, self.keeping, self.metrics)
+        return (self._siblings,)
+
+    def _listeners(self) -> list[tuple[str, int]]:
+        return [*super()._listeners(), *self._beside]
+
+    def problem_with(self, settings: Settings) -> str:
+        return problem_with(settings)
+
+    def configure(self, settings: Settings) -> None:
+        if settings.fleet.client.tokens != (self.role.token,):  # (App.open hands on what it has once more)
+            self._metrics_listen = settings.metrics_listen
+            self._channel.send("admin", [pattern.pattern for pattern in settings.admin.hosts])
+            settings = share_of(settings, self.role)
+        super().configure(settings)
+
+    async def open(self) -> None:
+        self._reply = asyncio.get_running_loop().create_future()
+        self._channel.send("opening", list(self.listening_on()), self._metrics_listen)
+        problem, self._beside = await self._reply
+        if problem:
+            raise StartError(problem)
+        await super().open()
+        self.metrics_at = "the parent's port" if self._beside else "off"
+        assert self.cache is not None
+        assert self.store is not None
+        assert self.fills is not None
+        self.cache.on_invalidated = lambda key: self._channel.send("invalidate", key)
+        self.purger = purger = PurgesOfAll(self.store, self.fills, self._siblings, self._channel.send)
+        self._channel.handle({**purger.messages, "invalidate": self._invalidate})
+
+    async def close(self) -> None:
+        await super().close()
+        self._channel.close()
+
+    # -- what the parent says -----------------------------------------------------------------------------------------
+
+    def _may_open(self, problem: str, addresses: list[Any]) -> None:
+        """It listens at ``addresses`` for all workers, unless there is a ``problem`` with that."""
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result((problem, [(str(host), int(port)) for host, port in addresses]))
+
+    def _invalidate(self, key: str) -> None:
+        """An unsafe method has changed it, by way of another worker."""
+        assert self.fills is not None
+        assert self.store is not None
+        self.fills.doom(key)
+        self.store.remove_key(key)

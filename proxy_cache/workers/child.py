@@ -1,0 +1,147 @@
+"""One worker, as the parent has it: a process, and another one when that has died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from .channel import Channel
+from .role import VARIABLE, Role, admin_socket
+from .slots import MachineSlots, WorkerSlots
+
+NOTIFY: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What a service manager tells the parent, and is no worker's to answer."""
+
+OWED_MAX: Final = 10_000
+"""Messages that wait for a worker that is just being started again."""
+
+
+class Child:
+    """``on_message`` is called for what a worker says: its word, the worker, and the rest. ``on_state`` when it has
+    become ready, or is no longer."""
+
+    def __init__(
+        self, index: int, slots: MachineSlots, on_message: Mapping[str, Callable[..., None]],
+        on_state: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.index = index
+        self.process: asyncio.subprocess.Process | None = None
+        self.is_ready = False
+        self.is_reading_options = False
+        """Since a SIGHUP."""
+        self.last_pid: int | None = None
+        self.lives = 0
+        self.started_at = 0.0
+        """By the monotonic clock."""
+        self._machine = slots
+        self._on_message, self._on_state = on_message, on_state
+        self._channel: Channel | None = None
+        self._slots: WorkerSlots | None = None
+        self._owed: dict[int | str, tuple[Any, ...]] = {}
+        """Messages that a worker has to get in its next life, if it has not in this one."""
+
+    async def live(self, role: Role, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """One life: start the process, and wait for its end. Returns its exit status, negative for a signal. Raises
+        ``OSError`` if it can't be started."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(admin_socket(role.folder, role.index))
+        ours, theirs = socket.socketpair()
+        notified = _notified_at(str(role.folder / f"notify-{role.index}"))
+        loop = asyncio.get_running_loop()
+        try:
+            with theirs:
+                ours.sendall(role.line())
+                own = {name: value for name, value in environment.items() if name not in NOTIFY}
+                own |= {VARIABLE: str(theirs.fileno()), "NOTIFY_SOCKET": notified.getsockname()}
+                # A process group of its own: Ctrl-C is the parent's to hear, which tells all.
+                self.process = await asyncio.create_subprocess_exec(
+                    *command, env=own, pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, process_group=0,
+                )  # fmt: skip
+            self.last_pid = self.process.pid
+            self.lives += 1
+            self.started_at = time.monotonic()
+            loop.add_reader(notified.fileno(), self._hear, notified)
+            channel = self._channel = Channel(lambda: None)
+            self._slots = slots = self._machine.worker(channel.send)
+            channel.handle(slots.messages)
+            for word, handler in self._on_message.items():
+                channel.handle({word: _bound(handler, self)})
+            await channel.open(ours)
+            for message in self._owed.values():
+                channel.send(*message)
+            status = await self.process.wait()
+        finally:
+            loop.remove_reader(notified.fileno())
+            notified.close()
+            self._has_ended()
+        return status
+
+    def _has_ended(self) -> None:
+        self.process, self.is_ready, self.is_reading_options = None, False, False
+        if self._slots is not None:
+            self._machine.lost(self._slots)
+            self._slots = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._on_state()
+
+    def send(self, *message: Any) -> None:
+        if self._channel is not None:
+            self._channel.send(*message)
+
+    def owe(self, number: int, *message: Any) -> None:
+        """Send it, in each of its lives until it :meth:`is_settled`."""
+        self._owed[number] = message
+        self.send(*message)
+
+    def is_settled(self, number: int) -> None:
+        self._owed.pop(number, None)
+
+    def send_or_owe(self, word: str, key: str) -> None:
+        """Send it, or have it in its next life."""
+        if self._channel is not None:
+            self._channel.send(word, key)
+        elif len(self._owed) < OWED_MAX:
+            self._owed[f"{word} {key}"] = word, key
+        else:  # so many that the easiest is to have nothing from before
+            self._owed = {0: ("purge", 0, ["all"], False)}
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    def reload(self) -> None:
+        if self.is_ready:
+            self.is_reading_options = True
+        self.signal(signal.SIGHUP)
+
+    def _hear(self, notified: socket.socket) -> None:
+        """What a service manager would be told."""
+        with contextlib.suppress(BlockingIOError):
+            while told := notified.recv(4096).split(b"\n"):
+                if b"READY=1" in told:
+                    self.is_ready, self.is_reading_options = True, False
+                elif b"STOPPING=1" in told:
+                    self.is_ready = False
+                self._on_state()
+
+
+def _notified_at(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notified.setblocking(False)
+    notified.bind(path)
+    return notified
+
+
+def _bound(handler: Callable[..., None], child: Child) -> Callable[..., None]:
+    return lambda *arguments: handler(child, *arguments)
