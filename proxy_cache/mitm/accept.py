@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 _connection_log = logging.getLogger("mitmproxy.proxy.server")
 
 
+def _uncounted(*hit: object) -> None:
+    """In place of :meth:`ClientLane.lane_hit` where another worker asks: what its client gets is counted there."""
+
+
 class Clients:
     """Gives connections their lanes; knows the addresses that get one without mitmproxy's knowing."""
 
@@ -73,8 +77,12 @@ class Clients:
 
     def _host(self, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None) -> ClientLane:
         if (tracer := self.app.traces.tracer) is None:
-            return ClientLane(self.lanes, mode, transport, outer=outer)
-        return TracedLane(tracer, self.lanes, mode, transport, outer=outer)
+            host = ClientLane(self.lanes, mode, transport, outer=outer)
+        else:
+            host = TracedLane(tracer, self.lanes, mode, transport, outer=outer)
+        if self.peers_port > 0 and (at := transport.get_extra_info("sockname")) and at[1] == self.peers_port:
+            object.__setattr__(host, "lane_hit", _uncounted)  # see ClientLane
+        return host
 
     def layer_chosen(self, client: Client, layer: Any) -> None:
         self.lanes.layers.setdefault(client.id, layer)
