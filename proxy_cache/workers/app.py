@@ -12,7 +12,6 @@ from ..caching.limiter import OriginLimiter
 from ..settings import Settings
 from ..upstream.peers.client import PeerClient
 from ..upstream.peers.fleet import PeerFleet
-from ..upstream.peers.peer_source import PeerSource
 from ..upstream.peers.settings import FleetSettings, Keeping
 from ..upstream.source import Source
 from .channel import Channel
@@ -20,7 +19,7 @@ from .limiter import WorkerLimiter
 from .purging import PurgesOfAll
 from .role import take_role
 from .share import problem_with, share_of
-from .siblings import Siblings
+from .siblings import Siblings, SiblingSource
 
 
 class WorkerApp(App):
@@ -53,7 +52,7 @@ class WorkerApp(App):
         self.peers = PeerClient(settings.client, self.peer_dialler)
         self.peer_requests.is_on = True
         self.keeping = Keeping(settings.keep)
-        self._siblings = PeerSource(self.fleet, self.peers, self.keeping, self.metrics)
+        self._siblings = SiblingSource(self.fleet, self.peers, self.keeping, self.metrics)
         return (self._siblings,)
 
     def _listeners(self) -> list[tuple[str, int]]:
@@ -82,7 +81,8 @@ class WorkerApp(App):
         assert self.fills is not None
         self.cache.on_invalidated = lambda key: self._channel.send("invalidate", key)
         self.purger = purger = PurgesOfAll(self.store, self.fills, self._siblings, self._channel.send)
-        self._channel.handle({**purger.messages, "invalidate": self._invalidate})
+        self._channel.handle({**purger.messages, "invalidate": self._invalidate, "back": self._is_back})
+        self._channel.send("opened")
 
     async def close(self) -> None:
         await super().close()
@@ -94,6 +94,11 @@ class WorkerApp(App):
         """It listens at ``addresses`` for all workers, unless there is a ``problem`` with that."""
         if self._reply is not None and not self._reply.done():
             self._reply.set_result((problem, [(str(host), int(port)) for host, port in addresses]))
+
+    def _is_back(self, index: int) -> None:
+        """Another worker answers again."""
+        assert isinstance(self.fleet, Siblings)
+        self.fleet.is_back(index)
 
     def _invalidate(self, key: str) -> None:
         """An unsafe method has changed it, by way of another worker."""

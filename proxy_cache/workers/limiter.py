@@ -131,9 +131,12 @@ class WorkerLimiter(OriginLimiter):
         ticket = self._tickets.get(number)
         if ticket is None:
             return  # it has ended, which the parent is just hearing
+        has_queued = ticket in self._waiting
         for place in list(ticket.places):
             self._forget(place)
-        if ticket in self._waiting:
+            if not has_queued:
+                place.since = time.monotonic()  # it has waited for an answer, and not in a queue
+        if has_queued:
             self._waiting.discard(ticket)
             self._observe("admitted", time.monotonic() - ticket.since)
         self._admit(ticket)

@@ -47,7 +47,7 @@ class Parent:
         self._slots = MachineSlots()
         self._purges = Purges()
         messages = {
-            "opening": self._opening, "admin": self._admin, "invalidate": self._invalidate,
+            "opening": self._opening, "admin": self._admin, "opened": self._opened, "invalidate": self._invalidate,
             "purge": self._purges.asked, "purged": self._purges.told,
         }  # fmt: skip
         self._children = [Child(index, self._slots, messages, self._state_changed) for index in range(count)]
@@ -191,6 +191,11 @@ class Parent:
             self._metrics_problem = str(error)
         else:
             self._metrics_port = metrics_port
+
+    def _opened(self, child: Child) -> None:
+        for other in self._children:
+            if other is not child:
+                other.send("back", child.index)
 
     def _admin(self, child: Child, hosts: list[str]) -> None:
         """``admin_hosts``, as expressions."""

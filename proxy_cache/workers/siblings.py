@@ -6,13 +6,20 @@ its disk is what it is the home of.
 
 from __future__ import annotations
 
+from ..semantics.ranges import strong_validator
 from ..upstream.names import Names
 from ..upstream.peers.fleet import PeerFleet
 from ..upstream.peers.peer import Peer
+from ..upstream.peers.peer_source import PeerSource
 from ..upstream.peers.ranking import Ranking
 from ..upstream.peers.settings import FleetSettings
+from ..upstream.response import OriginResponse
 from .door import ADDRESS
 from .role import Role
+
+
+def name_of(index: int) -> str:
+    return f"worker-{index}"
 
 
 class Siblings(PeerFleet):
@@ -21,7 +28,7 @@ class Siblings(PeerFleet):
     def __init__(self, role: Role, names: Names) -> None:
         super().__init__(names, tuple)
         self._list.peers = tuple(
-            Peer("http", ADDRESS, port, index == role.index, f"worker-{index}") for index, port in enumerate(role.ports)
+            Peer("http", ADDRESS, port, index == role.index, name_of(index)) for index, port in enumerate(role.ports)
         )
         self._list.ranking = Ranking(self._list.peers)
         self._changed()
@@ -31,3 +38,18 @@ class Siblings(PeerFleet):
 
     def start(self) -> None:
         """There is nothing to watch."""
+
+    def is_back(self, index: int) -> None:
+        """A worker that had died answers again: what is known of it was of its former life."""
+        self._health.keep(peer for peer in self._list.peers if peer.name != name_of(index))
+
+
+class SiblingSource(PeerSource):
+    """Where a worker that dies is to cost the clients of the others nothing, a body that comes from it has to be there
+    until its end: without a validator the origin's whole answer is compared with it then (:mod:`..caching.fills.repeat`).
+    """
+
+    def decide_on_keeping(self, response: OriginResponse, key: str) -> None:
+        super().decide_on_keeping(response, key)
+        if not (response.may_be_kept or response.is_whole) and response.status == 200:
+            response.may_be_kept = response.is_kept_until_its_end = strong_validator(response.headers) is None

@@ -227,7 +227,9 @@ class Fetch:
         if head.why_not_stored is not None:
             body.close_if_unused()
             return outcome
-        if fill.doomed:
+        if response.is_kept_until_its_end and not fill.doomed:
+            head.why_not_stored, head.is_shared_unstored = "bypass", True
+        if fill.doomed or response.is_kept_until_its_end:
             body.stop_keeping()
             body.close_if_unused()
             return "not_stored"

@@ -181,8 +181,12 @@ class PeerSource:
             return None, "error"
         response.source = "peer"
         self._bodies.watch(response, peer, request.target)
-        response.may_be_kept = self._keeping.keeps(wanted.key)
+        self.decide_on_keeping(response, wanted.key)
         return response, _outcome(response)
+
+    def decide_on_keeping(self, response: OriginResponse, key: str) -> None:
+        """Whether what a peer has sent is stored here, too."""
+        response.may_be_kept = self._keeping.keeps(key)
 
     async def _problem_with(self, response: OriginResponse, expected: str) -> str:
         """Why a response is not taken; empty if it is. ``expected``: what proves that it is a peer's, and for this."""
