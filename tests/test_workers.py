@@ -98,7 +98,8 @@ def test_the_metrics_port_speaks_for_all(shared: Workers, origin: Origin) -> Non
     assert shared.admin("/healthz")[0] == shared.admin("/readyz")[0] == 200
     status = json.loads(shared.admin("/api/v1/status")[1])
     assert [worker["worker"] for worker in status["workers"]] == [0, 1]
-    assert status["ready"] and all(worker["ready"] for worker in status["workers"])
+    assert status["ready"]
+    assert all(worker["ready"] for worker in status["workers"])
     assert status["store"]["dir"] == str(shared.cache_dir)
     assert status["store"]["entries"] == sum(worker["store"]["entries"] for worker in status["workers"])
     assert status["limiter"]["max_in_flight"] == LIMIT
@@ -138,7 +139,8 @@ def test_a_purge_reaches_every_worker(shared: Workers, origin: Origin) -> None:
             assert shared.get(url).ok
     shared.wait_until_idle()
     status, told = post(shared, "/api/v1/purge", {"url": api})
-    assert status == 200 and told["purged"] == 2
+    assert status == 200
+    assert told["purged"] == 2
     assert shared.request("PURGE", method, headers=[("Authorization", f"Bearer {TOKEN}")]).status == 200
     for url in (api, method):
         path = url.removeprefix(origin.base)
@@ -146,7 +148,8 @@ def test_a_purge_reaches_every_worker(shared: Workers, origin: Origin) -> None:
         assert all(response.ok for response in responses)
         assert origin.count(path) == 2, "and it is fetched once for both"
     status, told = post(shared, "/api/v1/purge", {"host": origin.netloc})
-    assert status == 200 and told["purged"] >= 3
+    assert status == 200
+    assert told["purged"] >= 3
     assert post(shared, "/api/v1/purge", {"all": True}, token="another")[0] == 401
 
 
@@ -174,11 +177,15 @@ def test_nobody_else_gets_in_where_workers_ask_each_other(shared: Workers, origi
     for port in ports:
         with Wire(("127.0.0.1", port)) as wire:
             wire.send(f"GET {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nCache-Peer: ?1\r\n\r\n")
-            with pytest.raises(ConnectionError):
-                while wire.socket.recv(4096):
-                    pass
-                raise ConnectionError("closed")
+            assert left_by(wire) == b""
     assert not origin.count()
+
+
+def left_by(wire: Wire) -> bytes:
+    try:
+        return wire.rest()
+    except ConnectionResetError:
+        return b""
 
 
 def test_a_client_that_leaves_the_queue_costs_the_origin_nothing(shared: Workers, origin: Origin) -> None:
@@ -299,7 +306,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         proxy = Workers(tmp_path, listen_port=taken.getsockname()[1])
         proxy.launch()
         assert proxy.wait(START_TIMEOUT) == 1
-        assert "the port is taken" in proxy.text()
+        assert proxy.text().count("failed to listen on") == 1
     with bind_new_port() as taken:
         taken.listen()
         proxy = Workers(tmp_path, metrics_listen=f"127.0.0.1:{taken.getsockname()[1]}")

@@ -225,15 +225,9 @@ class OriginLimiter:
         """Whether the queue has no place left."""
         return len(self._queue) >= self.limits.queue_max
 
-    @property
-    def is_saturated(self) -> bool:
-        """Whether all slots are taken."""
-        return not self._has_slot()
-
-    @property
-    def hosts_waited_for(self) -> list[str]:
-        """The hosts of what is queued."""
-        return list(self._queued_per_host)
+    def queue_state(self) -> tuple[bool, bool, bool, list[str]]:
+        """Whether anything is queued, all slots are taken, and the queue is full; and the hosts of what is queued."""
+        return bool(self._queue), not self._has_slot(), self.is_full, list(self._queued_per_host)
 
     def is_waited_for(self, ticket: Ticket) -> bool:
         """Whether somebody in the queue could run if this ticket gave its slot back."""

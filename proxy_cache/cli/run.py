@@ -14,6 +14,8 @@ from .command import OK, BadInput, Command, Environment
 
 ADDON: Final = Path(__file__).resolve().parents[1] / "mitm" / "script" / "cache.py"
 """The script for mitmdump's ``-s``."""
+WORKER: Final = ADDON.with_name("worker.py")
+"""What becomes a mitmdump that is one of several."""
 WORKERS: Final = "--workers"
 WORKERS_MAX: Final = 64
 
@@ -29,15 +31,14 @@ def _run(options: argparse.Namespace, environment: Environment) -> int:
     """Become mitmdump: same process, so signals and the exit status are its own. With several workers start as many of
     them, and stay. Raises :class:`BadInput`."""
     workers, arguments = _workers(options.arguments)
-    mitmdump = _mitmdump()
-    command = [str(mitmdump), "-s", str(ADDON), *arguments]
-    sys.stdout.flush()
     if workers > 1:
         from ..workers.start import run
 
-        return run(workers, command, environment)
+        return run(workers, [sys.executable, "-P", str(WORKER), "-s", str(ADDON), *arguments], environment)
+    mitmdump = _mitmdump()
+    sys.stdout.flush()
     try:
-        os.execve(mitmdump, command, environment)
+        os.execve(mitmdump, [str(mitmdump), "-s", str(ADDON), *arguments], environment)
     except OSError as error:
         raise BadInput(f"{mitmdump} cannot be started: {error.strerror}") from error
 

@@ -177,11 +177,8 @@ class Accounts:
                 source, size, headers = "error", 0, None
             ended = time.monotonic()
             seconds = ended - record.started
-            is_logged = self.is_logged
-            if self._is_left_out(exchange):
-                is_logged = False
-            else:
-                self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
+            is_logged = self.is_logged and not self._is_left_out(exchange)
+            self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
             if exchange is not None:
                 exchange.close()
             if not is_logged and record.trace is None:
@@ -206,6 +203,8 @@ class Accounts:
         self, record: RequestRecord, path: str, status: int, source: str, size: int, seconds: float, first_byte: float
     ) -> None:
         counts, exchange = self._counts, record.exchange
+        if self._is_left_out(exchange):
+            return
         visits = exchange.visits if exchange is not None else ()
         served_from = source
         if status == NO_STATUS:

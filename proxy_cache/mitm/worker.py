@@ -13,10 +13,10 @@ from mitmproxy.proxy import mode_specs
 
 from ..workers.app import WorkerApp
 from ..workers.door import ADDRESS, open_door
-from ..workers.one_port import share_ports
 from .accept import Clients
 from .compat import find
 from .lifecycle import Lifecycle
+from .listening import addresses_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,10 @@ class Worker:
         lifecycle.listen_beside, lifecycle.close_beside = self._open_door, self._close_door
 
     def load(self, options: Any) -> None:
-        """Before mitmproxy listens."""
-        role = self.app.role
-        if options.listen_port == 0 and role.listen_port:
-            options.update(listen_port=role.listen_port)
+        """Whether these options are for several processes."""
         for mode in options.mode:
             if mode_specs.ProxyMode.parse(mode).custom_listen_port == 0:
                 logger.error("mode: %s: port 0 is another one for each worker: name a port", mode)
-        share_ports(asyncio.get_running_loop(), is_first=role.is_first)
 
     def serves(self, clients: Callable[[str], bool]) -> Callable[[str], bool]:
         """Whose connections stay when ``access_clients`` changes: not those of the other workers are to break off."""
@@ -54,6 +50,8 @@ class Worker:
     async def _open_door(self, proxyserver: Any) -> None:
         assert self._clients is not None
         role, loop = self.app.role, asyncio.get_running_loop()
+        if ctx.options.listen_port == 0:
+            self.app.found_port = next((port for _, port in addresses_of(proxyserver)), 0)
         server = find("mitmproxy.proxy.mode_servers:ServerInstance").make(f"regular@{ADDRESS}:{role.port}", proxyserver)
 
         def mitmproxys() -> asyncio.BaseProtocol:

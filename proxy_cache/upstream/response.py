@@ -41,7 +41,8 @@ class OriginResponse:
 
     __slots__ = (
         "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers",
-        "is_kept_until_its_end", "may_be_kept", "on_end", "peer", "reason", "request_time", "response_time", "source", "status",
+        "is_kept_until_its_end",
+        "may_be_kept", "on_end", "peer", "reason", "request_time", "response_time", "source", "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:

@@ -34,6 +34,8 @@ class WorkerApp(App):
         """As the operator has set it: it is the parent that listens there."""
         self._beside: list[tuple[str, int]] = []
         """Where the parent listens."""
+        self.found_port = 0
+        """The port for clients, if it was left to mitmproxy."""
         self._reply: asyncio.Future[tuple[str, list[tuple[str, int]]]] | None = None
         self._channel.handle({"open": self._may_open})
         self._opening = asyncio.get_running_loop().create_task(self._channel.open(end))
@@ -70,7 +72,7 @@ class WorkerApp(App):
 
     async def open(self) -> None:
         self._reply = asyncio.get_running_loop().create_future()
-        self._channel.send("opening", list(self.listening_on()), self._metrics_listen)
+        self._channel.send("opening", self.found_port, self._metrics_listen)
         problem, self._beside = await self._reply
         if problem:
             raise StartError(problem)

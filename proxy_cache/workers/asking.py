@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, UnixConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
 
 from .child import Child
 from .role import admin_socket
@@ -56,12 +56,11 @@ class Workers:
         """What those say that answer with 200, by their numbers."""
         indices = range(len(self.children))
         replies = await asyncio.gather(*(self.ask(index, path) for index in indices))
-        return {
-            index: reply[1] for index, reply in zip(indices, replies, strict=True) if reply is not None and reply[0] == 200
-        }
+        told = zip(indices, replies, strict=True)
+        return {index: reply[1] for index, reply in told if reply is not None and reply[0] == 200}
 
     async def statuses(self, path: str) -> dict[int, dict[str, Any]]:
         return {index: json.loads(text) for index, text in (await self.ask_all(path)).items()}
 
 
-__all__ = ["ClientError", "ClientResponse", "Workers"]
+__all__ = ["ClientError", "Workers"]

@@ -118,10 +118,11 @@ class WorkerLimiter(OriginLimiter):
     def snapshot(self) -> dict[str, Any]:
         """The limits are the machine's, and what is counted is this worker's."""
         now = time.monotonic()
+        clients = (place.client for place in self._places.values() if place.ticket in self._waiting)
         return {
             **super().snapshot(),
             "queued": len(self._waiting),
-            "queued_per_client": dict(Counter(place.client for place in self._places.values() if place.ticket in self._waiting)),
+            "queued_per_client": dict(Counter(clients)),
             "oldest_wait_seconds": round(max((now - ticket.since for ticket in self._waiting), default=0.0), 3),
         }
 

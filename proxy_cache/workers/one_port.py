@@ -7,19 +7,18 @@ import asyncio
 from typing import Any
 
 
-def share_ports(loop: asyncio.AbstractEventLoop, *, is_first: bool) -> None:
-    """Have all servers that this loop makes by host and port share them. ``is_first``: nobody is to listen there yet.
-    If somebody does, another proxy may have its port shared, too, and clients would get either of them: so it is opened
-    alone first, which fails as it does without workers."""
-    make: Any = loop.create_server
+def share_ports(*, is_first: bool) -> None:
+    """Have all servers that this process makes by host and port share them. ``is_first``: nobody is to listen there
+    yet. If somebody does, that may be another proxy that shares its port, and clients would get either of them: so it
+    is opened alone first, which fails as it does without workers."""
+    make: Any = asyncio.BaseEventLoop.create_server
 
-    async def create_server(factory: Any, host: Any = None, port: Any = None, **more: Any) -> asyncio.Server:
+    async def create_server(loop: Any, factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
         if port is None:
-            server: asyncio.Server = await make(factory, host, port, **more)
-            return server
+            return await make(loop, factory, host, port, **more)
         if is_first:
-            alone = await make(factory, host, port, **more)
+            alone = await make(loop, factory, host, port, **more)
             alone.close()
-        return await make(factory, host, port, **more, reuse_port=True)  # type: ignore[no-any-return]
+        return await make(loop, factory, host, port, **more, reuse_port=True)
 
-    setattr(loop, "create_server", create_server)  # noqa: B010 - of this one loop
+    setattr(asyncio.BaseEventLoop, "create_server", create_server)  # noqa: B010 - mitmproxy calls it

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ class Parent:
         self._listen_port = 0
         self._slots = MachineSlots()
         self._purges = Purges()
-        messages = {
+        messages: dict[str, Callable[..., None]] = {
             "opening": self._opening, "admin": self._admin, "opened": self._opened, "invalidate": self._invalidate,
             "purge": self._purges.asked, "purged": self._purges.told,
         }  # fmt: skip
@@ -167,10 +167,9 @@ class Parent:
 
     # -- what workers say -------------------------------------------------------------------------------------------
 
-    def _opening(self, child: Child, addresses: list[list[Any]], metrics_listen: list[Any] | None) -> None:
+    def _opening(self, child: Child, found_port: int, metrics_listen: list[Any] | None) -> None:
         """A worker listens for clients, and is about to open its folder."""
-        if not self._listen_port and addresses:
-            self._listen_port = int(addresses[0][1])
+        self._listen_port = self._listen_port or found_port
         if self._opening_port is None:
             self._opening_port = asyncio.create_task(self._open_port(metrics_listen))
         self._opening_port.add_done_callback(lambda _: self._may_open(child))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 from ..caching.fills.table import FillTable
 from ..caching.purge import Everything, Purged, Purger, SweepError, Tag, Url, What, Where
@@ -69,9 +69,6 @@ def _invalidate(sources: list[Source], key: str) -> None:
         source.invalidated(key)
 
 
-_PATTERNS: Final = {"host": HostPattern, "match": UrlPattern}
-
-
 def as_message(what: What) -> list[Any]:
     match what:
         case Url(keys):
@@ -90,8 +87,10 @@ def from_message(message: list[Any]) -> What:
     match kind:
         case "url":
             return Url(frozenset(values))
+        case "host":
+            return Where(HostPattern(values[0]))
+        case "match":
+            return Where(UrlPattern(values[0]))
         case "tag":
             return Tag(values[0])
-        case "all":
-            return Everything()
-    return Where(_PATTERNS[kind](values[0]))
+    return Everything()

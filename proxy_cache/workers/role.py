@@ -29,7 +29,7 @@ class Role:
     token: str = field(repr=False)
     """Workers prove to each other that they know it. Another one after each start of the parent."""
     listen_port: int = 0
-    """The port that the first worker has got, if ``listen_port`` left it to mitmproxy; 0: none was got yet."""
+    """The one that the first worker has got, if that was left to mitmproxy; 0: it was not, or there is none yet."""
     is_first: bool = False
     """Whether nobody is to listen yet where clients are served."""
 
@@ -55,9 +55,18 @@ def admin_socket(folder: Path, index: int) -> Path:
     return folder / f"admin-{index}"
 
 
+_taken: list[tuple[Role, socket.socket]] = []
+
+
 def take_role(environment: Mapping[str, str]) -> tuple[Role, socket.socket]:
-    """That of this process, which is a worker, and its end of the channel."""
-    descriptor = int(environment[VARIABLE])
+    """That of this process, which is a worker, and its end of the channel. (It is told once, and may be asked for
+    again.)"""
+    if not _taken:
+        _taken.append(_read(int(environment[VARIABLE])))
+    return _taken[0]
+
+
+def _read(descriptor: int) -> tuple[Role, socket.socket]:
     os.set_inheritable(descriptor, False)
     end = socket.socket(fileno=descriptor)
     line = b""

@@ -18,7 +18,7 @@ def folder_of(index: int) -> str:
 def problem_with(settings: Settings) -> str:
     """Why these settings are none for several workers, in one line that names the option; empty if they are."""
     if settings.fleet.peers:
-        return "cache_peers: not with --workers, which are peers of each other; use several machines, or several workers"
+        return "cache_peers: not with --workers, which are a fleet by themselves"
     return ""
 
 

@@ -45,9 +45,8 @@ class Siblings(PeerFleet):
 
 
 class SiblingSource(PeerSource):
-    """Where a worker that dies is to cost the clients of the others nothing, a body that comes from it has to be there
-    until its end: without a validator the origin's whole answer is compared with it then (:mod:`..caching.fills.repeat`).
-    """
+    """A worker that dies is to cost the clients of the others nothing. So a body that comes from it has to be there
+    until its end: without a validator the origin's whole answer is compared with it (:mod:`..caching.fills.repeat`)."""
 
     def decide_on_keeping(self, response: OriginResponse, key: str) -> None:
         super().decide_on_keeping(response, key)

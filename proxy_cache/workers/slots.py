@@ -26,14 +26,14 @@ class MachineSlots:
     def __init__(self) -> None:
         self.limiter = OriginLimiter()
         self._workers: set[WorkerSlots] = set()
-        self._told: tuple[Any, ...] = ()
+        self._told: list[Any] = []
         self._telling: asyncio.TimerHandle | None = None
 
     def worker(self, send: Callable[..., None]) -> WorkerSlots:
         """For a worker that has started. ``send`` sends it a message."""
         worker = WorkerSlots(self.limiter, send, self.changed)
         self._workers.add(worker)
-        self._told = ()
+        self._told = []
         self.changed()
         return worker
 
@@ -50,8 +50,8 @@ class MachineSlots:
     def _tell(self) -> None:
         """Fills that give way to what is queued may be another worker's."""
         self._telling = None
-        limiter = self.limiter
-        state = limiter.has_queue, limiter.is_saturated, limiter.is_full, limiter.hosts_waited_for[:HOSTS_TOLD]
+        has_queue, is_saturated, is_full, hosts = self.limiter.queue_state()
+        state: list[Any] = [has_queue, is_saturated, is_full, hosts[:HOSTS_TOLD]]
         if state != self._told:
             self._told = state
             for worker in self._workers:

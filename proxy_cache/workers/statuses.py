@@ -12,7 +12,9 @@ Status = dict[str, Any]
 TOP: Final = 10
 """URLs and hosts that are told."""
 FILLS_MAX: Final = 100
-_OF_A_WORKER: Final = ("started_at", "uptime_seconds", "requests_in_flight", "fills_running", "tunnels", "store", "peers")
+_OF_A_WORKER: Final = (
+    "started_at", "uptime_seconds", "requests_in_flight", "fills_running", "tunnels", "store", "peers",
+)  # fmt: skip
 """What each is told of by itself, as far as a status has it."""
 
 
@@ -25,7 +27,7 @@ def merged(statuses: Mapping[int, Status], workers: Iterable[Status]) -> Status:
         return {"ready": False, "workers": listed}
     first = found[0]
     whole = [status for status in found if "store" in status]
-    status = {
+    status: Status = {
         **{name: first[name] for name in ("version", "python", "mitmproxy") if name in first},
         **_of_times(found),
         "ready": len(whole) == len(listed) and all(status["ready"] for status in found),

@@ -14,7 +14,7 @@ from .proxy import ROOT, START_TIMEOUT, Proxy
 
 
 class Workers(Proxy):
-    """``with Workers(tmp_path, count=2, origin_max_in_flight=8) as proxy: proxy.get(url)``. The process is the parent."""
+    """``with Workers(tmp_path, count=2, origin_max_in_flight=8) as proxy: …``. The process is the parent."""
 
     def __init__(self, folder: Path, *, count: int = 2, **options: Any) -> None:
         environment = {"PYTHONPATH": str(ROOT), **options.pop("environment", {})}

@@ -9,15 +9,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "proxy_cache"
 FLOORS = [
-    "preflight", "mitm", "app", "admin", "downstream", "settings", "caching", "upstream", "store", "wire", "semantics",
+    "preflight", "mitm", "workers", "app", "admin", "downstream", "settings", "caching", "upstream", "store", "wire",
+    "semantics",
 ]  # fmt: skip
 """From the top to the ground."""
 BESIDE = {"observe", "runtime"}
 """May be imported from any floor, but for what is named in :data:`ONLY_FROM`, and import ``semantics`` alone."""
 APART = "cli"
 """A command for other machines: nobody imports it, and it imports nothing of the proxy's, but for"""
-WHERE_THE_PROXY_IS = {("cli.check", "preflight.checks")}
-"""what reads the options as the proxy does, before that is started, and is imported only when it runs."""
+WHERE_THE_PROXY_IS = {("cli.check", "preflight.checks"), ("cli.run", "workers.start")}
+"""what reads the options as the proxy does, before that is started, and what keeps several workers running: imported
+only when they run."""
 ONLY_FROM = {"observe.metrics": {"app", "admin"}}
 """Whoever is told of an event doesn't know who counts it."""
 
@@ -145,7 +147,8 @@ def test_sockets_outward_are_opened_in_one_place() -> None:
     assert not found
 
 
-def test_aiohttp_serves_and_asks_nobody() -> None:
+def test_aiohttp_serves_and_asks_nobody_but_workers() -> None:
+    """Those are asked by Unix sockets: no address is dialled."""
     found = {
         (room(name), ast.unparse(node))
         for name, tree in MODULES.items()
@@ -155,7 +158,9 @@ def test_aiohttp_serves_and_asks_nobody() -> None:
         if module.partition(".")[0] in ("aiohttp", "yarl", "multidict")
     }
     assert found == {
-        ("admin", "from aiohttp import web"), ("admin", "from aiohttp.http_exceptions import HttpProcessingError")
+        ("admin", "from aiohttp import web"), ("admin", "from aiohttp.http_exceptions import HttpProcessingError"),
+        ("workers", "from aiohttp import web"),
+        ("workers", "from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector"),
     }  # fmt: skip
 
 
