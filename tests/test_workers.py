@@ -161,7 +161,8 @@ def test_an_unsafe_method_is_heard_of_by_every_worker(shared: Workers, origin: O
     assert shared.request("PUT", url, body=b"new").ok
     shared.eventually(lambda: entries_of(shared, url), lambda found: not found, told="what is stored")
     assert all(shared.get(url).ok for _ in range(12))
-    assert origin.count(path, "GET") == 2
+    # Twice, and once more if the one that has passed it on is to be sure that the key's home has heard of it.
+    assert 2 <= origin.count(path, "GET") <= 3
 
 
 def entries_of(proxy: Workers, url: str) -> list[Any]:

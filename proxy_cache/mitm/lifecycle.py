@@ -45,6 +45,8 @@ class Lifecycle:
         self._starting: asyncio.Task[None] | None = None
         self.listen_beside: Callable[[Any], Awaitable[None]] | None = None
         """Opens and closes what listens besides mitmproxy, which it is given its ``proxyserver`` for."""
+        self.says_what_is_next = True
+        """To a user at a terminal."""
         self.close_beside: Callable[[], None] = lambda: None
 
     def start(self) -> asyncio.Task[None]:
@@ -121,7 +123,7 @@ class Lifecycle:
                 ca_file(ctx.options.confdir),
             )
         start.check_quota(store.evictor)
-        if compat.LISTENING.is_on:
+        if compat.LISTENING.is_on and self.says_what_is_next:
             start.say_what_is_next(proxyserver)
         self._ready()
 

@@ -35,6 +35,7 @@ class Worker:
     def join(self, clients: Clients, lifecycle: Lifecycle) -> None:
         self._clients = clients
         clients.peers_port = self.app.role.port
+        lifecycle.says_what_is_next = self.app.role.index == 0
         lifecycle.listen_beside, lifecycle.close_beside = self._open_door, self._close_door
 
     def load(self, options: Any) -> None:

@@ -35,14 +35,14 @@ def stopping() -> None:
 def feed_watchdog() -> None:
     """Say from now on, from the running loop, that it turns: at half of the time after which the service would be
     taken for hung (``WatchdogSec``). Nothing without a watchdog, or with one that is meant for another process."""
-    if (interval := _watchdog_interval()) is None:
+    if (interval := watchdog_interval()) is None:
         return
     _send("WATCHDOG=1")
     asyncio.get_running_loop().call_later(interval / 2, feed_watchdog)
 
 
-def _watchdog_interval() -> float | None:
-    """Seconds."""
+def watchdog_interval() -> float | None:
+    """Seconds after which the service would be taken for hung; ``None`` if nobody watches."""
     for_pid = os.environ.get("WATCHDOG_PID", "")
     if for_pid and for_pid != str(os.getpid()):
         return None

@@ -4,6 +4,7 @@ single process does by itself."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +19,10 @@ from .channel import Channel
 from .limiter import WorkerLimiter
 from .purging import PurgesOfAll
 from .role import take_role
-from .share import problem_with, share_of
+from .share import folder_of, folder_of_any, problem_with, share_of
 from .siblings import Siblings, SiblingSource
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerApp(App):
@@ -71,6 +74,7 @@ class WorkerApp(App):
         super().configure(settings)
 
     async def open(self) -> None:
+        self._look_for_leftovers()
         self._reply = asyncio.get_running_loop().create_future()
         self._channel.send("opening", self.found_port, self._metrics_listen)
         problem, self._beside = await self._reply
@@ -85,6 +89,18 @@ class WorkerApp(App):
         self.purger = purger = PurgesOfAll(self.store, self.fills, self._siblings, self._channel.send)
         self._channel.handle({**purger.messages, "invalidate": self._invalidate, "back": self._is_back})
         self._channel.send("opened")
+
+    def _look_for_leftovers(self) -> None:
+        """What nobody uses of the folder, since there were other numbers of workers."""
+        assert self.settings is not None
+        folder, used = self.settings.cache_dir.parent, {folder_of(index) for index in range(self.role.count)}
+        found = [path.name for path in folder.glob(folder_of_any()) if path.name not in used]
+        found += ["index.sqlite"] if (folder / "index.sqlite").exists() else []
+        if found and self.role.index == 0:
+            logger.warning(
+                "proxy-cache: cache_dir %s has what %d workers don't use, and don't count: %s",
+                folder, self.role.count, ", ".join(sorted(found)[:5]),
+            )  # fmt: skip
 
     async def close(self) -> None:
         await super().close()

@@ -15,8 +15,8 @@ from .channel import Channel
 from .role import VARIABLE, Role, admin_socket
 from .slots import MachineSlots, WorkerSlots
 
-NOTIFY: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""What a service manager tells the parent, and is no worker's to answer."""
+NOTIFY: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID")
+"""What a service manager tells the parent alone. (How often it wants to hear of it holds for workers, too.)"""
 
 OWED_MAX: Final = 10_000
 """Messages that wait for a worker that is just being started again."""
@@ -37,6 +37,8 @@ class Child:
         """Since a SIGHUP."""
         self.last_pid: int | None = None
         self.lives = 0
+        self.heard_at = 0.0
+        """By the monotonic clock: of a worker that feeds a watchdog."""
         self.started_at = 0.0
         """By the monotonic clock."""
         self._machine = slots
@@ -127,6 +129,9 @@ class Child:
         """What a service manager would be told."""
         with contextlib.suppress(BlockingIOError):
             while told := notified.recv(4096).split(b"\n"):
+                self.heard_at = time.monotonic()
+                if told == [b"WATCHDOG=1"]:
+                    continue
                 if b"READY=1" in told:
                     self.is_ready, self.is_reading_options = True, False
                 elif b"STOPPING=1" in told:

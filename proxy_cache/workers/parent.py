@@ -33,6 +33,9 @@ AGAIN_MAX: Final = 30.0
 WELL_AFTER: Final = 60.0
 """unless it has lived so long."""
 
+PLACE_MAX: Final = 70
+"""Bytes of a folder's name: the address of a Unix socket has 107 at the most (unix(7))."""
+
 
 class Parent:
     """``command`` starts a worker."""
@@ -40,7 +43,7 @@ class Parent:
     def __init__(self, count: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._command, self._environment = list(command), dict(environment)
         self._token = secrets.token_hex(32)
-        self._folder = Path(tempfile.mkdtemp(prefix="proxy-cache-"))
+        self._folder = _folder_for_sockets(environment)
         self._reserved: list[socket.socket] = [reserve() for _ in range(count)]
         self._ports = tuple(each.getsockname()[1] for each in self._reserved)
         self._listen_port = 0
@@ -92,6 +95,7 @@ class Parent:
             )  # fmt: skip
             notify.ready()
             notify.feed_watchdog()
+            self._watch(notify.watchdog_interval())
         await asyncio.gather(*keepers)
         logger.info("proxy-cache: all workers have stopped")
 
@@ -144,6 +148,17 @@ class Parent:
         if self._is_reloading and not any(child.is_reading_options for child in self._children):
             self._is_reloading = False
             notify.ready()
+
+    def _watch(self, interval: float | None) -> None:
+        """A service manager that would take a single process for hung after so many seconds has each worker looked at
+        in the same way."""
+        if interval is None or self._is_stopping:
+            return
+        for child in self._children:
+            if child.is_ready and time.monotonic() - child.heard_at > interval:
+                logger.error("proxy-cache: worker %d has said nothing for %.0f s: killed", child.index, interval)
+                child.signal(signal.SIGKILL)
+        asyncio.get_running_loop().call_later(interval / 4, self._watch, interval)
 
     # -- signals ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +221,16 @@ class Parent:
         for other in self._children:
             if other is not child:
                 other.send_or_owe("invalidate", key)
+
+
+def _folder_for_sockets(environment: Mapping[str, str]) -> Path:
+    """A new one, which nobody else can look into. Raises ``OSError``."""
+    # What a service manager or a login has made for that, unless its name leaves no room in a socket's address.
+    places = [environment.get("RUNTIME_DIRECTORY", ""), environment.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()]
+    for place in [place for place in places if place and len(place) <= PLACE_MAX]:
+        with contextlib.suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="proxy-cache-", dir=place))
+    return Path(tempfile.mkdtemp(prefix="proxy-cache-", dir="/tmp"))
 
 
 def log_like_mitmproxy() -> None:

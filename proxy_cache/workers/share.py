@@ -15,6 +15,11 @@ def folder_of(index: int) -> str:
     return f"worker-{index}"
 
 
+def folder_of_any() -> str:
+    """As a pattern for ``glob``."""
+    return "worker-*"
+
+
 def problem_with(settings: Settings) -> str:
     """Why these settings are none for several workers, in one line that names the option; empty if they are."""
     if settings.fleet.peers:

@@ -66,6 +66,9 @@ class WorkerSlots:
         self._limiter, self._on_change = limiter, on_change
         self._tickets: dict[int, Ticket] = {}
         self._places: dict[int, Place] = {}
+        """Those that wait, by the worker's numbers for them, too."""
+        self._places_of: dict[int, list[int]] = {}
+        """The numbers of the places of a ticket that waits."""
         self._waits: set[asyncio.Task[None]] = set()
         self.messages: dict[str, Callable[..., None]] = {
             "limits": self._limits, "enter": self._enter, "hold": self._hold, "join": self._join, "leave": self._leave,
@@ -77,6 +80,7 @@ class WorkerSlots:
             ticket.end()
         self._tickets.clear()
         self._places.clear()
+        self._places_of.clear()
 
     def _limits(self, *values: Any) -> None:
         self._limiter.configure(Limits(*values))
@@ -93,6 +97,7 @@ class WorkerSlots:
             self.send("admit", number)
             return
         self._places[place_number] = place
+        self._places_of[number] = [place_number]
         self.send("queued", number)
         wait = asyncio.get_running_loop().create_task(self._wait(number, ticket))
         self._waits.add(wait)
@@ -106,7 +111,8 @@ class WorkerSlots:
             self._tickets.pop(number, None)
         else:
             self.send("admit", number)
-        self._places = {number: place for number, place in self._places.items() if place.ticket is not ticket}
+        for place_number in self._places_of.pop(number, ()):
+            self._places.pop(place_number, None)
         self._on_change()
 
     def _hold(self, number: int, host: str) -> None:
@@ -123,6 +129,7 @@ class WorkerSlots:
             return
         if place is not None:
             self._places[place_number] = place
+            self._places_of.setdefault(number, []).append(place_number)
 
     def _leave(self, place_number: int) -> None:
         place = self._places.pop(place_number, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 
 from ..runtime import hangup
@@ -14,4 +15,9 @@ def run(count: int, command: Sequence[str], environment: Mapping[str, str]) -> i
     from .parent import Parent, log_like_mitmproxy
 
     log_like_mitmproxy()
-    return asyncio.run(Parent(count, command, environment).run())
+    try:
+        parent = Parent(count, command, environment)
+    except OSError as error:
+        print(f"proxy-cache run: no folder for sockets can be made: {error}", file=sys.stderr)
+        return 1
+    return asyncio.run(parent.run())
