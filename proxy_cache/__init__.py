@@ -8,6 +8,7 @@ The rooms, from the door to the ground; imports run down this list and never up 
 
 - ``preflight``: a look at the options and what they need, before a start;
 - ``mitm``: mitmproxy's hooks, options and layers; the only room that imports mitmproxy;
+- ``workers``: several processes that are one proxy: their parent, and what each does otherwise than a single one;
 - ``app``: builds all below from ``settings``, hands new ones on, drains and stops; knows no mitmproxy;
 - ``admin``: the metrics port: metrics, health, the API, and who may ask;
 - ``downstream``: towards clients: the door, the fast lane, sending, accounts;
@@ -21,7 +22,7 @@ The rooms, from the door to the ground; imports run down this list and never up 
 
 ``observe`` (metrics, logs) and ``runtime`` (the event loop, the collector, SIGHUP) stand beside them.
 ``cli`` is the command ``proxy-cache``: it asks a proxy that runs, is for the machines of clients, and starts the proxy;
-it imports none of these (but ``check`` the ``preflight``), nor they it.
+it imports none of these (but ``check`` the ``preflight``, and ``run`` the ``workers``), nor they it.
 """
 
 __version__ = "0.1.0"

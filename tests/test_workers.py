@@ -217,7 +217,7 @@ def test_a_worker_that_is_killed_costs_its_own_responses_and_comes_back(shared: 
     victim = shared.workers()[1]["pid"]
     own = len(clients_of(victim, shared.address[1]))
     assert own, "of 24 connections"
-    restarts = shared.value("worker_restarts")
+    restarts = shared.value("worker_restarts_total")
     shared.kill_worker(1)
     shared.wait_for_log(rf"worker 1 \(pid {victim}\) has died \(signal 9\): started again")
     shared.eventually(lambda: sum(fetch.ended for fetch in fetches), lambda ended: ended == own, told="cut responses")
@@ -230,7 +230,7 @@ def test_a_worker_that_is_killed_costs_its_own_responses_and_comes_back(shared: 
     assert shared.value("misses_total") >= served, "what a dead worker has counted stays counted"
 
     shared.wait_until_all_are_back()
-    assert shared.value("worker_restarts") == restarts + 1
+    assert shared.value("worker_restarts_total") == restarts + 1
     shared.wait_for_metric("peers_left_alone", 0)
     urls = fresh_urls(origin, 8)
     assert all(response.ok for response in results([shared.start_get(url) for url in urls for _ in range(4)]))

@@ -106,9 +106,17 @@ def _joined(of_all: Iterable[Values], join: Callable[[float, float], float]) -> 
     return joined
 
 
-def gauges(values: dict[str, tuple[str, float]]) -> Iterator[Metric]:
-    """Gauges of our own: help and value, by name."""
-    for name, (text, value) in values.items():
-        metric = Metric(name, text, "gauge")
-        metric.add_sample(name, {}, value)
+OWN: Final = {
+    "cache_proxy_workers": ("gauge", "Workers that there are to be."),
+    "cache_proxy_workers_ready": ("gauge", "Workers that answer requests."),
+    "cache_proxy_worker_restarts": ("counter", "Workers that have died and were started again."),
+}
+"""Metrics of the parent: type and help."""
+
+
+def own(values: Iterable[float]) -> Iterator[Metric]:
+    """Those, with their values."""
+    for (name, (kind, text)), value in zip(OWN.items(), values, strict=True):
+        metric = Metric(name, text, kind)
+        metric.add_sample(f"{name}_total" if kind == "counter" else name, {}, value)
         yield metric

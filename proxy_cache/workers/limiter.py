@@ -93,6 +93,8 @@ class WorkerLimiter(OriginLimiter):
         self._send("leave", self._forget(place))
         if not ticket.places:
             self._has_ended(ticket, outcome)
+            # The parent may have given it a slot just now: then it has no places there any more, and would keep that.
+            self._send("end", ticket.seq)
 
     def end_ticket(self, ticket: Ticket, outcome: str, first_byte: float | None) -> None:
         if ticket.state is TicketState.ENDED:

@@ -29,7 +29,7 @@ from ..upstream.peers.ranking import Ranking
 from . import entries
 from .asking import ClientError, Workers
 from .child import Child
-from .exposition import Summed, gauges
+from .exposition import Summed, own
 from .statuses import merged
 
 logger = logging.getLogger(__name__)
@@ -152,15 +152,8 @@ class MetricsPort(Collector):
     def collect(self) -> Iterable[Metric]:
         """What is the parent's own to tell."""
         children = self._workers.children
-        yield from gauges(
-            {
-                "cache_proxy_workers": ("Workers that there are to be.", len(children)),
-                "cache_proxy_workers_ready": ("Workers that answer requests.", sum(one.is_ready for one in children)),
-                "cache_proxy_worker_restarts": (
-                    "Workers that have died and were started again.", sum(max(one.lives - 1, 0) for one in children),
-                ),
-            }
-        )  # fmt: skip
+        restarts = sum(max(child.lives - 1, 0) for child in children)
+        yield from own((len(children), sum(child.is_ready for child in children), restarts))
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

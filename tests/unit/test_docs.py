@@ -18,6 +18,7 @@ from proxy_cache.mitm import access_values
 from proxy_cache.mitm.options import OPTIONS
 from proxy_cache.observe.histograms import PlainHistogram
 from proxy_cache.observe.metrics import NOT_STORED, PREFIX, Metrics
+from proxy_cache.workers.exposition import OWN
 from tests.support.proxy import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -151,6 +152,7 @@ def test_every_reason_for_not_storing_is_told() -> None:
 def test_what_looks_like_a_metric_is_one(document: Path) -> None:
     """In examples and alerts, too."""
     known = {f"{PREFIX}_{name}" for name in metrics()}
+    known |= {f"{name}_total" if kind == "counter" else name for name, (kind, _) in OWN.items()}
     series = re.findall(rf"\b({PREFIX}_[a-z_]+[a-z])\b", document.read_text())
     assert [one for one in series if re.sub(r"_(count|sum|bucket)$", "", one) not in known] == []
 
