@@ -26,17 +26,12 @@ from .intercept import Interceptor
 from .lane_host import ClientLane
 from .lanes import Lanes
 from .observers import FlowObservers
-from .traced_lane import TracedLane
 
 ADMITTED = 10_000
 """Addresses that are remembered."""
 
 logger = logging.getLogger(__name__)
 _connection_log = logging.getLogger("mitmproxy.proxy.server")
-
-
-def _uncounted(*hit: object) -> None:
-    """In place of :meth:`ClientLane.lane_hit` where another worker asks: what its client gets is counted there."""
 
 
 class Clients:
@@ -75,15 +70,6 @@ class Clients:
         settings = self.app.settings
         return settings is None or settings.serves(client) or (bool(at) and at[1] == self.peers_port)
 
-    def _host(self, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None) -> ClientLane:
-        if (tracer := self.app.traces.tracer) is None:
-            host = ClientLane(self.lanes, mode, transport, outer=outer)
-        else:
-            host = TracedLane(tracer, self.lanes, mode, transport, outer=outer)
-        if self.peers_port > 0 and (at := transport.get_extra_info("sockname")) and at[1] == self.peers_port:
-            object.__setattr__(host, "lane_hit", _uncounted)  # see ClientLane
-        return host
-
     def layer_chosen(self, client: Client, layer: Any) -> None:
         self.lanes.layers.setdefault(client.id, layer)
 
@@ -103,7 +89,7 @@ class Clients:
             or _connection_log.isEnabledFor(logging.INFO)
         ):
             return False
-        host = self._host(mode, transport)
+        host = ClientLane(self.lanes, mode, transport)
         if not host.has_requests:
             return False
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
@@ -113,7 +99,7 @@ class Clients:
     def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any, outer: ClientLane) -> None:
         """Give what is inside a connection a lane of its own. mitmproxy has let the connection in, and need not hear of
         this before the lane has something to hand over."""
-        host = self._host(mode, transport, outer=outer)
+        host = ClientLane(self.lanes, mode, transport, outer=outer)
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
 
@@ -171,7 +157,7 @@ class Clients:
             assert isinstance(inner.host, ClientLane)
             inner.host.attached(client, handler)
             return
-        host = self._host(client.proxy_mode, transport)
+        host = ClientLane(self.lanes, client.proxy_mode, transport)
         if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
             return
         host.attached(client, handler)
