@@ -229,8 +229,8 @@ class Accounts:
         return request_id, tuple(seconds_by_name(phases_of(exchange.visits, record.started)).items())
 
     def _hits_ended(self, hits: list[Hit]) -> None:
-        if not self.counts_peers:
-            hits = [hit for hit in hits if hit[-1].peer is None]
+        if not self.counts_peers and not (hits := [hit for hit in hits if hit[-1].peer is None]):
+            return
         seconds = [ended - started for _, _, _, started, ended, _, _, _ in hits]
         self._counts.hits_ended(sum([size for _, _, size, _, _, _, _, _ in hits]), seconds)
         if self.is_logged:
