@@ -70,6 +70,10 @@ bench-fleet *arguments:
 bench-peers *arguments:
     {{ python }} benchmarks/peers.py "$@"
 
+# Two workers beside one: hits, misses, and what CPU they take (about 3 minutes; --help: more)
+bench-workers *arguments:
+    {{ python }} benchmarks/workers.py "$@"
+
 # TLS that ends here, compared with nginx, Squid and mitmproxy (about 12 minutes; --quick: 2; --help: more)
 bench-tls *arguments:
     {{ python }} benchmarks/tls.py "$@"

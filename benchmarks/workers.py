@@ -103,9 +103,7 @@ class Bench:
         return Measured(result.rate, cpu, result.errors)
 
     def rows(self) -> Iterator[str]:
-        yield "| | size | 1 worker | CPU | {n} workers | CPU | rate | for a second of CPU |".format(
-            n=self.contenders[1].count
-        )
+        yield f"| | size | 1 worker | CPU | {self.contenders[1].count} workers | CPU | rate | for a second of CPU |"
         yield "|---|---|---|---|---|---|---|---|"
         for size, kind in itertools.product(self.options.sizes, ("hit", "miss")):
             for proxy in self.contenders:

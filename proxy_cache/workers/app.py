@@ -87,7 +87,7 @@ class WorkerApp(App):
         assert self.fills is not None
         self.cache.on_invalidated = lambda key: self._channel.send("invalidate", key)
         self.purger = purger = PurgesOfAll(self.store, self.fills, self._siblings, self._channel.send)
-        self._channel.handle({**purger.messages, "invalidate": self._invalidate, "back": self._is_back})
+        self._channel.handle({**purger.messages, "invalidate": self._invalidate, "there": self._are_there})
         self._channel.send("opened")
 
     def _look_for_leftovers(self) -> None:
@@ -113,10 +113,10 @@ class WorkerApp(App):
         if self._reply is not None and not self._reply.done():
             self._reply.set_result((problem, [(str(host), int(port)) for host, port in addresses]))
 
-    def _is_back(self, index: int) -> None:
-        """Another worker answers again."""
+    def _are_there(self, indices: list[int]) -> None:
+        """All workers that answer."""
         assert isinstance(self.fleet, Siblings)
-        self.fleet.is_back(index)
+        self.fleet.are_there(indices)
 
     def _invalidate(self, key: str) -> None:
         """An unsafe method has changed it, by way of another worker."""

@@ -32,7 +32,8 @@ class Child:
     ) -> None:  # fmt: skip
         self.index = index
         self.process: asyncio.subprocess.Process | None = None
-        self.is_ready = False
+        self.is_open = self.is_ready = False
+        """Whether the other workers may ask it, and whether it has told that it is ready, which it does a bit later."""
         self.is_reading_options = False
         """Since a SIGHUP."""
         self.last_pid: int | None = None
@@ -45,6 +46,7 @@ class Child:
         self._on_message, self._on_state = on_message, on_state
         self._channel: Channel | None = None
         self._slots: WorkerSlots | None = None
+        self._is_stopping = False
         self._owed: dict[int | str, tuple[Any, ...]] = {}
         """Messages that a worker has to get in its next life, if it has not in this one."""
 
@@ -77,6 +79,9 @@ class Child:
             await channel.open(ours)
             for message in self._owed.values():
                 channel.send(*message)
+            self._owed = {number: message for number, message in self._owed.items() if isinstance(number, int)}
+            if self._is_stopping:
+                self.stop()
             status = await self.process.wait()
         finally:
             loop.remove_reader(notified.fileno())
@@ -85,7 +90,8 @@ class Child:
         return status
 
     def _has_ended(self) -> None:
-        self.process, self.is_ready, self.is_reading_options = None, False, False
+        self.process = None
+        self.is_open = self.is_ready = self.is_reading_options = False
         if self._slots is not None:
             self._machine.lost(self._slots)
             self._slots = None
@@ -119,6 +125,11 @@ class Child:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Also if its process is just being started."""
+        self._is_stopping = True
+        self.signal(signal.SIGTERM)
 
     def reload(self) -> None:
         if self.is_ready:

@@ -140,9 +140,12 @@ class MetricsPort(Collector):
 
     async def _metrics(self, request: web.Request) -> web.Response:
         async with self._asking:
+            children = self._workers.children
+            lives = [child.lives for child in children]
             told = await self._workers.ask_all("/metrics")
-            for child in self._workers.children:
-                if (text := told.get(child.index)) is not None:
+            for child, life in zip(children, lives, strict=True):
+                text = told.get(child.index)
+                if text is not None and child.process is not None and child.lives == life:
                     self._summed.told(child.index, text)
                 else:
                     self._summed.is_silent(child.index)

@@ -121,6 +121,7 @@ class Parent:
                 logger.error("proxy-cache: %s cannot be started: %s", self._command[0], error.strerror)
             if self._metrics_port is not None:
                 self._metrics_port.lost(child.index)
+            self._tell_who_is_there()
             if self._is_stopping:
                 return
             if not self._has_started:
@@ -167,7 +168,7 @@ class Parent:
             self._is_stopping = True
             notify.stopping()
         for child in self._children:
-            child.signal(signal.SIGTERM)
+            child.stop()
         self._changed.set()
 
     def _hung_up(self) -> None:
@@ -207,9 +208,13 @@ class Parent:
             self._metrics_port = metrics_port
 
     def _opened(self, child: Child) -> None:
-        for other in self._children:
-            if other is not child:
-                other.send("back", child.index)
+        child.is_open = True
+        self._tell_who_is_there()
+
+    def _tell_who_is_there(self) -> None:
+        there = [child.index for child in self._children if child.is_open]
+        for child in self._children:
+            child.send("there", there)
 
     def _admin(self, child: Child, hosts: list[str]) -> None:
         """``admin_hosts``, as expressions."""

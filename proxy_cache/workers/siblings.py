@@ -6,9 +6,12 @@ its disk is what it is the home of.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..semantics.ranges import strong_validator
 from ..upstream.names import Names
 from ..upstream.peers.fleet import PeerFleet
+from ..upstream.peers.health import Attempt
 from ..upstream.peers.peer import Peer
 from ..upstream.peers.peer_source import PeerSource
 from ..upstream.peers.ranking import Ranking
@@ -27,6 +30,8 @@ class Siblings(PeerFleet):
 
     def __init__(self, role: Role, names: Names) -> None:
         super().__init__(names, tuple)
+        self._there: set[str] = set()
+        """Names of the others that answer, as the parent says."""
         self._list.peers = tuple(
             Peer("http", ADDRESS, port, index == role.index, name_of(index)) for index, port in enumerate(role.ports)
         )
@@ -39,9 +44,14 @@ class Siblings(PeerFleet):
     def start(self) -> None:
         """There is nothing to watch."""
 
-    def is_back(self, index: int) -> None:
-        """A worker that had died answers again: what is known of it was of its former life."""
-        self._health.keep(peer for peer in self._list.peers if peer.name != name_of(index))
+    def are_there(self, indices: Iterable[int]) -> None:
+        """These workers answer; all others are just being started. What was known of one that is back was of its former
+        life."""
+        before, self._there = self._there, {name_of(index) for index in indices}
+        self._health.keep(peer for peer in self._list.peers if peer.name in before)
+
+    def attempt(self, peer: Peer) -> Attempt | None:
+        return super().attempt(peer) if peer.name in self._there else None
 
 
 class SiblingSource(PeerSource):
