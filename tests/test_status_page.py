@@ -161,6 +161,16 @@ def test_errors_are_shown_by_kind(proxy: Proxy, origin: Origin, open_page: Open)
     expect(row.locator("td").nth(1)).to_have_text("1")
 
 
+def test_what_is_intercepted_is_shown_if_anything_is(start_proxy: Callable[..., Proxy], open_page: Open) -> None:
+    proxy = start_proxy(intercept_hosts=["secure.example"], control=True)
+    watched = open_page(proxy)
+    is_live(watched)
+    facts = watched.page.locator("#interception dd")
+    expect(facts).to_have_text(["secure.example", "none yet", re.compile(r"\d"), "none"])
+    assert proxy.set_option("intercept_hosts") == "ok"
+    expect(watched.page.locator("#interception")).to_be_hidden()
+
+
 # -- the stream ----------------------------------------------------------------------------------------------------
 
 

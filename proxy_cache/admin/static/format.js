@@ -44,5 +44,11 @@ export function duration(seconds) {
   return `${whole}${GAP}s`;
 }
 
+/** A time in ISO 8601 as the browser's language has it. */
+export function instant(text) {
+  const date = new Date(text ?? NaN);
+  return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString();
+}
+
 /** `1 entry`, `2 entries`. */
 export const counted = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
