@@ -11,6 +11,7 @@ from mitmproxy import ctx
 
 from ..app import App, StartError, wait_for
 from ..runtime import collector, loop, notify
+from ..semantics.texts import human_size
 from . import compat, option_names, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
@@ -20,7 +21,6 @@ from .intercept_status import intercept_status
 from .listening import (
     addresses_of,
     close_connections,
-    human_size,
     listen_again,
     raise_file_limit,
     stop_listening,

@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, free: list[str]) ->
     (tmp_path / "mitmproxy" / "config.yaml").write_text("cache_max_size: foo\n")
     assert told(check(free), "cache_max_size", FAULT)
     (tmp_path / "mitmproxy" / "config.yaml").write_text("cache_memory: 1g\n")
-    assert "2.0 MB of" in told(check([*free, "--set", "cache_memory=2m"]), "cache_memory", OK)
+    assert "2.0 MiB of" in told(check([*free, "--set", "cache_memory=2m"]), "cache_memory", OK)
 
 
 def test_an_option_of_another_script_may_be_its_own(tmp_path: Path, free: list[str]) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 def test_a_cache_that_the_disk_has_no_room_for(tmp_path: Path) -> None:
     findings = list(disk.check(tmp_path, Quota(1 << 60, 0)))
-    assert "for a cache of 1048576.0 TB" in told(findings, "cache_max_size", WARNING)
+    assert "for a cache of 1048576.0 TiB" in told(findings, "cache_max_size", WARNING)
     assert "no more than 0 B" in told(disk.check(tmp_path, Quota(0.8, 1 << 60)), "cache_max_size", WARNING)
 
 
