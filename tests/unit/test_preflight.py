@@ -223,7 +223,13 @@ def test_a_ca_at_its_end_and_files_that_are_none(tmp_path: Path, confdir: Path) 
     assert "makes a new one" in told(authority.check(str(tmp_path), is_needed=False), "confdir", OK)
 
 
-@pytest.mark.parametrize(("mode", "level"), [(0o600, OK), (0o400, OK), (0o644, WARNING), (0o666, FAULT)])
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [
+        (0o600, OK), (0o400, OK), (0o644, WARNING), (0o620, FAULT), (0o666, FAULT),
+        (0o440, WARNING if os.getuid() else OK), (0o640, WARNING if os.getuid() else OK),  # OK if it is root's
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["admin_token_file", "cache_peer_token_file"])
 def test_who_may_read_a_secret(tmp_path: Path, free: list[str], name: str, mode: int, level: str) -> None:
     file = tmp_path / "token"
