@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.agents import results
 from tests.support.origin import Gate, Origin, Reply, bind_new_port
-from tests.support.otlp import Receiver
+from tests.support.otlp import GrpcReceiver, Receiver
 from tests.support.proxy import Proxy
 
 FRESH = ("Cache-Control", "max-age=3600")
@@ -75,6 +75,19 @@ def test_resource_and_headers_are_those_of_the_variables(traced: Proxy, origin: 
     assert about["service.instance.id"].startswith("proxy-cache-")
     assert about["site"] == "a"
     assert receiver.headers[-1]["x-tenant"] == "builds"
+
+
+def test_by_grpc(start_proxy: Start, origin: Origin) -> None:
+    with GrpcReceiver() as receiver:
+        proxy = start_proxy(environment=receiver.environment(OTEL_EXPORTER_OTLP_HEADERS="x-tenant=builds"))
+        url = origin.serve("/grpc", Reply(size=1000))
+        assert proxy.get(url, headers=[SAMPLED]).ok
+        (request,) = receiver.request(url)
+        (fill,) = receiver.below(request, "fill")
+        (asked,) = receiver.below(fill, "GET")
+        assert (request.trace, request.parent, asked["http.response.status_code"]) == (TRACE, CALLER, 200)
+        assert (request.service, receiver.headers[-1]["x-tenant"]) == ("proxy-cache", "builds")
+        proxy.close()
 
 
 def test_the_callers_trace_is_joined(traced: Proxy, origin: Origin, receiver: Receiver) -> None:
