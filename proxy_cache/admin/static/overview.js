@@ -62,7 +62,7 @@ export class Overview {
     this.keys = keyColumns(onExplain);
     this.ratio = new Chart(byId("chart-ratio"), { title: "Hit ratio", lines: ["of all GETs"], format: percent, maximum: 1 });
     const perSecond = (rate) => `${bytes(rate)}/s`;
-    this.bytes = new Chart(byId("chart-bytes"), { title: "Bytes a second", lines: ["served", "from origins", "saved"], format: perSecond });
+    this.bytes = new Chart(byId("chart-bytes"), { title: "Bytes a second", lines: ["served", "from origins", "saved"], format: perSecond, base: 1024 });
     this.queue = new Chart(byId("chart-queue"), { title: "Slots and queue", lines: ["slots in use", "queued"], format: count });
   }
 
