@@ -132,7 +132,8 @@ class StoredBodies:
             self.files.condemn(entry.id)
         else:
             self._trouble.read_failed(error)
-        self._index.recent_drops.note((key_hash(entry.key),), UNREADABLE, time.time())
+        if entry.row:
+            self._index.recent_drops.note((key_hash(entry.key),), UNREADABLE, time.time())
         self.remove(entry)
 
     def remove(self, entry: Entry) -> None:
