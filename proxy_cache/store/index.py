@@ -277,11 +277,13 @@ class Index:
     def touch(self, entry: Entry, now: float) -> None:
         """The entry was used: from now on it is evicted last."""
         entry.used = now
-        if entry.row:
-            self._columns.touch(entry.row, now)
+        if row := entry.row:
+            self._columns.touch(row, now)
             self._touched[entry.id] = now
-            if entry.key in self._by_key:
+            try:
                 self._by_key.move_to_end(entry.key)
+            except KeyError:
+                pass  # not in the working set
 
     def add(self, entry: Entry, *, saved: bool = False) -> None:
         """Add an entry. ``saved``: its row is written, or about to be."""
@@ -377,8 +379,7 @@ class Index:
     ) -> list[Dropped]:
         """Remove up to ``limit`` entries, least recently used first, as long as ``is_needed()`` and the next one was
         not used after ``since`` (unix time)."""
-        dropped: list[Dropped] = []
-        hashes: list[int] = []
+        dropped, hashes = list[Dropped](), list[int]()
         used, now = self._columns.used, time.time()
         while len(dropped) < limit and (row := self._columns.oldest()) and is_needed():
             if since < used[row] <= now:  # (a time in the future is meaningless: the clock was set back since)
