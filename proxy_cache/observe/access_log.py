@@ -107,13 +107,14 @@ class AccessLog:
     def write(
         self, method: str, url: str, status: int, size: int, seconds: float, served_from: str, queued: float,
         client: str, note: str = "", reasons: str = "", request_id: str = "",
-        phases: tuple[tuple[str, float], ...] = (),
+        phases: tuple[tuple[str, float], ...] = (), trace: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
         """A request is over. The parameters are those of :class:`.log_formats.LoggedRequest`."""
         if self._enabled:
             request = LoggedRequest(
-                method, url, status, size, seconds, served_from, queued, client, note, reasons, request_id, phases
-            )
+                method, url, status, size, seconds, served_from, queued, client, note, reasons, request_id, phases,
+                trace,
+            )  # fmt: skip
             self._append([self._format(self._clock.text(time.time()), request)])
 
     def hits(self, hits: Sequence[Hit]) -> None:
