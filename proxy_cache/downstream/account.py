@@ -120,14 +120,10 @@ class Accounts:
 
     def answered(self, answer: Answer, exchange: Exchange | None = None) -> None:
         """The cache has an answer; with ``exchange`` one that may have been fetched for somebody else."""
-        if not self._is_left_out(exchange):
+        if self.counts_peers or not _is_peers(exchange):
             self._counts.answered(answer.served_from, exchange is not None and exchange.collapsed)
         if exchange is not None and exchange.peer is not None:
             exchange.peer.answered(answer)
-
-    def _is_left_out(self, exchange: Exchange | None) -> bool:
-        """Whether a request is neither counted nor logged."""
-        return not self.counts_peers and exchange is not None and exchange.peer is not None
 
     def lane_ended(self, record: RequestRecord, answer: Answer | None, client: str, note: str) -> None:
         """A request of the fast lane: it has been answered, or its client has left."""
@@ -172,7 +168,7 @@ class Accounts:
                 source, size, headers = "error", 0, None
             ended = time.monotonic()
             seconds = ended - record.started
-            is_logged = self.is_logged and not self._is_left_out(exchange)
+            is_logged = self.is_logged and (self.counts_peers or not _is_peers(exchange))
             self._count(record, path, status, source, size, seconds, record.head_sent_by(ended) - record.started)
             if exchange is not None:
                 exchange.close()
@@ -200,7 +196,7 @@ class Accounts:
         self, record: RequestRecord, path: str, status: int, source: str, size: int, seconds: float, first_byte: float
     ) -> None:
         counts, exchange = self._counts, record.exchange
-        if self._is_left_out(exchange):
+        if not self.counts_peers and _is_peers(exchange):
             return
         visits = exchange.visits if exchange is not None else ()
         served_from = source
@@ -278,6 +274,11 @@ class Accounts:
 
 
 _NO_FIELDS: Final = Headers()
+
+
+def _is_peers(exchange: Exchange | None) -> bool:
+    """Whether a peer asks on behalf of its client."""
+    return exchange is not None and exchange.peer is not None
 
 
 def _told(headers: Headers | None, source: str, fwd: str, error: str, cut: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from proxy_cache.caching.limiter import Limits, Overloaded, Place, Ticket, TicketState
 from proxy_cache.caching.purge import Everything, Tag, Url, Where
+from proxy_cache.cli.main import main
 from proxy_cache.semantics.url_patterns import HostPattern, UrlPattern
 from proxy_cache.store.eviction import Quota
 from proxy_cache.upstream.peers.settings import FleetSettings
@@ -23,6 +26,7 @@ from proxy_cache.workers.share import problem_with, share_of
 from proxy_cache.workers.slots import MachineSlots, WorkerSlots
 from proxy_cache.workers.statuses import merged
 from tests.support.origin import PATIENCE
+from tests.support.proxy import ROOT
 from tests.support.settings import settings
 
 
@@ -308,3 +312,21 @@ def test_those_who_join_a_queued_fill_share_its_turn() -> None:
         assert not claim.ticket.places
 
     run(story)
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--workers", "0"], ["--workers=65"], ["--workers"], ["--quiet", "--workers=two"]])
+def test_a_number_of_workers_is_needed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *words]) == 2
+    assert "--workers: a number from 1 to 64 is needed" in capsys.readouterr().err
+
+
+def test_one_process_imports_nothing_of_it() -> None:
+    code = (
+        "import sys, proxy_cache.mitm.addon, proxy_cache.cli.main\n"
+        "print([name for name in sys.modules if name.startswith(('proxy_cache.workers', 'proxy_cache.mitm.worker'))])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.strip() == "[]"
