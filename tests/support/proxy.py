@@ -34,7 +34,7 @@ RECORDER = SCRIPTS / "recorder.py"
 
 START_TIMEOUT = 240.0
 """Seconds a mitmdump may take to listen, on a machine that does other things too."""
-POLL, MAX_POLL = 0.01, 0.05
+POLL, MAX_POLL = 0.01, 0.2
 """Seconds between looks at something outside of this process: at first, and when it takes long. A look costs both
 processes CPU time that what is waited for could have had."""
 
