@@ -71,6 +71,7 @@ class App:
         self.metrics.build_info.labels(**VERSIONS).set(1)
         self.access_log = AccessLog(self.metrics.log_lines_lost.inc)
         self.accounts = Accounts(self.metrics, self.access_log, self.failed)
+        self.metrics.before_collecting = self.accounts.hits.flush
         self.traces = Traces()
         self.access = Access(self.metrics.access_denied_for)
         self.admission = Admission(self.via, self.access)
@@ -115,6 +116,7 @@ class App:
     def configure(self, settings: Settings) -> None:
         """Hand settings on to all that go by them, at the start and while running. This is the only place."""
         self.settings = self.admission.settings = settings
+        self.accounts.hits.flush()
         self.accounts.is_logged = settings.access_log
         self.accounts.has_phases = settings.log.phases
         self.access_log.configure(settings.log)
@@ -173,7 +175,7 @@ class App:
     # -- start and stop -------------------------------------------------------------------------------------------
 
     def open_traces(self) -> None:
-        """Before the first client connects: what its lane does is decided then."""
+        """Before the first client connects."""
         self.traces.open(version=__version__, instance=self.via)
         self.accounts.tracer = self.traces.tracer
 
@@ -285,6 +287,7 @@ class App:
         for part in (self.origin, self.admin, self.store):
             if part is not None:
                 await (part.stop() if isinstance(part, AdminServer) else part.close())
+        self.accounts.hits.flush()
         self.accounts.tracer = None
         await self.traces.close(self._grace_ends - time.monotonic())
         if self.is_running:

@@ -22,7 +22,7 @@ class RequestTrace(Protocol):
 
     def ended(
         self, method: str, url: str, status: int, size: int, source: str, client: str, *, queued: float = 0.0,
-        note: str = "", words: str = "",
+        note: str = "", words: str = "", at: float | None = None,
     ) -> None:  # fmt: skip
         """It is over. As the access log has it: ``url`` redacted, ``size`` in bytes, ``queued`` in seconds, ``words``
-        as ``key=value`` pairs."""
+        as ``key=value`` pairs. ``at``: by the monotonic clock (now)."""

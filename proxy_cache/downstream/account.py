@@ -14,12 +14,12 @@ from typing import Final, Protocol
 
 from ..caching.answers import Answer, Exchange
 from ..caching.fills.visit import fetched_for, phases_of, seconds_by_name, untraced_phases
-from ..caching.tracing import RequestTrace
 from ..observe.access_log import AccessLog
 from ..semantics import request_ids
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
 from ..semantics.redaction import redacted
+from .hits import Hit, HitNotes, HitTracer, trace_hits
 from .outcome import LEFT, NO_STATUS, cut_by, explanation, reasons
 from .records import RequestRecord
 
@@ -32,6 +32,10 @@ class Counts(Protocol):
 
     def answered(self, source: str, collapsed: bool) -> None:
         """There is an answer of the cache's. ``collapsed``: somebody else had started to fetch it."""
+
+    def hits_ended(self, size: int, seconds: list[float]) -> None:
+        """Lanes have answered so many GETs from memory, each in its ``seconds``, with ``size`` bytes of body in all. Of
+        each, head and body went out together."""
 
     def served(self, source: str, size: int) -> None:
         """Bytes of body were sent to a client."""
@@ -50,17 +54,6 @@ class Counts(Protocol):
     def tunnel_closed(self, seconds: float) -> None: ...
 
 
-class Tracer(Protocol):
-    """Traces requests."""
-
-    def begin(
-        self, headers: Headers, *, method: str = "GET", version: str = "1.1", started: float | None = None,
-        from_peer: bool = False,
-    ) -> RequestTrace | None:  # fmt: skip
-        """The trace of a request with these header fields, if it is sampled. ``version``: of HTTP; ``started``: by the
-        monotonic clock (now)."""
-
-
 class Accounts:
     """Begins and ends requests. ``failed`` is told of errors here, which must not keep a request from ending."""
 
@@ -71,7 +64,7 @@ class Accounts:
         """The option ``request_id``."""
         self.has_phases = False
         """The option ``access_log_phases``."""
-        self.tracer: Tracer | None = None
+        self.tracer: HitTracer | None = None
         self.is_stopping = False
         """Whether the proxy is ending: responses that break off from now on are cut by it, not by their clients."""
         self._unfinished: set[RequestRecord] = set()
@@ -79,6 +72,8 @@ class Accounts:
         self._counts = counts
         self._log = log
         self._failed = failed
+        self.hits = HitNotes(self._hits_ended, failed)
+        """Hits of lanes, which end here, too, but all of some time at once."""
 
     @property
     def unfinished(self) -> int:
@@ -183,6 +178,7 @@ class Accounts:
                 note = explanation(headers) or note
             shown = url if isinstance(url, str) else url.shown
             if self.is_logged:
+                self.hits.flush()  # lines are in the order of the ends
                 more = self._more(record) if self.has_request_ids or self.has_phases else ("", ())
                 self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more)
             if record.trace is not None:
@@ -222,6 +218,14 @@ class Accounts:
             return request_id, ()
         return request_id, tuple(seconds_by_name(phases_of(exchange.visits, record.started)).items())
 
+    def _hits_ended(self, hits: list[Hit]) -> None:
+        seconds = [ended - started for _, _, _, started, ended, _, _, _ in hits]
+        self._counts.hits_ended(sum([size for _, _, size, _, _, _, _, _ in hits]), seconds)
+        if self.is_logged:
+            self._log.hits(hits)
+        if self.tracer is not None:
+            trace_hits(self.tracer, hits)
+
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
         note: str = "",
@@ -250,6 +254,7 @@ class Accounts:
     ) -> None:  # fmt: skip
         """A request is over that nothing was started for."""
         if self.is_logged:
+            self.hits.flush()
             self._log.write(method, url, status, size, seconds, source, 0.0, client, note, told)
         if self.tracer is not None:
             trace = self.tracer.begin(_NO_FIELDS, method=method, started=time.monotonic() - seconds)

@@ -26,7 +26,6 @@ from .intercept import Interceptor
 from .lane_host import ClientLane
 from .lanes import Lanes
 from .observers import FlowObservers
-from .traced_lane import TracedLane
 
 ADMITTED = 10_000
 """Addresses that are remembered."""
@@ -64,11 +63,6 @@ class Clients:
             return None
         return TurnedAway(transport, client, self.app.heads, self.app.accounts, self.app.access)
 
-    def _host(self, mode: mode_specs.ProxyMode, transport: Any, *, outer: ClientLane | None = None) -> ClientLane:
-        if (tracer := self.app.traces.tracer) is None:
-            return ClientLane(self.lanes, mode, transport, outer=outer)
-        return TracedLane(tracer, self.lanes, mode, transport, outer=outer)
-
     def layer_chosen(self, client: Client, layer: Any) -> None:
         self.lanes.layers.setdefault(client.id, layer)
 
@@ -88,7 +82,7 @@ class Clients:
             or _connection_log.isEnabledFor(logging.INFO)
         ):
             return False
-        host = self._host(mode, transport)
+        host = ClientLane(self.lanes, mode, transport)
         if not host.has_requests:
             return False
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
@@ -98,7 +92,7 @@ class Clients:
     def open_inside(self, mode: mode_specs.ProxyMode, transport: Any, inner: Any, outer: ClientLane) -> None:
         """Give what is inside a connection a lane of its own. mitmproxy has let the connection in, and need not hear of
         this before the lane has something to hand over."""
-        host = self._host(mode, transport, outer=outer)
+        host = ClientLane(self.lanes, mode, transport, outer=outer)
         writer = asyncio.StreamWriter(transport, inner, None, asyncio.get_running_loop())
         self._open(host, Lane(host, writer, inner, attached=False), transport)
 
@@ -156,7 +150,7 @@ class Clients:
             assert isinstance(inner.host, ClientLane)
             inner.host.attached(client, handler)
             return
-        host = self._host(client.proxy_mode, transport)
+        host = ClientLane(self.lanes, client.proxy_mode, transport)
         if not host.has_requests or reader.at_eof() or reader.exception() is not None or transport.is_closing():
             return
         host.attached(client, handler)

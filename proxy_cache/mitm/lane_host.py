@@ -14,6 +14,7 @@ from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import events, mode_specs
 
 from ..caching.cache import Cache
+from ..downstream.hits import MOST
 from ..downstream.lane import Lane
 from ..downstream.respond import send_interim
 from ..downstream.users import Users
@@ -60,6 +61,7 @@ class ClientLane:
         self.via = app.via
         self.admission, self.accounts, self.failed = app.admission, app.accounts, app.failed
         self.peers = app.peer_requests
+        self._hits = app.accounts.hits
         peername = transport.get_extra_info("peername")
         self.users = app.users
         self.address = self.client = str(peername[0]) if peername else "unknown"
@@ -69,8 +71,6 @@ class ClientLane:
         self.parse: Parser = parse_request
         if app.heads.has_request_ids:
             self.parse = parse_with_id
-            # Not by an assignment, which the compiler would note: every call of lane_hit() would be slower.
-            object.__setattr__(self, "lane_hit", self._hit_with_id)
         self.end_reading: Callable[[], None] = lambda: None
         self.absolute = isinstance(mode, (mode_specs.RegularMode, mode_specs.UpstreamMode))
         self.base: Base = None
@@ -151,20 +151,13 @@ class ClientLane:
         return self._app.half_closed_clients
 
     def lane_hit(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
-        app = self._app
-        seconds = time.monotonic() - started
-        app.metrics.hit(size, seconds)
-        if app.accounts.is_logged:
-            app.access_log.hit(target.shown, status, size, seconds, request.user or self.client)
-
-    def _hit_with_id(self, request: Request, target: Target, status: int, size: int, started: float) -> None:
-        """In place of :meth:`lane_hit` where requests have ids."""
-        app = self._app
-        seconds = time.monotonic() - started
-        app.metrics.hit(size, seconds)
-        if app.accounts.is_logged:
-            client = request.user or self.client
-            app.access_log.write("GET", target.shown, status, size, seconds, "hit", 0.0, client, request_id=request.id)
+        hits = (notes := self._hits).hits
+        if not hits:
+            notes.begin()
+        client = request.user or self.client
+        hits.append((target, status, size, started, time.monotonic(), client, request.id, request))
+        if len(hits) >= MOST:
+            notes.flush()
 
     def lane_target(self, text: str) -> Target | None:
         return self._lanes.targets.find(text, self.base)

@@ -9,14 +9,14 @@ from mitmproxy import exceptions
 
 from ..observe import log_file
 from ..observe.access_log import LogSettings
-from ..observe.log_formats import NAMES
+from ..observe.log_formats import FORMATS
 
 
 def access_log(options: Any) -> LogSettings:
     """Raises ``OptionsError``."""
     kind = options.access_log_format
-    if kind not in NAMES:
-        raise exceptions.OptionsError(f"access_log_format: must be one of {', '.join(NAMES)}, not {kind[:40]!r}")
+    if kind not in FORMATS:
+        raise exceptions.OptionsError(f"access_log_format: must be one of {', '.join(FORMATS)}, not {kind[:40]!r}")
     return LogSettings(kind, _file(options.access_log_file), options.access_log_phases)
 
 

@@ -83,6 +83,7 @@ class Reload:
         self._forget()
 
     def _reopen(self) -> None:
+        self._app.accounts.hits.flush()
         self._app.access_log.reopen()
         for stream in (sys.stdout, sys.stderr):
             try:

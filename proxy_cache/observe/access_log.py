@@ -10,13 +10,14 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
+from .log_clock import Clock, IsoClock, UnixClock
 from .log_file import LogFile
-from .log_formats import LoggedRequest, as_json, as_line, as_squid
+from .log_formats import FORMATS, Format, Hit, HitFormat, LoggedRequest, as_line, hits_as_lines
 from .log_output import LogOutput, make_records_safe, output_for
 
 logger = logging.getLogger(__name__)
@@ -29,16 +30,12 @@ LINES_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """``format``: of :data:`.log_formats.NAMES`; ``file``: where the lines go, if not to mitmproxy's log."""
+    """``format``: of :data:`.log_formats.FORMATS`; ``file``: where the lines go, if not to mitmproxy's log."""
 
     format: Literal["line", "json", "squid"] = "line"
     file: Path | None = None
     phases: bool = False
     """Whether the steps of a miss are told."""
-
-
-Format: TypeAlias = Callable[[str, LoggedRequest], str]
-_FORMATS: dict[str, Format] = {"line": as_line, "json": as_json, "squid": as_squid}
 
 
 class AccessLog:
@@ -49,11 +46,10 @@ class AccessLog:
         self._on_lost = on_lost
         self.settings = LogSettings()
         self._format: Format = as_line
-        self._stamp = self._iso_time
+        self._hit_format: HitFormat = hits_as_lines
+        self._clock: Clock = IsoClock()
         self._file: LogFile | None = None
         self._lines: list[str] = []
-        self._second, self._clock, self._zone = 0, "", ""
-        self._millisecond, self._text = 0, ""
         self._is_shown = True
         """Whether mitmproxy's log shows lines of this level."""
         self._is_printed = False
@@ -90,13 +86,8 @@ class AccessLog:
         if settings.file != self.settings.file:
             self._use_file(settings.file)
         self.settings = settings
-        self._format = _FORMATS[settings.format]
-        self._stamp = self._unix_time if settings.format == "squid" else self._iso_time
-        if settings.format == "line":
-            self.__dict__.pop("hit", None)
-        else:
-            # Not by an assignment, which the compiler would note: every call of hit() would be slower.
-            object.__setattr__(self, "hit", self._hit_in_format)
+        self._format, self._hit_format = FORMATS[settings.format]
+        self._clock = UnixClock() if settings.format == "squid" else IsoClock()
 
     def _use_file(self, path: Path | None) -> None:
         if self._file is not None:
@@ -123,46 +114,26 @@ class AccessLog:
             request = LoggedRequest(
                 method, url, status, size, seconds, served_from, queued, client, note, reasons, request_id, phases
             )
-            self._append(self._format(self._stamp(), request))
+            self._append([self._format(self._clock.text(time.time()), request)])
 
-    def hit(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
-        """The same for the most frequent case, a GET that is answered from memory (1.1 µs of 17, instead of 1.4)."""
+    def hits(self, hits: Sequence[Hit]) -> None:
+        """The same for GETs that were answered from memory, with times of the monotonic clock."""
         if self._enabled:
-            took = "0.0" if seconds < 0.00005 else f"{seconds * 1000:.1f}"
-            self._append(f"{self._iso_time()} GET {url} {status} {size} B {took} ms hit [{client}]")
+            ahead = time.time() - time.monotonic()
+            stamps = self._clock.texts([hit[4] + ahead for hit in hits])
+            self._append(self._hit_format(stamps, hits))
 
-    def _hit_in_format(self, url: str, status: int, size: int, seconds: float, client: str) -> None:
-        """In place of :meth:`hit` in another format than a line."""
-        self.write("GET", url, status, size, seconds, "hit", 0.0, client)
-
-    def _append(self, line: str) -> None:
+    def _append(self, lines: list[str]) -> None:
         if not self._print:
-            logger.info("%s", line)
+            for line in lines:
+                logger.info("%s", line)
             return
-        self._lines.append(line)
-        if not self._flush_is_due:
+        self._lines += lines
+        if len(self._lines) >= LINES_MAX:
+            self.flush()
+        elif not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self._flush_now)
-        elif len(self._lines) >= LINES_MAX:
-            self.flush()
-
-    def _iso_time(self) -> str:
-        """The time of day, in ISO 8601 with milliseconds and zone."""
-        now = int(time.time() * 1000)
-        if now != self._millisecond:
-            self._millisecond = now
-            second, left = divmod(now, 1000)
-            if second != self._second:
-                self._second = second
-                local = time.localtime(second)
-                zone = time.strftime("%z", local)
-                self._clock, self._zone = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:-2]}:{zone[-2:]}"
-            self._text = f"{self._clock}{left:03d}{self._zone}"
-        return self._text
-
-    @staticmethod
-    def _unix_time() -> str:
-        return f"{time.time():.3f}"
 
     def _flush_now(self) -> None:
         self._flush_is_due = False
@@ -172,9 +143,11 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        text = "\n".join(lines) + "\n"
+        count = len(lines)
+        lines.append("")
+        text = "\n".join(lines)
         if self._file is not None:
-            self._file.write(text, len(lines))
+            self._file.write(text, count)
             return
         if self._output is not None:
             self._output.write(text)
@@ -183,7 +156,7 @@ class AccessLog:
             sys.stdout.write(text)
             sys.stdout.flush()
         except (OSError, ValueError):
-            self._on_lost(len(lines))
+            self._on_lost(count)
 
     def reopen(self) -> None:
         """The file may have been renamed: further lines go into a new one."""

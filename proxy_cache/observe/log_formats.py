@@ -8,14 +8,15 @@ All of them are given texts that are safe already, or make them so: one line, no
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from json.encoder import encode_basestring_ascii as quoted  # (with the quotes; lone surrogates are escaped, too)
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from ..semantics.client_names import is_address
+from ..semantics.keys import Target
 from ..semantics.redaction import for_log, one_line
 from ..semantics.texts import brief
 
-NAMES: Final = ("line", "json", "squid")
 METHOD_MAX: Final = 32
 """Characters of a method that are shown."""
 NO_STATUS: Final = 499
@@ -42,6 +43,16 @@ class LoggedRequest(NamedTuple):
     phases: tuple[tuple[str, float], ...] = ()
 
 
+Format: TypeAlias = Callable[[str, LoggedRequest], str]
+"""A line, of the time and a request."""
+Hit: TypeAlias = tuple[Target, int, int, float, float, str, str, object]
+"""The most frequent case, a GET that was answered from memory: what was asked for, the status, bytes of body, when the
+request was there and when it was sent (by one clock, in seconds), the client, the request's id, and something that is
+not for the log."""
+HitFormat: TypeAlias = Callable[[Iterable[str], Sequence[Hit]], list[str]]
+"""A line for each, of their times and the hits. Written for many of them in a row, since they are so many."""
+
+
 # -- a line -----------------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +69,15 @@ def as_line(stamp: str, request: LoggedRequest) -> str:
     took = f"{seconds * 1000:.1f} ms"
     line = f"{stamp} {word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
     return line if line.isprintable() else one_line(line)
+
+
+def hits_as_lines(stamps: Iterable[str], hits: Sequence[Hit]) -> list[str]:
+    return [
+        f"{stamp} GET {target.shown} {status} {size} B "
+        f"{'0.0' if ended - started < 0.00005 else f'{(ended - started) * 1000:.1f}'} ms hit"
+        f"{f' request_id={request_id}' if request_id else ''} [{client}]"
+        for stamp, (target, status, size, started, ended, client, request_id, _) in zip(stamps, hits, strict=True)
+    ]
 
 
 def _word(method: str) -> str:
@@ -94,6 +114,23 @@ def as_json(stamp: str, request: LoggedRequest) -> str:
     return "".join(parts)
 
 
+def hits_as_json(stamps: Iterable[str], hits: Sequence[Hit]) -> list[str]:
+    lines = []
+    url = of = None
+    for stamp, (target, status, size, started, ended, client, request_id, _) in zip(stamps, hits, strict=True):
+        if target is not url:
+            url, shown = target, _text(target.shown)
+        if client != of:
+            of, whose = client, _text(client)
+        took = "0.0" if ended - started < 0.00005 else f"{(ended - started) * 1000:.1f}"
+        told = f',"request_id":{_text(request_id)}' if request_id else ""
+        lines.append(
+            f'{{"time":"{stamp}","method":"GET","url":{shown},"status":{status},"bytes":{size},"duration_ms":{took}'
+            f',"source":"hit","client":{whose}{told}}}'
+        )
+    return lines
+
+
 def _text(text: str) -> str:
     return quoted(text if text.isprintable() else one_line(text))
 
@@ -115,6 +152,13 @@ def as_squid(stamp: str, request: LoggedRequest) -> str:
         f" {_blankless(_word(method))} {_blankless(url)} {_blankless(user)} {_hierarchy(request, reasons)} -"
     )
     return line if line.isprintable() else one_line(line)
+
+
+def hits_as_squid(stamps: Iterable[str], hits: Sequence[Hit]) -> list[str]:
+    return [
+        as_squid(stamp, LoggedRequest("GET", target.shown, status, size, ended - started, "hit", 0.0, client))
+        for stamp, (target, status, size, started, ended, client, _, _) in zip(stamps, hits, strict=True)
+    ]
 
 
 def result_code(request: LoggedRequest, reasons: dict[str, str]) -> str:
@@ -187,3 +231,8 @@ def without_default_port(url: str) -> str:
 def _blankless(text: str) -> str:
     """One field, which is never empty."""
     return (_BLANK.sub("%20", text) if _BLANK.search(text) else text) or "-"
+
+
+FORMATS: Final[dict[str, tuple[Format, HitFormat]]] = {
+    "line": (as_line, hits_as_lines), "json": (as_json, hits_as_json), "squid": (as_squid, hits_as_squid),
+}  # fmt: skip

@@ -59,6 +59,8 @@ class Metrics(Collector):
         self._new_slow_hits = [0] * (len(TIME_BUCKETS) + 1)
         """By bucket; all others belong to the first."""
         self._new: dict[Counter, int] = {}
+        self.before_collecting: Callable[[], None] = lambda: None
+        """Has what is not counted yet counted."""
         registry.register(self)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -226,7 +228,7 @@ class Metrics(Collector):
         self._add(self.bytes_saved, size)
 
     def request_ended(self, path: str, served_from: str, seconds: float, first_byte: float) -> None:
-        """See :class:`..downstream.account.Counts`. Hits of the lane come by :meth:`hit`."""
+        """See :class:`..downstream.account.Counts`. Hits of the lane come by :meth:`hits_ended`."""
         series = self._requests.get((path, served_from))
         if series is None:
             series = self.request_duration.labels(path, served_from), self.time_to_first_byte.labels(served_from)
@@ -282,14 +284,16 @@ class Metrics(Collector):
         if collapsed:
             self._add(self.coalesced, 1)
 
-    def hit(self, size: int, seconds: float) -> None:
-        """A lane has answered a GET from memory, with ``size`` bytes of body, in ``seconds``. Head and body went out
-        together. Nearly all of them take less than the first bucket's bound: they are just counted and added up."""
-        self._new_hits += 1
+    def hits_ended(self, size: int, seconds: list[float]) -> None:
+        """See :class:`..downstream.account.Counts`. Nearly all hits take less than the first bucket's bound: they are
+        just counted and added up."""
+        self._new_hits += len(seconds)
         self._new_hit_bytes += size
-        self._new_hit_seconds += seconds
-        if seconds > FASTEST:
-            self._new_slow_hits[bisect_left(TIME_BUCKETS, seconds)] += 1
+        self._new_hit_seconds += sum(seconds)
+        if max(seconds) > FASTEST:
+            for spent in seconds:
+                if spent > FASTEST:
+                    self._new_slow_hits[bisect_left(TIME_BUCKETS, spent)] += 1
 
     @property
     def hits_so_far(self) -> int:
@@ -301,6 +305,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called before the other collectors."""
+        self.before_collecting()
         self._add(self.hits, self._new_hits)
         self._add(self._hit_bytes, self._new_hit_bytes)
         self._add(self.bytes_saved, self._new_hit_bytes)

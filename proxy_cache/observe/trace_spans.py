@@ -131,10 +131,22 @@ class TracedRequest:
 
     def ended(
         self, method: str, url: str, status: int, size: int, source: str, client: str, *, queued: float = 0.0,
-        note: str = "", words: str = "",
+        note: str = "", words: str = "", at: float | None = None,
     ) -> None:  # fmt: skip
-        """In the words of the access log (docs/access-log.md). ``url``: redacted; ``words``: ``key=value`` pairs."""
-        self._end = time.monotonic(), queued, note, method, url, status, size, source, client, words
+        """In the words of the access log (docs/access-log.md). ``url``: redacted; ``words``: ``key=value`` pairs;
+        ``at``: by the monotonic clock (now)."""
+        self._end = (
+            time.monotonic() if at is None else at,
+            queued,
+            note,
+            method,
+            url,
+            status,
+            size,
+            source,
+            client,
+            words,
+        )
         self._send(self)
 
     def spans(self) -> Iterator[Span]:

@@ -275,11 +275,13 @@ class Index:
     def touch(self, entry: Entry, now: float) -> None:
         """The entry was used: from now on it is evicted last."""
         entry.used = now
-        if entry.row:
-            self._columns.touch(entry.row, now)
+        if row := entry.row:
+            self._columns.touch(row, now)
             self._touched[entry.id] = now
-            if entry.key in self._by_key:
+            try:
                 self._by_key.move_to_end(entry.key)
+            except KeyError:
+                pass  # not in the working set
 
     def add(self, entry: Entry, *, saved: bool = False) -> None:
         """Add an entry. ``saved``: its row is written, or about to be."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
-from proxy_cache.mitm.lane_host import ClientLane
-from proxy_cache.mitm.traced_lane import TracedLane
 from proxy_cache.observe.trace_sampling import HeadSampling
 from proxy_cache.observe.trace_settings import TraceError, TraceSettings, read
 from proxy_cache.upstream.trace_context import is_told
@@ -121,12 +118,3 @@ def test_origins_of_ones_own_are_told(address: str | None, host: str, through_pa
     assert is_told("private", host, peername, through_parent=through_parent) is expected
     assert is_told("all", host, peername, through_parent=through_parent)
     assert not is_told("none", host, peername, through_parent=through_parent)
-
-
-def test_a_traced_lane_does_what_any_lane_does() -> None:
-    def steps(method: Any) -> list[str]:
-        lines = inspect.getsource(method).rstrip().splitlines()[1:]
-        return [line for line in lines if not line.strip().startswith("#")]
-
-    plain = steps(ClientLane.lane_hit)
-    assert steps(TracedLane.lane_hit)[: len(plain)] == plain
