@@ -94,6 +94,8 @@ class App:
         self.peers: PeerClient | None = None
         self.listening_on: Callable[[], Sequence[tuple[str, int]]] = lambda: ()
         """The addresses and ports that clients are served on."""
+        self.interception: Callable[[], dict[str, Any] | None] = lambda: None
+        """Of the hosts that are intercepted, as the status has it; ``None``: none are."""
         self.keeping = Keeping("always")
         self.fleet = PeerFleet(self.names, lambda: self.listening_on())
         self.explainer = Explainer(
@@ -341,6 +343,7 @@ class App:
             },
             "requests_in_flight": self.accounts.unfinished,
             "tunnels": self.tunnels_open,
+            **({"interception": interception} if (interception := self.interception()) is not None else {}),
             **({"peers": self.fleet.status()} if self.peers is not None else {}),
             **({"shared": self.shared.snapshot()} if self.shared is not None else {}),
         }

@@ -32,7 +32,7 @@ COLOURS: Final = (
 )  # fmt: skip
 LEGEND_MAX: Final = 5
 STEPS: Final = {"s": ((1, "s"), (1e-3, "ms"), (1e-6, "µs")), "short": ((1, ""),), "none": ((1, ""),)}
-BYTES: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+BYTES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 Points = list[tuple[float, float]]
 
@@ -41,8 +41,8 @@ def shown(value: float, unit: str) -> str:
     """A value with its unit, as Grafana has it."""
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
-    if unit in ("bytes", "Bps"):
-        steps, tail = BYTES, "/s" if unit == "Bps" else ""
+    if unit in ("bytes", "binBps"):
+        steps, tail = BYTES, "/s" if unit == "binBps" else ""
     elif unit in ("reqps", "ops"):
         steps, tail = ((1, ""),), " /s"
     else:

@@ -6,10 +6,12 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy_cache import __version__
+from proxy_cache.admin.status_schema import STATUS
 from tests.support.agents import results
 from tests.support.api import TOKEN, call, token_file
 from tests.support.origin import Gate, Origin, Reply
@@ -49,8 +51,38 @@ def test_the_status_is_a_superset_of_the_plain_one(start_proxy: Callable[..., Pr
     assert status["store"]["disk_free_bytes"] > 0
     assert status["totals"]["hits"] == 2
     assert status["totals"]["bytes_saved"] == 2000
+    assert not_described(status, STATUS) == []
     gate.open()
     results([fetch, queued])
+
+
+def test_the_status_is_as_it_is_described(tmp_path: Path) -> None:
+    """Also what only some proxies have."""
+    bucket = f"file://{tmp_path}/bucket"
+    with Proxy(tmp_path, intercept_hosts="a.example", cache_peers="http://127.0.0.1:9", cache_shared=bucket) as proxy:
+        status = call(proxy, "GET", "/api/v1/status").json
+    assert not_described(status, STATUS) == []
+    assert status.keys() == STATUS["properties"].keys()
+
+
+def not_described(value: Any, schema: Any, name: str = "status") -> list[str]:
+    """What of a value the schema has not, or has as something else."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+        "null": type(None),
+    }  # fmt: skip
+    told = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(isinstance(value, kinds[kind]) for kind in told):
+        return [f"{name}: {value!r}"]
+    found = []
+    if isinstance(value, dict):
+        for key, member in value.items():
+            of_member = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+            found += [f"{name}.{key}"] if of_member is None else not_described(member, of_member, f"{name}.{key}")
+    elif isinstance(value, list):
+        for member in value:
+            found += not_described(member, schema["items"], f"{name}[]")
+    return found
 
 
 def test_a_body_that_is_not_coded_as_it_says_is_the_callers_fault(

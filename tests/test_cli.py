@@ -81,14 +81,14 @@ def test_top_in_a_pipe_and_on_a_terminal(scene: Scene) -> None:
     assert once.status == 0
     assert "Traffic\n" in once.out
     assert "1 of 2" in once.out
-    assert re.search(r"running +1 +48\.8 kB +97\.7 kB", once.out), once.out
+    assert re.search(r"running +1 +48\.8 KiB +97\.7 KiB", once.out), once.out
     twice = scene.command("top", "-n", "2", "-i", "0.2", "--json")
     assert [line["limiter"]["in_flight"] for line in twice.lines] == [1, 1]
     live = scene.command.on_terminal("top", "-n", "2", "-i", "0.2")
     assert live.status == 0, live.err
     assert "\x1b[?1049h" in live.out, "it has a screen of its own"
     assert live.out.rstrip().endswith("\x1b[?1049l"), "and gives the terminal back"
-    assert "48.8 kB" in live.out
+    assert "48.8 KiB" in live.out
     quit_ = scene.command.on_terminal("top", keys=b"q")
     assert quit_.status == 0, quit_.err
     gate.open()
@@ -131,7 +131,7 @@ def test_ls_and_find(scene: Scene) -> None:
     listed = scene.command("ls", "--sort", "size")
     assert listed.status == 0
     assert listed.out.splitlines()[0].split() == ["SIZE", "AGE", "HITS", "STATE", "STATUS", "URL"]
-    assert listed.out.splitlines()[1].split()[:2] == ["195.3", "kB"]
+    assert listed.out.splitlines()[1].split()[:2] == ["195.3", "KiB"]
     assert len(listed.out.splitlines()) == 4
     assert urls("*/wheels/*") == sorted([small, large])
     assert urls("*", "--host", "127.0.0.1", "--larger-than", "1k") == [large]
@@ -211,7 +211,7 @@ def test_warm(scene: Scene, tmp_path: Path) -> None:
     file.write_text(f"# what builds begin with\n{urls[0]}\n  {urls[1]} # twice\n{urls[1]}\n\n")
     done = scene.command("warm", file, urls[2])
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[-1] == "3 filled; 2.9 kB fetched"
+    assert done.out.splitlines()[-1] == "3 filled; 2.9 KiB fetched"
     assert sorted(line.split()[-1] for line in done.out.splitlines()[:-1]) == sorted(urls)
     assert all(scene.proxy.get(url).hit for url in urls)
     again = scene.command("warm", "-", "--json", stdin="\n".join([*urls, never]))
@@ -229,7 +229,7 @@ def test_warm_on_a_terminal_shows_how_far_it_is(scene: Scene) -> None:
     assert done.status == 0, done.err
     assert "0/2" in done.out
     assert "━" in done.out
-    assert "2 filled; 5.7 MB fetched" in done.out
+    assert "2 filled; 5.7 MiB fetched" in done.out
 
 
 def test_verify(scene: Scene) -> None:
@@ -238,7 +238,7 @@ def test_verify(scene: Scene) -> None:
         assert scene.proxy.get(url).ok
     scene.proxy.wait_until_idle()
     good = scene.command("verify")
-    assert (good.status, good.out.splitlines()[-1]) == (0, "3 verified, 1.4 MB read, 0 corrupt")
+    assert (good.status, good.out.splitlines()[-1]) == (0, "3 verified, 1.4 MiB read, 0 corrupt")
     bodies = (Path(scene.proxy.options["cache_dir"]) / "bodies").rglob("*")
     file = next(path for path in bodies if path.is_file() and path.stat().st_size == 500_000)
     with file.open("r+b") as body:

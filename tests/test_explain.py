@@ -13,7 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from proxy_cache.store.recent_drops import PURGED_BY
 from tests.support.agents import Response
+from tests.support.api import call
 from tests.support.explain_cases import (
     AGED,
     CASES,
@@ -387,6 +389,52 @@ def test_a_purge_is_a_reason(proxy: Proxy, origin: Origin) -> None:
         found = explain(proxy, url, Ask())
         assert (found["verdict"], reasons(found)[0]) == (verdict, ("dropped", word))
         comes_true(proxy, origin, "/purged", found, Ask())
+
+
+@pytest.mark.parametrize("by", PURGED_BY)
+def test_a_purge_of_many_is_a_reason(proxy: Proxy, origin: Origin, by: str) -> None:
+    """Also of what has been stored and purged again and again."""
+    target = f"/purged/by-{by}"
+    url = origin.serve(target, reply(FRESH, ETAG, ("Surrogate-Key", "many")))
+    body = {by: {"host": f"127.0.0.1:{origin.port}", "match": f"*{target}", "tag": "many", "all": True}[by]}
+    for soft, verdict in ((True, "revalidate"), (False, "miss"), (False, "miss")):
+        do(proxy, url, Ask())
+        assert call(proxy, "POST", "/api/v1/purge", {**body, "soft": soft}, token=TOKEN).status == 200
+        found = explain(proxy, url, Ask())
+        word = f"soft-purge-{by}" if soft else f"purge-{by}"
+        assert (found["verdict"], reasons(found)[0]) == (verdict, ("dropped", word))
+        assert ("It was dropped: somebody has purged" in texts(found)) is not soft
+    assert [one["times"] for one in found["recent"] if one["reason"] == f"purge-{by}"] == [2]
+
+
+def test_an_eviction_is_a_reason(proxy: Proxy, origin: Origin) -> None:
+    """Also of an entry whose key is not in memory, as most are that are evicted."""
+    kept, url = (origin.serve(f"/evicted/{name}", reply(FRESH, ETAG, size=6000)) for name in ("kept", "gone"))
+    for one in (url, kept):
+        do(proxy, one, Ask())
+        proxy.wait_until_idle()
+    try:
+        assert proxy.set_option("cache_max_size=8192") == "ok"
+        proxy.get(origin.serve("/evicted/new", reply(FRESH, size=6000)))
+        found = proxy.eventually(lambda: explain(proxy, url, Ask()), lambda found: not found["stored"])
+    finally:
+        assert proxy.set_option("cache_max_size=50%") == "ok"
+    assert reasons(found)[0] == ("dropped", "evicted")
+    assert f"That was at {found['recent'][0]['at']}." in texts(found)
+    do(proxy, url, Ask())
+    found = explain(proxy, url, Ask())
+    assert (found["verdict"], "evicted" in texts(found), reasons(found)[0]) == ("hit", False, ("dropped", "evicted"))
+
+
+def test_a_body_that_is_gone_is_a_reason(tmp_path: Path, origin: Origin) -> None:
+    url = origin.serve("/lost", reply(FRESH, size=100_000))
+    with Proxy(tmp_path) as proxy:
+        do(proxy, url, Ask())
+    (body,) = proxy.files()
+    body.unlink()
+    with Proxy(tmp_path) as proxy:
+        assert not proxy.get(url).hit
+        assert ("dropped", "unreadable") in reasons(explain(proxy, url, Ask()))
 
 
 # -- what asking does not do ------------------------------------------------------------------------------------------

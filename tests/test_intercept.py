@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from tests.conftest import interception_of
 from tests.support import hostile
 from tests.support.agents import Wire
 from tests.support.certificates import self_signed, server_context
+from tests.support.command import ProxyCache
 from tests.support.hellos import in_records, message_of, recorded
 from tests.support.intercepted import ca_of, connected, intercepted, is_intercepted, trusting
 from tests.support.looks import open_files
@@ -299,6 +301,26 @@ def test_a_client_that_does_not_trust_us_is_tunnelled_next_time(
     proxy.wait_for_log("SIGHUP: certificates read again")
     with intercepted(proxy, secure) as wire:
         assert is_intercepted(wire)
+
+
+def test_the_status_tells_how_it_goes_and_who_does_not_trust_us(start: Start, secure: Origin) -> None:
+    proxy = start(intercept_hosts=["127.0.0.1", "*.example"])
+    with pytest.raises(ssl.SSLCertVerificationError):
+        intercepted(proxy, secure, untrusting())
+    with connected(proxy, f"localhost:{secure.port}"):
+        pass  # a tunnel like any other: nothing is counted
+    with Wire(proxy.address) as wire:
+        wire.send(f"CONNECT {secure.netloc} HTTP/1.1\r\n\r\n")
+    found = proxy.eventually(lambda: proxy.status()["interception"], lambda found: found["distrusting"])
+    assert (found["active"], found["hosts"]) == (True, ["127.0.0.1", "*.example"])
+    assert found["connects"]["distrusted"] == 1
+    assert found["distrusting"] == [{"client": "127.0.0.1", "host": secure.netloc}]
+    ca = x509.load_pem_x509_certificate(ca_of(proxy).read_bytes())
+    assert found["ca"] == {"file": str(ca_of(proxy)), "expires_at": ca.not_valid_after_utc.isoformat()}
+    told = ProxyCache(proxy)("status").out
+    assert re.search(r"^CONNECTs +distrusted 1", told, re.MULTILINE), told
+    assert re.search(rf"^not trusted by +127\.0\.0\.1 for {secure.netloc}$", told, re.MULTILINE), told
+    assert re.search(rf"^CA +{ca_of(proxy)}, until \d{{4}}-.* \(in \d+d", told, re.MULTILINE), told
 
 
 def test_without_fallback_it_goes_on_failing(start: Start, secure: Origin) -> None:

@@ -325,7 +325,7 @@ def test_the_start_says_what_is_on(tmp_path: Path) -> None:
     with Proxy(tmp_path, cache_max_size="3g", origin_max_in_flight=8) as proxy:
         line = next(line for line in proxy.log if "/metrics" in line)
         assert str(proxy.cache_dir) in line
-        assert "3.0 GB" in line
+        assert "3.0 GiB" in line
         assert "8" in line
 
 

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import interception_of
 from tests.support.agents import Response, results
 from tests.support.api import TOKEN, call, token_file
+from tests.support.certificates import server_context
 from tests.support.content import content
+from tests.support.intercepted import intercepted
 from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
@@ -289,6 +292,48 @@ def test_without_a_token_file_nobody_may(start_proxy: Callable[..., Proxy], orig
     assert "admin_token_file" in (answer.header("Proxy-Status") or "")
     assert proxy.get(url).hit
     assert origin.count(method="PURGE") == 0
+
+
+def test_the_method_within_tls(guarded: Callable[..., Proxy], origin_certificate: Path) -> None:
+    """In an intercepted CONNECT: of what the client asks for there, and on a connection that goes on."""
+    with Origin(tls=server_context(origin_certificate)) as secure:
+        proxy = guarded(**interception_of(origin_certificate))
+        secure.serve("/one", version("old"))
+        with intercepted(proxy, secure) as wire:
+
+            def ask(method: str, *fields: tuple[str, str], body: str = "", target: str = "/one") -> Response:
+                lines = "".join(f"{name}: {value}\r\n" for name, value in (("Host", secure.netloc), *fields))
+                wire.send(f"{method} {target} HTTP/1.1\r\n{lines}\r\n{body}")
+                return wire.response()
+
+            def is_hit() -> bool:
+                proxy.wait_until_idle()
+                return ask("GET").hit
+
+            assert (is_hit(), is_hit()) == (False, True)
+            for fields in ((), (("Authorization", "Bearer another-token-than-that-one"),)):
+                refused = ask("PURGE", *fields)
+                assert (refused.status, refused.header("WWW-Authenticate"), is_hit()) == (401, "Bearer", True)
+            assert (ask("PURGE", BEARER, ("Content-Length", "2"), body="hi").status, is_hit()) == (400, True)
+            assert ask("PURGE", BEARER, target="/never").status == 404
+            purged = ask("PURGE", BEARER)
+            assert (purged.status, json.loads(purged.body)["purged"], is_hit(), is_hit()) == (200, 1, False, True)
+            assert ask("PURGE", BEARER, ("Fastly-Soft-Purge", "1")).status == 200
+            assert "fwd=stale" in (ask("GET").header("Cache-Status") or "")
+        assert proxy.request("PURGE", secure.url("/one"), headers=[BEARER]).status == 200, "by its URL in the clear"
+        proxy.wait_for_log(rf"PURGE https://{secure.netloc}/one 200 .* own")
+        assert secure.count(method="PURGE") == 0
+
+
+def test_the_method_within_tls_without_a_token_file(
+    start_proxy: Callable[..., Proxy], origin_certificate: Path
+) -> None:
+    with Origin(tls=server_context(origin_certificate)) as secure:
+        proxy = start_proxy(**interception_of(origin_certificate))
+        with intercepted(proxy, secure) as wire:
+            wire.send(f"PURGE /one HTTP/1.1\r\nHost: {secure.netloc}\r\n{BEARER[0]}: {BEARER[1]}\r\n\r\n")
+            assert wire.response().status == 403
+        assert not secure.seen()
 
 
 # -- under load, and after a crash -------------------------------------------------------------------------------

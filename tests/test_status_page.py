@@ -113,9 +113,9 @@ def test_the_numbers_move_under_load(start_proxy: Callable[..., Proxy], origin: 
     for _ in range(4):
         assert proxy.get(popular).ok
     shows(watched, "#hit-ratio", "75.0 %")
-    shows(watched, "#saved", "60.0 kB")
+    shows(watched, "#saved", "58.6 KiB")
     shows(watched, "#stored-more", "1 entry")
-    shows(watched, "#keys tbody tr", re.compile(rf"{re.escape(popular)}\s*3\s*20\.0.kB"))
+    shows(watched, "#keys tbody tr", re.compile(rf"{re.escape(popular)}\s*3\s*19\.5.KiB"))
     shows(watched, "#hosts tbody th", origin.netloc)
 
     gate = Gate()
@@ -130,7 +130,7 @@ def test_the_numbers_move_under_load(start_proxy: Callable[..., Proxy], origin: 
     shows(watched, "#queued", "2")
     shows(watched, "#fills-count", "4")
     fill = watched.page.locator("#fills tr", has_text="/large.tar")
-    expect(fill).to_contain_text("50.0 kB of 100 kB")
+    expect(fill).to_contain_text("48.8 KiB of 97.7 KiB")
     expect(fill.locator("progress")).to_have_js_property("value", 50_000)
     expect(fill.locator("td").nth(1)).to_have_text("2")  # waiters
     assert rows(watched, "clients") == [["127.0.0.7", "2", "1"], ["127.0.0.5", "0", "1"]]
@@ -159,6 +159,16 @@ def test_errors_are_shown_by_kind(proxy: Proxy, origin: Origin, open_page: Open)
     proxy.get(origin.serve("/second", Reply(fail="reset")))
     expect(row.locator("td").nth(0)).to_have_text("2")
     expect(row.locator("td").nth(1)).to_have_text("1")
+
+
+def test_what_is_intercepted_is_shown_if_anything_is(start_proxy: Callable[..., Proxy], open_page: Open) -> None:
+    proxy = start_proxy(intercept_hosts=["secure.example"], control=True)
+    watched = open_page(proxy)
+    is_live(watched)
+    facts = watched.page.locator("#interception dd")
+    expect(facts).to_have_text(["secure.example", "none yet", re.compile(r"\d"), "none"])
+    assert proxy.set_option("intercept_hosts") == "ok"
+    expect(watched.page.locator("#interception")).to_be_hidden()
 
 
 # -- the stream ----------------------------------------------------------------------------------------------------
@@ -339,7 +349,7 @@ def test_it_can_be_read_by_everybody(
     watched = open_page(proxy, color_scheme="light", reduced_motion="reduce")
     page = watched.page
     is_live(watched)
-    expect(page.locator("#fills tbody tr").first).to_contain_text("1.00 kB of 2.00 kB")
+    expect(page.locator("#fills tbody tr").first).to_contain_text("1000 B of 1.95 KiB")
     expect(page.locator("#keys tbody tr")).to_have_count(1)
     expect(page.locator("#peers tbody tr")).to_have_count(2)
     expect(page.locator("#shared")).to_contain_text("ok")

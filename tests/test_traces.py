@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.agents import results
 from tests.support.origin import Gate, Origin, Reply, bind_new_port
-from tests.support.otlp import Receiver
+from tests.support.otlp import GrpcReceiver, Receiver
 from tests.support.proxy import Proxy
 
 FRESH = ("Cache-Control", "max-age=3600")
@@ -75,6 +75,38 @@ def test_resource_and_headers_are_those_of_the_variables(traced: Proxy, origin: 
     assert about["service.instance.id"].startswith("proxy-cache-")
     assert about["site"] == "a"
     assert receiver.headers[-1]["x-tenant"] == "builds"
+
+
+def test_the_line_of_the_log_has_the_ids(traced: Proxy, origin: Origin, receiver: Receiver) -> None:
+    """Of what is traced: a miss, a hit, what is only forwarded, a CONNECT that leads nowhere."""
+    url = origin.serve("/logged", Reply())
+    assert not traced.get(url, headers=[SAMPLED]).hit
+    assert traced.get(url, headers=[SAMPLED]).hit
+    assert traced.request("POST", url, headers=[SAMPLED], body=b"x").ok
+    assert traced.get(origin.serve("/logged/not", Reply()), headers=[NOT_SAMPLED]).ok
+    with bind_new_port() as closed:
+        port = closed.getsockname()[1]
+        assert traced.request("CONNECT", f"127.0.0.1:{port}").status == 502
+    for span in receiver.request(url, 3):
+        method = span["http.request.method"]
+        traced.wait_for_log(rf" {method} \S+/logged 200 .* trace_id={TRACE} span_id={span.id} \[127.0.0.1\]")
+    traced.wait_for_log(
+        rf" CONNECT 127\.0\.0\.1:{port} 502 .* trace_id=[0-9a-f]{{32}} span_id=[0-9a-f]{{16}} \[127.0.0.1\]"
+    )
+    traced.wait_for_log(r"/logged/not 200 \d+ B [0-9.]+ ms miss fwd=uri-miss \[127.0.0.1\]")
+
+
+def test_by_grpc(start_proxy: Start, origin: Origin) -> None:
+    with GrpcReceiver() as receiver:
+        proxy = start_proxy(environment=receiver.environment(OTEL_EXPORTER_OTLP_HEADERS="x-tenant=builds"))
+        url = origin.serve("/grpc", Reply(size=1000))
+        assert proxy.get(url, headers=[SAMPLED]).ok
+        (request,) = receiver.request(url)
+        (fill,) = receiver.below(request, "fill")
+        (asked,) = receiver.below(fill, "GET")
+        assert (request.trace, request.parent, asked["http.response.status_code"]) == (TRACE, CALLER, 200)
+        assert (request.service, receiver.headers[-1]["x-tenant"]) == ("proxy-cache", "builds")
+        proxy.close()
 
 
 def test_the_callers_trace_is_joined(traced: Proxy, origin: Origin, receiver: Receiver) -> None:

@@ -19,6 +19,7 @@ from ..store.index import Entry, Index
 from .endpoint import Endpoint, json_response
 from .proxy import Proxy
 from .status import status
+from .status_schema import STATUS
 
 TOP: Final = 10
 """URLs and hosts that are told."""
@@ -41,7 +42,13 @@ class Snapshots:
         async def handle(request: web.Request) -> web.Response:
             return json_response(await self.read())
 
-        return Endpoint("GET", "/status", handle, "What the proxy is doing now, and what it has done since its start.")
+        return Endpoint(
+            "GET",
+            "/status",
+            handle,
+            "What the proxy is doing now, and what it has done since its start.",
+            answer=STATUS,
+        )
 
     async def read(self) -> dict[str, Any]:
         """A moment of the proxy, as JSON."""

@@ -19,14 +19,14 @@ from ..semantics.vary import mismatches
 from ..store.entry import Entry
 from .answers import Exchange
 from .cache import Cache
-from .explained_entries import NAMES_SHOWN, EntryFacts, about_entry, decided, facts_of, freshness_of
+from .explained_entries import NAMES_SHOWN, EntryFacts, about_entry, decided, facts_of, freshness_of, iso
 from .explained_requests import about_fill, about_request
 from .fills.request import FillRequest
 from .limiter import OriginLimiter
 from .plan import Fetch, Join, Plan, Progress, Refuse, Serve, Settle, Unchanged, WaitFor
 from .ranges.selection import first_gap, has_it_all, selected
-from .recent_reasons import NOT_STORED, Reason
-from .sentences import FORWARD, SLOTS, Sentence
+from .recent_reasons import DROPPED, NOT_STORED, REASONS_MAX, Reason
+from .sentences import FORWARD, SLOTS, Sentence, told
 
 HIT: Final = "hit"
 STALE: Final = "stale"
@@ -67,6 +67,12 @@ class Explanation:
         if reason is None or any(entry.stored_at >= reason.at for entry in self.stored):
             return None
         return reason
+
+    @property
+    def last_drop(self) -> Reason | None:
+        """Why what was stored isn't any more."""
+        dropped = (one for one in self.recent if one.kind == DROPPED and not one.word.startswith("soft-"))
+        return next(dropped, None)
 
 
 def explain_get(
@@ -125,7 +131,7 @@ def explain_head(cache: Cache, exchange: Exchange) -> Explanation:
     if entry is not None and decision is not None:
         found.sentences += [decided(decision, entry.response, now), freshness_of(entry.response, exchange.policy)]
     else:
-        found.sentences += _why_nothing(cache, exchange)
+        found.sentences += _why_nothing(found, cache, exchange)
     if exchange.directives.only_if_cached:
         found.verdict, found.status = REFUSED, 504
         found.sentences.append(
@@ -147,8 +153,14 @@ def explanation_of(cache: Cache, exchange: Exchange, now: float) -> Explanation:
     return Explanation(
         MISS,
         stored=[facts_of(entry, exchange.policy, now, is_selected=entry is selected_one) for entry in entries],
-        recent=cache.fills.context.reasons.of(exchange.key),
+        recent=_recent(cache, exchange.key),
     )
+
+
+def _recent(cache: Cache, key: str) -> tuple[Reason, ...]:
+    drops = (Reason(DROPPED, drop.word, None, "", drop.at, drop.times) for drop in cache.store.recent_drops.of(key))
+    reasons = [*drops, *cache.fills.context.reasons.of(key)]
+    return tuple(sorted(reasons, key=lambda reason: reason.at, reverse=True)[:REASONS_MAX])
 
 
 # -- from the store ---------------------------------------------------------------------------------------------------
@@ -197,14 +209,14 @@ def _why_forward(found: Explanation, cache: Cache, exchange: Exchange, plan: Pla
         found.sentences.append(decided(decide(exchange.directives, response, now), response, now))
         found.sentences.append(freshness_of(response, exchange.policy))
     else:
-        found.sentences += _why_nothing(cache, exchange)
+        found.sentences += _why_nothing(found, cache, exchange)
 
 
-def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
+def _why_nothing(found: Explanation, cache: Cache, exchange: Exchange) -> list[Sentence]:
     """Why no entry is selected."""
     entries = cache.store.lookup(exchange.key)
     if not entries:
-        return [FORWARD["uri-miss"]]
+        return [FORWARD["uri-miss"], *_where_it_went(found)]
     sentences = []
     for entry in entries:
         names = mismatches(entry.response.vary, exchange.headers)
@@ -224,6 +236,14 @@ def _why_nothing(cache: Cache, exchange: Exchange) -> list[Sentence]:
                 Sentence("What is stored is older than what the client has, as its condition tells.", "RFC 9111 §4.3.2")
             )
     return list(dict.fromkeys(sentences))
+
+
+def _where_it_went(found: Explanation) -> list[Sentence]:
+    drop = found.last_drop
+    if drop is None:
+        return []
+    why = told(drop)
+    return [Sentence(f"{why.text} That was at {iso(drop.at)}.", why.rfc)]
 
 
 def _for_others(entry: Entry, names: str) -> Sentence:

@@ -20,7 +20,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from ..semantics.headers import Headers
 from ..semantics.keys import Target
@@ -59,6 +59,10 @@ class Where:
     pattern: HostPattern | UrlPattern
     needle: None = None
 
+    @property
+    def by(self) -> str:
+        return "host" if isinstance(self.pattern, HostPattern) else "match"
+
     def matches(self, key: str, headers: Headers) -> bool:
         return self.pattern.matches(key.removesuffix(HIDDEN))
 
@@ -68,6 +72,7 @@ class Tag:
     """Responses with this tag (see :mod:`..semantics.tags`)."""
 
     tag: str
+    by: ClassVar = "tag"
 
     @property
     def needle(self) -> bytes:
@@ -80,6 +85,7 @@ class Tag:
 @dataclass(frozen=True, slots=True)
 class Everything:
     needle: None = None
+    by: ClassVar = "all"
 
     def matches(self, key: str, headers: Headers) -> bool:
         return True
@@ -120,22 +126,24 @@ class Purger:
 
     async def _sweep(self, what: What, now: float, *, soft: bool) -> Swept:
         sweeps, invalidated = self._sweeps, self._fills.context.sources.invalidated
+        why = "soft-purge" if soft else "purge"
         if isinstance(what, Url):
             swept = Swept()
             for key in what.keys:
                 invalidated(key)
                 of_key = await sweeps.expire_key(key, now) if soft else sweeps.drop_key(key, now)
                 if of_key.entries:
-                    self._fills.context.reasons.note(key, DROPPED, "soft-purge" if soft else "purge")
+                    self._fills.context.reasons.note(key, DROPPED, why)
                 swept.entries += of_key.entries
                 swept.size += of_key.size
             return swept
+        why = f"{why}-{what.by}"
         async with self._one_sweep:
             if soft:
-                return await sweeps.expire(what, now, invalidated)
+                return await sweeps.expire(what, now, invalidated, why)
             if isinstance(what, Everything):
-                return await sweeps.drop_all(now)
-            return await sweeps.drop(what, now, invalidated)
+                return await sweeps.drop_all(now, why)
+            return await sweeps.drop(what, now, invalidated, why)
 
     def _forget_heads(self, what: What) -> None:
         """Also those of which no body is stored."""

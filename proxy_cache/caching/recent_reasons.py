@@ -31,7 +31,8 @@ ERROR: Final = "error"
 OVERLOADED: Final = "overloaded"
 """No slot: ``rejected``, ``timeout``, ``canceled``."""
 DROPPED: Final = "dropped"
-"""It was stored, and removed: ``unsafe-method``, ``head``, ``purge`` (of this URL); or made stale: ``soft-purge``."""
+"""It was stored, and removed: ``unsafe-method``, ``head``, ``purge`` (of this URL); or made stale: ``soft-purge``. And
+the words of :mod:`..store.recent_drops`, which notes what goes by the thousand."""
 KINDS: Final = (NOT_STORED, NOT_REUSED, ERROR, OVERLOADED, DROPPED)
 
 

@@ -183,11 +183,18 @@ _NOT_REUSED: Final[Mapping[str, Sentence]] = {
     **FORWARD,
     "partial": Sentence("What is stored has gaps that this request couldn't fill.", "RFC 9111 §3.4"),
 }
+_PURGED: Final = (
+    ("host", "its host"), ("match", "a pattern that it is like"), ("tag", "a tag of it"), ("all", "everything"),
+)  # fmt: skip
 _DROPPED: Final[Mapping[str, Sentence]] = {
     "unsafe-method": Sentence("It was dropped: an unsafe method succeeded on this URL.", "RFC 9111 §4.4"),
     "head": Sentence("It was dropped: a HEAD has shown that the origin has another version.", "RFC 9111 §4.3.5"),
     "purge": Sentence("It was dropped: somebody has purged this URL."),
     "soft-purge": Sentence("It was made stale: somebody has purged this URL softly."),
+    "evicted": Sentence("It was evicted: it was unused for longest when room was needed."),
+    "unreadable": Sentence("It was dropped: on the disk it was gone, or not what had been stored."),
+    **{f"purge-{by}": Sentence(f"It was dropped: somebody has purged {what}.") for by, what in _PURGED},
+    **{f"soft-purge-{by}": Sentence(f"It was made stale: somebody has purged {what} softly.") for by, what in _PURGED},
 }
 
 

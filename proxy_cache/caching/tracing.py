@@ -11,6 +11,10 @@ from ..semantics.keys import Target
 class RequestTrace(Protocol):
     """The trace of one client's request."""
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Of the trace, and of the request's span, in hex, as ``traceparent`` has them."""
+
     def fill(self, target: Target) -> Any:
         """It starts a fill, which has a trace of its own."""
 

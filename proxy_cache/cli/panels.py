@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .output import Cell, Column, Table
-from .text import count, duration, share, size
+from .text import count, duration, moment, share, size
 
 LINES_MAX: Final = 10
 """Rows of a table that may have thousands."""
@@ -134,6 +134,25 @@ def shared(status: Mapping[str, Any]) -> Table | None:
     for way in ("reading", "writing"):
         table.add(way, Cell(found.get(way, ""), "ok" if found.get(way) == "ok" else "warning"))
     table.add("to write", f"{count(found.get('queued'))} ({size(found.get('queued_bytes'))})")
+    return table
+
+
+def interception(status: Mapping[str, Any]) -> Table | None:
+    """Whose TLS ends here, and how that goes; ``None``: nobody's."""
+    found = status.get("interception")
+    if not found:
+        return None
+    table, ca = Table(_NAMES), found.get("ca", {})
+    table.add("hosts", ", ".join(found.get("hosts", ())))
+    connects = [f"{outcome} {count(number)}" for outcome, number in found.get("connects", {}).items() if number]
+    table.add("CONNECTs", ", ".join(connects) or "none")
+    table.add("CA", f"{ca.get('file', '?')}, until {moment(ca.get('expires_at'))}")
+    distrusting = [f"{pair.get('client')} for {pair.get('host')}" for pair in found.get("distrusting", ())]
+    if distrusting:
+        more = f" and {len(distrusting) - LINES_MAX} more" if len(distrusting) > LINES_MAX else ""
+        table.add("not trusted by", Cell(", ".join(distrusting[:LINES_MAX]) + more, "warning"))
+    if not found.get("active"):
+        table.add("", Cell("switched off: this mitmproxy is not what it needs, see the log", "fault"))
     return table
 
 

@@ -23,6 +23,7 @@ def _run(options: argparse.Namespace, environment: Environment) -> int:
     sections = (
         ("Origins", panels.limiter(status)), ("Clients", panels.clients(status)), ("Fills", panels.fills(status)),
         ("Peers", panels.peers(status)), ("Shared store", panels.shared(status)),
+        ("HTTPS that is intercepted", panels.interception(status)),
         ("Most hits, by host", panels.top(status, "hosts")), ("Most hits, by URL", panels.top(status, "keys")),
     )  # fmt: skip
     for title, table in sections:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories of Unicode: controls, formats (directions, joiners), halves of pairs, private, unassigned, separators."""
-_UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def printable(value: object) -> str:

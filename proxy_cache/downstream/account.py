@@ -180,7 +180,8 @@ class Accounts:
             if self.is_logged:
                 self.hits.flush()  # lines are in the order of the ends
                 more = self._more(record) if self.has_request_ids or self.has_phases else ("", ())
-                self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more)
+                ids = record.trace.ids if record.trace is not None else None
+                self._log.write(method, shown, status, size, seconds, source, queued, client, note, told, *more, ids)
             if record.trace is not None:
                 record.trace.phases(untraced_phases(exchange.visits, record.started) if exchange is not None else ())
                 record.trace.ended(method, shown, status, size, source, client, queued=queued, note=note, words=told)
@@ -221,10 +222,9 @@ class Accounts:
     def _hits_ended(self, hits: list[Hit]) -> None:
         seconds = [ended - started for _, _, _, started, ended, _, _, _ in hits]
         self._counts.hits_ended(sum([size for _, _, size, _, _, _, _, _ in hits]), seconds)
+        traced = trace_hits(self.tracer, hits) if self.tracer is not None else {}
         if self.is_logged:
-            self._log.hits(hits)
-        if self.tracer is not None:
-            trace_hits(self.tracer, hits)
+            self._log.hits(hits, traced)
 
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,
@@ -253,13 +253,15 @@ class Accounts:
         told: str = "",
     ) -> None:  # fmt: skip
         """A request is over that nothing was started for."""
-        if self.is_logged:
-            self.hits.flush()
-            self._log.write(method, url, status, size, seconds, source, 0.0, client, note, told)
+        trace = None
         if self.tracer is not None:
             trace = self.tracer.begin(_NO_FIELDS, method=method, started=time.monotonic() - seconds)
-            if trace is not None:
-                trace.ended(method, url, status, size, source, client, note=note, words=told)
+        if self.is_logged:
+            self.hits.flush()
+            ids = trace.ids if trace is not None else None
+            self._log.write(method, url, status, size, seconds, source, 0.0, client, note, told, trace=ids)
+        if trace is not None:
+            trace.ended(method, url, status, size, source, client, note=note, words=told)
 
 
 _NO_FIELDS: Final = Headers()

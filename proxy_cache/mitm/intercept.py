@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import islice, takewhile
 from typing import Any, Final, Literal
 
 from mitmproxy import ctx, exceptions
@@ -80,6 +81,10 @@ class Recent:
         self._until.move_to_end(pair)
         while len(self._until) > REMEMBERED:
             self._until.popitem(last=False)
+
+    def latest(self, limit: int) -> list[tuple[str, str]]:
+        """Up to so many of them, the latest first."""
+        return list(islice(takewhile(self.__contains__, reversed(self._until)), limit))
 
 
 class Interceptor:

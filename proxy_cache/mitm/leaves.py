@@ -153,6 +153,11 @@ def _made(store: Any, host: str) -> bytes:
     return _private(key) + b"".join(each.public_bytes(serialization.Encoding.PEM) for each in shown)
 
 
+def ca_expiry(store: Any) -> datetime.datetime:
+    """Until when the CA's certificate is valid (UTC)."""
+    return _certificate(store.default_ca).not_valid_after_utc
+
+
 def ca_problem(store: Any) -> str:
     """Why no client could trust what the CA signs; empty if there is nothing wrong with it. mitmproxy doesn't look."""
     ca = _certificate(store.default_ca)

@@ -11,15 +11,16 @@ from mitmproxy import ctx
 
 from ..app import App, StartError, wait_for
 from ..runtime import collector, loop, notify
+from ..semantics.texts import human_size
 from . import compat, option_names, start
 from .accept import Clients
 from .dialling import MitmproxyDialling
 from .flow_requests import FlowRequests
 from .intercept import ca_file
+from .intercept_status import intercept_status
 from .listening import (
     addresses_of,
     close_connections,
-    human_size,
     listen_again,
     raise_file_limit,
     stop_listening,
@@ -88,6 +89,7 @@ class Lifecycle:
         proxyserver = ctx.master.addons.get("proxyserver")
         await listen_again(proxyserver)
         app.listening_on = partial(addresses_of, proxyserver)
+        app.interception = partial(intercept_status, clients.interceptor)
         welcome_bursts(proxyserver, clients, tuned=ctx.options.tune_event_loop)
         collector.tune()
         app.names.install(asyncio.get_running_loop())

@@ -75,15 +75,6 @@ def close_refused(proxyserver: Any, lanes: Lanes, serves: Callable[[str], bool])
             transport.handler.cancel("access_clients")
 
 
-def human_size(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1024 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
-
-
 def raise_file_limit() -> None:
     """Thousands of agents need thousands of sockets; the soft limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -13,9 +13,9 @@ from typing import Any
 from mitmproxy import ctx
 
 from ..observe.access_log import AccessLog
+from ..semantics.texts import human_size
 from ..store.eviction import Evictor
 from .compat import CONFDIR, find
-from .listening import human_size
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ _BLANK: Final = re.compile(r"\s+")
 class LoggedRequest(NamedTuple):
     """A request that is over. ``url``: redacted; ``size``: bytes of the response's body; ``seconds``: since its head;
     ``queued``: seconds in the queue; ``reasons``: ``key=value``, each with a space before it; ``phases``: names and
-    seconds of a miss's steps."""
+    seconds of a miss's steps; ``trace``: the ids of trace and span, in hex, of one that is traced."""
 
     method: str
     url: str
@@ -41,6 +41,7 @@ class LoggedRequest(NamedTuple):
     reasons: str = ""
     request_id: str = ""
     phases: tuple[tuple[str, float], ...] = ()
+    trace: tuple[str, str] | None = None
 
 
 Format: TypeAlias = Callable[[str, LoggedRequest], str]
@@ -58,13 +59,15 @@ HitFormat: TypeAlias = Callable[[Iterable[str], Sequence[Hit]], list[str]]
 
 def as_line(stamp: str, request: LoggedRequest) -> str:
     """``TIME GET http://host/path 200 1024 B 12.3 ms miss queued=250ms fwd=uri-miss [127.0.0.1]``."""
-    method, url, status, size, seconds, source, queued, client, note, reasons, request_id, phases = request
+    method, url, status, size, seconds, source, queued, client, note, reasons, request_id, phases, trace = request
     wait = f" queued={queued * 1000:.0f}ms" if queued >= 0.001 else ""
     tail = f" ({_note(note)})" if note else ""
     if request_id:
         reasons += f" request_id={request_id}"
     for name, taken in phases:
         reasons += f" {name}={taken * 1000:.1f}ms"
+    if trace is not None:
+        reasons += f" trace_id={trace[0]} span_id={trace[1]}"
     word = method if method == "GET" else _word(method)
     took = f"{seconds * 1000:.1f} ms"
     line = f"{stamp} {word} {url} {status} {size} B {took} {source}{wait}{reasons} [{client}]{tail}"
@@ -108,6 +111,8 @@ def as_json(stamp: str, request: LoggedRequest) -> str:
         parts.append(f',"request_id":{_text(request.request_id)}')
     for name, seconds in request.phases:
         parts.append(f',"{name}_ms":{seconds * 1000:.1f}')
+    if request.trace is not None:  # named as OpenTelemetry has it ("Trace Context in non-OTLP Log Formats")
+        parts.append(f',"trace_id":"{request.trace[0]}","span_id":"{request.trace[1]}"')
     if request.note:
         parts.append(f',"note":{_text(_note(request.note))}')
     parts.append("}")

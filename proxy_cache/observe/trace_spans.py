@@ -115,6 +115,11 @@ class TracedRequest:
         self._phases: tuple[Lap, ...] = ()
         self._end: tuple[Any, ...] = ()
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """In hex."""
+        return f"{self.context.trace_id:032x}", f"{self.context.span_id:016x}"
+
     def fill(self, target: Target) -> TracedFill:
         """It starts a fill."""
         return TracedFill(self._send, self.context, target, self._offset)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ..semantics.texts import human_size
 from ..store.store import Quota
-from .finding import FAULT, OK, WARNING, Finding, size
+from .finding import FAULT, OK, WARNING, Finding
 
 NETWORK: Final = frozenset(
     {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "lustre", "nfs", "nfs4", "ocfs2", "smb3",
@@ -142,13 +143,14 @@ def _space(there: Path, folder: Path, quota: Quota) -> Iterator[Finding]:
     max_size, min_free = (_bytes(limit, obtainable) for limit in (quota.max_size, quota.min_free))
     room = max(obtainable - min_free, 0)
     if room < LITTLE:
-        text = f"the disk has no more than {size(room)} for the cache ({size(free)} free, {size(min_free)} stay free)"
+        left = f"{human_size(free)} free, {human_size(min_free)} stay free"
+        text = f"the disk has no more than {human_size(room)} for the cache ({left})"
         yield Finding("cache_max_size", WARNING, text)
     elif isinstance(quota.max_size, int) and room < max_size:
-        text = f"the disk has no more than {size(room)} for a cache of {size(max_size)}"
+        text = f"the disk has no more than {human_size(room)} for a cache of {human_size(max_size)}"
         yield Finding("cache_max_size", WARNING, text)
     else:
-        yield Finding("cache_max_size", OK, f"{size(min(max_size, room))}, {size(free)} are free")
+        yield Finding("cache_max_size", OK, f"{human_size(min(max_size, room))}, {human_size(free)} are free")
     if disk.f_files and disk.f_favail < FEW_FILES:
         yield Finding(_SUBJECT, WARNING, f"the file system takes only {disk.f_favail:,} more files")
 

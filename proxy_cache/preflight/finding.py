@@ -19,12 +19,3 @@ class Finding:
     subject: str
     level: str
     text: str
-
-
-def size(value: float) -> str:
-    """Bytes, as the options have them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TB"

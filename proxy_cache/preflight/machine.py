@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from ..mitm.listening import FILES_MAX
-from .finding import OK, WARNING, Finding, size
+from ..semantics.texts import human_size
+from .finding import OK, WARNING, Finding
 
 FEW: Final = 4096
 """Descriptors. A client takes one, and a miss another; the store keeps some hundreds open."""
@@ -30,10 +31,10 @@ def check(cache_memory: int) -> Iterator[Finding]:
     if memory is None:
         return
     if cache_memory > SHARE * memory:
-        text = f"{size(cache_memory)} of {size(memory)} ({whose}): more than half of it"
+        text = f"{human_size(cache_memory)} of {human_size(memory)} ({whose}): more than half of it"
         yield Finding("cache_memory", WARNING, text)
     else:
-        yield Finding("cache_memory", OK, f"{size(cache_memory)} of {size(memory)} ({whose})")
+        yield Finding("cache_memory", OK, f"{human_size(cache_memory)} of {human_size(memory)} ({whose})")
 
 
 def _memory() -> tuple[int | None, str]:

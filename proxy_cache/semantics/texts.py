@@ -1,4 +1,4 @@
-"""Texts with foreign content, for a log line, a header field or an error page."""
+"""Texts for a log line, a header field or an error page: foreign content, sizes."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ def brief(text: str, length_max: int = TEXT_MAX) -> str:
     if len(text) > length_max:
         text = text[:length_max] + "..."
     return text if text.isprintable() else "".join([char if char.isprintable() else "?" for char in text])
+
+
+def human_size(size: float) -> str:
+    """Bytes in powers of 1024, as the options have them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -390,6 +390,11 @@ class BodyFiles:
             return None
         return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
 
+    def whole_now(self, fd: int, size: int) -> bytes | None:
+        """The same for a whole body, without a copy, which of a long one takes as long as to read it. It blocks only if
+        some of it has left the page cache while both of its ends are there."""
+        return os.pread(fd, size, 0) if self.is_warm(fd, 0, size) else None
+
     def is_warm(self, fd: int, offset: int, count: int) -> bool:
         """Whether these bytes are in the page cache. Only the first and the last are tested: pages leave it in
         order."""

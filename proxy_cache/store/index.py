@@ -24,6 +24,7 @@ from .checksums import with_runs
 from .clock import TOLERANCE, ClockSteps, Step, distrust_the_future, set_back
 from .columns import Columns, key_hash
 from .entry import BLOCK, SPAN_MEMORY, Entry, footprint
+from .recent_drops import EVICTED, RecentDrops
 from .recovery import open_database, recover
 from .row_reader import RowReader
 from .rows import CLOCK_STEPS, META, NOT_AFTER, SCAN
@@ -73,6 +74,7 @@ class Index:
         self._alive: WeakValueDictionary[int, Entry] = WeakValueDictionary()
         """Entries outside the working set that somebody may hold."""
         self._touched: dict[int, float] = {}
+        self.recent_drops = RecentDrops()
         self._steps = ClockSteps()
         self._next_id = 1
         self.notes: dict[str, str] = {}
@@ -352,14 +354,12 @@ class Index:
         self.delete_rows([self._drop(entry.row)])
         return True
 
-    def remove_found(self, found: Iterable[tuple[int, str]], purged: float) -> list[Dropped]:
-        """Remove entries, by id and key, as far as they are still stored. ``purged``: when (unix time)."""
-        dropped = []
-        for entry_id, key in found:
-            for row in self._columns.find(key_hash(key)):
-                if self._columns.ids[row] == entry_id:
-                    dropped.append(self._drop(row, purged))
-                    break
+    def remove_found(self, found: Iterable[tuple[int, str]], purged: float, why: str) -> list[Dropped]:
+        """Remove entries, by id and key, as far as they are still stored. ``purged``: when (unix time); ``why``: a word
+        of :mod:`.recent_drops`."""
+        rows = dict.fromkeys(row for entry_id, key in found if (row := self._row_of(entry_id, key)))
+        self.recent_drops.note([self._columns.hashes[row] for row in rows], why, purged)
+        dropped = [self._drop(row, purged) for row in rows]
         self.delete_rows(dropped)
         return dropped
 
@@ -374,15 +374,19 @@ class Index:
         self.delete_rows(dropped)
         return dropped
 
-    def evict(self, limit: int, is_needed: Callable[[], bool], since: float = NEVER) -> list[Dropped]:
+    def evict(
+        self, limit: int, is_needed: Callable[[], bool], since: float = NEVER, why: str = EVICTED
+    ) -> list[Dropped]:
         """Remove up to ``limit`` entries, least recently used first, as long as ``is_needed()`` and the next one was
         not used after ``since`` (unix time)."""
-        dropped: list[Dropped] = []
+        dropped, hashes = list[Dropped](), list[int]()
         used, now = self._columns.used, time.time()
         while len(dropped) < limit and (row := self._columns.oldest()) and is_needed():
             if since < used[row] <= now:  # (a time in the future is meaningless: the clock was set back since)
                 break
+            hashes.append(self._columns.hashes[row])
             dropped.append(self._drop(row))
+        self.recent_drops.note(hashes, why, now)
         self.delete_rows(dropped)
         return dropped
 

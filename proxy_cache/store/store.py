@@ -89,6 +89,7 @@ class Store:
         self.listing = Listing(self.index, self.trouble)
         self._bodies = bodies
         self._additions = additions
+        self.recent_drops = self.index.recent_drops
         self._lock = FolderLock(root)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._housekeeper: asyncio.Task[None] | None = None

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from functools import partial
 
 from .checksums import CorruptBody, is_intact
+from .columns import key_hash
 from .entry import Entry
 from .files import BodyFiles, OpenBody, TornFile
 from .index import Dropped, Index
 from .memory import LARGEST, SMALL, MemoryTier
+from .recent_drops import UNREADABLE
 from .segments import Segments
 from .trouble import Trouble
 
@@ -130,6 +132,8 @@ class StoredBodies:
             self.files.condemn(entry.id)
         else:
             self._trouble.read_failed(error)
+        if entry.row:
+            self._index.recent_drops.note((key_hash(entry.key),), UNREADABLE, time.time())
         self.remove(entry)
 
     def remove(self, entry: Entry) -> None:

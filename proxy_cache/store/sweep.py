@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from ..semantics.headers import Headers
 from .additions import Additions
+from .columns import key_hash
 from .entry import Entry
 from .index import Index
 from .stored_bodies import StoredBodies
@@ -54,7 +55,8 @@ class Swept:
 
 class Sweeps:
     """``load(key)`` brings a key into memory, ``entry_of(id)`` an entry. ``on_key(key)`` of a sweep is called for each
-    entry that it has found, in the turn of the loop in which that is dropped."""
+    entry that it has found, in the turn of the loop in which that is dropped. ``why``: what is noted of them, a word of
+    :mod:`.recent_drops`."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Sweeps:
 
     # -- of many ------------------------------------------------------------------------------------------------
 
-    async def drop_all(self, now: float) -> Swept:
+    async def drop_all(self, now: float, why: str) -> Swept:
         """Also what is added meanwhile."""
         swept = Swept()
         with self._nothing_copied():
@@ -105,7 +107,7 @@ class Sweeps:
                 entry.purged = now
             while True:
                 size = self._index.size
-                dropped = self._index.evict(SLICE, lambda: True)
+                dropped = self._index.evict(SLICE, lambda: True, why=why)
                 if not dropped:
                     return swept
                 self._bodies.delete(dropped)
@@ -113,14 +115,14 @@ class Sweeps:
                 swept.size += size - self._index.size
                 await asyncio.sleep(0)
 
-    async def drop(self, matcher: Matcher, now: float, on_key: Callable[[str], None]) -> Swept:
+    async def drop(self, matcher: Matcher, now: float, on_key: Callable[[str], None], why: str) -> Swept:
         """Raises :class:`SweepError`."""
         swept, before = Swept(), self._index.ids_given
 
         async def drop(found: Sequence[tuple[int, str]]) -> None:
             size = self._index.size
             keys = dict(one for one in found if one[0] < before)
-            dropped = self._index.remove_found(keys.items(), now)
+            dropped = self._index.remove_found(keys.items(), now, why)
             self._bodies.delete(dropped)
             swept.entries += len(dropped)
             swept.size += size - self._index.size
@@ -131,7 +133,7 @@ class Sweeps:
             await self._each_slice(matcher, drop)
         return swept
 
-    async def expire(self, matcher: Matcher, now: float, on_key: Callable[[str], None]) -> Swept:
+    async def expire(self, matcher: Matcher, now: float, on_key: Callable[[str], None], why: str) -> Swept:
         """Raises :class:`SweepError`."""
         swept, before, done = Swept(), self._index.ids_given, set[int]()
 
@@ -140,6 +142,7 @@ class Sweeps:
                 if entry_id < before and entry_id not in done:
                     entry = await self._entry_of(entry_id)
                     if entry is not None and self._expire(entry, now, swept):
+                        self._index.recent_drops.note((key_hash(key),), why, now)
                         done.add(entry_id)
                         on_key(key)
             if len(done) % UNWRITTEN_MAX >= UNWRITTEN_MAX - SLICE:

@@ -43,13 +43,15 @@ def squid(logged: LoggedRequest) -> re.Match[str]:
 FULL = request(
     queued=0.25, status=502, served_from="error", note="Cannot connect to host", request_id="8f1d",
     reasons=" fwd=uri-miss error=connection_refused", phases=(("lookup", 0.0001), ("connect", 0.0012)),
+    trace=("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"),
 )  # fmt: skip
 
 
 def test_a_line_has_everything_at_its_place() -> None:
     assert as_line(STAMPS["line"], FULL) == (
         "2026-11-27T09:15:02.118+01:00 GET http://packages.example:80/pool/tool_1.0.deb 502 48211 B 31.2 ms error "
-        "queued=250ms fwd=uri-miss error=connection_refused request_id=8f1d lookup=0.1ms connect=1.2ms [10.0.3.7] "
+        "queued=250ms fwd=uri-miss error=connection_refused request_id=8f1d lookup=0.1ms connect=1.2ms "
+        "trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331 [10.0.3.7] "
         "(Cannot connect to host)"
     )
 
@@ -59,6 +61,7 @@ def test_an_object_has_everything_by_its_name() -> None:
         "time": "2026-11-27T09:15:02.118+01:00", "method": "GET", "url": URL, "status": 502, "bytes": 48211,
         "duration_ms": 31.2, "source": "error", "client": "10.0.3.7", "queued_ms": 250, "fwd": "uri-miss",
         "error": "connection_refused", "request_id": "8f1d", "lookup_ms": 0.1, "connect_ms": 1.2,
+        "trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331",
         "note": "Cannot connect to host",
     }  # fmt: skip
     assert list(json.loads(as_json(STAMPS["json"], request()))) == [

@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, free: list[str]) ->
     (tmp_path / "mitmproxy" / "config.yaml").write_text("cache_max_size: foo\n")
     assert told(check(free), "cache_max_size", FAULT)
     (tmp_path / "mitmproxy" / "config.yaml").write_text("cache_memory: 1g\n")
-    assert "2.0 MB of" in told(check([*free, "--set", "cache_memory=2m"]), "cache_memory", OK)
+    assert "2.0 MiB of" in told(check([*free, "--set", "cache_memory=2m"]), "cache_memory", OK)
 
 
 def test_an_option_of_another_script_may_be_its_own(tmp_path: Path, free: list[str]) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 def test_a_cache_that_the_disk_has_no_room_for(tmp_path: Path) -> None:
     findings = list(disk.check(tmp_path, Quota(1 << 60, 0)))
-    assert "for a cache of 1048576.0 TB" in told(findings, "cache_max_size", WARNING)
+    assert "for a cache of 1048576.0 TiB" in told(findings, "cache_max_size", WARNING)
     assert "no more than 0 B" in told(disk.check(tmp_path, Quota(0.8, 1 << 60)), "cache_max_size", WARNING)
 
 
@@ -223,7 +223,13 @@ def test_a_ca_at_its_end_and_files_that_are_none(tmp_path: Path, confdir: Path) 
     assert "makes a new one" in told(authority.check(str(tmp_path), is_needed=False), "confdir", OK)
 
 
-@pytest.mark.parametrize(("mode", "level"), [(0o600, OK), (0o400, OK), (0o644, WARNING), (0o666, FAULT)])
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [
+        (0o600, OK), (0o400, OK), (0o644, WARNING), (0o620, FAULT), (0o666, FAULT),
+        (0o440, WARNING if os.getuid() else OK), (0o640, WARNING if os.getuid() else OK),  # OK if it is root's
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["admin_token_file", "cache_peer_token_file"])
 def test_who_may_read_a_secret(tmp_path: Path, free: list[str], name: str, mode: int, level: str) -> None:
     file = tmp_path / "token"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy_cache.caching import sentences
 from proxy_cache.caching.explained_entries import decided, freshness_of, iso
-from proxy_cache.caching.recent_reasons import ERROR, KINDS, Reason
+from proxy_cache.caching.recent_reasons import DROPPED, ERROR, KINDS, Reason
 from proxy_cache.caching.sentences import Sentence, told
 from proxy_cache.observe.metrics import NOT_STORED
 from proxy_cache.semantics.directives import parse_cache_control
@@ -21,6 +21,7 @@ from proxy_cache.semantics.policy import BY_THE_BOOK, Policy, TtlRule
 from proxy_cache.semantics.reuse import BECAUSE, decide
 from proxy_cache.semantics.status_fields import PROXY_ERRORS
 from proxy_cache.semantics.stored import StoredResponse
+from proxy_cache.store.recent_drops import WORDS
 
 NOW = 1_700_000_000.0
 TABLES: Mapping[str, Mapping[str, Sentence]] = {
@@ -44,6 +45,11 @@ def test_every_reason_of_the_metrics_has_a_sentence() -> None:
 
 def test_every_decision_has_a_sentence() -> None:
     assert set(sentences.DECIDED) == BECAUSE
+
+
+def test_every_way_to_go_has_a_sentence() -> None:
+    for word in WORDS:
+        assert told(Reason(DROPPED, word, None, "", NOW)).text.startswith("It was ")
 
 
 def test_every_kind_of_reason_is_told() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
+from proxy_cache.observe.trace_export import SpanSender
 from proxy_cache.observe.trace_sampling import HeadSampling
 from proxy_cache.observe.trace_settings import TraceError, TraceSettings, read
 from proxy_cache.upstream.trace_context import is_told
@@ -71,6 +73,12 @@ def test_what_the_variables_say(environment: dict[str, str], expected: TraceSett
 def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(TraceError, match=f"^{name}="):
         read({**ON, "OTEL_TRACES_SAMPLER": "traceidratio", name: value})
+
+
+def test_without_its_package_grpc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(TraceError, match=r"^grpc needs opentelemetry-exporter-otlp-proto-grpc: "):
+        SpanSender(TraceSettings("grpc"), version="1", instance="here")
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.01, 0.3, 0.999])

@@ -13,20 +13,27 @@ function svg(name, attributes) {
   return made;
 }
 
-/** 1, 2 or 5 times a power of ten that is not below `value`. */
-export function niceMaximum(value) {
+/** 1, 2 or 5 times a power of ten of a unit, which is a power of `base`, that is not below `value`. */
+export function niceMaximum(value, base) {
   if (!(value > 0)) return 1;
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * (1 - 1e-9));
+  const unit = base ** Math.floor(Math.log(value) / Math.log(base));
+  const number = value / unit;
+  const power = 10 ** Math.floor(Math.log10(number));
+  const found = [1, 2, 5, 10].map((step) => step * power).find((step) => step >= number * (1 - 1e-9));
+  return Math.min(found, base) * unit;
 }
 
 export class Chart {
-  /** `lines`: the names of up to three lines; `format`: of a value; `maximum`: of the scale, by default as needed. */
-  constructor(figure, { title, lines, format, maximum }) {
+  /**
+   * `lines`: the names of up to three lines; `format`: of a value; `maximum`: of the scale, by default as needed;
+   * `base`: of the units that `format` has.
+   */
+  constructor(figure, { title, lines, format, maximum, base = 1000 }) {
     this.title = title;
     this.lines = lines;
     this.format = format;
     this.maximum = maximum;
+    this.base = base;
     this.picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none" });
     for (const y of [0.5, HEIGHT / 2, HEIGHT - 0.5]) {
       this.picture.append(svg("path", { d: `M0 ${y}H${WIDTH}`, class: "grid" }));
@@ -46,7 +53,7 @@ export class Chart {
   /** Each line is a list of `[seconds, value]`; the right edge is `now`, the left one `span` seconds before. */
   draw(now, span, lines) {
     const highest = Math.max(0, ...lines.flat().map(([, value]) => value));
-    const top = this.maximum ?? niceMaximum(highest);
+    const top = this.maximum ?? niceMaximum(highest, this.base);
     setText(this.top, this.format(top));
     setText(this.since, `last ${duration(span)}`);
     const told = lines.map((points, number) => {

@@ -2,7 +2,7 @@
 
 import { call, onSubmit } from "./api.js";
 import { byId, element, showRows } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, instant } from "./format.js";
 
 function query() {
   const parameters = new URLSearchParams({ url: byId("explain-url").value.trim() });
@@ -29,11 +29,6 @@ const COLUMNS = [
 function selecting(variant) {
   const fields = Object.entries(variant);
   return fields.length ? fields.map(([field, value]) => `${field}: ${value ?? "(absent)"}`).join(", ") : "For all requests";
-}
-
-function instant(text) {
-  const date = new Date(text ?? NaN);
-  return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString();
 }
 
 function variants(stored) {

@@ -1,6 +1,6 @@
 // Numbers as people read them.
 
-const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 /** Between a number and its unit, where no line may break. */
 const GAP = "\u00a0";
 const plain = new Intl.NumberFormat("en");
@@ -8,13 +8,13 @@ const plain = new Intl.NumberFormat("en");
 /** `1234` → `1,234`; what is unknown is a dash. */
 export const count = (number) => (Number.isFinite(number) ? plain.format(number) : "–");
 
-/** Bytes with three digits: `1.23 MB`. */
+/** Bytes with three digits, in powers of 1024 as the options have them: `1.23 MiB`, but `1010 KiB`. */
 export function bytes(size) {
   if (!Number.isFinite(size)) return "–";
   let unit = 0;
-  // 999.5 would be shown as 1000.
-  while (Math.abs(size) >= 999.5 && unit < UNITS.length - 1) {
-    size /= 1000;
+  // 1023.5 would be shown as 1024.
+  while (Math.abs(size) >= 1023.5 && unit < UNITS.length - 1) {
+    size /= 1024;
     unit += 1;
   }
   const digits = unit === 0 || Math.abs(size) >= 99.95 ? 0 : Math.abs(size) >= 9.995 ? 1 : 2;
@@ -42,6 +42,12 @@ export function duration(seconds) {
     }
   }
   return `${whole}${GAP}s`;
+}
+
+/** A time in ISO 8601 as the browser's language has it. */
+export function instant(text) {
+  const date = new Date(text ?? NaN);
+  return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString();
 }
 
 /** `1 entry`, `2 entries`. */

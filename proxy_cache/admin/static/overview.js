@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { byId, element, setText, showFacts, showRows } from "./dom.js";
-import { bytes, count, counted, duration, percent } from "./format.js";
+import { bytes, count, counted, duration, instant, percent } from "./format.js";
 
 const number = (text) => ({ num: true, text });
 const name = (text) => ({ head: true, text });
@@ -62,7 +62,7 @@ export class Overview {
     this.keys = keyColumns(onExplain);
     this.ratio = new Chart(byId("chart-ratio"), { title: "Hit ratio", lines: ["of all GETs"], format: percent, maximum: 1 });
     const perSecond = (rate) => `${bytes(rate)}/s`;
-    this.bytes = new Chart(byId("chart-bytes"), { title: "Bytes a second", lines: ["served", "from origins", "saved"], format: perSecond });
+    this.bytes = new Chart(byId("chart-bytes"), { title: "Bytes a second", lines: ["served", "from origins", "saved"], format: perSecond, base: 1024 });
     this.queue = new Chart(byId("chart-queue"), { title: "Slots and queue", lines: ["slots in use", "queued"], format: count });
   }
 
@@ -113,6 +113,9 @@ export class Overview {
     const shared = status.shared;
     showFacts(byId("shared"), shared ? sharedFacts(shared) : []);
     byId("shared").parentElement.querySelector(".empty").hidden = Boolean(shared);
+    const { interception } = status;
+    showFacts(byId("interception"), interception ? interceptionFacts(interception) : []);
+    byId("interception").parentElement.hidden = !interception;
   }
 }
 
@@ -125,6 +128,19 @@ const storeFacts = (store, totals, status) => [
   ["Folder", store.dir ?? "–"],
   ["Running for", duration(status.uptime_seconds)],
 ];
+
+function interceptionFacts({ hosts, connects, distrusting, ca, active }) {
+  const outcomes = Object.entries(connects).filter(([, number]) => number > 0);
+  const clients = distrusting.map(({ client, host }) => `${client} (${host})`);
+  return [
+    ["Hosts", hosts.join(", ")],
+    ["CONNECTs", outcomes.map(([outcome, number]) => `${outcome} ${count(number)}`).join(", ") || "none yet"],
+    ["CA is valid until", instant(ca.expires_at)],
+    ["Clients that don't trust it", clients.slice(0, 10).join(", ") || "none"],
+    ...(clients.length > 10 ? [["", `and ${count(clients.length - 10)} more`]] : []),
+    ...(active ? [] : [["State", "switched off: see the proxy's log"]]),
+  ];
+}
 
 const sharedFacts = (shared) => [
   ["Bucket", shared.url],
