@@ -3,8 +3,9 @@
 venv := env("VENV", ".venv")
 bin := venv / "bin"
 python := quote(bin / "python")
-# Two tests at a time for each core, four at most. (`just test -n 0`: one after the other.)
-pytest := python + " -m pytest -n auto --maxprocesses 4 --dist worksteal"
+# Two tests at a time for each core, four at most. (`just test -n 0`: one after the other.) What a module is compiled to
+# is written where Python writes it, whatever the environment says: hundreds of processes would compile it again.
+pytest := "PYTHONDONTWRITEBYTECODE= " + python + " -m pytest -n auto --maxprocesses 4 --dist worksteal"
 
 set positional-arguments
 

@@ -14,7 +14,7 @@ from tests.support.agents import Response, Wire
 from tests.support.certificates import self_signed, server_context
 from tests.support.dns_server import DnsServer
 from tests.support.intercepted import connected, is_intercepted, trusting
-from tests.support.origin import Origin, Reply
+from tests.support.origin import PATIENCE, Origin, Reply
 from tests.support.own_network import add_address, in_own_network
 from tests.support.proxy import DEFAULT_ACCESS, SCRIPT, Proxy
 
@@ -385,7 +385,7 @@ def test_what_is_no_record_of_tls_ends_the_connection(start_proxy: Start, origin
                     assert wire.response().status == 200
                 raw = socket.socket(fileno=wire.socket.detach())
                 with contextlib.closing(raw), contextlib.suppress(ConnectionError):
-                    raw.settimeout(10)
+                    raw.settimeout(PATIENCE)
                     raw.sendall(f"GET /smuggled HTTP/1.1\r\nHost: {origin.netloc}\r\n\r\n".encode())
                     while data := raw.recv(4096):
                         assert b"HTTP/1.1" not in data

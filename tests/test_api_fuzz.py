@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.api import TOKEN, token_file
+from tests.support.examples import examples
 from tests.support.origin import Origin, Reply
 from tests.support.proxy import Proxy
 
-EXAMPLES = 120
+EXAMPLES = examples(80)
 DIALS = {"/api/v1/warm"}
 """Endpoints that would go wherever they are told to."""
 

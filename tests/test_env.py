@@ -18,7 +18,7 @@ from tests.support.git_server import GitServer
 from tests.support.origin import Reply
 from tests.support.proxy import ROOT, clean_environment
 from tests.support.repositories import Repository
-from tests.support.tools import need, run
+from tests.support.tools import SHORT_JAVA, need, run
 
 TRUST = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
@@ -180,7 +180,7 @@ def test_java(served: Callable[..., str], exports: dict[str, str], tmp_path: Pat
 
     def command(folder: Path) -> list[str]:
         (folder / "Get.java").write_text(program)
-        return [java, "Get.java", url]
+        return [java, *SHORT_JAVA, "Get.java", url]
 
     check(exports, command, tmp_path)
 

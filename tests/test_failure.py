@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.agents import Agents, Wire, results
 from tests.support.content import content
-from tests.support.origin import Gate, Origin, Reply
+from tests.support.origin import PATIENCE, Gate, Origin, Reply
 from tests.support.proxy import SCRIPTS, Proxy
 from tests.support.tools import free_port, nobody_listens
 
@@ -256,7 +256,7 @@ def test_sigterm_lets_running_responses_finish(start_proxy: Callable[..., Proxy]
 
 def refuses(address: tuple[str, int]) -> bool:
     try:
-        socket.create_connection(address, timeout=5).close()
+        socket.create_connection(address, timeout=PATIENCE).close()
     except ConnectionRefusedError:
         return True
     return False

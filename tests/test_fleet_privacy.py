@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.agents import Response
 from tests.support.content import content
+from tests.support.examples import examples
 from tests.support.origin import Origin, Reply, Request
 
 from .test_fleet import NODES, Fleet, fleet
@@ -100,7 +101,7 @@ def test_any_sequence(nodes: Fleet, origin: Origin) -> None:
     - what varies goes to those alone who have asked in the same way (§4.1).
     """
 
-    @hypothesis.settings(max_examples=30)
+    @hypothesis.settings(max_examples=examples(18))
     @hypothesis.given(
         st.lists(st.one_of(to_be_shared, answers), min_size=1, max_size=6),
         st.lists(

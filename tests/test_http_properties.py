@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.support.agents import Response
 from tests.support.content import content
+from tests.support.examples import examples
 from tests.support.origin import Origin, Reply
 from tests.support.proxy import Proxy
 
-ROUNDS = 1000
+ROUNDS = examples(400)
 """Interleavings of two users."""
 SEED = 9111
 
@@ -92,7 +93,7 @@ def test_any_sequence(proxy: Proxy, origin: Origin) -> None:
     - the Age of a response never decreases, as long as the origin is not asked about it.
     """
 
-    @hypothesis.settings(max_examples=150)
+    @hypothesis.settings(max_examples=examples(80))
     @hypothesis.given(st.lists(answers, min_size=1, max_size=8), st.lists(asks, min_size=2, max_size=10))
     def run(script: list[Told], requests: list[tuple[str, str, str, str, str, int]]) -> None:
         path = f"/{next(serial)}"
@@ -162,7 +163,7 @@ KEPT_APART: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 @pytest.mark.timeout(900)
 def test_two_users_never_see_each_others_body(proxy: Proxy, origin: Origin) -> None:
-    """1,000 random interleavings: alone and at the same time, fresh and stale, with reloads and with conditions."""
+    """Random interleavings: alone and at the same time, fresh and stale, with reloads and with conditions."""
     dice = random.Random(SEED)
     for number in range(ROUNDS):
         name, headers = dice.choice(KEPT_APART)

@@ -190,6 +190,29 @@ def test_a_request_has_one_id_everywhere(start_proxy: Start, origin: Origin, tmp
     assert ids_seen(origin, "/a") == ["one"]
 
 
+@pytest.mark.parametrize("own", ["", f"{ID}: mine\r\n"])
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"])
+def test_the_same_bytes_are_another_request_each_time(
+    start_proxy: Start, origin: Origin, tmp_path: Path, own: str, more: str
+) -> None:
+    path = tmp_path / "access.log"
+    proxy = start_proxy(request_id=True, access_log_format="json", access_log_file=path)
+    url = origin.serve("/a", Reply(headers=(FRESH,), size=10))
+    version = "1.0" if more else "1.1"
+    told = []
+    for _ in range(2):
+        with Wire(proxy.address) as wire:
+            for count in (1, 1, 1, 3):
+                wire.send(f"GET {url} HTTP/{version}\r\nHost: {origin.netloc}\r\n{own}{more}\r\n" * count)
+                for _ in range(count):
+                    response = wire.response()
+                    assert (response.header("Connection") or "").lower() == ("keep-alive" if more else "")
+                    told += ids_told(response)
+    assert len(told) == 12
+    assert len(set(told)) == (1 if own else 12)
+    assert [json.loads(line)["request_id"] for line in lines(proxy, path, 12)] == told
+
+
 def ids_seen(origin: Origin, path: str) -> list[str]:
     return [value for request in origin.seen(path) for name, value in request.headers if name.lower() == ID.lower()]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import email
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.support.agents import Response, results
 from tests.support.content import content
+from tests.support.examples import examples
 from tests.support.odd_origin import (
     ERRORS,
     ERRORS_PAST_THE_END,
@@ -571,11 +571,10 @@ steps = st.lists(
     st.tuples(st.sampled_from(WAYS), st.lists(values, min_size=1, max_size=4), st.booleans()), min_size=1, max_size=4
 )
 validators = st.sampled_from([STRONG, STRONG, WEAK, UNQUOTED, UNQUOTED_AND_DATE, NO_VALIDATOR])
-EXAMPLES = int(os.environ.get("RANGE_EXAMPLES", "120"))
 
 
 @hypothesis.settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(60),
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(validators, steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,22 @@ from tests.support.origin import Gate, Origin, Reply
 from tests.support.proxy import Proxy
 
 LONG = (("Cache-Control", "max-age=86400"), ("ETag", '"v1"'))
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(tmp_path_factory: pytest.TempPathFactory, fast_lane: bool) -> Iterator[Proxy]:
+    """One for all tests that need no options of their own."""
+    folder = tmp_path_factory.mktemp("proxy")
+    with Proxy(folder, fast_lane=fast_lane, admin_token_file=token_file(folder)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Proxy) -> Proxy:
+    """With nothing stored, and a token that is known."""
+    shared_proxy.wait_until_idle()
+    purge(shared_proxy, all=True)
+    return shared_proxy
 
 
 @pytest.fixture
@@ -55,8 +71,7 @@ def stored(proxy: Proxy, origin: Origin, path: str, reply: Reply | None = None) 
 # -- what is purged ----------------------------------------------------------------------------------------------
 
 
-def test_a_url_is_gone_with_all_its_variants(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_a_url_is_gone_with_all_its_variants(proxy: Proxy, origin: Origin) -> None:
     varied = Reply(size=500, headers=(*LONG, ("Vary", "Accept")), seed_by="accept")
     url = origin.serve("/varied", varied)
     for kind in ("text/html", "text/plain"):
@@ -71,9 +86,8 @@ def test_a_url_is_gone_with_all_its_variants(guarded: Callable[..., Proxy], orig
     assert purge(proxy, url=origin.url("/never"))["purged"] == 0
 
 
-def test_the_age_in_a_list_is_the_time_since_it_was_stored(guarded: Callable[..., Proxy], origin: Origin) -> None:
+def test_the_age_in_a_list_is_the_time_since_it_was_stored(proxy: Proxy, origin: Origin) -> None:
     """As for ``older_than``: neither what an ``Age`` of the origin's adds to it, nor what a soft purge does."""
-    proxy = guarded()
     url = stored(proxy, origin, "/aged", Reply(size=10, headers=(("Cache-Control", "max-age=86400"), ("Age", "7200"))))
     path = "/api/v1/entries?newer_than=1h"
     for state in ("fresh", "stale"):
@@ -83,8 +97,7 @@ def test_the_age_in_a_list_is_the_time_since_it_was_stored(guarded: Callable[...
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 3_000_000], ids=["segment", "file", "large"])
-def test_bodies_are_freed(size: int, guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_bodies_are_freed(size: int, proxy: Proxy, origin: Origin) -> None:
     url = stored(proxy, origin, "/body", version("old", size))
     purge(proxy, url=url)
     proxy.eventually(lambda: proxy.stored(), lambda bodies: not any(bodies), told="the bodies on the disk")
@@ -92,8 +105,7 @@ def test_bodies_are_freed(size: int, guarded: Callable[..., Proxy], origin: Orig
     assert (status["entries"], status["size_bytes"]) == (0, 0)
 
 
-def test_what_is_named_goes_and_nothing_else(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_what_is_named_goes_and_nothing_else(proxy: Proxy, origin: Origin) -> None:
     host = f"127.0.0.1:{origin.port}"
     cases: list[tuple[dict[str, Any], set[str]]] = [
         ({"match": f"http://{host}/a/*"}, {"/a/1", "/a/2?x=1"}),
@@ -115,8 +127,7 @@ def test_what_is_named_goes_and_nothing_else(guarded: Callable[..., Proxy], orig
         assert {path for path in tags if not proxy.get(origin.url(path)).hit} == named, body
 
 
-def test_cache_tag_has_commas(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_cache_tag_has_commas(proxy: Proxy, origin: Origin) -> None:
     url = stored(proxy, origin, "/tagged", Reply(headers=(*LONG, ("Cache-Tag", "one, two,three"))))
     assert proxy.get(url).header("Cache-Tag") == "one, two,three"
     assert purge(proxy, tag="tw")["purged"] == 0
@@ -128,8 +139,7 @@ def test_cache_tag_has_commas(guarded: Callable[..., Proxy], origin: Origin) -> 
 
 
 @pytest.mark.parametrize("how", ["url", "match", "tag", "all"])
-def test_a_soft_purge_has_the_next_request_validated(how: str, guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_a_soft_purge_has_the_next_request_validated(how: str, proxy: Proxy, origin: Origin) -> None:
     url = stored(proxy, origin, "/soft", version("same", 5000, tags="soft"))
     assert (
         purge(proxy, **{how: {"url": url, "match": "*/soft", "tag": "soft", "all": True}[how]}, soft=True)["purged"]
@@ -170,10 +180,7 @@ def test_a_softly_purged_response_may_be_served_stale_where_it_says_so(
 
 
 @pytest.mark.parametrize("at", [None, 40_000], ids=["before the head", "in the body"])
-def test_a_fill_under_way_is_for_those_who_wait_for_it(
-    at: int | None, guarded: Callable[..., Proxy], origin: Origin
-) -> None:
-    proxy = guarded()
+def test_a_fill_under_way_is_for_those_who_wait_for_it(at: int | None, proxy: Proxy, origin: Origin) -> None:
     ways: list[dict[str, Any]] = [{"host": "127.0.0.1"}, {"match": "*/held/*"}, {"tag": "t"}, {"all": True}, {}]
     for number, (way, soft) in enumerate(itertools.product(ways, (False, True))):
         path, gate = f"/held/{number}", Gate()
@@ -197,8 +204,7 @@ def test_a_fill_under_way_is_for_those_who_wait_for_it(
         assert again.body == content("new", 80_000)
 
 
-def test_a_validation_under_way_does_not_make_it_fresh_again(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_a_validation_under_way_does_not_make_it_fresh_again(proxy: Proxy, origin: Origin) -> None:
     url = stored(proxy, origin, "/validated", version("old"))
     for soft in (True, False):
         gate = Gate()
@@ -236,8 +242,7 @@ def test_a_fill_that_has_asked_nobody_goes_on(guarded: Callable[..., Proxy], ori
 BEARER = ("Authorization", f"Bearer {TOKEN}")
 
 
-def test_the_method_purges_one_url(guarded: Callable[..., Proxy], origin: Origin) -> None:
-    proxy = guarded()
+def test_the_method_purges_one_url(proxy: Proxy, origin: Origin) -> None:
     url, other = stored(proxy, origin, "/one"), stored(proxy, origin, "/two")
     before = proxy.settled()
     answer = proxy.request("PURGE", url, headers=[BEARER])
@@ -266,9 +271,8 @@ def test_the_method_purges_one_url(guarded: Callable[..., Proxy], origin: Origin
     ],
 )
 def test_whoever_may_not_purges_nothing(
-    headers: list[tuple[str, str]], status: int, guarded: Callable[..., Proxy], origin: Origin
+    headers: list[tuple[str, str]], status: int, proxy: Proxy, origin: Origin
 ) -> None:
-    proxy = guarded()
     url = stored(proxy, origin, "/one")
     answer = proxy.request("PURGE", url, headers=headers, body=b"hello" if status == 400 else b"")
     assert answer.status == status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 
 from tests.support.agents import Response, results
 from tests.support.content import content
+from tests.support.examples import examples
 from tests.support.origin import Origin, Reply
 from tests.support.proxy import Proxy
 
 SIZE = 300_000
 BLOCK = 32 * 1024
-EXAMPLES = int(os.environ.get("RANGE_EXAMPLES", "400"))
 numbers = count()
 
 
@@ -178,7 +177,7 @@ class World:
 
 
 @hypothesis.settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(200),
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(steps)

@@ -78,15 +78,16 @@ def test_resource_and_headers_are_those_of_the_variables(traced: Proxy, origin: 
 
 
 def test_the_line_of_the_log_has_the_ids(traced: Proxy, origin: Origin, receiver: Receiver) -> None:
-    """Of what is traced: a miss, what is only forwarded, a CONNECT that leads nowhere."""
+    """Of what is traced: a miss, a hit, what is only forwarded, a CONNECT that leads nowhere."""
     url = origin.serve("/logged", Reply())
-    assert traced.get(url, headers=[SAMPLED]).ok
+    assert not traced.get(url, headers=[SAMPLED]).hit
+    assert traced.get(url, headers=[SAMPLED]).hit
     assert traced.request("POST", url, headers=[SAMPLED], body=b"x").ok
     assert traced.get(origin.serve("/logged/not", Reply()), headers=[NOT_SAMPLED]).ok
     with bind_new_port() as closed:
         port = closed.getsockname()[1]
         assert traced.request("CONNECT", f"127.0.0.1:{port}").status == 502
-    for span in receiver.request(url, 2):
+    for span in receiver.request(url, 3):
         method = span["http.request.method"]
         traced.wait_for_log(rf" {method} \S+/logged 200 .* trace_id={TRACE} span_id={span.id} \[127.0.0.1\]")
     traced.wait_for_log(

@@ -230,10 +230,9 @@ class Accounts:
             return
         seconds = [ended - started for _, _, _, started, ended, _, _, _ in hits]
         self._counts.hits_ended(sum([size for _, _, size, _, _, _, _, _ in hits]), seconds)
+        traced = trace_hits(self.tracer, hits) if self.tracer is not None else {}
         if self.is_logged:
-            self._log.hits(hits)
-        if self.tracer is not None:
-            trace_hits(self.tracer, hits)
+            self._log.hits(hits, traced)
 
     def ended_early(
         self, method: str, url: str, client: str, status: int, size: int, headers: Headers, *, seconds: float = 0.0,

@@ -77,11 +77,13 @@ class HitTracer(Protocol):
         monotonic clock (now)."""
 
 
-def trace_hits(tracer: HitTracer, hits: list[Hit]) -> None:
-    """Trace those that are sampled. One that is not costs a countdown."""
+def trace_hits(tracer: HitTracer, hits: list[Hit]) -> dict[int, tuple[str, str]]:
+    """Trace those that are sampled; one that is not costs a countdown. Returns the ids of trace and span by the places
+    of hits."""
+    traced = {}
     sampling = tracer.sampling
     left = sampling.left
-    for target, status, size, started, ended, client, _, request in hits:
+    for place, (target, status, size, started, ended, client, _, request) in enumerate(hits):
         fields = request.fields
         if left > 1 and fields.is_untraced:
             left -= 1
@@ -92,5 +94,7 @@ def trace_hits(tracer: HitTracer, hits: list[Hit]) -> None:
         trace = tracer.begin(fields.headers, version=version, started=started, from_peer=from_peer)
         if trace is not None:
             trace.ended("GET", target.shown, status, size, "hit", client, at=ended)
+            traced[place] = trace.ids
         left = sampling.left
     sampling.left = left
+    return traced

@@ -25,7 +25,8 @@ from ..semantics.keys import Target
 from ..semantics.policy import Policy
 from ..semantics.signatures import without_parameters
 from ..wire.credential_line import take_credential
-from ..wire.requests import Request, with_line
+from ..wire.request_ids import with_lines_of
+from ..wire.requests import Request
 from .admission import Route
 from .body_sender import CONGESTED
 from .host import Host
@@ -113,9 +114,8 @@ class Lane(asyncio.Protocol):
 
     def _watch(self) -> None:
         """Have the client's leaving noticed while nothing is read."""
-        connection = self._transport.get_extra_info("socket")
-        loop, reset = asyncio.get_running_loop(), self.host.half_closed_clients
-        self._end_watch = when_hung_up(loop, connection, self._hung_up, reset=reset)
+        connection, loop = self._transport.get_extra_info("socket"), asyncio.get_running_loop()
+        self._end_watch = when_hung_up(loop, connection, self._hung_up, reset=self.host.half_closed_clients)
 
     def _pause_reading(self) -> None:
         """The client has sent enough, until it has had its answer. That it leaves has to be noticed all the same."""
@@ -240,7 +240,7 @@ class Lane(asyncio.Protocol):
         self._since = started
         head, body, file, status = ready
         if request.persistence:
-            head = with_line(head, request.persistence)
+            head = with_lines_of(request, head)
         transport = self._transport
         left = self._send(head, body, file)
         self.host.lane_hit(request, target, status, len(body), started)

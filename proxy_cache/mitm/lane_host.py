@@ -144,7 +144,7 @@ class ClientLane:
     @property
     def asks_clients(self) -> bool:
         settings = self._app.settings
-        return settings is None or settings.rules.ask_clients or self._app.heads.has_request_ids
+        return settings is None or settings.rules.ask_clients
 
     @property
     def half_closed_clients(self) -> bool:

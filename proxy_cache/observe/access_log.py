@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -117,12 +117,21 @@ class AccessLog:
             )  # fmt: skip
             self._append([self._format(self._clock.text(time.time()), request)])
 
-    def hits(self, hits: Sequence[Hit]) -> None:
-        """The same for GETs that were answered from memory, with times of the monotonic clock."""
-        if self._enabled:
-            ahead = time.time() - time.monotonic()
-            stamps = self._clock.texts([hit[4] + ahead for hit in hits])
-            self._append(self._hit_format(stamps, hits))
+    def hits(self, hits: Sequence[Hit], traced: Mapping[int, tuple[str, str]]) -> None:
+        """The same for GETs that were answered from memory, with times of the monotonic clock. ``traced``: the ids of
+        trace and span of those that are, by their places."""
+        if not self._enabled:
+            return
+        ahead = time.time() - time.monotonic()
+        stamps = self._clock.texts([hit[4] + ahead for hit in hits])
+        lines = self._hit_format(stamps, hits)
+        for place, ids in traced.items():
+            target, status, size, started, ended, client, request_id, _ = hits[place]
+            request = LoggedRequest(
+                "GET", target.shown, status, size, ended - started, "hit", 0.0, client, request_id=request_id, trace=ids
+            )
+            lines[place] = self._format(stamps[place], request)
+        self._append(lines)
 
     def _append(self, lines: list[str]) -> None:
         if not self._print:

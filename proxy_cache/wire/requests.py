@@ -100,6 +100,8 @@ class Request:
     """Its X-Request-Id, where requests have one, and"""
     id_line: bytes = b""
     """the field line that tells the client. ``persistence`` ends with it."""
+    makes_id: bool = False
+    """Whether its id is made here, and not its client's."""
 
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""

@@ -26,7 +26,7 @@ from .git_server import GitServer
 from .proxy import SCRIPT, Proxy, clean_environment
 from .recipes import Recipe
 from .repositories import Repository
-from .tools import free_port, need, run
+from .tools import SHORT_JAVA, free_port, need, run
 
 NAMES = Path(__file__).parent / "names"
 PATIENCE = 100.0
@@ -188,7 +188,7 @@ class Agent:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_FIND_LINKS": "",
             "APT_CONFIG": str(self.root / "apt.conf"),
-            "JAVA_TOOL_OPTIONS": f"-Duser.home={self.home}",  # Java doesn't look at HOME
+            "JAVA_TOOL_OPTIONS": " ".join([f"-Duser.home={self.home}", *SHORT_JAVA]),  # Java doesn't look at HOME
             "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(Path("~/.rustup").expanduser())),
             "NPM_CONFIG_UPDATE_NOTIFIER": "false",
             "YARN_CACHE_FOLDER": str(self.home / ".cache" / "yarn"),  # elsewhere, for root

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 Lines = list[tuple[bytes, bytes]]
+
+
+@lru_cache(maxsize=256)
+def _made(value: Callable[[int], bytes], size: int) -> bytes:
+    """Every parser is given the same."""
+    return value(size)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Shape:
     def fields(self, size: int, field: bytes | None = None) -> Lines:
         """As field lines of a message; ``field``: all under this name."""
         if self.value is not None:
-            return [(field or self.field, self.value(size))]
+            return [(field or self.field, _made(self.value, size))]
         assert self.lines is not None
         return [(field or name, value) for name, value in self.lines(size)]
 

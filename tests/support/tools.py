@@ -18,6 +18,9 @@ from .agents import Response, parse_head
 from .origin import PATIENCE, bind_new_port
 from .proxy import POLL, Proxy, clean_environment
 
+SHORT_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options for Java programs that run for a few seconds: two thirds of the CPU time."""
+
 
 def need(program: str) -> str:
     """The path of a program, or the test is skipped."""

@@ -19,6 +19,7 @@ from proxy_cache.mitm.rules import MAX_REMEMBERED, Rules, Spec
 from proxy_cache.semantics.headers import Headers
 from proxy_cache.semantics.keys import Target
 from proxy_cache.semantics.policy import TtlRule
+from tests.support.examples import examples
 
 REGEXES = (
     "a.example", r"a\.example$", "^b", "EXAMPLE", "127", "8080", "/pool/", r"\.deb$", "^http://a", "x=1", "443", ".",
@@ -85,7 +86,7 @@ def asked(target: Target, method: bytes, status: int) -> http.HTTPFlow:
     return flow
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(150))
 @given(expressions(of_targets), some_targets, methods)
 def test_a_target_decides_what_mitmproxy_decides(expression: Any, targets: list[Target], method: bytes) -> None:
     compiled = Filter.of(expression)
@@ -98,7 +99,7 @@ def test_a_target_decides_what_mitmproxy_decides(expression: Any, targets: list[
         assert compiled.check(Facts.of(target, method, SOME_RESPONSE)) is own, target
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(150))
 @given(expressions(of_more), some_targets, methods)
 def test_what_is_decided_early_is_decided_as_mitmproxy_would_later(
     expression: Any, targets: list[Target], method: bytes
@@ -148,7 +149,7 @@ def test_half_an_expression_is_enough_where_it_settles_the_matter(text: str, hos
     assert compiled.check(Facts.of(Target("http", host, 80, "/"), b"GET")) is answer
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(expressions(of_more), st.sampled_from(TARGETS), st.sampled_from(("a.example", "b", "127.0.0.1:8080", "")))
 def test_the_host_that_a_client_writes_decides_nothing(expression: Any, target: Target, written: str) -> None:
     """GET http://a.example/ with another site's Host: the rules are those of a.example, by the lane and by flows."""
@@ -161,7 +162,7 @@ def test_the_host_that_a_client_writes_decides_nothing(expression: Any, target: 
     assert flow.request.data.headers["Host"] == written, "the flow itself is as it was"
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(150))
 @given(st.lists(expressions(of_more), min_size=1, max_size=4), expressions(of_more), st.sampled_from(TARGETS))
 def test_every_kind_of_rule_goes_by_it(filters: list[Any], flag: Any, target: Target) -> None:
     """The policy of compiled rules, asked for twice, against one that is worked out rule by rule with flowfilter."""

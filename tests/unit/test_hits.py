@@ -67,7 +67,7 @@ class CountingTracer:
     def begin(self, headers: Any, **_: Any) -> Any:
         if "traceparent" not in headers and not self.sampling.begins():
             return None
-        return SimpleNamespace(ended=lambda *told, at: self.ended.append((told[1], at)))
+        return SimpleNamespace(ended=lambda *told, at: self.ended.append((told[1], at)), ids=(str(len(self.ended)), ""))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.3, 1.0])
@@ -78,7 +78,9 @@ def test_the_same_hits_are_traced_in_batches_and_one_by_one(ratio: float) -> Non
         random.seed(5)
         tracer = CountingTracer(ratio)
         for start in range(0, len(hits), size):
-            trace_hits(tracer, hits[start : start + size])
+            batch, before = hits[start : start + size], len(tracer.ended)
+            places = trace_hits(tracer, batch)
+            assert [batch[place][0].shown for place in places] == [url for url, _ in tracer.ended[before:]]
         traced.append(tracer.ended)
     assert traced[0] == traced[1] == traced[2]
     assert {0.001, 50.001} <= {ended for _, ended in traced[0]}

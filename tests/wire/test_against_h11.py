@@ -9,6 +9,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.test import taddons
 
 from tests.support import forwarding
+from tests.support.examples import examples
 
 from . import h11_reads, messages, ours
 from .differential import (
@@ -20,14 +21,14 @@ from .differential import (
     why_stricter_chunks,
 )
 
-EXAMPLES = {"requests that are forwarded": 500, "responses on both ways": 1000}
-"""In each direction, 2000 by default. The path through mitmproxy's layers is slow."""
+EXAMPLES = {"requests that are forwarded": 250, "responses on both ways": 500}
+"""In each direction, 1000 by default. The path through mitmproxy's layers is slow."""
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_same_bytes_mean_the_same(direction: str) -> None:
-    run(direction, EXAMPLES.get(direction, 2000))
+    run(direction, examples(EXAMPLES.get(direction, 1000)))
 
 
 @pytest.mark.parametrize(
