@@ -49,7 +49,7 @@ class AdminServer:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen. Returns the address, with the actual port for port 0. Raises :class:`AdminError`."""
         app = web.Application(middlewares=[problems, self._guarded])
-        app.on_response_prepare.append(_for_nobody_else)
+        app.on_response_prepare.append(for_nobody_else)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -62,7 +62,7 @@ class AdminServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_log_of_our_faults(),
+            logger=log_of_our_faults(),
             handle_signals=False,
             keepalive_timeout=IDLE_MAX,
             lingering_time=1.0,
@@ -120,7 +120,7 @@ class AdminServer:
         return web.json_response(self._status())
 
 
-def _log_of_our_faults() -> logging.Logger:
+def log_of_our_faults() -> logging.Logger:
     """aiohttp's log, without a traceback for each request that is none, or whose client has left: anybody could fill
     the disk with them, and end mitmdump while it starts, since that takes any error in the log for its own."""
     log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
-async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
+async def for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
     """If agents fetch these through the proxy they must not get old values; and no page of another site gets any."""
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -22,6 +22,7 @@ from ..admin.endpoint import json_response
 from ..admin.events import Events
 from ..admin.listener import Listener
 from ..admin.problems import Problem
+from ..admin.server import for_nobody_else, log_of_our_faults
 from ..semantics.targets import TargetError, absolute
 from ..settings import AdminSettings
 from ..upstream.peers.peer import Peer
@@ -79,7 +80,7 @@ class MetricsPort(Collector):
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises :class:`MetricsPortError`."""
         app = web.Application(middlewares=[problems, self._guarded], client_max_size=8 << 20)
-        app.on_response_prepare.append(_for_nobody_else)
+        app.on_response_prepare.append(for_nobody_else)
         for path, handler in (
             ("/metrics", self._metrics), ("/healthz", self._healthz), ("/readyz", self._readyz),
             ("/status", self._show_status), (f"{PREFIX}/status", self._show_api_status),
@@ -90,8 +91,8 @@ class MetricsPort(Collector):
         app.router.add_route("*", PREFIX + "/{rest:.*}", self._hand_on)
         app.on_shutdown.append(self._shut_down)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_MAX, lingering_time=1.0,
-            shutdown_timeout=1.0,
+            app, access_log=None, logger=log_of_our_faults(), handle_signals=False, keepalive_timeout=IDLE_MAX,
+            lingering_time=1.0, shutdown_timeout=1.0,
         )  # fmt: skip
         await self._runner.setup()
         assert self._runner.server is not None
@@ -203,6 +204,7 @@ class MetricsPort(Collector):
         index = self._worker_for(request)
         url = request.url.with_scheme("http").with_host("localhost").with_port(None).without_query_params(WORKER)
         body = await request.read() if request.can_read_body else None
+        response: web.StreamResponse | None = None
         try:
             async with self._workers.session(index).request(
                 request.method, url, headers=_handed_on(request), data=body
@@ -213,11 +215,12 @@ class MetricsPort(Collector):
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()
-                return response
-        except ConnectionResetError:
-            raise  # nobody listens any more
         except (ClientError, OSError) as error:
-            raise Problem(503, f"worker {index} does not answer", {"Retry-After": "2"}) from error
+            if response is None:
+                raise Problem(503, f"worker {index} does not answer", {"Retry-After": "2"}) from error
+            if request.transport is not None:
+                request.transport.abort()  # it has broken off, there or here: nobody is to take it for whole
+        return response
 
     def _worker_for(self, request: web.Request) -> int:
         children = self._workers.children
@@ -250,10 +253,3 @@ def _handed_on(request: web.Request) -> dict[str, str]:
 
 def _failed(error: Exception) -> None:
     logger.error("proxy-cache: internal error", exc_info=error)
-
-
-async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
-    """As at the port of a single process."""
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
