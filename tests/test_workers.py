@@ -172,7 +172,7 @@ def get_until_both_have_it(proxy: Workers, url: str) -> None:
 
 
 def entries_of(proxy: Workers, url: str) -> list[Any]:
-    found = json.loads(proxy.admin(f"/api/v1/entries?match={url}")[1])
+    found = json.loads(proxy.admin(f"/api/v1/entries?sort=url&match={url}")[1])
     assert isinstance(found["entries"], list)
     return found["entries"]
 
