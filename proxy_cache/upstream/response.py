@@ -41,17 +41,17 @@ class OriginResponse:
 
     __slots__ = (
         "_chunks", "_complete", "_connection", "_error", "_held", "_waiting", "content_length", "headers",
-        "is_kept_until_its_end",
-        "may_be_kept", "on_end", "peer", "reason", "request_time", "response_time", "source", "status",
+        "is_kept_until_its_end", "may_be_kept", "on_end", "peer", "reason", "request_time", "response_time", "source",
+        "status",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, length: int | None, connection: BodyConnection, asked: float) -> None:
         self.source = "origin"
         """Where it has come from: ``origin``, ``peer`` or ``shared``."""
         self.may_be_kept = True
+        """Whether it may be stored, as far as its source matters."""
         self.is_kept_until_its_end = False
         """Whether its body is stored only as long as it is being received, so that another may take its place."""
-        """Whether it may be stored, as far as its source matters."""
         self.on_end: Callable[[OriginError | None], None] | None = None
         """Called at the end of the body, with an error if it breaks off, unless it is given up here."""
         self.status = head.status
