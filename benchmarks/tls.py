@@ -4,7 +4,8 @@
     just bench-tls --quick                      about 2 minutes, and rough
     just bench-tls --parts hits --sizes '1 kB'  one of its parts, of one size
     just bench-tls --squid PROGRAM              Squid with OpenSSL, from where it was unpacked
-    just bench-tls --before main                CONNECTs that stay tunnels, beside those of another commit
+    just bench-tls --before main                beside another commit: hits, and CONNECTs that stay tunnels
+    just bench-tls --set access_log_format=json what an option costs, that only this checkout is started with
     just bench-tls --help                       runs, seconds, parts, sizes, contenders
 
 How it measures, and how to read it: benchmarks/README.md.
@@ -42,7 +43,7 @@ from peers import FILES, public_command
 from processes import ROOT, SIZES, clean_environment, fetch, pinned, wait_until_idle
 from report import machine, write_between
 from run import check_tools, names, positive
-from tls_servers import NAME, TlsOrigin, can_intercept, contenders, ours
+from tls_servers import INTERCEPTS, NAME, TlsOrigin, can_intercept, contenders, ours
 
 PARTS = ("hits", "plain", "connections", "memory", "tunnel")
 CONTENDERS = ("ours", "nginx", "squid", "textbook")
@@ -247,7 +248,7 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most == resource.RLIM_INFINITY else min(FILES, most), most))
     chosen = []
-    for contender in contenders(options.squid):
+    for contender in contenders(options.squid, options.set):
         if contender.name not in options.contenders:
             continue
         if missing := can_intercept(contender):
@@ -257,14 +258,22 @@ def main() -> None:
     versions = [contender.version() for contender in chosen]
     cores = sorted(os.sched_getaffinity(0))
     server_core, other_core = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
-    with tempfile.TemporaryDirectory(prefix="proxy-cache-tls-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary)
+    with contextlib.ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="proxy-cache-tls-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
         folder.chmod(0o711)  # Squid works under an account of its own
         client = compiled(folder)
-        with TlsOrigin(folder / "origin", other_core) as origin:
-            origin.wait_until_listening()
-            bench = Bench(origin, client, other_core, options.runs, options.seconds, options.connections)
-            measure(bench, chosen, folder, server_core, options)
+        tunnels = [ours("ours", "this proxy", ROOT, options.set)]
+        if options.before:
+            before = stack.enter_context(checkout(options.before, folder / "before"))
+            title = f"this proxy at {options.before}"
+            chosen.insert(1, ours("before", title, before, [INTERCEPTS]))
+            tunnels.append(ours("before", title, before, []))
+        tunnels += [contender for contender in OTHERS if contender.name == "squid" and contender.find()]
+        origin = stack.enter_context(TlsOrigin(folder / "origin", other_core))
+        origin.wait_until_listening()
+        bench = Bench(origin, client, other_core, options.runs, options.seconds, options.connections)
+        measure(bench, chosen, tunnels, folder, server_core, options)
     titles = {contender.name: contender.title for contender in chosen}
     text = markdown(bench, titles, versions, len(cores), options)
     print(text)
@@ -289,7 +298,14 @@ def compiled(folder: Path) -> Path:
     return program
 
 
-def measure(bench: Bench, chosen: Sequence[Contender], folder: Path, core: int | None, options: Any) -> None:
+def measure(
+    bench: Bench,
+    chosen: Sequence[Contender],
+    tunnels: Sequence[Contender],
+    folder: Path,
+    core: int | None,
+    options: Any,
+) -> None:
     @contextlib.contextmanager
     def started(which: Sequence[Contender], part: str) -> Iterator[list[Peer]]:
         with contextlib.ExitStack() as stack:
@@ -315,13 +331,8 @@ def measure(bench: Bench, chosen: Sequence[Contender], folder: Path, core: int |
                 bench.check(peer, SIZES["10 kB"])
                 bench.memory(peer, tls=True)
     if "tunnel" in options.parts:
-        with contextlib.ExitStack() as stack:
-            pair = [ours("ours", "this proxy", ROOT, [])]
-            if options.before:
-                before = stack.enter_context(checkout(options.before, folder / "before"))
-                pair.append(ours("before", f"this proxy at {options.before}", before, []))
-            pair += [contender for contender in OTHERS if contender.name == "squid" and contender.find()]
-            bench.tunnel(stack.enter_context(started(pair, "tunnel")))
+        with started(tunnels, "tunnel") as peers:
+            bench.tunnel(peers)
 
 
 def plain_hits(bench: Bench, peers: Sequence[Peer], sizes: Sequence[str]) -> None:
@@ -412,7 +423,7 @@ def markdown(
         ]
         ratio = of_neighbours(bench, f"CPU: {row}", "ours", "before")
         parts.append(f"{row}: {'; '.join(told)}." + (f" CPU, now by before: {ratio:.3f}." if ratio else ""))
-    if found := troubles(results, {"before": "before", **titles}):
+    if found := troubles(results, titles):
         parts.append("Not clean:\n\n" + "\n".join(found))
     return "\n\n".join(parts)
 
@@ -429,7 +440,8 @@ def parse_arguments() -> argparse.Namespace:
         "--contenders", type=names(CONTENDERS), default=list(CONTENDERS), help=f"of: {', '.join(CONTENDERS)}"
     )
     parser.add_argument("--squid", default="squid", metavar="PROGRAM", help="a Squid built with OpenSSL (squid)")
-    parser.add_argument("--before", metavar="COMMIT", help="a commit, or a checkout, whose tunnels are measured too")
+    parser.add_argument("--before", metavar="COMMIT", help="a commit, or a checkout, to compare with")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of this checkout")
     parser.add_argument("--json", type=Path, help="a file for the numbers of every single run")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()

@@ -119,9 +119,13 @@ def _textbook(contender: Contender, folder: Path, port: int, origin: int) -> lis
     return [*mitmdump(port, folder / "conf", Path(contender.program)), "-s", str(script), "--set", "ssl_insecure=true"]
 
 
-def contenders(squid_program: str) -> list[Contender]:
+INTERCEPTS = f"intercept_hosts={NAME}"
+
+
+def contenders(squid_program: str, settings: Sequence[str] = ()) -> list[Contender]:
+    """``settings``: further options of this checkout (``name=value``)."""
     return [
-        ours("ours", "this proxy", ROOT, [f"intercept_hosts={NAME}"]),
+        ours("ours", "this proxy", ROOT, [INTERCEPTS, *settings]),
         Contender("nginx", "nginx", "nginx", True, "-v", nginx_with_tls),
         Contender("squid", "Squid", squid_program, False, "-v", squid_with_tls),
         Contender("textbook", "mitmproxy, textbook addon", MITMDUMP, False, "--version", _textbook),
