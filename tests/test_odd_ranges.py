@@ -555,6 +555,22 @@ def test_a_digest_of_the_whole_stays_with_the_whole(proxy: Proxy, origin: Origin
     assert ranged(proxy, url, "0-9,20-29").header("Content-Digest") is None
 
 
+@pytest.mark.parametrize("way", ["another length each time", "another length, in chunks"])
+def test_what_is_not_there_is_not_asked_for_again_and_again(proxy: Proxy, odd_origin: OddOrigin, way: str) -> None:
+    """Its origin says that it is longer than it is, to several clients at the same time."""
+    for _ in range(3):
+        target = f"/longer/{next(numbers)}"
+        odd = Odd("503", 3_000_000, target, UNQUOTED_AND_DATE)
+        url = odd_origin.answer(target, odd)
+        for odd.way in ("503", way):
+            fetches = [proxy.start_get(url, headers=[("Range", f"bytes={value}")]) for value in ("0-", "-1", "-100")]
+            proxy.start_get(url, headers=[("Range", "bytes=-100")]).leave()
+            for value, answer in zip(("0-", "-1", "-100"), results(fetches), strict=True):
+                is_right(answer, odd, value)
+        assert len(odd_origin.seen(target)) < 30
+        nothing_is_left(proxy)
+
+
 # -- any of them ------------------------------------------------------------------------------------------------------
 
 LARGE: Final = 3_000_000

@@ -23,7 +23,8 @@ ERRORS: Final = {"404": 404, "403": 403, "410": 410, "416": 416, "501": 501, "50
 WAYS: Final = (
     "right", "chunked", "ignores ranges", "unknown length", "half", "tiny", "earlier", "longer", "elsewhere",
     "multipart", "200 with Content-Range", "the length of the whole", "no Content-Range", "two Content-Ranges",
-    "another length each time", "another tag each time", "no date again", "cut", *ERRORS_PAST_THE_END, *ERRORS,
+    "another length each time", "another length, in chunks", "another tag each time", "no date again", "cut",
+    *ERRORS_PAST_THE_END, *ERRORS,
 )  # fmt: skip
 
 
@@ -88,6 +89,8 @@ def respond(
     if way == "another tag each time" and wanted:
         fields = [*[field for field in fields if field[0] != "ETag"], ("ETag", f'"{number}"')]
     fields.append(("Date", email.utils.formatdate(usegmt=True)))
+    if way == "another length, in chunks" or (way == "chunked" and wanted):
+        fields.append(("Transfer-Encoding", "chunked"))
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
     tags = [value for name, value in fields if name in ("ETag", "Last-Modified")]
     if way == "no date again" and condition in tags:
@@ -117,7 +120,7 @@ def respond(
     elif way == "elsewhere":
         start, stop = (0, min(7, size)) if start else (size - 1, size)
     part, said = body[start:stop], f"bytes {start}-{stop - 1}/{'*' if way == 'unknown length' else size}"
-    if way == "another length each time":
+    if way.startswith("another length"):
         said = f"bytes {start}-{stop - 1}/{size + number}"
     if way == "multipart":
         fields.append(("Content-Type", "multipart/byteranges; boundary=XX"))
@@ -129,6 +132,4 @@ def respond(
         fields.append(("Content-Range", said))
     if way == "the length of the whole":
         fields += [("Content-Length", str(size)), ("Connection", "close")]
-    if way == "chunked":
-        fields.append(("Transfer-Encoding", "chunked"))
     return 200 if way == "200 with Content-Range" else 206, fields, part, way == "cut"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import Final
+from typing import Final, NoReturn
 
 from ...semantics.ranges import RangeSpec, is_same_representation, strong_validator
 from ...semantics.spans import Span
@@ -40,7 +40,7 @@ PAUSE: Final = 1.0
 RESENT: Final = 2
 """Fills of others that a response that has started may join in vain."""
 LOSSES: Final = 8
-"""Times in a row that a piece that was just fetched can't be read from the disk."""
+"""Times in a row that a piece that was just fetched can't be read from the disk, or has nothing of what is missing."""
 
 
 class GapReader:
@@ -52,16 +52,9 @@ class GapReader:
     )  # fmt: skip
 
     def __init__(
-        self,
-        table: FillTable,
-        exchange: Exchange,
-        entry: Entry,
-        span: Span,
-        *,
-        whole: bool,
-        file: OpenBody | None = None,
-        is_lost: bool = False,
-    ) -> None:
+        self, table: FillTable, exchange: Exchange, entry: Entry, span: Span, *, whole: bool,
+        file: OpenBody | None = None, is_lost: bool = False,
+    ) -> None:  # fmt: skip
         """``file``: the entry's, which this reader releases. ``is_lost``: nothing of it can be read."""
         self.entry = entry
         self.offset, self.stop = span
@@ -139,6 +132,7 @@ class GapReader:
             head.body is not None
             and head.length is None
             and head.response.status == 200
+            and head.body.total in (None, self.entry.length)  # (one of them is wrong, if they differ)
             and is_same_representation(self.entry.response.headers, head.response.headers)
         )
 
@@ -233,23 +227,17 @@ class GapReader:
 
     def _check(self, head: FillHead) -> None:
         if not self.suits(head):
-            why = f"the origin has no more of this version (status {head.response.status})"
-            raise BodyError(why) from OriginError("http_response_incomplete", why)
+            _has_no_more(f"status {head.response.status}")
 
     # -- beside a fill that is far behind -------------------------------------------------------------------------
 
     async def _is_far(self, piece: Reader) -> bool:
         """Whether the next bytes of this piece are far away; they come from another fill now."""
         waiter, exchange = self._waiter, self._exchange
-        if (
-            waiter is None
-            or self._is_lost
-            or not may_be_combined(waiter.fill)
-            or exchange.requirements.exact_range is not None
-        ):
+        if waiter is None or self._is_lost or exchange.requirements.exact_range is not None:
             return False
         fill, entry = waiter.fill, self.entry
-        if not is_ahead(fill, self.offset):
+        if not (may_be_combined(fill) and is_ahead(fill, self.offset)):
             return False
         ahead = ahead_of(self._table, fill, entry)
         if ahead is None or ahead.entry is not entry or fill.body is None or not fill.body.kept:
@@ -313,6 +301,14 @@ class GapReader:
             waiter, self._waiter = self._waiter, None
             waiter.leave()
 
+    def _piece_ended(self) -> None:
+        """It has no more. Raises :class:`BodyError` if a further one would have none either."""
+        is_whole = self._waiter is not None and self._waiter.fill.request.range_fetch is None
+        self._end_piece()
+        self._losses += 1
+        if self.offset < self.stop and (is_whole or self._losses > LOSSES):
+            _has_no_more(f"it ends at byte {self.offset}")
+
     # -- a source -----------------------------------------------------------------------------------------------
 
     def seek(self, start: int, stop: int) -> None:
@@ -335,7 +331,7 @@ class GapReader:
                 return None
             if data != b"":
                 return self._advanced(data) if data is not None else None
-            self._end_piece()
+            self._piece_ended()
         size = self._size_here()
         if not size or self._file is None:
             return None
@@ -368,7 +364,7 @@ class GapReader:
                     continue
                 if data:
                     return self._advanced(data) or b""
-                self._end_piece()
+                self._piece_ended()
             elif size := self._size_here():
                 if self._file is None:
                     await self._open()
@@ -444,3 +440,9 @@ class GapReader:
         if self._file is not None:
             file, self._file = self._file, None
             self._table.store.files.release(file)
+
+
+def _has_no_more(why: str) -> NoReturn:
+    """Raises :class:`BodyError`."""
+    why = f"the origin has no more of this version ({why})"
+    raise BodyError(why) from OriginError("http_response_incomplete", why)
