@@ -29,10 +29,10 @@ DOCUMENTED: Final = frozenset(
     {
         "mitmproxy", "mitmproxy.addonmanager", "mitmproxy.connection", "mitmproxy.exceptions", "mitmproxy.flow",
         "mitmproxy.http", "mitmproxy.net.server_spec", "mitmproxy.proxy.context", "mitmproxy.proxy.mode_specs",
-        "mitmproxy.tls",
+        "mitmproxy.tls", "mitmproxy.tools.main",
     }
 )  # fmt: skip
-"""Modules that have a page in mitmproxy's reference, or that all of its examples use."""
+"""Modules that have a page in mitmproxy's reference, that all of its examples use, or that its commands are."""
 
 _HTTP: Final = "mitmproxy.proxy.layers.http"
 _EVENTS: Final = f"{_HTTP}._events"

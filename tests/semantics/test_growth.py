@@ -123,9 +123,11 @@ OPERATORS_OWN = {
     ("mitm.streaming", "_is_mapped"),
     ("mitm.option_values", "_v6_host"),
     ("mitm.access_values", "_name"),
+    ("workers.metrics_port", "allow"),
 }
 """Functions that compile an expression of the operator's, who is told to keep it linear (or an address on behalf of one
-above, or a pattern for names, as :func:`host_pattern` does: what it meets has 253 characters at most)."""
+above, or a pattern for names, as :func:`host_pattern` does: what it meets has 253 characters at most; or what that has
+made in another process)."""
 
 
 def modules() -> list[types.ModuleType]:
