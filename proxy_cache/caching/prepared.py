@@ -175,7 +175,7 @@ class PreparedHits:
         file = self._store.open_now(entry)
         if isinstance(file, OpenBody):
             try:
-                data = self._store.files.whole_now(file.fd, entry.length) if entry.length else b""
+                data = self._store.files.read_now(file.fd, entry.length, 0) if entry.length else b""
             except OSError:
                 return False  # the usual way meets it again, and drops the entry
             finally:

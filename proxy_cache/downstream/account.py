@@ -226,11 +226,14 @@ class Accounts:
         return request_id, tuple(seconds_by_name(phases_of(exchange.visits, record.started)).items())
 
     def _hits_ended(self, hits: list[Hit]) -> None:
-        if not self.counts_peers and not (hits := [hit for hit in hits if hit[-1].peer is None]):
-            return
+        traced = trace_hits(self.tracer, hits, self._failed) if self.tracer is not None else {}
+        if not self.counts_peers:
+            own = [place for place, hit in enumerate(hits) if hit[-1].peer is None]
+            traced = {place: traced[before] for place, before in enumerate(own) if before in traced}
+            if not (hits := [hits[place] for place in own]):
+                return
         seconds = [ended - started for _, _, _, started, ended, _, _, _ in hits]
         self._counts.hits_ended(sum([size for _, _, size, _, _, _, _, _ in hits]), seconds)
-        traced = trace_hits(self.tracer, hits) if self.tracer is not None else {}
         if self.is_logged:
             self._log.hits(hits, traced)
 
@@ -261,15 +264,18 @@ class Accounts:
         told: str = "",
     ) -> None:  # fmt: skip
         """A request is over that nothing was started for."""
-        trace = None
-        if self.tracer is not None:
-            trace = self.tracer.begin(_NO_FIELDS, method=method, started=time.monotonic() - seconds)
+        trace = ids = None
+        try:
+            if self.tracer is not None:
+                trace = self.tracer.begin(_NO_FIELDS, method=method, started=time.monotonic() - seconds)
+            if trace is not None:
+                trace.ended(method, url, status, size, source, client, note=note, words=told)
+                ids = trace.ids
+        except Exception as error:
+            self._failed(error)
         if self.is_logged:
             self.hits.flush()
-            ids = trace.ids if trace is not None else None
             self._log.write(method, url, status, size, seconds, source, 0.0, client, note, told, trace=ids)
-        if trace is not None:
-            trace.ended(method, url, status, size, source, client, note=note, words=told)
 
 
 _NO_FIELDS: Final = Headers()

@@ -20,7 +20,7 @@ Hit: TypeAlias = tuple[Target, int, int, float, float, str, str, Request]
 """Target, status, bytes of body, when its request was there and when it was sent (by the monotonic clock), client, the
 request's id, and the request."""
 LATEST: Final = 0.05
-"""Seconds until a hit is accounted for, at the most."""
+"""Seconds until a hit is accounted for, at the most. (The log gathers lines, too: they may be twice as late.)"""
 MOST: Final = 256
 """Hits that are at once: more would delay requests."""
 
@@ -77,9 +77,9 @@ class HitTracer(Protocol):
         monotonic clock (now)."""
 
 
-def trace_hits(tracer: HitTracer, hits: list[Hit]) -> dict[int, tuple[str, str]]:
+def trace_hits(tracer: HitTracer, hits: list[Hit], failed: Callable[[Exception], None]) -> dict[int, tuple[str, str]]:
     """Trace those that are sampled; one that is not costs a countdown. Returns the ids of trace and span by the places
-    of hits."""
+    of hits. ``failed`` is told of errors, each of which costs one trace."""
     traced = {}
     sampling = tracer.sampling
     left = sampling.left
@@ -91,10 +91,13 @@ def trace_hits(tracer: HitTracer, hits: list[Hit]) -> dict[int, tuple[str, str]]
         sampling.left = left
         fields.is_untraced = "traceparent" not in fields.headers
         version, from_peer = "1.1" if request.http11 else "1.0", request.peer is not None
-        trace = tracer.begin(fields.headers, version=version, started=started, from_peer=from_peer)
-        if trace is not None:
-            trace.ended("GET", target.shown, status, size, "hit", client, at=ended)
-            traced[place] = trace.ids
+        try:
+            trace = tracer.begin(fields.headers, version=version, started=started, from_peer=from_peer)
+            if trace is not None:
+                trace.ended("GET", target.shown, status, size, "hit", client, at=ended)
+                traced[place] = trace.ids
+        except Exception as error:
+            failed(error)
         left = sampling.left
     sampling.left = left
     return traced

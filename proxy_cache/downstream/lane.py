@@ -202,7 +202,7 @@ class Lane(asyncio.Protocol):
                 plain = fields.plain or (fields.unconditional and policy.ignore_directives)
                 if not (plain and self._hit(request, target, key, cache)):
                     self._answer(request, target, policy, cache)
-                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients and request.peer is None:
+                elif len(data) == request.size <= REMEMBER_LENGTH and not host.asks_clients and request.comes_again:
                     if len(self._known) >= REMEMBER:
                         self._known.clear()
                     self._known[whole] = request, target, key

@@ -47,7 +47,7 @@ WARM_MAX = 256 * 1024
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_TOPDIR_FL = 0x00020000
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_scratch = memoryview(bytearray(WARM_MAX))
+_scratch = memoryview(bytearray(1024 * 1024))
 
 
 class TornFile(OSError):
@@ -384,16 +384,10 @@ class BodyFiles:
         """``size`` bytes at ``offset`` if they are in the page cache, else ``None``. Never blocks."""
         if not self._nowait:
             return None
-        buffer = bytearray(size)
+        # Memory that was used just now is filled faster than new memory, by more than the copy takes.
+        buffer = _scratch[:size] if size <= len(_scratch) else memoryview(bytearray(size))
         count = self.read_into(fd, buffer, offset)
-        if count is None:
-            return None
-        return bytes(buffer) if count == size else bytes(memoryview(buffer)[:count])
-
-    def whole_now(self, fd: int, size: int) -> bytes | None:
-        """The same for a whole body, without a copy, which of a long one takes as long as to read it. It blocks only if
-        some of it has left the page cache while both of its ends are there."""
-        return os.pread(fd, size, 0) if self.is_warm(fd, 0, size) else None
+        return None if count is None else bytes(buffer[:count])
 
     def is_warm(self, fd: int, offset: int, count: int) -> bool:
         """Whether these bytes are in the page cache. Only the first and the last are tested: pages leave it in

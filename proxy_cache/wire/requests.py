@@ -103,6 +103,11 @@ class Request:
     makes_id: bool = False
     """Whether its id is made here, and not its client's."""
 
+    @property
+    def comes_again(self) -> bool:
+        """Whether the same bytes may: not with a peer's proof, or an id of the client's own."""
+        return self.peer is None and (self.makes_id or not self.id)
+
     def headers(self, via: str) -> Headers:
         """The fields to forward, see :meth:`RequestFields.forward`."""
         headers = self.fields.forward(via)

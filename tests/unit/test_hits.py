@@ -79,12 +79,25 @@ def test_the_same_hits_are_traced_in_batches_and_one_by_one(ratio: float) -> Non
         tracer = CountingTracer(ratio)
         for start in range(0, len(hits), size):
             batch, before = hits[start : start + size], len(tracer.ended)
-            places = trace_hits(tracer, batch)
+            places = trace_hits(tracer, batch, pytest.fail)
             assert [batch[place][0].shown for place in places] == [url for url, _ in tracer.ended[before:]]
         traced.append(tracer.ended)
     assert traced[0] == traced[1] == traced[2]
     assert {0.001, 50.001} <= {ended for _, ended in traced[0]}
     assert len(traced[0]) == {0.0: 12, 1.0: 600}.get(ratio, len(traced[0]))
+
+
+def test_a_trace_that_fails_costs_no_other() -> None:
+    class Fails(CountingTracer):
+        def begin(self, headers: Any, **more: Any) -> Any:
+            trace = super().begin(headers, **more)
+            if more["started"] == 3.0:
+                raise RuntimeError("on purpose")
+            return trace
+
+    tracer, failures = Fails(1.0), list[Exception]()
+    assert list(trace_hits(tracer, [hit(number) for number in range(6)], failures.append)) == [0, 1, 2, 4, 5]
+    assert [type(failure) for failure in failures] == [RuntimeError]
 
 
 def test_what_fails_is_told_and_later_hits_are_accounted_for() -> None:
