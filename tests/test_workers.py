@@ -243,6 +243,41 @@ def test_a_worker_that_is_killed_costs_its_own_responses_and_comes_back(shared: 
     assert [origin.count(url.removeprefix(origin.base)) for url in urls] == [1] * 8
 
 
+def test_what_a_hung_worker_has_not_heard_it_hears_in_its_next_life(shared: Workers, origin: Origin) -> None:
+    urls = fresh_urls(origin, 6)
+    for url in urls:
+        get_until_both_have_it(shared, url)
+    victim = shared.workers()[1]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    for url in urls:
+        with Wire(shared.address) as wire:
+            wire.send(f"PUT {url} HTTP/1.1\r\nHost: {origin.netloc}\r\nContent-Length: 0\r\n\r\n")
+            wire.socket.settimeout(1)
+            try:
+                assert wire.head()[0] == 200
+            except TimeoutError:
+                pass  # the kernel has given this one to the worker that hangs
+    changed = [url for url in urls if origin.count(url.removeprefix(origin.base), "PUT")]
+    os.kill(victim, signal.SIGKILL)
+    shared.wait_for_log(rf"worker 1 \(pid {victim}\) has died \(signal 9\): started again")
+    shared.wait_until_all_are_back()
+    for url in changed:
+        shared.eventually(lambda url=url: entries_of(shared, url), lambda found: not found, told="what is stored")  # type: ignore[misc]
+
+
+def test_a_full_queue_turns_all_away_who_want_the_same(tmp_path: Path, origin: Origin) -> None:
+    with Workers(tmp_path, origin_max_in_flight=1, origin_queue_max=0) as proxy:
+        gate = Gate()
+        held, wanted = fresh_urls(origin, 2, Reply(size=1000, gate=gate))
+        holding = proxy.start_get(held)
+        proxy.wait_for_metric("origin_fetches_in_flight", 1)
+        assert [one.status for one in results([proxy.start_get(wanted) for _ in range(30)])] == [503] * 30
+        gate.open()
+        assert holding.result().ok
+        assert proxy.get(wanted).ok
+        proxy.wait_for_metric("origin_fetches_in_flight", 0)
+
+
 def test_start_reload_and_stop(tmp_path: Path, origin: Origin) -> None:
     """A signal is for all, and a service manager hears of them as of one. A limit counts what runs already."""
     confdir = tmp_path / "confdir"

@@ -30,7 +30,8 @@ class WorkerApp(App):
 
     def __init__(self, environment: Mapping[str, str], parent_has_gone: Callable[[], None]) -> None:
         self.role, end = take_role(environment)
-        self._channel = Channel(parent_has_gone)
+        self._channel = Channel(self._parent_has_gone)
+        self._has_gone = parent_has_gone
         super().__init__()
         self.accounts.counts_peers = False
         self._metrics_listen: tuple[str, int] | None = None
@@ -106,6 +107,10 @@ class WorkerApp(App):
         await super().close()
         self._channel.close()
 
+    def _parent_has_gone(self) -> None:
+        self._may_open("the process that has started this worker has gone", [])
+        self._has_gone()
+
     # -- what the parent says -----------------------------------------------------------------------------------------
 
     def _may_open(self, problem: str, addresses: list[Any]) -> None:
@@ -118,9 +123,10 @@ class WorkerApp(App):
         assert isinstance(self.fleet, Siblings)
         self.fleet.are_there(indices)
 
-    def _invalidate(self, key: str) -> None:
+    def _invalidate(self, number: int, key: str) -> None:
         """An unsafe method has changed it, by way of another worker."""
         assert self.fills is not None
         assert self.store is not None
         self.fills.doom(key)
         self.store.remove_key(key)
+        self._channel.send("invalidated", number)

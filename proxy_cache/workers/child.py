@@ -47,7 +47,7 @@ class Child:
         self._channel: Channel | None = None
         self._slots: WorkerSlots | None = None
         self._is_stopping = False
-        self._owed: dict[int | str, tuple[Any, ...]] = {}
+        self._owed: dict[int, tuple[Any, ...]] = {}
         """Messages that a worker has to get in its next life, if it has not in this one."""
 
     async def live(self, role: Role, command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -64,9 +64,15 @@ class Child:
                 own = {name: value for name, value in environment.items() if name not in NOTIFY}
                 own |= {VARIABLE: str(theirs.fileno()), "NOTIFY_SOCKET": notified.getsockname()}
                 # A process group of its own: Ctrl-C is the parent's to hear, which tells all.
-                self.process = await asyncio.create_subprocess_exec(
-                    *command, env=own, pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, process_group=0,
-                )  # fmt: skip
+                # It is born with SIGHUP blocked: until it has a handler for it, the signal would end it.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+                try:
+                    self.process = await asyncio.create_subprocess_exec(
+                        *command, env=own, pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
+                        process_group=0,
+                    )  # fmt: skip
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
             self.last_pid = self.process.pid
             self.lives += 1
             self.started_at = time.monotonic()
@@ -79,7 +85,6 @@ class Child:
             await channel.open(ours)
             for message in self._owed.values():
                 channel.send(*message)
-            self._owed = {number: message for number, message in self._owed.items() if isinstance(number, int)}
             if self._is_stopping:
                 self.stop()
             status = await self.process.wait()
@@ -105,21 +110,15 @@ class Child:
             self._channel.send(*message)
 
     def owe(self, number: int, *message: Any) -> None:
-        """Send it, in each of its lives until it :meth:`is_settled`."""
+        """Send it, in each of its lives until it :meth:`is_settled`: what was sent may die unread."""
+        if len(self._owed) >= OWED_MAX:  # so many that the easiest is to have nothing from before
+            self._owed.clear()
+            number, message = 0, ("purge", 0, ["all"], False)
         self._owed[number] = message
         self.send(*message)
 
     def is_settled(self, number: int) -> None:
         self._owed.pop(number, None)
-
-    def send_or_owe(self, word: str, key: str) -> None:
-        """Send it, or have it in its next life."""
-        if self._channel is not None:
-            self._channel.send(word, key)
-        elif len(self._owed) < OWED_MAX:
-            self._owed[f"{word} {key}"] = word, key
-        else:  # so many that the easiest is to have nothing from before
-            self._owed = {0: ("purge", 0, ["all"], False)}
 
     def signal(self, number: signal.Signals) -> None:
         if self.process is not None:

@@ -83,7 +83,7 @@ class WorkerLimiter(OriginLimiter):
         self, ticket: Ticket, client: str, on_end: Callable[[Overloaded], None], patience: float | None
     ) -> Place:
         place, number = self._take_place(ticket, client, on_end, patience)
-        self._send("join", ticket.seq, number, client, patience)
+        self._send("join", ticket.seq, number, ticket.host, client, patience)
         return place
 
     def leave_place(self, place: Place, outcome: str) -> None:
@@ -148,8 +148,6 @@ class WorkerLimiter(OriginLimiter):
         ticket = self._tickets.get(number)
         if ticket is not None:
             self._waiting.add(ticket)
-            self._has_queue = True
-            self.on_queued()
 
     def _place_is_over(self, number: int, outcome: str, retry_after: int, waited: float) -> None:
         place = self._places.get(number)
@@ -159,6 +157,7 @@ class WorkerLimiter(OriginLimiter):
         if not place.ticket.places:
             self._waiting.add(place.ticket)  # (one that was turned away is counted, too)
             self._has_ended(place.ticket, outcome)
+            self._send("end", place.ticket.seq)  # it may have got a slot just now, on behalf of one that has left
         place.on_end(Overloaded(outcome, retry_after, waited))
 
     def _told(self, has_queue: bool, is_saturated: bool, is_full: bool, hosts: list[str]) -> None:

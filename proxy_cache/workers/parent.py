@@ -51,7 +51,7 @@ class Parent:
         self._purges = Purges()
         messages: dict[str, Callable[..., None]] = {
             "opening": self._opening, "admin": self._admin, "opened": self._opened, "invalidate": self._invalidate,
-            "purge": self._purges.asked, "purged": self._purges.told,
+            "invalidated": Child.is_settled, "purge": self._purges.asked, "purged": self._purges.told,
         }  # fmt: skip
         self._children = [Child(index, self._slots, messages, self._state_changed) for index in range(count)]
         self._purges.children = self._children
@@ -113,7 +113,7 @@ class Parent:
             role = Role(
                 child.index, len(self._children), self._ports, self._folder, self._token, self._listen_port, is_first
             )
-            is_first = False
+            is_first, began = False, time.monotonic()
             try:
                 status = await child.live(role, self._command, self._environment)
             except OSError as error:
@@ -128,7 +128,7 @@ class Parent:
                 self._status = status if status > 0 else 1
                 self._stop()
                 return
-            if time.monotonic() - child.started_at >= WELL_AFTER:
+            if time.monotonic() - began >= WELL_AFTER:
                 again = AGAIN_FIRST
             logger.warning(
                 "proxy-cache: worker %d (pid %s) has died (%s): started again in %.1f s",
@@ -225,7 +225,8 @@ class Parent:
     def _invalidate(self, child: Child, key: str) -> None:
         for other in self._children:
             if other is not child:
-                other.send_or_owe("invalidate", key)
+                number = self._purges.new_number()
+                other.owe(number, "invalidate", number, key)
 
 
 def _folder_for_sockets(environment: Mapping[str, str]) -> Path:

@@ -23,6 +23,10 @@ class Purges:
         """What is to be heard of others, by a number of ours."""
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def new_number(self) -> int:
+        """Of what a worker is owed."""
+        return next(self._numbers)
+
     def asked(self, child: Child, number: int, what: list[Any], soft: bool) -> None:
         """A worker has been told to purge, and does. ``number`` is its own."""
         others = [other for other in self.children if other is not child]
@@ -40,7 +44,7 @@ class Purges:
     async def _hand_on(self, child: Child, number: int, others: list[Child], what: list[Any], soft: bool) -> None:
         replies = []
         for other in others:
-            ours = next(self._numbers)
+            ours = self.new_number()
             self._open[ours] = reply = asyncio.get_running_loop().create_future()
             replies.append((other, ours, reply))
             other.owe(ours, "purge", ours, what, soft)

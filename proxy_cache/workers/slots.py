@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from ..caching.limiter import Limits, OriginLimiter, Overloaded, Place, Ticket
+from ..caching.limiter import Limits, OriginLimiter, Overloaded, Place, Ticket, TicketState
 
 TELL_AFTER: Final = 0.01
 """Seconds for which changes of the queue are gathered before all workers are told."""
@@ -97,31 +97,37 @@ class WorkerSlots:
             self.send("admit", number)
             return
         self._places[place_number] = place
-        self._places_of[number] = [place_number]
+        self._places_of[number] = places = [place_number]
         self.send("queued", number)
-        wait = asyncio.get_running_loop().create_task(self._wait(number, ticket))
+        wait = asyncio.get_running_loop().create_task(self._wait(number, ticket, places))
         self._waits.add(wait)
         wait.add_done_callback(self._waits.discard)
         self._on_change()
 
-    async def _wait(self, number: int, ticket: Ticket) -> None:
+    async def _wait(self, number: int, ticket: Ticket, places: list[int]) -> None:
         try:
             await ticket.admission()
         except asyncio.CancelledError:  # there will be no slot, which its places have been told
-            self._tickets.pop(number, None)
+            if self._tickets.get(number) is ticket:  # (else it was asked for anew)
+                del self._tickets[number]
         else:
             self.send("admit", number)
-        for place_number in self._places_of.pop(number, ()):
+        for place_number in places:
             self._places.pop(place_number, None)
+        if self._places_of.get(number) is places:
+            del self._places_of[number]
         self._on_change()
 
     def _hold(self, number: int, host: str) -> None:
-        self._tickets[number] = self._limiter.adopt(host)
+        if number not in self._tickets:  # (it may be known from before limits were lifted)
+            self._tickets[number] = self._limiter.adopt(host)
 
-    def _join(self, number: int, place_number: int, client: str, patience: float | None) -> None:
+    def _join(self, number: int, place_number: int, host: str, client: str, patience: float | None) -> None:
         ticket = self._tickets.get(number)
-        if ticket is None:
-            return  # what it is to be told of that is under way
+        if ticket is None or ticket.state is TicketState.ENDED:
+            # That its first place has no slot crosses with this: who joins asks on its own behalf.
+            self._enter(number, place_number, host, client, patience)
+            return
         try:
             place = ticket.join(client, partial(self._over, place_number), patience)
         except Overloaded as overloaded:

@@ -281,6 +281,53 @@ def test_a_limit_that_is_set_later_counts_what_runs() -> None:
     run(story)
 
 
+def test_who_joins_what_is_just_turned_away_is_told_so_as_well() -> None:
+    async def story() -> None:
+        machine = Machine(2, max_in_flight=1, queue_max=0)
+        held = await machine.enter(0, "a")
+        first, joined = Claim(), Claim()
+        first.ticket, first.place = machine.workers[0].enter("h", "b", first.over)
+        joined.place = first.ticket.join("c", joined.over, None)
+        await settled()
+        assert (first.outcome, joined.outcome) == ("rejected", "rejected")
+        assert first.ticket.state is TicketState.ENDED
+        await held.end()
+        assert machine.slots.limiter.in_flight == 0
+
+    run(story)
+
+
+def test_a_limit_that_is_lifted_and_set_again_counts_what_runs_once() -> None:
+    async def story() -> None:
+        machine = Machine(2, max_in_flight=2)
+        running = await machine.enter(0, "a")
+        for limits in ({}, {"max_in_flight": 2}):
+            machine.configure(**limits)
+            await settled()
+        assert machine.slots.limiter.in_flight == 1
+        await running.end()
+        assert machine.slots.limiter.in_flight == 0
+
+    run(story)
+
+
+def test_a_queue_that_is_over_at_once_is_none() -> None:
+    """Fills give way to what waits: nobody does."""
+
+    async def story() -> None:
+        machine = Machine(2, max_in_flight=1)
+        held = await machine.enter(0, "a")
+        left = await machine.enter(0, "b")
+        assert left.place is not None
+        left.place.leave()
+        await asyncio.sleep(0.03)
+        await settled()
+        assert not machine.workers[0].has_queue
+        assert not machine.workers[0].is_waited_for(held.ticket)
+
+    run(story)
+
+
 def test_hosts_have_their_own_limit() -> None:
     async def story() -> None:
         machine = Machine(2, max_in_flight_per_host=1)

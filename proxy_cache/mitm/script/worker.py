@@ -2,11 +2,13 @@
 That has to be known before mitmdump listens, which may be before it loads a script."""
 
 import os
+import signal
 import sys
 
 from proxy_cache.runtime import hangup
 
 hangup.catch()  # before what follows, which takes a while
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # the parent has blocked it until now
 
 from proxy_cache.workers.one_port import share_ports  # noqa: E402
 from proxy_cache.workers.role import take_role  # noqa: E402
