@@ -49,7 +49,7 @@ Format: TypeAlias = Callable[[str, LoggedRequest], str]
 Hit: TypeAlias = tuple[Target, int, int, float, float, str, str, object]
 """The most frequent case, a GET that was answered from memory: what was asked for, the status, bytes of body, when the
 request was there and when it was sent (by one clock, in seconds), the client, the request's id, and something that is
-not for the log."""
+not for the log. (As a lane notes it: :data:`..downstream.hits.Hit`.)"""
 HitFormat: TypeAlias = Callable[[Iterable[str], Sequence[Hit]], list[str]]
 """A line for each, of their times and the hits. Written for many of them in a row, since they are so many."""
 

@@ -297,7 +297,7 @@ class Metrics(Collector):
 
     @property
     def hits_so_far(self) -> int:
-        """Changes with every hit, and with every scrape."""
+        """Changes with the hits that have been accounted for since it was asked, and with every scrape."""
         return self._new_hits
 
     def _add(self, counter: Counter, count: int) -> None:

@@ -21,7 +21,7 @@ def parse_with_id(data: bytes, limits: HeadLimits = DEFAULT_HEAD_LIMITS) -> Requ
 
 def with_lines_of(request: Request, head: bytes) -> bytes:
     """The head of an answer, with the field lines that are about its request alone. A request that is remembered is
-    another one each time it comes, with another id if that is made here."""
+    another one each time it comes, with another id if that is made here. (A miss keeps the one it was parsed with.)"""
     if request.makes_id:
         _give(request, made())
     return with_line(head, request.persistence)
