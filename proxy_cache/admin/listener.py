@@ -43,15 +43,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
-            for family, kind, proto, _, address in dict.fromkeys(infos):
-                listening = socket.socket(family, kind, proto)
-                self._sockets.append(listening)
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listening.setblocking(False)
-                listening.bind(address)
-                listening.listen(CONNECTIONS_MAX)
+            for family, _, _, _, address in dict.fromkeys(infos):
+                self._listen(family, address)
         except OSError:
             self.close()
             raise
@@ -62,16 +55,23 @@ class Listener:
     def _open_unix(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sockets.append(listening)
         try:
-            listening.setblocking(False)
-            listening.bind(path)
-            listening.listen(CONNECTIONS_MAX)
+            self._listen(socket.AF_UNIX, path)
         except OSError:
             self.close()
             raise
         self._begin()
+
+    def _listen(self, family: int, address: Any) -> None:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(listening)
+        if family != socket.AF_UNIX:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.setblocking(False)
+        listening.bind(address)
+        listening.listen(CONNECTIONS_MAX)
 
     def _begin(self) -> None:
         self._keep_reserve()

@@ -49,7 +49,6 @@ class AdminServer:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen. Returns the address, with the actual port for port 0. Raises :class:`AdminError`."""
         app = web.Application(middlewares=[problems, self._guarded])
-        app.on_response_prepare.append(for_nobody_else)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -58,16 +57,7 @@ class AdminServer:
             self._api.add_to(app.router)
             app.on_shutdown.append(self._api.close)
             page.add_to(app.router)
-        # Counted from the start of the connection, or from its last response: so also for half a request.
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=log_of_our_faults(),
-            handle_signals=False,
-            keepalive_timeout=IDLE_MAX,
-            lingering_time=1.0,
-            shutdown_timeout=1.0,
-        )
+        self._runner = runner_of(app)
         await self._runner.setup()
         assert self._runner.server is not None
         self._listener = Listener(self._runner.server)
@@ -75,15 +65,7 @@ class AdminServer:
             return await self._listener.open(host, port)
         except (OSError, UnicodeError) as error:
             await self.stop()
-            reason = (
-                "the port is taken"
-                if getattr(error, "errno", None) == errno.EADDRINUSE
-                else getattr(error, "strerror", None) or str(error)
-            )
-            raise AdminError(
-                f"metrics_listen: cannot listen on {host}:{port}: {reason}; "
-                f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
-            ) from error
+            raise AdminError(why_not(host, port, error)) from error
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -120,7 +102,32 @@ class AdminServer:
         return web.json_response(self._status())
 
 
-def log_of_our_faults() -> logging.Logger:
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What serves the port, be it one process's or that of several."""
+    app.on_response_prepare.append(_for_nobody_else)
+    # Counted from the start of the connection, or from its last response: so also for half a request.
+    return web.AppRunner(
+        app,
+        access_log=None,
+        logger=_log_of_our_faults(),
+        handle_signals=False,
+        keepalive_timeout=IDLE_MAX,
+        lingering_time=1.0,
+        shutdown_timeout=1.0,
+    )
+
+
+def why_not(host: str, port: int, error: Exception) -> str:
+    """Why the port can't be opened, and what helps."""
+    taken = getattr(error, "errno", None) == errno.EADDRINUSE
+    reason = "the port is taken" if taken else getattr(error, "strerror", None) or str(error)
+    return (
+        f"metrics_listen: cannot listen on {host}:{port}: {reason}; "
+        f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
+    )
+
+
+def _log_of_our_faults() -> logging.Logger:
     """aiohttp's log, without a traceback for each request that is none, or whose client has left: anybody could fill
     the disk with them, and end mitmdump while it starts, since that takes any error in the log for its own."""
     log = logging.getLogger(__name__)
@@ -133,7 +140,7 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
-async def for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
+async def _for_nobody_else(request: web.Request, response: web.StreamResponse) -> None:
     """If agents fetch these through the proxy they must not get old values; and no page of another site gets any."""
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"

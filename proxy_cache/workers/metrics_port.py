@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import re
 import time
@@ -22,7 +21,7 @@ from ..admin.endpoint import json_response
 from ..admin.events import Events
 from ..admin.listener import Listener
 from ..admin.problems import Problem
-from ..admin.server import for_nobody_else, log_of_our_faults
+from ..admin.server import runner_of, why_not
 from ..semantics.targets import TargetError, absolute
 from ..settings import AdminSettings
 from ..upstream.peers.peer import Peer
@@ -35,8 +34,6 @@ from .statuses import merged
 
 logger = logging.getLogger(__name__)
 
-IDLE_MAX: Final = 15.0
-"""Seconds that a connection may take to send a whole request."""
 WORKER: Final = "worker"
 """The parameter that names one worker to be asked."""
 _ONLY_ONE: Final = frozenset({f"{PREFIX}/verify"})
@@ -80,7 +77,6 @@ class MetricsPort(Collector):
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises :class:`MetricsPortError`."""
         app = web.Application(middlewares=[problems, self._guarded], client_max_size=8 << 20)
-        app.on_response_prepare.append(for_nobody_else)
         for path, handler in (
             ("/metrics", self._metrics), ("/healthz", self._healthz), ("/readyz", self._readyz),
             ("/status", self._show_status), (f"{PREFIX}/status", self._show_api_status),
@@ -90,10 +86,7 @@ class MetricsPort(Collector):
         page.add_to(app.router)
         app.router.add_route("*", PREFIX + "/{rest:.*}", self._hand_on)
         app.on_shutdown.append(self._shut_down)
-        self._runner = web.AppRunner(
-            app, access_log=None, logger=log_of_our_faults(), handle_signals=False, keepalive_timeout=IDLE_MAX,
-            lingering_time=1.0, shutdown_timeout=1.0,
-        )  # fmt: skip
+        self._runner = runner_of(app)
         await self._runner.setup()
         assert self._runner.server is not None
         self._listener = Listener(self._runner.server)
@@ -101,12 +94,7 @@ class MetricsPort(Collector):
             await self._listener.open(host, port)
         except (OSError, UnicodeError) as error:
             await self.stop()
-            taken = getattr(error, "errno", None) == errno.EADDRINUSE
-            reason = "the port is taken" if taken else getattr(error, "strerror", None) or str(error)
-            raise MetricsPortError(
-                f"metrics_listen: cannot listen on {host}:{port}: {reason}; "
-                f"another one: --set metrics_listen={host}:PORT (0: any that is free; empty: none)"
-            ) from error
+            raise MetricsPortError(why_not(host, port, error)) from error
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
